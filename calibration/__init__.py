@@ -1,0 +1,1 @@
+"""Data: what is fed to a model, and what is learned from its activations."""
