@@ -34,3 +34,7 @@ class VerificationError(NdpassError):
     """The rewritten model does not do what was promised; nothing was written."""
 
     exit_code = 5
+
+
+class OutputError(UsageError):
+    """A file cannot be written where it was asked for."""

@@ -1,1 +1,26 @@
 """The passes: which convolutions each can rewrite, what a setting costs, and how it is done."""
+
+from __future__ import annotations
+
+from ndpass.errors import UsageError
+from ndpass.passes.base import Decomposition, Setting
+from ndpass.passes.network_decoupling import NetworkDecoupling
+
+PASSES: tuple[type[Decomposition], ...] = (NetworkDecoupling,)
+
+__all__ = ["PASSES", "Decomposition", "NetworkDecoupling", "Setting", "parse"]
+
+
+def parse(spec: str) -> list[Decomposition]:
+    """`nd:rank=2:form=dw-pw` as passes, in their order. Raises UsageError naming what there is."""
+    known = {p.name: p for p in PASSES}
+    passes = []
+    for part in spec.split(","):
+        name, *options = part.strip().split(":")
+        if name not in known:
+            raise UsageError(f"there is no pass '{name}': the passes are {', '.join(known)}")
+        pairs = [option.partition("=")[::2] for option in options]
+        if any(not key or not value for key, value in pairs):
+            raise UsageError(f"'{part}': a setting is written key=value, as in nd:rank=2")
+        passes.append(known[name](**dict(pairs)))
+    return passes

@@ -1,0 +1,42 @@
+"""Arrays in files: .npz with `images` and perhaps `labels`, or .npy, memory-mapped. Pickled objects are never loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.errors import InputError
+
+
+def load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """The images (N, ...) of a file and its labels as they are; InputError when it is missing, damaged or of another kind.
+
+    In a .npz the images are called `images`, or are the only array that is not called `labels`.
+    """
+    if path.suffix not in (".npz", ".npy"):
+        raise InputError(f"{path}: data are a folder of images, .npz or .npy; this is neither; convert it")
+    try:
+        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, None
+        with loaded:
+            return _from_archive(loaded, path)
+    except FileNotFoundError as e:
+        raise InputError(f"{path}: data must exist; there is no such file or folder; check the path") from e
+    except InputError:
+        raise
+    except Exception as e:  # zip, zlib, header and pickle each have errors of their own
+        raise InputError(f"{path}: cannot be read as arrays ({e}); save it again with numpy.savez or numpy.save") from e
+
+
+def _from_archive(archive: Mapping[str, NDArray[Any]], path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    others = [name for name in archive if name != "labels"]
+    name = "images" if "images" in others else others[0] if len(others) == 1 else None
+    if name is None:
+        law = "an archive has `images`, or one array beside `labels`"
+        raise InputError(f"{path}: {law}; found {', '.join(archive) or 'nothing'}; name one array `images`")
+    return archive[name], archive["labels"] if "labels" in archive else None

@@ -1,0 +1,146 @@
+"""Arrays of any origin to arrays that the model's input takes, or an error with both shapes and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ndpass.calibration.preprocess import PRESETS, Preprocess
+from numpy.typing import NDArray
+
+from ndpass.errors import InputError
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of the model; shape includes the batch axis, None is a dynamic dimension."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"input {self.name!r} takes ({', '.join(str(d or '?') for d in ('batch', *self.shape[1:]))})"
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape can be fed; the number of samples is not looked at."""
+        wanted = self.shape[1:]
+        return len(shape) == len(self.shape) and all(w in (None, g) for w, g in zip(wanted, shape[1:], strict=True))
+
+
+def require(preprocess: Preprocess | None, what: str) -> Preprocess:
+    """The preprocessing, or InputError: how a model takes pixels cannot be guessed."""
+    if preprocess is None:
+        law = f"{what} hold pixels, and how the model takes pixels has to be said"
+        raise InputError(f"{law}; no preprocessing given; add --preprocess, presets are {', '.join(PRESETS)}")
+    return preprocess
+
+
+def as_array(value: Any, place: str) -> NDArray[Any]:
+    """Whatever NumPy takes for an array of numbers; InputError otherwise."""
+    law = "data are arrays of numbers or {input name: array}"
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as e:
+        raise InputError(f"{place}: {law}; got {type(value).__name__} ({e}); give the images alone") from e
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{place}: {law}; got {type(value).__name__} of {array.dtype}; give the images alone")
+    return array
+
+
+def with_channels(array: NDArray[Any], preprocess: Preprocess | None) -> NDArray[Any]:
+    """Grey images (N, H, W), stacked in one array, get their channel axis; all else is left as it is."""
+    if preprocess is None or array.ndim != 3:
+        return array
+    if array.dtype == np.uint8:
+        return array[..., None]  # pixels have their channels last
+    return np.expand_dims(array, 1 if preprocess.layout == "nchw" else 3) if preprocess.channels == 1 else array
+
+
+def pixel_rows(array: NDArray[np.uint8], place: str) -> NDArray[np.uint8]:
+    """(H, W), (H, W, 1|3), (N, H, W) or (N, H, W, 1|3) to (N, H, W, 1|3); InputError for any other shape."""
+    with_channels = (
+        array[..., None] if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] not in (1, 3)) else array
+    )
+    if with_channels.ndim not in (3, 4) or with_channels.shape[-1] not in (1, 3):
+        law = "uint8 pixels are (H, W), (H, W, 1|3), (N, H, W) or (N, H, W, 1|3)"
+        raise InputError(f"{place}: {law}; got {array.shape}; bring them into this form, channels last")
+    return with_channels if with_channels.ndim == 4 else with_channels[None]
+
+
+def tensor_rows(array: NDArray[Any], spec: InputSpec, place: str) -> NDArray[Any]:
+    """An array of the input's shape, with or without the batch axis, to (N, ...)."""
+    rank = len(spec.shape)
+    if array.ndim not in (rank, rank - 1):
+        raise InputError(
+            f"{place}: {spec}; got {array.shape}; give arrays of that shape, the batch axis may be left out"
+        )
+    return array if array.ndim == rank else array[None]
+
+
+def from_pixels(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
+    """(n, H, W, 1|3) to (n, ...): resized one by one where that is needed, the rest for the whole batch at once."""
+    if preprocess.resizes(pixels.shape[1], pixels.shape[2]):
+        pixels = np.stack([preprocess.resize(image) for image in pixels])
+    return preprocess.normalise(pixels)
+
+
+def cast(rows: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
+    """To the input's dtype; InputError when that loses more than precision, as from float to integer."""
+    if not np.can_cast(rows.dtype, spec.dtype, "same_kind"):
+        raise InputError(f"input {spec.name!r} takes {spec.dtype}; got {rows.dtype}; convert the arrays")
+    with np.errstate(over="ignore"):  # what overflows becomes Inf, which `first_not_finite` finds
+        return rows.astype(spec.dtype, copy=False)
+
+
+def first_not_finite(rows: NDArray[Any]) -> int | None:
+    """The first row of (n, ...) with NaN or Inf."""
+    if rows.dtype.kind != "f" or np.isfinite(rows).all():
+        return None
+    return int(np.argmin(np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
+
+
+def check_shape(shape: tuple[int, ...], spec: InputSpec, preprocess: Preprocess | None, place: str) -> None:
+    """InputError unless (n, ...) fits the input; preprocess: what made the array from pixels, None if it was given."""
+    if not spec.fits(shape):
+        got = f"({', '.join(map(str, ('batch', *shape[1:])))})"
+        raise InputError(f"{place}: {spec}; got {got}; {_remedy(shape, spec, preprocess)}")
+
+
+def _remedy(shape: tuple[int, ...], spec: InputSpec, preprocess: Preprocess | None) -> str:
+    if preprocess is None or len(spec.shape) != 4:
+        return "give arrays of that shape, or uint8 pixels with --preprocess"
+    n, first, middle, last = shape
+    first_last = preprocess.layout == "nchw"
+    moved, layout = ((n, middle, last, first), "nhwc") if first_last else ((n, last, first, middle), "nchw")
+    if spec.fits(moved):
+        return f"set layout={layout} in --preprocess"
+    channels, (h, w) = (spec.shape[1], spec.shape[2:]) if first_last else (spec.shape[3], spec.shape[1:3])
+    if channels not in (None, preprocess.channels):
+        return f"set color={'grey' if channels == 1 else 'rgb'} in --preprocess"
+    size = f"{h or 'H'}x{w or 'W'}"
+    return f"set size={size}{f',crop={size}' if preprocess.crop else ''} in --preprocess"
+
+
+def check_labels(labels: Any, count: int, place: str) -> NDArray[np.int64]:
+    """The class index of each sample, (count,); InputError when they are not that."""
+    array = as_array(labels, f"{place}: labels")
+    if array.shape != (count,):
+        raise InputError(
+            f"{place}: {count} samples have labels of shape ({count},); got {array.shape}; make them agree"
+        )
+    if array.dtype.kind not in "iu" or (count and array.min() < 0):
+        found = f"the smallest is {array.min()}" if array.dtype.kind == "i" else f"they are {array.dtype}"
+        raise InputError(f"{place}: labels are class indices, integers from 0; {found}; convert them")
+    return array.astype(np.int64)
+
+
+def join(parts: Sequence[NDArray[Any]], places: Sequence[str]) -> NDArray[Any]:
+    """Parts (n_i, ...) to one batch (Σ n_i, ...); InputError when they differ in more than the number of samples."""
+    for part, place in zip(parts, places, strict=True):
+        if part.shape[1:] != parts[0].shape[1:]:
+            law = f"the samples of a batch have one shape; {places[0]} has {parts[0].shape[1:]}"
+            raise InputError(f"{law}, {place} has {part.shape[1:]}; set size=224 or alike in --preprocess")
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -1,0 +1,141 @@
+"""Models and text to and from disk. Whatever is written appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from ndpass.errors import InputError, OutputError
+
+PROTOBUF_LIMIT = 2_000_000_000  # bytes; a little under the 2 GiB that one protobuf message can hold
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The ONNX model at `path` with its external data in memory, checked.
+
+    Raises InputError where the file is missing, no ONNX, truncated, invalid, holds NaN or infinite weights, or names
+    external data that is missing or outside its folder.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix == ".xml":
+        raise InputError(f"{path}: OpenVINO IR cannot be read yet: give the ONNX model that it was made from")
+    try:
+        onnx.checker.check_model(str(path))
+        model = onnx.load(path, load_external_data=False)
+        if external(model):
+            load_external_data_for_model(model, str(path.parent))
+    except Exception as e:  # protobuf, the checker and the loader of external data raise a dozen types between them
+        raise InputError(f"{path}: {_why(e)}") from e
+    check_finite(model, path.name)
+    return model
+
+
+def _why(e: Exception) -> str:
+    text = " ".join(str(e).split())
+    if "parse" in text.lower() or type(e).__name__ == "DecodeError":
+        return "not an ONNX model, or truncated: it cannot be parsed (export or copy it again)"
+    if "external" in text.lower() or isinstance(e, FileNotFoundError):
+        return f"its external data cannot be used: {text[:200]} (it must lie beside the model, inside its folder)"
+    return f"not a valid ONNX model: {text[:300]}"
+
+
+def external(model: onnx.ModelProto) -> bool:
+    """Whether any initializer lies in a file of its own."""
+    return any(uses_external_data(t) for t in model.graph.initializer)
+
+
+def check_finite(model: onnx.ModelProto, name: str) -> None:
+    """Raise InputError naming the first initializer that holds NaN or an infinity."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in floats and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():
+            raise InputError(f"{name}: weights '{tensor.name}' hold NaN or infinite values: export the model again")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A file being written: `path` is where to write it, in a hidden folder beside its final place."""
+
+    path: Path
+    target: Path
+
+    def commit(self) -> None:
+        """Move everything in the staging folder to its place, the model itself last.
+
+        An older model is removed before its data is replaced: no moment leaves a model beside another's weights.
+        """
+        extras = [p for p in self.path.parent.iterdir() if p != self.path]
+        if extras:
+            self.target.unlink(missing_ok=True)
+        for source in [*extras, self.path]:
+            _sync(source)
+            source.replace(self.target.parent / source.name)
+        _sync(self.target.parent)
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Staged]:
+    """A staging folder beside `target`, removed at the end whatever happens.
+
+    Raises OutputError at once where the folder is missing or cannot be written, and later where the disk is full.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as e:
+        raise OutputError(f"{target}: cannot write into {target.parent.resolve()}: {e.strerror}") from e
+    try:
+        yield Staged(folder / target.name, target)
+    except OSError as e:
+        raise OutputError(f"{target}: cannot be written: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a small file whole or not at all. Raises OutputError."""
+    with staged(target) as stage:
+        stage.path.write_text(text, encoding="utf-8")
+        stage.commit()
+
+
+def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
+    """Write ONNX; weights go to `<name>.data` beside it if asked for or if one file cannot hold them.
+
+    External data is taken out of `model` on the way: it should not be used afterwards.
+    """
+    size = sum(len(t.raw_data) for t in model.graph.initializer)
+    if not as_external and size < PROTOBUF_LIMIT:
+        onnx.save(model, path)
+        return
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+
+
+def save_ir(model: Path, path: Path) -> None:
+    """Convert the ONNX file `model` to OpenVINO IR at `path` (.xml, .bin beside it); weights keep their type."""
+    import openvino as ov
+
+    ov.save_model(ov.Core().read_model(model), path, compress_to_fp16=False)
+
+
+def stored_bytes(path: Path) -> int:
+    """Size on disk of a model with its weights."""
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else [path.with_name(f"{path.name}.data")]
+    return sum(p.stat().st_size for p in [path, *beside] if p.exists())

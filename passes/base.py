@@ -1,0 +1,91 @@
+"""How to write a pass.
+
+A pass is one class in one file. It subclasses `Decomposition`, names itself, and answers three questions about a
+convolution, as pure functions on arrays; it never sees a graph:
+
+    refuse(conv)                     why this convolution is not for the pass, or None
+    settings(conv)                   what can be dialled (rank, form), every value, full rank included
+    rewrite(conv, setting, moments)  the block for a setting; without moments it is fitted to the weights alone
+
+`errors` predicts the relative error of each setting; the default rewrites with each and compares, a pass that can
+read all ranks off one spectrum overrides it. Options stand in `__init__`: those given pin the settings.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from ndpass.conv import Array, Block, Conv
+from ndpass.errors import UsageError
+
+Setting: TypeAlias = Mapping[str, int | str]
+
+
+class Decomposition(ABC):
+    """A convolution becomes a block of cheaper ones."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    options: ClassVar[Mapping[str, tuple[str, ...]]]  # option -> its words; an empty tuple means a whole number
+
+    def __init__(self, **pinned: int | str) -> None:
+        self.pinned = {key: self._option(key, value) for key, value in pinned.items()}
+
+    def _option(self, key: str, value: int | str) -> int | str:
+        """The option's value, checked. Raises UsageError naming what is allowed."""
+        if key not in self.options:
+            raise UsageError(f"pass '{self.name}' has no setting '{key}': it has {', '.join(self.options)}")
+        words = self.options[key]
+        if value in words:
+            return value
+        if isinstance(value, str) and (not value.isdecimal() or (words and "full" not in words)):
+            raise UsageError(f"{self.name}:{key}={value}: give {_allowed(words)}")
+        if int(value) < 1:
+            raise UsageError(f"{self.name}:{key}={value}: a rank is at least 1")
+        return int(value)
+
+    @abstractmethod
+    def refuse(self, conv: Conv) -> str | None:
+        """Why the pass leaves this convolution alone; None where it can act. Looks at geometry only."""
+
+    @abstractmethod
+    def settings(self, conv: Conv) -> list[Setting]:
+        """Every setting within the pinned ones, cheapest first; a rank beyond full rank becomes full rank."""
+
+    @abstractmethod
+    def rewrite(self, conv: Conv, setting: Setting) -> Block:
+        """The block that stands for `conv`, its bias on the last leaf. Factors are float64."""
+
+    def errors(self, conv: Conv, settings: Sequence[Setting]) -> list[float]:
+        """Relative squared error of each setting, ‖W − Ŵ‖² / ‖W‖² (0 for weights that are all zero)."""
+        return [relative_error(conv.dense().weight, self.rewrite(conv, s).dense().weight) for s in settings]
+
+
+def relative_error(weight: Array, other: Array) -> float:
+    """‖W − Ŵ‖² / ‖W‖², in float64; arrays of one shape."""
+    wide = weight.astype(np.float64)
+    total = float(np.sum(wide * wide))
+    return float(np.sum((wide - other) ** 2)) / total if total else 0.0
+
+
+def _allowed(words: Sequence[str]) -> str:
+    if not words:
+        return "a whole number"
+    return " or ".join(words) if "full" not in words else "a whole number or full"
+
+
+def refuse_common(conv: Conv) -> str | None:
+    """What no decomposition can rewrite."""
+    if conv.group > 1:
+        kind = "depthwise" if conv.depthwise else "grouped"
+        return f"{kind} convolution (group={conv.group})"
+    return None
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """A setting as the command line takes it: rank=2:form=dw-pw."""
+    return ":".join(f"{key}={value}" for key, value in setting.items())

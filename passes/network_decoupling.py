@@ -1,0 +1,114 @@
+"""nd: network decoupling (Guo et al. 2018, arXiv 1808.05517).
+
+A k×k convolution W (n_o, n_i, K) is a sum of T depthwise separable ones, exactly so for T = min(n, K).
+
+    pw-dw (eq. 4)   every output o has the matrix W_o (n_i, K) = Σ_t p_t d_tᵀ: pointwise row p, then depthwise kernel d
+    dw-pw           every input i has the matrix W_{:,i} (n_o, K) = Σ_t p_t d_tᵀ: depthwise kernel d, then column p
+
+The best factors of rank T in the norm of the weights are the first T singular pairs. They are taken from the
+eigenvectors V (K, K) of the small Gram matrix in float64, p = W V: at full rank V is orthogonal and the sum exact.
+BSConv-U (Haase & Amthor 2020) is pw-dw with T = 1; DAC (Li et al. 2018) is dw-pw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ndpass.conv import Array, Block, Chain, Conv, Sum
+from ndpass.passes.base import Decomposition, Setting, refuse_common
+
+FORMS = ("pw-dw", "dw-pw")
+
+
+class NetworkDecoupling(Decomposition):
+    """T depthwise separable convolutions for one; `rank` is T, `form` the order of the two."""
+
+    name = "nd"
+    summary = "network decoupling: k×k becomes a sum of T pointwise + depthwise pairs"
+    options = {"rank": ("full",), "form": FORMS}
+
+    def refuse(self, conv: Conv) -> str | None:
+        """Matrix products, 1×1 kernels and grouped convolutions have nothing to decouple."""
+        if not conv.kernel:
+            return "matrix product: no kernel to decouple"
+        if conv.kernel_size == 1:
+            return "kernel of one element: nothing to decouple"
+        return refuse_common(conv)
+
+    def settings(self, conv: Conv) -> list[Setting]:
+        forms = [self.pinned["form"]] if "form" in self.pinned else list(FORMS)
+        return [{"rank": t, "form": form} for form in forms for t in self._ranks(full_rank(conv, str(form)))]
+
+    def _ranks(self, full: int) -> Sequence[int]:
+        pinned = self.pinned.get("rank")
+        if pinned is None:
+            return range(1, full + 1)
+        return [full if pinned == "full" else min(int(pinned), full)]
+
+    def rewrite(self, conv: Conv, setting: Setting) -> Block:
+        form = str(setting["form"])
+        point, depth = factors(conv.weight, int(setting["rank"]), form)
+        return assemble(conv, point, depth, form)
+
+    def errors(self, conv: Conv, settings: Sequence[Setting]) -> list[float]:
+        """1 − energy kept, all ranks from one spectrum a form."""
+        kept = {form: energy(conv.weight, form) for form in {str(s["form"]) for s in settings}}
+        return [max(0.0, 1.0 - kept[str(s["form"])][int(s["rank"]) - 1]) for s in settings]
+
+
+def full_rank(conv: Conv, form: str) -> int:
+    """The T at which the sum is exact: min(n_i, K) for pw-dw, min(n_o, K) for dw-pw."""
+    return min(conv.n_i if form == "pw-dw" else conv.n_o, conv.kernel_size)
+
+
+def matrices(weight: Array, form: str) -> Array:
+    """W (n_o, n_i, *kernel) as one matrix a depthwise channel: (n_o, n_i, K) for pw-dw, (n_i, n_o, K) for dw-pw."""
+    flat: Array = weight.reshape(*weight.shape[:2], -1).astype(np.float64)
+    return flat if form == "pw-dw" else flat.transpose(1, 0, 2)
+
+
+def _eigen(stack: Array) -> tuple[Array, Array]:
+    """Eigenvalues (c, K), largest first, and eigenvectors (c, K, K) of each channel's Gram matrix."""
+    values, vectors = np.linalg.eigh(stack.transpose(0, 2, 1) @ stack)
+    return values[:, ::-1].clip(0), vectors[:, :, ::-1]
+
+
+def factors(weight: Array, rank: int, form: str) -> tuple[Array, Array]:
+    """Pointwise parts (T, n_o, n_i) and depthwise parts (T, c, K), c = n_o for pw-dw and n_i for dw-pw."""
+    stack = matrices(weight, form)
+    depth = _eigen(stack)[1][:, :, :rank]
+    point = (stack @ depth).transpose(2, 0, 1)
+    return point if form == "pw-dw" else point.transpose(0, 2, 1), depth.transpose(2, 0, 1)
+
+
+def energy(weight: Array, form: str) -> Array:
+    """Share of ‖W‖² that rank 1, 2, … keep (paper, Figure 3): (K,); ones where the weights are all zero."""
+    values = _eigen(matrices(weight, form))[0].sum(axis=0)
+    total = values.sum()
+    kept: Array = np.cumsum(values) / total if total else np.ones_like(values)
+    return kept
+
+
+def blueprint_variance(weight: Array) -> float:
+    """Share of the variance within filters that one blueprint a filter explains (BSConv, section 3).
+
+    For each output, W_o (n_i, K) is centred over its n_i kernels' elements and compared with its first principal pair.
+    """
+    stack = matrices(weight, "pw-dw")
+    values = _eigen(stack)[0]
+    total = values.sum(axis=1)
+    shares = values[:, 0][total > 0] / total[total > 0]
+    return float(shares.mean()) if shares.size else 1.0
+
+
+def assemble(conv: Conv, point: Array, depth: Array, form: str) -> Sum:
+    """The sum of T chains; stride, pads and dilation go to the depthwise part, the bias once to the last leaf."""
+    axes = len(conv.kernel)
+    branches: list[Block] = []
+    for p, d in zip(point, depth, strict=True):
+        pw = Conv(p.reshape(conv.n_o, conv.n_i, *(1,) * axes))
+        dw = Conv(d.reshape(-1, 1, *conv.kernel), None, conv.strides, conv.pads, conv.dilations, group=len(d))
+        branches.append(Chain(pw, dw) if form == "pw-dw" else Chain(dw, pw))
+    return Sum(*branches).with_bias(conv.bias)
