@@ -1,4 +1,4 @@
-"""Arrays in files: .npz with `images` and perhaps `labels`, or .npy, memory-mapped. Pickled objects are never loaded."""
+"""Arrays in files: .npz with `images` and perhaps `labels`, or .npy, memory-mapped. Pickles are never loaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from ndpass.errors import InputError
 
 
 def load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """The images (N, ...) of a file and its labels as they are; InputError when it is missing, damaged or of another kind.
+    """The images (N, ...) of a file, and its labels as they are.
 
     In a .npz the images are called `images`, or are the only array that is not called `labels`.
+    Raises InputError when the file is missing, damaged or of another kind.
     """
+    if not path.exists():
+        raise InputError(f"{path}: data must exist; there is no such file or folder; check the path")
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"{path}: data are a folder of images, .npz or .npy; this is neither; convert it")
     try:
@@ -25,8 +28,6 @@ def load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
             return loaded, None
         with loaded:
             return _from_archive(loaded, path)
-    except FileNotFoundError as e:
-        raise InputError(f"{path}: data must exist; there is no such file or folder; check the path") from e
     except InputError:
         raise
     except Exception as e:  # zip, zlib, header and pickle each have errors of their own
@@ -39,4 +40,4 @@ def _from_archive(archive: Mapping[str, NDArray[Any]], path: Path) -> tuple[NDAr
     if name is None:
         law = "an archive has `images`, or one array beside `labels`"
         raise InputError(f"{path}: {law}; found {', '.join(archive) or 'nothing'}; name one array `images`")
-    return archive[name], archive["labels"] if "labels" in archive else None
+    return archive[name], archive.get("labels")

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from ndpass.calibration.archives import load_arrays
 from ndpass.calibration.images import list_images
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.calibration.sources import Arrays, Feed, ImageFiles, Source
 from ndpass.calibration.tensors import InputSpec, check_labels, require, with_channels
-from numpy.typing import ArrayLike, NDArray
-
 from ndpass.errors import InputError, UsageError
 
 __all__ = ["Feed", "Feeds", "InputSpec", "open_feeds"]

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ndpass.calibration.images import luma, resample
-from ndpass.calibration.settings import Size, check_choice, read_settings, size_text, wrong
 from numpy.typing import NDArray
 
+from ndpass.calibration.images import luma, resample
+from ndpass.calibration.settings import Size, check_choice, read_settings, size_text, wrong
 from ndpass.errors import InputError
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from ndpass.calibration import tensors
 from ndpass.calibration.images import decode
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.calibration.tensors import InputSpec
-from numpy.typing import NDArray
-
 from ndpass.errors import InputError
 
 Feed = dict[str, NDArray[np.float32]]  # input name -> (batch, ...); of the input's dtype where that is not float32
@@ -104,9 +104,7 @@ class Arrays:
                 raise InputError(f"{place}: {law}; got one array; name the inputs {', '.join(names)}")
             value = {names[0]: value}
         if set(value) != set(names):
-            raise InputError(
-                f"{place}: inputs are {', '.join(names)}; got {', '.join(map(str, value))}; name just these"
-            )
+            raise InputError(f"{place}: inputs are {', '.join(names)}; got {', '.join(map(str, value))}; name these")
         return {spec.name: self._rows(value[spec.name], spec, place) for spec in self._specs}
 
     def _rows(self, value: Any, spec: InputSpec, place: str) -> NDArray[Any]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ndpass.calibration.preprocess import PRESETS, Preprocess
 from numpy.typing import NDArray
 
+from ndpass.calibration.preprocess import PRESETS, Preprocess
 from ndpass.errors import InputError
 
 
@@ -61,22 +61,19 @@ def with_channels(array: NDArray[Any], preprocess: Preprocess | None) -> NDArray
 
 def pixel_rows(array: NDArray[np.uint8], place: str) -> NDArray[np.uint8]:
     """(H, W), (H, W, 1|3), (N, H, W) or (N, H, W, 1|3) to (N, H, W, 1|3); InputError for any other shape."""
-    with_channels = (
-        array[..., None] if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] not in (1, 3)) else array
-    )
-    if with_channels.ndim not in (3, 4) or with_channels.shape[-1] not in (1, 3):
+    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] not in (1, 3))
+    images = array[..., None] if grey else array
+    if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3):
         law = "uint8 pixels are (H, W), (H, W, 1|3), (N, H, W) or (N, H, W, 1|3)"
         raise InputError(f"{place}: {law}; got {array.shape}; bring them into this form, channels last")
-    return with_channels if with_channels.ndim == 4 else with_channels[None]
+    return images if images.ndim == 4 else images[None]
 
 
 def tensor_rows(array: NDArray[Any], spec: InputSpec, place: str) -> NDArray[Any]:
     """An array of the input's shape, with or without the batch axis, to (N, ...)."""
     rank = len(spec.shape)
     if array.ndim not in (rank, rank - 1):
-        raise InputError(
-            f"{place}: {spec}; got {array.shape}; give arrays of that shape, the batch axis may be left out"
-        )
+        raise InputError(f"{place}: {spec}; got {array.shape}; give that, with or without the batch axis")
     return array if array.ndim == rank else array[None]
 
 
@@ -128,9 +125,7 @@ def check_labels(labels: Any, count: int, place: str) -> NDArray[np.int64]:
     """The class index of each sample, (count,); InputError when they are not that."""
     array = as_array(labels, f"{place}: labels")
     if array.shape != (count,):
-        raise InputError(
-            f"{place}: {count} samples have labels of shape ({count},); got {array.shape}; make them agree"
-        )
+        raise InputError(f"{place}: {count} samples have labels ({count},); got {array.shape}; make them agree")
     if array.dtype.kind not in "iu" or (count and array.min() < 0):
         found = f"the smallest is {array.min()}" if array.dtype.kind == "i" else f"they are {array.dtype}"
         raise InputError(f"{place}: labels are class indices, integers from 0; {found}; convert them")
