@@ -2,7 +2,9 @@
 
     python -m benchmarks.train_digits [-o ndpass/digits.onnx]
 
-Needs the extra `bench` and about 20 seconds on one core. The network is the table `LAYERS`, read twice: by torch, to train, and by `onnx.helper`, to write. Writing it by hand
+Needs the extra `bench`, and about 20 seconds on one core.
+
+The network is the table `LAYERS`, read twice: by torch, to train, and by `onnx.helper`, to write. Writing it by hand
 rather than with torch's exporter keeps readable names and leaves BatchNormalization a node of its own, as many
 published models do, so that folding it is part of what the example shows.
 

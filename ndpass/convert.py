@@ -69,6 +69,18 @@ class Staged:
     path: Path
     target: Path
 
+    @property
+    def onnx(self) -> Path:
+        """Where the ONNX model goes, whether it is the result or what the IR is made from."""
+        return self.path.with_suffix(".onnx")
+
+    def finish(self) -> None:
+        """Make the IR from the ONNX model if an IR was asked for; the ONNX model then goes."""
+        if self.path.suffix == ".xml":
+            save_ir(self.onnx, self.path)
+            for part in self.path.parent.glob(f"{self.onnx.name}*"):
+                part.unlink()
+
     def commit(self) -> None:
         """Move everything in the staging folder to its place, the model itself last.
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ndpass.calibration.feeds import InputSpec
 from ndpass.conv import Array, Block, Chain, Conv, Sum
 from ndpass.normalise import all_nodes, explicit_pads, import_graph, is_weight, normalise, values
 from ndpass.shapes import Shape, count_macs, infer, node_macs
@@ -44,6 +45,10 @@ class Site:
         """Multiply-accumulates of `block` in this place, for one inference."""
         return None if self.in_hw is None else self.rows * block.macs(self.in_hw)
 
+    def skipped(self, reason: str) -> Skipped:
+        """This site as one that is left alone."""
+        return Skipped(self.name, self.op, tuple(self.outline.weight.shape), self.macs(self.outline), reason)
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -62,16 +67,29 @@ Found: TypeAlias = "Site | Skipped"
 class Graph:
     """A normalised ONNX model whose convolutions can be found and replaced.
 
-    `hw` stands for dynamic spatial axes of the inputs, 1 for any other dynamic axis, when shapes are inferred.
-    Raises InputError for a model that is unsupported as a whole.
+    sizes: the input shapes that costs are counted at, by input name; left out, a dynamic height or width counts as
+    224 and any other dynamic axis as 1. Raises InputError for a model that is unsupported as a whole.
     """
 
-    def __init__(self, model: onnx.ModelProto, hw: tuple[int, ...] | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, Shape] | None = None) -> None:
         self._shell = _shell(model)
         self._graph = normalise(import_graph(model))
-        self.sizes = {t.name: _concrete(t.shape, hw) for t in self._graph.inputs if t.shape is not None}
         self.dynamic_hw = any(not isinstance(d, int) for t in self._graph.inputs for d in (t.shape or ())[2:])
+        self.assume(sizes or {t.name: _concrete(t.shape) for t in self._graph.inputs if t.shape is not None})
+
+    def assume(self, sizes: Mapping[str, Shape]) -> None:
+        """Count costs at these input shapes from now on."""
+        self.sizes = dict(sizes)
         self._shapes = infer(self._graph, self.sizes)
+
+    def inputs(self) -> list[InputSpec]:
+        """What the model takes; None stands for a dynamic axis."""
+        return [
+            InputSpec(
+                t.name, tuple(d if isinstance(d, int) and d > 0 else None for d in t.shape or ()), np.dtype(t.dtype)
+            )
+            for t in self._graph.inputs
+        ]
 
     def sites(self) -> list[Found]:
         """Every Conv, ConvTranspose, Gemm and MatMul in graph order: what can be rewritten, and what not and why."""
@@ -83,6 +101,14 @@ class Graph:
     def macs(self) -> int:
         """Multiply-accumulates of one inference, counted from the nodes as they are now."""
         return count_macs(self._graph, infer(self._graph, self.sizes))
+
+    def params(self) -> int:
+        """Elements of all weights at the top level."""
+        return sum(math.prod(t.shape) for t in self._graph.tensors().values() if isinstance(t, gs.Constant))
+
+    def release(self) -> None:
+        """Let go of all nodes and weights; only `sizes` can be asked for afterwards."""
+        self._graph = gs.Graph()
 
     def splice(self, site: Site, block: Block) -> None:
         """Put `block` in the place of the site's node; its output keeps its name, its type and its consumers."""
@@ -122,7 +148,7 @@ class Graph:
 
     def to_model(self) -> onnx.ModelProto:
         """The model as it is now, with the original's metadata; weights are copied."""
-        model = gs.export_onnx(self._graph, ir_version=self._shell.ir_version)
+        model: onnx.ModelProto = gs.export_onnx(self._graph, ir_version=self._shell.ir_version)
         model.ir_version = max(self._shell.ir_version, 4)  # before 4 every initializer had to be listed as an input
         for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
             setattr(model, field, getattr(self._shell, field))
@@ -162,15 +188,9 @@ def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def _concrete(shape: tuple[int | str | None, ...], hw: tuple[int, ...] | None) -> Shape:
+def _concrete(shape: tuple[int | str | None, ...]) -> Shape:
     """An input shape with its dynamic axes filled in."""
-
-    def fill(axis: int) -> int:
-        if axis < 2 or len(shape) < 3:
-            return 1
-        return hw[axis - 2] if hw else DEFAULT_HW
-
-    return tuple(d if isinstance(d, int) and d > 0 else fill(axis) for axis, d in enumerate(shape))
+    return tuple(d if isinstance(d, int) and d > 0 else (1 if axis < 2 else DEFAULT_HW) for axis, d in enumerate(shape))
 
 
 def _refuse(node: gs.Node) -> str | None:
@@ -286,7 +306,3 @@ class _Emitter:
         result = gs.Variable(f"{name}.out", dtype=self.dtype) if out is None else out
         self.nodes.append(gs.Node(op, name, attrs, inputs, [result]))
         return result
-
-
-def input_shapes(sizes: Mapping[str, Shape]) -> str:
-    return ", ".join(f"{name} {list(shape)}" for name, shape in sizes.items())

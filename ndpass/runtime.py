@@ -32,9 +32,18 @@ if TYPE_CHECKING:
 
 Feed = dict[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
+Shapes = Callable[[tuple["InputSpec", ...]], Mapping[str, Sequence[int]]]
 Precision = Literal["f32", "bf16", "int8"]
 
-BOILERPLATE = ("Exception from", "Check '", "To facilitate", "Summary:", "FrontEnd API failed", "Model wasn't fully")
+BOILERPLATE = (
+    "Exception from",
+    "Check '",
+    "To facilitate",
+    "Summary:",
+    "FrontEnd API failed",
+    "Model wasn't fully",
+    "Please fix",
+)
 ONNX_TYPES = {"float": "float32", "double": "float64", "string": "object"}  # the others go by NumPy's name
 
 
@@ -114,7 +123,8 @@ class OpenVINO(Session):
 
     precision: 'f32' and 'bf16' are pinned (OpenVINO picks bf16 by itself where the CPU can; UsageError for 'bf16' where
     it cannot); None and 'int8', a model quantised already, leave the rest of the layers to OpenVINO.
-    threads: None leaves them to OpenVINO. shapes: {input name: static shape} fixes dynamic axes before compiling.
+    threads: None leaves them to OpenVINO. shapes: what the model's inputs are -> {input name: static shape}, to fix
+    dynamic axes before compiling.
     """
 
     def __init__(
@@ -124,7 +134,7 @@ class OpenVINO(Session):
         precision: Precision | None = "f32",
         threads: int | None = None,
         device: str = "CPU",
-        shapes: Mapping[str, Sequence[int]] | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         import openvino as ov
 
@@ -244,14 +254,15 @@ def _config(core: ov.Core, precision: Precision | None, threads: int | None, dev
     return config | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
 
 
-def _read(core: ov.Core, model: Path | bytes | ov.Model, shapes: Mapping[str, Sequence[int]] | None) -> Any:
+def _read(core: ov.Core, model: Path | bytes | ov.Model, shapes: Shapes | None) -> Any:
     """A path is read by OpenVINO itself, which maps the weights and finds those that lie beside it."""
     if isinstance(model, Path | bytes):
         model = core.read_model(existing(model) if isinstance(model, Path) else model)
     elif shapes:
         model = model.clone()  # the caller's stays as it is
     if shapes:
-        model.reshape({i: list(shapes[port_name(port)]) for i, port in enumerate(model.inputs)})
+        wanted = shapes(tuple(_port_spec(port) for port in model.inputs))
+        model.reshape({i: list(wanted[port_name(port)]) for i, port in enumerate(model.inputs)})
     return model
 
 
@@ -261,6 +272,8 @@ def _options(threads: int | None, lean: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = threads or 0
+    # else the idle threads of one session take the cores from the next: twice the latency, measured on two cores
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if lean:
         options.enable_cpu_mem_arena = False  # keeps the largest batch for good: 2.7 instead of 1.9 at batch 16
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # not the blocked weights

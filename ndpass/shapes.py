@@ -31,9 +31,7 @@ def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
         [onnx.helper.make_empty_tensor_value_info(t.name) for t in graph.outputs],
         [onnx.numpy_helper.from_array(t.values, t.name) for t in small],
     )
-    return onnx.helper.make_model(
-        proto, opset_imports=graph.import_domains, ir_version=max(graph.ir_version or 8, 4)
-    )
+    return onnx.helper.make_model(proto, opset_imports=graph.import_domains, ir_version=max(graph.ir_version or 8, 4))
 
 
 def _info(tensor: gs.Tensor, shape: Shape | None) -> onnx.ValueInfoProto:

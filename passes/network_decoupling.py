@@ -12,7 +12,8 @@ BSConv-U (Haase & Amthor 2020) is pw-dw with T = 1; DAC (Li et al. 2018) is dw-p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class NetworkDecoupling(Decomposition):
 
     name = "nd"
     summary = "network decoupling: k×k becomes a sum of T pointwise + depthwise pairs"
-    options = {"rank": ("full",), "form": FORMS}
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "form": FORMS}
 
     def refuse(self, conv: Conv) -> str | None:
         """Matrix products, 1×1 kernels and grouped convolutions have nothing to decouple."""
@@ -91,13 +92,13 @@ def energy(weight: Array, form: str) -> Array:
     return kept
 
 
-def blueprint_variance(weight: Array) -> float:
-    """Share of the variance within filters that one blueprint a filter explains (BSConv, section 3).
+def blueprint_share(weight: Array) -> float:
+    """How much of a filter one blueprint explains, averaged over the filters that are not zero (BSConv, section 3).
 
-    For each output, W_o (n_i, K) is centred over its n_i kernels' elements and compared with its first principal pair.
+    The n_i kernels of a filter are points in K dimensions; the share of their squared norm along the first principal
+    direction, through the origin because a blueprint has no offset, is what pw-dw with T = 1 keeps of that filter.
     """
-    stack = matrices(weight, "pw-dw")
-    values = _eigen(stack)[0]
+    values = _eigen(matrices(weight, "pw-dw"))[0]
     total = values.sum(axis=1)
     shares = values[:, 0][total > 0] / total[total > 0]
     return float(shares.mean()) if shares.size else 1.0

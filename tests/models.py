@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -16,6 +18,46 @@ from ndpass.graph import Graph, Site
 Arrays = dict[str, NDArray[np.float32]]
 EXACT = 1e-5  # relative output error in f32 of a rewrite that is exact in theory
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def network(text: str, opset: int = 17, ir_version: int = 8, **weights: NDArray[Any]) -> onnx.ModelProto:
+    """A model in ONNX text, `(float[1,3,8,8] x) => (float[1,4,8,8] y) { y = Conv(x, W) }`, with these initializers."""
+    header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
+    model: onnx.ModelProto = onnx.parser.parse_model(f"{header} net {text}")
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    return model
+
+
+def normal(*shape: int, seed: int = 0, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
+    """Normal numbers scaled as He et al. scale a layer's weights; another shape or seed gives other numbers."""
+    rng = np.random.default_rng([seed, *shape])
+    return (rng.standard_normal(shape) * np.sqrt(2 / max(np.prod(shape[1:]), 1))).astype(dtype)
+
+
+def feed_of(model: onnx.ModelProto, seed: int = 0, **dims: int) -> Arrays:
+    """Seeded normal numbers for every input that is no initializer; `dims` are the sizes of symbolic axes."""
+    rng = np.random.default_rng(seed)
+    bound = {t.name for t in model.graph.initializer}
+    feed = {}
+    for info in (i for i in model.graph.input if i.name not in bound):
+        shape = [dims[d.dim_param] if d.dim_param else d.dim_value for d in info.type.tensor_type.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        feed[info.name] = rng.standard_normal(shape).astype(dtype)
+    return feed
+
+
+def interface(model: onnx.ModelProto) -> list[tuple[str, int, list[int | str]]]:
+    """Name, type and shape of every input and output, in order; initializers listed as inputs do not count."""
+    bound = {t.name for t in model.graph.initializer}
+    values = [*(i for i in model.graph.input if i.name not in bound), *model.graph.output]
+    return [
+        (v.name, v.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim])
+        for v in values
+    ]
+
+
+def sites_of(model: onnx.ModelProto) -> list[Site]:
+    return [found for found in Graph(model).sites() if isinstance(found, Site)]
 
 
 def rewritten(model: onnx.ModelProto, rewrite: Callable[[Site], Block | None]) -> tuple[onnx.ModelProto, int]:
@@ -46,7 +88,8 @@ def run_ov(model: onnx.ModelProto, feed: Arrays) -> list[NDArray[np.float32]]:
     import openvino as ov
 
     core = ov.Core()
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    f32 = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", f32)
     results = compiled(feed)
     return [np.asarray(results[i]) for i in range(len(compiled.outputs))]
 

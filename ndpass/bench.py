@@ -1,0 +1,320 @@
+"""Latency, measured so that two models can be told apart on a machine that is never quiet.
+
+Models of one runtime and precision take turns, A B, B A, A B, ...: what slows the machine down for a while slows both.
+A turn is as many inferences as fill TURN seconds. Each round gives one ratio; the median of the ratios is the speedup.
+It is significant if the CONFIDENCE interval of that median (between order statistics by the sign test, whatever the
+distribution) leaves 1 out and the median itself is more than MARGIN away from 1.
+
+Runtimes and precisions come one after another: the waiting threads of one runtime would keep the cores busy while the
+other computes. Ratios across them are not given.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.calibration.feeds import InputSpec
+from ndpass.errors import UsageError
+from ndpass.runtime import Feed, OnnxRuntime, OpenVINO, Precision, Session, static_batch
+
+log = logging.getLogger(__name__)
+
+TURN = 0.02  # seconds
+WARM_UP = 0.1  # seconds, of each model
+MARGIN = 0.02
+CONFIDENCE = 0.99  # eight rounds or more can reach it
+FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd")
+
+Verdict = Literal["faster", "slower", "no significant difference"]
+Runtime = Literal["openvino", "onnxruntime"]
+Range = tuple[float, float]  # 10th and 90th percentile over the rounds
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in one runtime and precision; without figures if `skipped` says why.
+
+    speedup: time of the first model over time of this one, the median over rounds; verdict: None for the first itself.
+    """
+
+    model: str
+    runtime: Runtime
+    precision: Precision
+    median_ms: float | None = None
+    spread_ms: Range | None = None
+    speedup: float | None = None
+    speedup_spread: Range | None = None
+    verdict: Verdict | None = None
+    rounds: int = 0
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a latency depends on besides the model; threads: None leaves them to the runtimes."""
+
+    cpu: str
+    features: tuple[str, ...]
+    capabilities: tuple[str, ...]  # what OpenVINO finds this CPU fit for
+    threads: int | None
+    affinity: tuple[int, ...]  # the CPUs that this process may use
+    system: str
+    python: str
+    openvino: str
+    onnxruntime: str
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Rows in the order runtime, precision, model, and what they were measured with."""
+
+    rows: tuple[Row, ...]
+    environment: Environment
+    batch: int
+    shape: tuple[int, ...] | None
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench(
+    models: Sequence[Path],
+    *,
+    runtimes: Sequence[Runtime] = get_args(Runtime),
+    precisions: Sequence[Precision] = ("f32", "bf16"),
+    threads: int | None = None,
+    batch: int = 1,
+    shape: tuple[int, ...] | None = None,
+    rounds: int = 10,
+    seconds: float = 10.0,
+    seed: int = 0,
+) -> BenchResult:
+    """Latency of every model, as read from its file, against the first one.
+
+    batch fills dynamic first axes, shape (height, width) the other dynamic ones, counted from the last.
+    At least `rounds` rounds and `seconds` seconds for each runtime and precision; onnxruntime runs f32 only.
+    Raises UsageError for options that do not fit a model, InputError for one that does not load or run.
+    """
+    _check_options(models, runtimes, precisions)
+    rows: list[Row] = []
+    for runtime, precision in _cases(runtimes, precisions):
+        log.info("bench %s %s", runtime, precision)
+        todo = {i: _skip(path, runtime, precision) for i, path in enumerate(models)}
+        loaded = [i for i, reason in todo.items() if reason is None]
+        calls = [_call(models[i], runtime, precision, threads, batch, shape, seed) for i in loaded]
+        times = dict(zip(loaded, time_in_turns(calls, seconds=seconds, min_rounds=rounds), strict=True))
+        del calls  # and with them the models, before the next ones are loaded
+        rows += [_row(Row(str(models[i]), runtime, precision, skipped=todo[i]), i, times) for i in todo]
+    return BenchResult(tuple(rows), environment(threads), batch, shape, seed)
+
+
+def time_in_turns(
+    callables: Sequence[Callable[[], object]], *, seconds: float, min_rounds: int = 10
+) -> list[list[float]]:
+    """Seconds a call, [callable][round], in rounds that are alternately in order and in reverse, an even number.
+
+    Every callable is warmed up first, which is not counted. Rounds go on until there are `min_rounds` of them and
+    `seconds` have passed; element r of every list was measured in the same round, so ratios are taken within rounds.
+    """
+    repeats = [_warm_up(call) for call in callables]
+    times: list[list[float]] = [[] for _ in callables]
+    end = time.perf_counter() + seconds
+    done = 0
+    while callables and (done < min_rounds or done % 2 or time.perf_counter() < end):
+        order = range(len(callables))
+        for i in order if done % 2 == 0 else reversed(order):
+            times[i].append(_turn(callables[i], repeats[i]))
+        done += 1
+    return times
+
+
+def percentiles(values: Sequence[float]) -> Range:
+    """The 10th and the 90th."""
+    low, high = np.percentile(values, (10, 90))
+    return float(low), float(high)
+
+
+def verdict(speedups: Sequence[float]) -> Verdict:
+    """What the speedups of the rounds amount to; fewer than eight rounds prove nothing."""
+    low, high = median_interval(speedups)
+    median = float(np.median(speedups))
+    if low > 1 and median > 1 + MARGIN:
+        return "faster"
+    if high < 1 and median < 1 / (1 + MARGIN):
+        return "slower"
+    return "no significant difference"
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Range:
+    """Interval (x_(k), x_(n+1−k)) of the true median, k the largest with P(Binomial(n, ½) < k) ≤ (1 − confidence)/2."""
+    from scipy.stats import binom
+
+    k = int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
+    ordered = sorted(values)
+    return (ordered[k - 1], ordered[-k]) if k else (-math.inf, math.inf)
+
+
+def concrete(
+    name: str, specs: Sequence[InputSpec], batch: int, shape: tuple[int, ...] | None
+) -> dict[str, tuple[int, ...]]:
+    """{input name: shape without open axes}; UsageError if the batch is fixed at another size or axes stay open."""
+    fixed = static_batch(specs)
+    if fixed and fixed.size != batch:
+        raise UsageError(f"{name}: the batch is fixed at {fixed.size}, {batch} was asked for: give batch {fixed.size}")
+    return {spec.name: _filled_axes(name, spec, batch, shape or ()) for spec in specs}
+
+
+def random_feed(specs: Sequence[InputSpec], shapes: dict[str, tuple[int, ...]], seed: int) -> Feed:
+    """Standard normal floats; integers 0 or 1, which are indices into almost anything."""
+    rng = np.random.default_rng(seed)
+    return {spec.name: _random(rng, spec.dtype, shapes[spec.name]) for spec in specs}
+
+
+def environment(threads: int | None = None) -> Environment:
+    """This machine and these versions."""
+    import onnxruntime as ort
+    import openvino as ov
+
+    core = ov.Core()
+    return Environment(
+        cpu=str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
+        features=cpu_features(),
+        capabilities=tuple(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
+        threads=threads,
+        affinity=_affinity(),
+        system=platform.platform(),
+        python=platform.python_version(),
+        openvino=ov.__version__,
+        onnxruntime=ort.__version__,
+    )
+
+
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """Those of FEATURES that the kernel lists; none where there is no such list, as on macOS and Windows."""
+    if not cpuinfo.is_file():
+        return ()
+    lines = (line for line in cpuinfo.read_text().splitlines() if line.lower().startswith(("flags", "features")))
+    flags = next(lines, "").split()
+    return tuple(feature for feature in FEATURES if feature in flags)
+
+
+def _check_options(models: Sequence[Path], runtimes: Sequence[str], precisions: Sequence[str]) -> None:
+    if not models:
+        raise UsageError("bench takes one model or more, none is given")
+    for kind, given, known in (
+        ("runtime", runtimes, get_args(Runtime)),
+        ("precision", precisions, ("f32", "bf16")),
+    ):
+        if not given or (wrong := [one for one in given if one not in known]):
+            raise UsageError(f"a {kind} of bench is one of {', '.join(known)}; got {', '.join(wrong) or 'none'}")
+
+
+def _cases(runtimes: Sequence[Runtime], precisions: Sequence[Precision]) -> list[tuple[Runtime, Precision]]:
+    """onnxruntime has no switch for bf16: it stands in the table once, unless bf16 is all that is asked for."""
+    once: Sequence[Precision] = ("f32",) if "f32" in precisions else precisions
+    return [(runtime, p) for runtime in runtimes for p in (precisions if runtime == "openvino" else once)]
+
+
+def _skip(path: Path, runtime: Runtime, precision: Precision) -> str | None:
+    if runtime == "onnxruntime":
+        if path.suffix == ".xml":
+            return "onnxruntime reads ONNX only"
+        return "onnxruntime runs a model in its own types" if precision == "bf16" else None
+    return "this CPU has no bf16" if precision == "bf16" and not _has_bf16() else None
+
+
+def _has_bf16() -> bool:
+    import openvino as ov
+
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _call(
+    path: Path,
+    runtime: Runtime,
+    precision: Precision,
+    threads: int | None,
+    batch: int,
+    shape: tuple[int, ...] | None,
+    seed: int,
+) -> Callable[[], object]:
+    """One inference on random inputs of fixed shapes."""
+
+    def shapes(specs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
+        return concrete(str(path), specs, batch, shape)
+
+    session: Session
+    if runtime == "openvino":
+        session = OpenVINO(path, precision=precision, threads=threads, shapes=shapes)
+    else:
+        session = OnnxRuntime(path, threads=threads, lean=False)
+    feed = random_feed(session.inputs, shapes(session.inputs), seed)
+    session(feed)  # what cannot run says so here, in one line
+    return session.prepared(feed)
+
+
+def _warm_up(call: Callable[[], object]) -> int:
+    """Calls until WARM_UP seconds have passed, three times at least; returns how many calls fill a turn."""
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < WARM_UP:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return max(1, math.ceil(TURN / max(float(np.median(times)), 1e-9)))
+
+
+def _turn(call: Callable[[], object], repeats: int) -> float:
+    if repeats > 1:
+        call()  # brings back to the caches what the other models have pushed out
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def _row(row: Row, index: int, times: dict[int, list[float]]) -> Row:
+    if index not in times:
+        return row
+    own = times[index]
+    median, spread = float(np.median(own)), percentiles(own)
+    figures = {"median_ms": 1e3 * median, "spread_ms": (1e3 * spread[0], 1e3 * spread[1]), "rounds": len(own)}
+    if 0 in times:
+        speedups = [first / this for first, this in zip(times[0], own, strict=True)]
+        figures |= {"speedup": float(np.median(speedups)), "speedup_spread": percentiles(speedups)}
+        figures |= {"verdict": verdict(speedups)} if index else {}
+    return Row(row.model, row.runtime, row.precision, **cast(dict[str, Any], figures))
+
+
+def _filled_axes(name: str, spec: InputSpec, batch: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    sizes = list(spec.shape)
+    if sizes and sizes[0] is None:
+        sizes[0] = batch
+    for back in range(1, min(len(shape), len(sizes)) + 1):
+        sizes[-back] = shape[-back] if sizes[-back] is None else sizes[-back]
+    if None in sizes:
+        axes = ", ".join("?" if size is None else str(size) for size in sizes)
+        raise UsageError(f"{name}: input '{spec.name}' ({axes}) leaves axes open: give shape, for example (224, 224)")
+    return tuple(size for size in sizes if size is not None)
+
+
+def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+    return values.astype(dtype)
+
+
+def _affinity() -> tuple[int, ...]:
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))

@@ -1,0 +1,179 @@
+"""Turns, ratios and verdicts. Times are only ever compared with each other, and only where they differ many times."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ndpass.bench import (
+    bench,
+    concrete,
+    cpu_features,
+    median_interval,
+    random_feed,
+    time_in_turns,
+    verdict,
+)
+from ndpass.calibration.feeds import InputSpec
+from ndpass.errors import InputError, UsageError
+
+HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
+F32 = np.dtype("float32")
+
+
+def conv_file(folder: Path, name: str, repeats: int = 1, batch: str = "N", size: str = "H, W") -> Path:
+    """`repeats` 3×3 convolutions of 32 channels, one after the other."""
+    nodes = " ".join(f"x{i + 1} = Conv<pads = [1, 1, 1, 1]>(x{i}, w)" for i in range(repeats))
+    dims = f"{batch}, 32, {size}"
+    proto = onnx.parser.parse_model(f"{HEADER} g (float[{dims}] x0) => (float[{dims}] x{repeats}) {{ {nodes} }}")
+    weight = np.random.default_rng(0).standard_normal((32, 32, 3, 3), dtype=np.float32) / 17
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, folder / name)
+    return folder / name
+
+
+def spin(steps: int, calls: list[int], mark: int) -> Callable[[], None]:
+    def work() -> None:
+        calls.append(mark)
+        sum(range(steps))
+
+    return work
+
+
+def test_turns_alternate_their_order_and_rounds_are_even() -> None:
+    calls: list[int] = []
+    times = time_in_turns([spin(20_000, calls, mark) for mark in (0, 1)], seconds=0, min_rounds=5)
+    assert [len(rounds) for rounds in times] == [6, 6]
+    turns = calls[:1] + [b for a, b in pairwise(calls) if a != b]
+    # warm-up 0 1, then the rounds 0 1 | 1 0 | 0 1 | 1 0 | 0 1 | 1 0, where neighbours of one model run into one
+    assert turns == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+
+
+def test_the_seconds_asked_for_are_filled_with_rounds() -> None:
+    few, many = (time_in_turns([lambda: sum(range(20_000))], seconds=s, min_rounds=2) for s in (0, 1.0))
+    assert len(few[0]) == 2
+    assert len(many[0]) > 2
+
+
+def test_the_slower_of_two_is_told_and_nothing_is_nothing() -> None:
+    light, heavy = time_in_turns([lambda: sum(range(5_000)), lambda: sum(range(50_000))], seconds=0, min_rounds=10)
+    assert verdict([a / b for a, b in zip(light, heavy, strict=True)]) == "slower"
+    assert time_in_turns([], seconds=1) == []
+
+
+@pytest.mark.parametrize(
+    ("center", "noise", "rounds", "expected"),
+    [(1.5, 0.1, 20, "faster"), (0.7, 0.05, 20, "slower"), (1.0, 0.1, 20, "no significant difference"),
+     (1.01, 0.001, 20, "no significant difference"), (3.0, 0.0, 7, "no significant difference"),
+     (3.0, 0.0, 8, "faster")],
+    ids=["faster", "slower", "noise", "certain but small", "too few rounds", "just enough"],
+)  # fmt: skip
+def test_verdicts(center: float, noise: float, rounds: int, expected: str) -> None:
+    speedups = center + noise * np.random.default_rng(0).standard_normal(rounds)
+    assert verdict(list(speedups)) == expected
+
+
+@pytest.mark.parametrize("count", [8, 9, 20, 101])
+def test_the_interval_is_the_narrowest_that_the_sign_test_allows(count: int) -> None:
+    low, high = median_interval(list(range(1, count + 1)))
+    k = int(low)
+    missed = [2 * sum(math.comb(count, i) for i in range(limit)) / 2**count for limit in (k, k + 1)]
+    assert missed[0] <= 0.01 < missed[1]
+    assert high == count + 1 - k
+
+
+def test_a_model_of_many_layers_is_slower_than_one_of_a_single_layer(tmp_path: Path) -> None:
+    light, heavy = conv_file(tmp_path, "light.onnx"), conv_file(tmp_path, "heavy.onnx", repeats=16)
+    result = bench([light, heavy], precisions=("f32",), shape=(24, 24), rounds=8, seconds=0, threads=1)
+    assert [(row.runtime, Path(row.model).name) for row in result.rows] == [
+        (runtime, name) for runtime in ("openvino", "onnxruntime") for name in ("light.onnx", "heavy.onnx")
+    ]
+    for first, second in (result.rows[:2], result.rows[2:]):
+        assert (first.speedup, first.verdict, first.rounds) == (1.0, None, 8)
+        assert second.verdict == "slower"
+        assert second.speedup_spread is not None
+        assert second.speedup is not None
+        assert second.speedup_spread[0] <= second.speedup <= second.speedup_spread[1]
+
+
+def test_a_row_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
+    import openvino as ov
+
+    path = conv_file(tmp_path, "model.onnx")
+    ov.save_model(ov.Core().read_model(path), tmp_path / "model.xml")
+    result = bench([tmp_path / "model.xml", path], shape=(8, 8), rounds=2, seconds=0, runtimes=["onnxruntime"])
+    first, second = result.rows
+    assert (first.skipped, first.median_ms, first.rounds) == ("onnxruntime reads ONNX only", None, 0)
+    assert second.skipped is None
+    assert (second.speedup, second.verdict) == (None, None)  # there is nothing to compare it with
+
+
+def test_bf16_is_measured_where_there_is_bf16_and_skipped_with_a_reason_elsewhere(tmp_path: Path) -> None:
+    path = conv_file(tmp_path, "model.onnx")
+    result = bench([path], precisions=("bf16",), shape=(8, 8), rounds=2, seconds=0)
+    openvino, onnxruntime = result.rows
+    has = "BF16" in result.environment.capabilities
+    assert openvino.skipped == (None if has else "this CPU has no bf16")
+    assert (openvino.median_ms is not None) == has
+    assert onnxruntime.skipped == "onnxruntime runs a model in its own types"
+
+
+def test_what_was_measured_with_is_recorded_and_goes_into_json(tmp_path: Path) -> None:
+    result = bench([conv_file(tmp_path, "m.onnx")], precisions=("f32",), shape=(8, 8), rounds=2, seconds=0, threads=1)
+    environment = json.loads(json.dumps(result.to_dict()))["environment"]
+    assert environment["threads"] == 1
+    assert all(environment[key] for key in ("cpu", "capabilities", "affinity", "openvino", "onnxruntime", "python"))
+
+
+def test_cpu_features_are_those_of_the_kernels_list(tmp_path: Path) -> None:
+    listing = tmp_path / "cpuinfo"
+    listing.write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_int8 avx512f\nprocessor\t: 1\nflags\t\t: fpu\n")
+    assert cpu_features(listing) == ("avx2", "avx512f", "amx_int8")
+    assert cpu_features(tmp_path / "absent") == ()
+
+
+@pytest.mark.parametrize(
+    ("axes", "batch", "shape", "expected"),
+    [((None, 3, 8, 8), 4, None, (4, 3, 8, 8)), ((None, 3, None, None), 2, (5, 6), (2, 3, 5, 6)),
+     ((2, 3, None, 8), 2, (5, 6), (2, 3, 5, 8)), ((None, None, None, None), 1, (3, 5, 6), (1, 3, 5, 6)),
+     ((), 2, None, ()), ((None,), 2, (7,), (2,))],
+)  # fmt: skip
+def test_open_axes_are_filled(
+    axes: tuple[int | None, ...], batch: int, shape: tuple[int, ...] | None, expected: tuple[int, ...]
+) -> None:
+    assert concrete("m.onnx", [InputSpec("x", axes, F32)], batch, shape) == {"x": expected}
+
+
+def test_axes_that_stay_open_and_another_fixed_batch_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match=r"m\.onnx: input 'x' \(1, 3, \?, \?\) leaves axes open: give shape"):
+        concrete("m.onnx", [InputSpec("x", (None, 3, None, None), F32)], 1, None)
+    with pytest.raises(UsageError, match="fixed at 8, 1 was asked for: give batch 8"):
+        concrete("m.onnx", [InputSpec("x", (8, 3), F32)], 1, None)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int64", "bool"])
+def test_random_inputs_are_the_seed_s_and_of_the_input_s_type(kind: str) -> None:
+    specs = [InputSpec("x", (None, 50), np.dtype(kind))]
+    first, again, other = (random_feed(specs, {"x": (4, 50)}, seed)["x"] for seed in (0, 0, 1))
+    assert first.dtype == np.dtype(kind)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_wrong_options_and_broken_models_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    with pytest.raises(UsageError, match="one model or more"):
+        bench([])
+    with pytest.raises(UsageError, match="openvino, onnxruntime; got tvm"):
+        bench([path], runtimes=["tvm"])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="f32, bf16; got int8"):
+        bench([path], precisions=["int8"])
+    with pytest.raises(InputError, match=r"broken\.onnx"):
+        bench([path])

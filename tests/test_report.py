@@ -1,0 +1,192 @@
+"""The keys that scripts rely on, JSON there and back, and renderings without colour, bars or surprises."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from ndpass.report import (
+    Latency,
+    Layer,
+    MetricChange,
+    ModelSize,
+    Report,
+    Seconds,
+    Target,
+    Verified,
+    change,
+    human,
+    layer_table,
+    peak_memory_bytes,
+    plain,
+    setting_text,
+)
+
+PROMISED = {
+    "": "ndpass passes budget target model metric latency_ms seconds peak_memory_bytes layers",
+    "target": "cpu precision threads batch openvino",
+    "model": "macs params bytes",
+    "metric": "name before after samples",
+    "latency_ms": "before after speedup spread",
+    "seconds": "calibrate plan rewrite verify total",
+    "layers": "name status reason setting macs latency_us error_predicted error_measured",
+}
+
+
+def report(**changes: Any) -> Report:
+    full: dict[str, Any] = {
+        "ndpass": "0.1.0",
+        "passes": ["cd", "nd"],
+        "budget": {"max_drop": 1.0},
+        "target": Target(cpu="Some CPU", precision="f32", threads=None, batch=1, openvino="2026.4"),
+        "model": ModelSize(macs=(15_350_000_000, 313_000_000), params=(138_000_000, 20_000_000), bytes=(553, 80)),
+        "metric": MetricChange(name="accuracy", before=91.5, after=91.25, samples=400),
+        "latency_ms": Latency(before=8.34, after=3.1, speedup=2.7, spread=(2.5, 2.9)),
+        "seconds": Seconds(calibrate=1, plan=2, rewrite=3, verify=4, total=10),
+        "peak_memory_bytes": 2_000_000_000,
+        "layers": [
+            Layer(name="conv[1]", op="Conv", shape="64x64x3x3", status="done", macs=(1_850_000_000, 462_500_000),
+                  setting={"cd": {"rank": 64}, "nd": {"rank": 2, "form": "dw-pw"}}, latency_us=(120.0, 60.5),
+                  error_predicted=0.05, error_measured=0.0512),
+            Layer(name="fc", op="Gemm", status="skipped", reason="no pass takes Gemm", macs=(4_096_000, 4_096_000)),
+        ],
+        "verified": {"onnxruntime": Verified(samples=32, relative_error=1e-6, top1_agreement=100.0)},
+    }  # fmt: skip
+    return Report(**(full | changes))
+
+
+@pytest.mark.parametrize("part", PROMISED)
+def test_the_keys_that_scripts_rely_on_are_there(part: str) -> None:
+    written = json.loads(report().to_json())
+    found = written[part] if part else written
+    found = found[0] if isinstance(found, list) else found
+    assert set(PROMISED[part].split()) <= set(found)
+
+
+def test_pairs_are_lists_of_before_and_after() -> None:
+    written = json.loads(report().to_json())
+    assert written["model"]["macs"] == [15_350_000_000, 313_000_000]
+    assert written["layers"][0]["macs"] == [1_850_000_000, 462_500_000]
+    assert written["layers"][0]["setting"] == {"cd": {"rank": 64}, "nd": {"rank": 2, "form": "dw-pw"}}
+
+
+def test_what_was_not_measured_is_null_and_still_a_key() -> None:
+    written = json.loads(report(latency_ms=None, metric=None, peak_memory_bytes=None).to_json())
+    assert [written[key] for key in ("latency_ms", "metric", "peak_memory_bytes")] == [None] * 3
+    assert written["layers"][1]["error_measured"] is None
+
+
+def test_a_report_is_read_back_as_it_was() -> None:
+    assert Report.model_validate_json(report().to_json()) == report()
+
+
+def test_what_is_not_finite_is_null_and_can_be_read_back() -> None:
+    broken = report(verified={"onnxruntime": Verified(samples=1, relative_error=float("inf"))})
+    read = Report.model_validate_json(broken.to_json())
+    assert read.verified["onnxruntime"].relative_error is None
+    assert "relative error not finite, 1 samples" in plain(read)
+
+
+def test_misspelt_keys_and_unknown_statuses_are_errors() -> None:
+    with pytest.raises(ValidationError, match="latency"):
+        report(latency={})
+    with pytest.raises(ValidationError, match="status"):
+        Layer(name="conv", status="gone")  # type: ignore[arg-type]
+
+
+def test_the_schema_names_every_key() -> None:
+    schema = json.loads(Report.json_schema())
+    assert set(PROMISED[""].split()) <= set(schema["properties"])
+    assert set(PROMISED["layers"].split()) <= set(schema["$defs"]["Layer"]["properties"])
+
+
+def test_plain_text_is_aligned_and_can_be_searched() -> None:
+    text = plain(report())
+    head, conv, fc = text.splitlines()[:3]
+    assert conv.split("  ")[0] == "conv[1]"
+    assert "cd:rank=64 nd:rank=2:form=dw-pw" in conv
+    assert "1.85 G -> 462 M" in conv or "1.85 G -> 463 M" in conv
+    assert "120.0 -> 60.5" in conv
+    assert "0.0512 (0.0500)" in conv
+    assert [line.index(word) for line, word in ((head, "status"), (conv, "done"), (fc, "skipped"))] == [
+        head.index("status")
+    ] * 3
+    assert fc.endswith("no pass takes Gemm")
+    assert "\x1b" not in text
+    assert plain(report()) == text
+
+
+def test_the_summary_has_a_line_for_each_thing_measured() -> None:
+    lines = plain(report(warnings=["look here"])).splitlines()
+    for line in (
+        "layers: 1 done, 1 skipped",
+        "MACs: 15.35 G -> 313 M (2.0 %)",
+        "accuracy: 91.50 -> 91.25 (-0.25, 400 samples)",
+        "latency: 8.34 ms -> 3.1 ms (2.70 times as fast, 2.50 to 2.90)",
+        "against onnxruntime: relative error 1e-06, top-1 agreement 100.00 %, 32 samples",
+        "took: 10.0 s, peak memory 2.00 GB",
+        "warning: look here",
+    ):
+        assert line in lines
+
+
+def test_columns_of_what_was_not_measured_are_left_out() -> None:
+    layers = [Layer(name="conv", status="kept", reason="too small")]
+    text = plain(report(layers=layers, latency_ms=None))
+    assert text.splitlines()[0].split() == ["layer", "status", "reason"]
+    assert "latency" not in text
+
+
+def test_a_model_without_layers_has_a_report_too() -> None:
+    assert plain(report(layers=[])).startswith("layers: none\nMACs: ")
+    assert layer_table(report(layers=[])).row_count == 0
+
+
+def test_the_table_shows_names_with_brackets_as_they_are() -> None:
+    out = io.StringIO()
+    Console(file=out, width=200).print(layer_table(report()))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "conv[1]" in lines[1]
+    assert "no pass takes Gemm" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "expected"),
+    [(15_346_630_656, "", "15.35 G"), (313_123_456, "", "313 M"), (99_994_000, "", "99.99 M"),
+     (99_996_000, "", "100 M"), (999_999_999, "", "1.00 G"), (999, "", "999"), (1200, "B", "1.20 kB"), (0, "", "0"),
+     (42, "B", "42 B"), (2.5e12, "", "2.50 T")],
+)  # fmt: skip
+def test_numbers_for_people(number: float, unit: str, expected: str) -> None:
+    assert human(number, unit) == expected
+
+
+def test_a_change_has_a_share_unless_there_was_nothing() -> None:
+    assert change((1000, 250), "B") == "1.00 kB -> 250 B (25.0 %)"
+    assert change((0, 0)) == "0 -> 0"
+
+
+def test_a_setting_reads_as_on_the_command_line() -> None:
+    assert setting_text({"cd": {"rank": 64}, "nd": {}}) == "cd:rank=64 nd"
+
+
+def peak_of_a_child(held: int) -> int:
+    code = f"from ndpass.report import peak_memory_bytes; x = bytes({held}) + b'1'; print(peak_memory_bytes())"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no getrusage")
+def test_peak_memory_is_that_of_this_process_in_bytes() -> None:
+    ballast = bytearray(200_000_000)
+    here = peak_memory_bytes()
+    assert here is not None
+    assert here > len(ballast)
+    small, large = peak_of_a_child(1), peak_of_a_child(100_000_000)
+    assert 80_000_000 < large - small < 300_000_000
