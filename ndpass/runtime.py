@@ -1,15 +1,14 @@
 """The two runtimes, OpenVINO and onnxruntime, behind one small face: feed in, outputs by their ONNX names out.
 
-Peak process memory of loading and the first inference, over the bytes of a 553 MB VGG-16 (13 convolutions, 3 Gemms):
+Peak process memory of loading and one inference, over the bytes of a 553 MB VGG-16 (13 convolutions, 3 Gemms, batch 1):
 
-| runtime                                     | one file | external data |
-|---------------------------------------------|----------|---------------|
-| onnxruntime, its own options                | 1.9      | 1.8           |
-| onnxruntime, lean (no prepacking, no arena) | 1.8      | 1.1           |
-| OpenVINO, f32                               | 2.1      | 2.1           |
+| runtime                                     | one file | external data | bytes |
+|---------------------------------------------|----------|---------------|-------|
+| onnxruntime, its own options                | 2.0      | 1.8           |       |
+| onnxruntime, lean (no prepacking, no arena) | 1.8      | 1.1           | 3.0   |
+| OpenVINO, f32                               | 2.1      | 2.1           | 4.0   |
 
-A model handed over as bytes costs another copy or two of itself, so hand over a path; and both give the memory back
-when the object goes, so use one after the other rather than side by side.
+So hand over a path. Both give the memory back when the object goes: use one after the other, not side by side.
 """
 
 from __future__ import annotations
@@ -275,7 +274,7 @@ def _options(threads: int | None, lean: bool) -> Any:
     # else the idle threads of one session take the cores from the next: twice the latency, measured on two cores
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if lean:
-        options.enable_cpu_mem_arena = False  # keeps the largest batch for good: 2.7 instead of 1.9 at batch 16
+        options.enable_cpu_mem_arena = False  # it keeps the largest activations: 2.7 instead of 1.9 at batch 16
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # not the blocked weights
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options

@@ -7,8 +7,11 @@ convolution, as pure functions on arrays; it never sees a graph:
     settings(conv)                   what can be dialled (rank, form), every value, full rank included
     rewrite(conv, setting, moments)  the block for a setting; without moments it is fitted to the weights alone
 
-`errors` predicts the relative error of each setting; the default rewrites with each and compares, a pass that can
-read all ranks off one spectrum overrides it. Options stand in `__init__`: those given pin the settings.
+`moments` are those of the convolution's own input patches and of the responses that it should give (see
+`ndpass.calibration.moments`), the prior already in them; with them the block is fitted in their metric, never worse
+than data-free there, and the bias is refitted. `errors` predicts the relative error of each setting; the default
+rewrites with each and compares, a pass that can read all ranks off one spectrum overrides it. Options stand in
+`__init__`: those given pin the settings.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Conv
 from ndpass.errors import UsageError
 
@@ -57,12 +61,18 @@ class Decomposition(ABC):
         """Every setting within the pinned ones, cheapest first; a rank beyond full rank becomes full rank."""
 
     @abstractmethod
-    def rewrite(self, conv: Conv, setting: Setting) -> Block:
+    def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         """The block that stands for `conv`, its bias on the last leaf. Factors are float64."""
 
-    def errors(self, conv: Conv, settings: Sequence[Setting]) -> list[float]:
-        """Relative squared error of each setting, ‖W − Ŵ‖² / ‖W‖² (0 for weights that are all zero)."""
-        return [relative_error(conv.dense().weight, self.rewrite(conv, s).dense().weight) for s in settings]
+    def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
+        """Relative squared error of each setting: of the weights, or with moments of the response."""
+        return [block_error(conv, self.rewrite(conv, s, moments), moments) for s in settings]
+
+
+def block_error(conv: Conv, block: Block, moments: Moments | None = None) -> float:
+    """Error of `block` in the place of `conv`: ‖W − Ŵ‖² / ‖W‖², or with moments that of the response."""
+    kernel = block.dense().weight
+    return relative_error(conv.dense().weight, kernel) if moments is None else moments.error(kernel)
 
 
 def relative_error(weight: Array, other: Array) -> float:

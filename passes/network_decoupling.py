@@ -7,7 +7,8 @@ A k×k convolution W (n_o, n_i, K) is a sum of T depthwise separable ones, exact
 
 The best factors of rank T in the norm of the weights are the first T singular pairs. They are taken from the
 eigenvectors V (K, K) of the small Gram matrix in float64, p = W V: at full rank V is orthogonal and the sum exact.
-BSConv-U (Haase & Amthor 2020) is pw-dw with T = 1; DAC (Li et al. 2018) is dw-pw.
+BSConv-U (Haase & Amthor 2020) is pw-dw with T = 1; DAC (Li et al. 2018) is dw-pw. `decoupling_fit` fits the factors
+to data.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv, Sum
 from ndpass.passes.base import Decomposition, Setting, refuse_common
+from ndpass.passes.decoupling_fit import fit
 
 FORMS = ("pw-dw", "dw-pw")
 
@@ -48,13 +51,20 @@ class NetworkDecoupling(Decomposition):
             return range(1, full + 1)
         return [full if pinned == "full" else min(int(pinned), full)]
 
-    def rewrite(self, conv: Conv, setting: Setting) -> Block:
-        form = str(setting["form"])
-        point, depth = factors(conv.weight, int(setting["rank"]), form)
-        return assemble(conv, point, depth, form)
+    def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
+        form, rank = str(setting["form"]), int(setting["rank"])
+        if moments is None or rank >= full_rank(conv, form):
+            target = conv.weight if moments is None else moments.best.reshape(conv.weight.shape)
+            point, depth = factors(target, rank, form)
+        else:
+            point, depth = fit(conv.weight, moments, rank, form)
+        block = assemble(conv, point, depth, form)
+        return block if moments is None else block.with_bias(moments.bias(block.dense().matrix))
 
-    def errors(self, conv: Conv, settings: Sequence[Setting]) -> list[float]:
-        """1 − energy kept, all ranks from one spectrum a form."""
+    def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
+        """Without moments 1 − energy kept, all ranks from one spectrum a form."""
+        if moments is not None:
+            return super().errors(conv, settings, moments)
         kept = {form: energy(conv.weight, form) for form in {str(s["form"]) for s in settings}}
         return [max(0.0, 1.0 - kept[str(s["form"])][int(s["rank"]) - 1]) for s in settings]
 

@@ -22,7 +22,7 @@ Runtime = Callable[[Path | bytes], Session]
 
 
 def model(text: str) -> bytes:
-    return onnx.parser.parse_model(f"{HEADER} {text}").SerializeToString()
+    return bytes(onnx.parser.parse_model(f"{HEADER} {text}").SerializeToString())
 
 
 def samples(count: int, *shape: int) -> np.ndarray:

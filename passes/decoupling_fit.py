@@ -1,0 +1,163 @@
+"""nd fitted to data: depthwise separable branches in the metric of the input's second moments.
+
+The layer is M = Σ_t p_t ⊗ d_t; with moments C = E[x̂x̂ᵀ], B = E[yx̂ᵀ] (`ndpass.calibration.moments`) its error falls by
+block coordinate descent over input channels i, each with its own rows and columns C_ii (K, K):
+
+    R = B − MC                      what the branches do not explain yet, (n_o, n)
+    M_i* = M_i + R_i C_ii⁻¹         the best kernels (n_o, K) of channel i while the other channels stay
+
+dw-pw: the pair (P_i, D_i) is the rank-T part of M_i* in the metric C_ii, a K×K eigenproblem: both factors of a channel
+are optimal together. pw-dw: channel i of all pointwise rows is a T×T solve for every output, after which the T·K
+depthwise taps of each output are solved together. Then R is brought up to date, R −= ΔM_i C_i. One sweep over the
+channels costs one product of (n_o, n) with (n, n). Last, dw-pw solves all pointwise weights at once: their features
+(n_i·T) are the same for every output.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from ndpass.calibration.moments import Moments
+from ndpass.conv import Array
+
+SWEEPS = 3  # measured on VGG16: the third takes off a twentieth of the error, a fourth less than that
+RIDGE = 1e-9  # of the mean diagonal: keeps solves finite where features are dependent
+OUTPUTS_AT_ONCE = 32  # of pw-dw's depthwise solve, to bound its memory to OUTPUTS_AT_ONCE·T·K·n numbers
+
+
+def fit(weight: Array, moments: Moments, rank: int, form: str) -> tuple[Array, Array]:
+    """Pointwise (T, n_o, n_i) and depthwise (T, c, K) factors for W (n_o, n_i, *kernel); c as in `factors`."""
+    n_o, n_i = weight.shape[:2]
+    solver = (_DwPw if form == "dw-pw" else _PwDw)(moments, n_o, n_i, rank)
+    for _ in range(SWEEPS):
+        solver.sweep()
+    solver.finish()
+    return solver.factors()
+
+
+def roots(blocks: Array) -> tuple[Array, Array]:
+    """Symmetric roots and inverse roots of positive semidefinite blocks (c, K, K)."""
+    values, vectors = np.linalg.eigh(blocks)
+    values = values.clip(np.maximum(values[:, -1:], np.finfo(float).tiny) * 1e-10)
+    turned = vectors.transpose(0, 2, 1)
+    return (vectors * np.sqrt(values)[:, None]) @ turned, (vectors / np.sqrt(values)[:, None]) @ turned
+
+
+def leading(stack: Array, rank: int) -> Array:
+    """The first right singular vectors of each (m, K) of a stack, as (c, K, T)."""
+    vectors: Array = np.linalg.eigh(stack.transpose(0, 2, 1) @ stack)[1][:, :, ::-1][:, :, :rank]
+    return vectors
+
+
+class _Solver:
+    """What both forms share: the moments cut by input channel, and the residual."""
+
+    def __init__(self, moments: Moments, n_o: int, n_i: int, rank: int) -> None:
+        self.n_o, self.n_i, self.rank = n_o, n_i, rank
+        self.K = len(moments.C) // n_i
+        self.C, self.B = moments.C, moments.B
+        cut = moments.C.reshape(n_i, self.K, n_i, self.K)
+        self.own = cut[np.arange(n_i), :, np.arange(n_i), :]  # (n_i, K, K)
+        self.best = moments.best.reshape(n_o, n_i, self.K)
+
+    def channel(self, i: int) -> slice:
+        return slice(i * self.K, (i + 1) * self.K)
+
+    def residual(self, kernel: Array) -> Array:
+        left: Array = self.B - kernel.reshape(self.n_o, -1) @ self.C
+        return left
+
+
+class _DwPw(_Solver):
+    """P (n_i, n_o, T) and D (n_i, T, K)."""
+
+    def __init__(self, moments: Moments, n_o: int, n_i: int, rank: int) -> None:
+        super().__init__(moments, n_o, n_i, rank)
+        self.root, self.inverse_root = roots(self.own)
+        scaled = self.best.transpose(1, 0, 2) @ self.root
+        first = leading(scaled, rank)
+        self.P, self.D = scaled @ first, (self.inverse_root @ first).transpose(0, 2, 1)
+        self.finish()
+
+    def kernel(self) -> Array:
+        return (self.P @ self.D).transpose(1, 0, 2)
+
+    def sweep(self) -> None:
+        kernel = self.kernel().reshape(self.n_o, -1).copy()
+        residual = self.residual(kernel)
+        inverse = self.inverse_root @ self.inverse_root
+        for i in range(self.n_i):
+            mine = self.channel(i)
+            scaled = (kernel[:, mine] + residual[:, mine] @ inverse[i]) @ self.root[i]
+            first = leading(scaled[None], self.rank)[0]
+            self.P[i], self.D[i] = scaled @ first, (self.inverse_root[i] @ first).T
+            change = self.P[i] @ self.D[i] - kernel[:, mine]
+            kernel[:, mine] += change
+            residual -= change @ self.C[mine]
+
+    def finish(self) -> None:
+        """All pointwise weights at once, from features z = Dx̂ (n_i·T)."""
+        m = self.n_i * self.rank
+        half = (self.D @ self.C.reshape(self.n_i, self.K, -1)).reshape(m, self.n_i, self.K).transpose(1, 0, 2)
+        taps = self.D.transpose(0, 2, 1)
+        square = (half @ taps).transpose(1, 0, 2).reshape(m, m)
+        right = (self.B.reshape(self.n_o, self.n_i, self.K).transpose(1, 0, 2) @ taps).transpose(1, 0, 2)
+        solved = solve(square, right.reshape(self.n_o, m).T).T
+        self.P = np.ascontiguousarray(solved.reshape(self.n_o, self.n_i, self.rank).transpose(1, 0, 2))
+
+    def factors(self) -> tuple[Array, Array]:
+        return self.P.transpose(2, 1, 0), self.D.transpose(1, 0, 2)
+
+
+class _PwDw(_Solver):
+    """P (n_o, n_i, T) and D (n_o, T, K)."""
+
+    def __init__(self, moments: Moments, n_o: int, n_i: int, rank: int) -> None:
+        super().__init__(moments, n_o, n_i, rank)
+        root, inverse_root = (r[0] for r in roots(self.own.mean(axis=0)[None]))
+        first = leading(self.best @ root, rank)
+        self.P, self.D = (self.best @ root) @ first, (inverse_root @ first).transpose(0, 2, 1)
+
+    def sweep(self) -> None:
+        residual = self.residual(self.P @ self.D)
+        turned = self.D.transpose(0, 2, 1)
+        for i in range(self.n_i):
+            mine = self.channel(i)
+            square = _ridged(self.D @ self.own[i] @ turned)
+            step = np.linalg.solve(square, self.D @ residual[:, mine, None])[:, :, 0]  # (n_o, T)
+            self.P[:, i] += step
+            residual -= (step[:, None] @ self.D)[:, 0] @ self.C[mine]
+        self._taps()
+
+    def _taps(self) -> None:
+        """The T·K depthwise taps of each output, from features z = (P_oᵀ ⊗ I_K) x̂."""
+        n, m = len(self.C), self.rank * self.K
+        cut = self.C.reshape(self.n_i, self.K * n)
+        for start in range(0, self.n_o, OUTPUTS_AT_ONCE):
+            P = self.P[start : start + OUTPUTS_AT_ONCE]  # (q, n_i, T)
+            half = (P.transpose(0, 2, 1).reshape(-1, self.n_i) @ cut).reshape(len(P), m, self.n_i, self.K)
+            square = (half.transpose(0, 1, 3, 2) @ P[:, None]).transpose(0, 1, 3, 2).reshape(len(P), m, m)
+            B = self.B[start : start + len(P)].reshape(len(P), self.n_i, self.K)
+            right = (P.transpose(0, 2, 1) @ B).reshape(len(P), m, 1)
+            self.D[start : start + len(P)] = np.linalg.solve(_ridged(square), right).reshape(len(P), self.rank, self.K)
+
+    def finish(self) -> None:
+        """The last sweep has solved the taps."""
+
+    def factors(self) -> tuple[Array, Array]:
+        return self.P.transpose(2, 0, 1), self.D.transpose(1, 0, 2)
+
+
+def solve(square: Array, right: Array) -> Array:
+    """Solution of a positive semidefinite system; a small ridge keeps dependent features finite."""
+    solved: Array = scipy.linalg.solve(_ridged(square[None])[0], right, assume_a="pos", check_finite=False)
+    return solved
+
+
+def _ridged(stack: Array) -> Array:
+    """(c, m, m) with RIDGE of the mean diagonal added to each diagonal."""
+    m = stack.shape[-1]
+    mean = np.trace(stack, axis1=1, axis2=2) / m
+    ridged: Array = stack + (RIDGE * mean + np.finfo(float).tiny)[:, None, None] * np.eye(m)
+    return ridged
