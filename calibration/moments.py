@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
 
-SHRINKAGES = (1e-4, 1e-3, 1e-2, 1e-1)  # strengths of the prior among which held-out samples choose
+SHRINKAGES = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the prior among which held-out samples choose
+WIDE = 1024  # unknowns from which on the best kernel is solved for in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,7 @@ class Moments:
     C: Array  # (n, n)
     B: Array  # (n_o, n)
     g: Array  # (n_o,)
+    anchor: Array | None = None  # (n_o, n): the original weight, once it is the prior
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
@@ -46,7 +48,7 @@ class Moments:
         xc, yc = (x - x_mean).astype(np.float32), (y - y_mean).astype(np.float32)
         count = len(x)
         g = np.einsum("so,so->o", yc, yc, dtype=np.float64) / count
-        return cls(count, x_mean, y_mean, _wide(xc.T @ xc, count), _wide(yc.T @ xc, count), g)
+        return cls(count, x_mean, y_mean, _wide(_gram(xc), count), _wide(yc.T @ xc, count), g)
 
     def merge(self, other: Moments) -> Moments:
         """Moments over both sets of positions; associative and commutative up to rounding."""
@@ -67,15 +69,17 @@ class Moments:
         return float(self.g.sum())
 
     @cached_property
-    def factor(self) -> tuple[Array, bool]:
-        """Cholesky factor of C, which must be positive definite: shrink first."""
-        factor: tuple[Array, bool] = scipy.linalg.cho_factor(self.C, lower=True, check_finite=False)
-        return factor
-
-    @cached_property
     def best(self) -> Array:
-        """W* = BC⁻¹ (n_o, n), the best kernel of all for this input."""
-        solved: Array = scipy.linalg.cho_solve(self.factor, self.B.T, check_finite=False).T
+        """W* = BC⁻¹ (n_o, n), the best kernel of all for this input; C must be positive definite, so shrink first.
+
+        Solved as a correction of the prior's weight, W + (B − WC)C⁻¹: what float32 rounds off in a wide layer is then
+        a part of the correction in directions where the input hardly varies.
+        """
+        anchor = np.zeros_like(self.B) if self.anchor is None else self.anchor
+        kind = np.float32 if len(self.C) >= WIDE and self.anchor is not None else np.float64
+        factor = scipy.linalg.cho_factor(self.C.astype(kind), lower=True, check_finite=False, overwrite_a=True)
+        left = (self.B - anchor @ self.C).astype(kind)
+        solved: Array = anchor + scipy.linalg.cho_solve(factor, left.T, check_finite=False).T
         return solved
 
     def error(self, kernel: Array) -> float:
@@ -102,7 +106,7 @@ class Moments:
         C = self.C.copy()
         C.flat[:: n + 1] += noise
         g = self.g + noise * np.einsum("on,on->o", weight, weight)
-        return Moments(self.count, self.x_mean, self.y_mean, C, self.B + noise * weight, g)
+        return Moments(self.count, self.x_mean, self.y_mean, C, self.B + noise * weight, g, weight)
 
     def through(self, A: Array) -> Moments:
         """Moments of z = Ax̂ (m,) and y, for A (m, n)."""
@@ -113,6 +117,12 @@ class Moments:
         MC = M @ self.C
         y_mean = M @ self.x_mean + (0 if offset is None else offset)
         return Moments(self.count, self.x_mean, y_mean, self.C, MC, np.einsum("mn,mn->m", MC, M))
+
+
+def _gram(x: Array) -> Array:
+    """xᵀx for x (S, n) in float32, by the product that computes one triangle only."""
+    upper: Array = scipy.linalg.blas.ssyrk(1.0, x.T, lower=False)
+    return np.triu(upper) + np.triu(upper, 1).T
 
 
 def _wide(product: Array, count: int) -> Array:

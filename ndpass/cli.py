@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndpass import __version__
-from ndpass.errors import NdpassError, UsageError
+from ndpass.errors import NdpassError, UsageError, about
 
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import Feeds, InputSpec
@@ -41,7 +41,7 @@ Preprocess = Annotated[str | None, typer.Option(help=PREPROCESS_HELP, metavar="S
 Samples = Annotated[int | None, typer.Option(min=1, help="use this many samples, drawn with the seed; default: all")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: what the runtime picks")]
 Batch = Annotated[int, typer.Option(min=1, help="samples per inference while measuring the metric")]
-Seed = Annotated[int, typer.Option(help="of everything that is drawn at random")]
+Seed = Annotated[int, typer.Option(min=0, help="of everything that is drawn at random")]
 Json = Annotated[Path | None, typer.Option("--json", help="also write the figures as JSON", metavar="FILE")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no table")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="log what is done")]
@@ -127,7 +127,7 @@ def run(
     data have labels (class subfolders, or `labels` in the .npz), else agreement with the original.
     """
     from ndpass import pipeline
-    from ndpass.convert import write_text
+    from ndpass.convert import check_writable, write_text
     from ndpass.passes import parse
 
     _log(verbose, quiet)
@@ -142,6 +142,8 @@ def run(
         model = digits.model_path()
     assert model is not None
     output = output or Path(f"{model.stem}.ndpass.onnx")
+    if json:
+        check_writable(json, model, output)
     data = _embedded_data() if embedded and validation is None else _data(validation, preprocess, samples, seed)
     options = pipeline.Options(rules, budget, ignore or (), data, batch, threads, seed)
     with _progress(quiet) as listen:
@@ -187,7 +189,8 @@ def inspect(
     from ndpass.graph import Graph
     from ndpass.inspection import inspect as rows_of
 
-    graph = Graph(load(model))
+    with about(model):
+        graph = Graph(load(model))
     if size is not None:
         graph.assume(_sizes(graph.inputs(), size))
     rows = list(rows_of(graph))

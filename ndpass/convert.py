@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -12,15 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from numpy.typing import NDArray
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
-from ndpass.errors import InputError, OutputError
+from ndpass.errors import InputError, OutputError, UsageError
 
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 PROTOBUF_LIMIT = 2_000_000_000  # bytes; a little under the 2 GiB that one protobuf message can hold
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """The ONNX model at `path` with its external data in memory, checked.
+    """The ONNX model at `path` with its external data in memory, checked; see `read`."""
+    return read(path)[0]
+
+
+def read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
+    """The ONNX model at `path` with its external data in memory, checked, and the files that these data came from.
 
     Raises InputError where the file is missing, no ONNX, truncated, invalid, holds NaN or infinite weights, or names
     external data that is missing or outside its folder.
@@ -32,19 +40,20 @@ def load(path: Path) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(str(path))
         model = onnx.load(path, load_external_data=False)
-        if external(model):
+        beside = data_files(model, path.parent)  # loading them makes the model forget where they were
+        if beside:
             load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # protobuf, the checker and the loader of external data raise a dozen types between them
         raise InputError(f"{path}: {_why(e)}") from e
-    check_finite(model, path.name)
-    return model
+    check_finite(model, str(path))
+    return model, beside
 
 
 def _why(e: Exception) -> str:
     text = " ".join(str(e).split())
-    if "parse" in text.lower() or type(e).__name__ == "DecodeError":
+    if "parse" in text.lower() or "ir_version" in text or type(e).__name__ == "DecodeError":
         return "not an ONNX model, or truncated: it cannot be parsed (export or copy it again)"
-    if "external" in text.lower() or isinstance(e, FileNotFoundError):
+    if "external" in text.lower() or text.startswith("Data of TensorProto") or isinstance(e, FileNotFoundError):
         return f"its external data cannot be used: {text[:200]} (it must lie beside the model, inside its folder)"
     return f"not a valid ONNX model: {text[:300]}"
 
@@ -54,12 +63,35 @@ def external(model: onnx.ModelProto) -> bool:
     return any(uses_external_data(t) for t in model.graph.initializer)
 
 
+def data_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
+    """The files that hold the initializers of a model in `folder` whose external data were not loaded."""
+    places = (ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t))
+    return [folder / place for place in dict.fromkeys(places)]
+
+
 def check_finite(model: onnx.ModelProto, name: str) -> None:
-    """Raise InputError naming the first initializer that holds NaN or an infinity."""
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    for tensor in model.graph.initializer:
-        if tensor.data_type in floats and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():
-            raise InputError(f"{name}: weights '{tensor.name}' hold NaN or infinite values: export the model again")
+    """Raise InputError naming the first tensor that holds NaN or an infinity; a single number may be infinite.
+
+    Bounds are, such as those of a Clip.
+    """
+    for place, tensor in _tensors(model.graph):
+        if tensor.data_type in FLOATS and not _finite(onnx.numpy_helper.to_array(tensor)):
+            raise InputError(f"{name}: weights '{place}' hold NaN or infinite values: export the model again")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Initializers and the values of Constant nodes, with the names that they go by; in inner graphs too."""
+    yield from ((t.name, t) for t in graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield node.output[0], attribute.t
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def _finite(array: NDArray[np.floating]) -> bool:
+    return bool(np.isfinite(array).all()) or (array.size == 1 and not np.isnan(array).any())
 
 
 @dataclass(frozen=True)
@@ -78,8 +110,9 @@ class Staged:
         """Make the IR from the ONNX model if an IR was asked for; the ONNX model then goes."""
         if self.path.suffix == ".xml":
             save_ir(self.onnx, self.path)
-            for part in self.path.parent.glob(f"{self.onnx.name}*"):
-                part.unlink()
+            for part in list(self.path.parent.iterdir()):
+                if part.name.startswith(self.onnx.name):
+                    part.unlink()
 
     def commit(self) -> None:
         """Move everything in the staging folder to its place, the model itself last.
@@ -87,10 +120,12 @@ class Staged:
         An older model is removed before its data is replaced: no moment leaves a model beside another's weights.
         """
         extras = [p for p in self.path.parent.iterdir() if p != self.path]
+        for source in [*extras, self.path]:
+            shutil.copymode(self.path, source)  # onnx lets only the owner read external data
+            _sync(source)
         if extras:
             self.target.unlink(missing_ok=True)
-        for source in [*extras, self.path]:
-            _sync(source)
+        for source in [*extras, self.path]:  # after all that takes time: an interrupt finds hardly a gap
             source.replace(self.target.parent / source.name)
         _sync(self.target.parent)
 
@@ -101,6 +136,8 @@ def staged(target: Path) -> Iterator[Staged]:
 
     Raises OutputError at once where the folder is missing or cannot be written, and later where the disk is full.
     """
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder: name a file in it")
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as e:
@@ -128,6 +165,14 @@ def write_text(target: Path, text: str) -> None:
         stage.commit()
 
 
+def check_writable(target: Path, *taken: Path) -> None:
+    """Raise UsageError where `target` is one of the files `taken`, OutputError where it cannot be written."""
+    if target.resolve() in {path.resolve() for path in taken}:
+        raise UsageError(f"{target} is the name of a model: give another name")
+    with staged(target):
+        pass
+
+
 def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
     """Write ONNX; weights go to `<name>.data` beside it if asked for or if one file cannot hold them.
 
@@ -144,7 +189,13 @@ def save_ir(model: Path, path: Path) -> None:
     """Convert the ONNX file `model` to OpenVINO IR at `path` (.xml, .bin beside it); weights keep their type."""
     import openvino as ov
 
-    ov.save_model(ov.Core().read_model(model), path, compress_to_fp16=False)
+    from ndpass.runtime import last_words
+
+    converted = ov.Core().read_model(model)
+    try:
+        ov.save_model(converted, path, compress_to_fp16=False)
+    except RuntimeError as e:  # OpenVINO writes with C++ streams, which do not say why they fail
+        raise OSError(errno.EIO, f"OpenVINO cannot write it, is the disk full? ({last_words(str(e))})") from e
 
 
 def stored_bytes(path: Path) -> int:

@@ -5,6 +5,10 @@ A message states the law, the violation and the remedy in one line, and names th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class NdpassError(Exception):
     """Parent of every error that ndpass raises on purpose."""
@@ -38,3 +42,14 @@ class VerificationError(NdpassError):
 
 class OutputError(UsageError):
     """A file cannot be written where it was asked for."""
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Puts the file's name before an InputError that lacks it, raised where only its contents are known."""
+    try:
+        yield
+    except InputError as e:
+        if str(path) in str(e):
+            raise
+        raise InputError(f"{path}: {e}") from e

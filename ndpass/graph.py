@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from ndpass.calibration.feeds import InputSpec
 from ndpass.conv import Array, Block, Chain, Conv, Sum
 from ndpass.normalise import all_nodes, explicit_pads, import_graph, is_weight, normalise, values
-from ndpass.shapes import Shape, count_macs, infer, node_macs
+from ndpass.shapes import Shape, count_macs, infer, infer_types, node_macs
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DEFAULT_HW = 224  # what a dynamic height or width is taken for when costs are counted and nobody says otherwise
@@ -102,6 +103,53 @@ class Graph:
         """Multiply-accumulates of one inference, counted from the nodes as they are now."""
         return count_macs(self._graph, infer(self._graph, self.sizes))
 
+    def shapes(self, batch: int) -> dict[str, Shape]:
+        """Tensor name -> shape at a batch of `batch` samples, of the graph as it is now."""
+        return infer(self._graph, {name: (batch, *shape[1:]) for name, shape in self.sizes.items()})
+
+    def input_of(self, site: Site) -> str:
+        return str(self._node(site).inputs[0].name)
+
+    def output_of(self, site: Site) -> str:
+        return str(self._node(site).outputs[0].name)
+
+    def places(self, site: Site, batch: int) -> int:
+        """How many positions the site's output has for one sample."""
+        shape = self.shapes(batch)[self.output_of(site)]
+        return math.prod(shape) // site.outline.n_o // batch
+
+    def live(self, site: Site) -> tuple[str, ...]:
+        """The computed tensors that the site and what follows it need of what comes before."""
+        index = _index(self._graph.nodes, self._node(site))
+        made = {id(t) for node in self._graph.nodes[:index] for t in node.outputs} | {id(t) for t in self._graph.inputs}
+        needed = {t.name: None for node in self._graph.nodes[index:] for t in _reads(node) if id(t) in made}
+        return tuple(needed)
+
+    def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes:
+        """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), as ONNX.
+
+        Its shapes are fixed at `batch` samples.
+        """
+        shapes, types, tensors = self.shapes(batch), infer_types(self._graph, self.sizes), self._graph.tensors()
+        start = [tensors[name] for name in cut] if cut is not None else list(self._graph.inputs)
+        stop = {id(t) for t in start}
+        nodes = _upstream([tensors[name] for name in outputs], stop)
+        used = {id(t) for node in nodes for t in _reads(node)}
+        part = onnx.helper.make_graph(
+            [OnnxExporter.export_node(n) for n in self._graph.nodes if id(n) in {id(m) for m in nodes}],
+            "segment",
+            [onnx.helper.make_tensor_value_info(t.name, types[t.name], shapes[t.name]) for t in start if id(t) in used],
+            [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
+            [OnnxExporter.export_tensor_proto(t) for t in tensors.values()
+             if isinstance(t, gs.Constant) and id(t) in used],
+        )  # fmt: skip
+        opsets = self._graph.import_domains
+        model = onnx.helper.make_model(part, opset_imports=opsets, ir_version=max(self._shell.ir_version, 4))
+        return bytes(model.SerializeToString())
+
+    def _node(self, site: Site) -> gs.Node:
+        return next(n for n in self._graph.nodes if n.name == site.name)
+
     def params(self) -> int:
         """Elements of all weights at the top level."""
         return sum(math.prod(t.shape) for t in self._graph.tensors().values() if isinstance(t, gs.Constant))
@@ -112,7 +160,7 @@ class Graph:
 
     def splice(self, site: Site, block: Block) -> None:
         """Put `block` in the place of the site's node; its output keeps its name, its type and its consumers."""
-        node = next(n for n in self._graph.nodes if n.name == site.name)
+        node = self._node(site)
         x, y = node.inputs[0], node.outputs[0]
         emit = _Emitter(site, np.dtype(node.inputs[1].dtype), node.op, "Add" if self._graph.opset >= 7 else "Sum")
         index = _index(self._graph.nodes, node)
@@ -251,6 +299,27 @@ def _load(node: gs.Node, tensors: list[gs.Constant], outline: Conv) -> Conv:
 def _index(nodes: list[gs.Node], node: gs.Node) -> int:
     """Position by identity: graph-surgeon compares nodes by content, weights included."""
     return next(i for i, n in enumerate(nodes) if n is node)
+
+
+def _reads(node: gs.Node) -> list[gs.Tensor]:
+    """The tensors that a node reads, those included that the graphs inside it take from outside."""
+    inner = [t for g in node.attrs.values() if isinstance(g, gs.Graph) for n in g.nodes for t in _reads(n)]
+    return [t for t in [*node.inputs, *inner] if not t.is_empty()]
+
+
+def _upstream(tensors: list[gs.Tensor], stop: set[int]) -> list[gs.Node]:
+    """Every node that the tensors depend on, up to the tensors whose ids are in `stop`."""
+    seen: dict[int, gs.Node] = {}
+    queue = list(tensors)
+    while queue:
+        tensor = queue.pop()
+        if id(tensor) in stop:
+            continue
+        for node in tensor.inputs:
+            if id(node) not in seen:
+                seen[id(node)] = node
+                queue.extend(_reads(node))
+    return list(seen.values())
 
 
 class _Emitter:

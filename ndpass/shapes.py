@@ -43,16 +43,26 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Shape]) -> dict[str, Shape]:
 
     Raises InputError where the graph contradicts itself.
     """
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton(graph, sizes), data_prop=True)
-    except onnx.shape_inference.InferenceError as e:
-        raise InputError(f"shape inference failed, the graph contradicts itself: {_first_line(e)}") from e
+    inferred = _infer(graph, sizes)
     known = {t.name: tuple(t.shape) for t in graph.tensors().values() if isinstance(t, gs.Constant)}
     for info in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
         dims = info.type.tensor_type.shape.dim if info.type.tensor_type.HasField("shape") else None
         if dims is not None and all(d.HasField("dim_value") for d in dims):
             known[info.name] = tuple(d.dim_value for d in dims)
     return known
+
+
+def infer_types(graph: gs.Graph, sizes: Mapping[str, Shape]) -> dict[str, int]:
+    """Tensor name -> ONNX element type, for every computed tensor whose type follows. Raises InputError as `infer`."""
+    inferred = _infer(graph, sizes)
+    return {info.name: info.type.tensor_type.elem_type for info in [*inferred.graph.input, *inferred.graph.value_info]}
+
+
+def _infer(graph: gs.Graph, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton(graph, sizes), data_prop=True)
+    except onnx.shape_inference.InferenceError as e:
+        raise InputError(f"shape inference failed, the graph contradicts itself: {_first_line(e)}") from e
 
 
 def _first_line(e: Exception) -> str:

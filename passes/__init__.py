@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from ndpass.errors import UsageError
 from ndpass.passes.base import Decomposition, Setting
+from ndpass.passes.channel_decomposition import ChannelDecomposition
 from ndpass.passes.network_decoupling import NetworkDecoupling
+from ndpass.passes.spatial_decomposition import SpatialDecomposition
 
-PASSES: tuple[type[Decomposition], ...] = (NetworkDecoupling,)
+PASSES: tuple[type[Decomposition], ...] = (NetworkDecoupling, ChannelDecomposition, SpatialDecomposition)
 
-__all__ = ["PASSES", "Decomposition", "NetworkDecoupling", "Setting", "parse"]
+__all__ = [
+    "PASSES",
+    "ChannelDecomposition",
+    "Decomposition",
+    "NetworkDecoupling",
+    "Setting",
+    "SpatialDecomposition",
+    "parse",
+]
 
 
 def parse(spec: str) -> list[Decomposition]:

@@ -64,6 +64,10 @@ class Decomposition(ABC):
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         """The block that stands for `conv`, its bias on the last leaf. Factors are float64."""
 
+    def outline(self, conv: Conv, setting: Setting) -> Block:
+        """The geometry of the rewritten block, for counting; its weights mean nothing. Override it where it is slow."""
+        return self.rewrite(conv, setting)
+
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
         """Relative squared error of each setting: of the weights, or with moments of the response."""
         return [block_error(conv, self.rewrite(conv, s, moments), moments) for s in settings]

@@ -52,7 +52,8 @@ class NetworkDecoupling(Decomposition):
         return [full if pinned == "full" else min(int(pinned), full)]
 
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
-        form, rank = str(setting["form"]), int(setting["rank"])
+        form = str(setting["form"])
+        rank = min(int(setting["rank"]), full_rank(conv, form))
         if moments is None or rank >= full_rank(conv, form):
             target = conv.weight if moments is None else moments.best.reshape(conv.weight.shape)
             point, depth = factors(target, rank, form)
@@ -60,6 +61,12 @@ class NetworkDecoupling(Decomposition):
             point, depth = fit(conv.weight, moments, rank, form)
         block = assemble(conv, point, depth, form)
         return block if moments is None else block.with_bias(moments.bias(block.dense().matrix))
+
+    def outline(self, conv: Conv, setting: Setting) -> Block:
+        rank, form = min(int(setting["rank"]), full_rank(conv, str(setting["form"]))), str(setting["form"])
+        channels = conv.n_o if form == "pw-dw" else conv.n_i
+        point = np.broadcast_to(np.float32(0), (rank, conv.n_o, conv.n_i))
+        return assemble(conv, point, np.broadcast_to(np.float32(0), (rank, channels, conv.kernel_size)), form)
 
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
         """Without moments 1 − energy kept, all ranks from one spectrum a form."""

@@ -86,23 +86,31 @@ SKIPPED = {
         "(float[6,2] x) => (float[8,2] y) { y = MatMul(W, x) }", {"W": MATRIX}, "weights are computed at run time",
     ),
     "batched weight": (
-        "(float[5,2,8] x) => (float[5,2,6] y) { y = MatMul(x, W) }", {"W": normal(5, 8, 6)}, "the weight is not a matrix",
+        "(float[5,2,8] x) => (float[5,2,6] y) { y = MatMul(x, W) }",
+        {"W": normal(5, 8, 6)}, "the weight is not a matrix",
     ),
     "vector weight": (
         "(float[2,8] x) => (float[2] y) { y = MatMul(x, W) }", {"W": normal(8)}, "the weight is not a matrix",
     ),
     "whole numbers": (
-        "(int32[2,8] x) => (int32[2,6] y) { y = MatMul(x, W) }", {"W": np.ones((8, 6), np.int32)}, "weights of type int32",
+        "(int32[2,8] x) => (int32[2,6] y) { y = MatMul(x, W) }",
+        {"W": np.ones((8, 6), np.int32)}, "weights of type int32",
     ),
     "transposed input": (
         "(float[8,2] x) => (float[2,6] y) { y = Gemm<transA=1>(x, W) }", {"W": MATRIX}, "Gemm with a transposed input",
     ),
     "bias for each row": (
-        "(float[2,8] x) => (float[2,6] y) { y = Gemm(x, W, B) }", {"W": MATRIX, "B": normal(2, 1)}, "bias that is not one number",
+        "(float[2,8] x) => (float[2,6] y) { y = Gemm(x, W, B) }",
+        {"W": MATRIX, "B": normal(2, 1)}, "bias that is not one number",
     ),
     "pads that cut": (
         "(float[1,3,8,8] x) => (float[1,4,5,6] y) { y = Conv<pads=[-1,0,0,0]>(x, W) }",
         {"W": normal(4, 3, 3, 3)}, "negative pads",
+    ),
+    "auto_pad of an unknown length": (
+        """(float[1,T] x) => (float[1,4,t] y) { u = Unsqueeze(x, one)
+            y = Conv<auto_pad="SAME_UPPER", strides=[2]>(u, W) }""",
+        {"W": normal(4, 1, 3), "one": np.array([1])}, "depends on the input size, which is not known",
     ),
     "auto_pad of an unknown size": (
         '(float[1,3,H,8] x) => (float[1,4,h,4] y) { y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, W) }',
@@ -127,12 +135,18 @@ def test_a_skipped_node_is_counted_too() -> None:
 
 SITES = {
     "conv": (CONV, CONV_WEIGHTS, (4, 3, 3, 3), (8, 8), 1),
-    "grouped": ("(float[2,4,8] x) => (float[2,6,6] y) { y = Conv<group=2>(x, W) }", {"W": normal(6, 2, 3)}, (6, 2, 3), (8,), 2),
+    "grouped": (
+        "(float[2,4,8] x) => (float[2,6,6] y) { y = Conv<group=2>(x, W) }",
+        {"W": normal(6, 2, 3)}, (6, 2, 3), (8,), 2,
+    ),
     "gemm": ("(float[3,8] x) => (float[3,6] y) { y = Gemm(x, W) }", {"W": MATRIX}, (6, 8), (), 3),
     "gemm-b": ("(float[3,6] x) => (float[3,8] y) { y = Gemm<transB=1>(x, W) }", {"W": MATRIX}, (8, 6), (), 3),
     "matmul": ("(float[2,5,8] x) => (float[2,5,6] y) { y = MatMul(x, W) }", {"W": MATRIX}, (6, 8), (), 10),
     "vector": ("(float[8] x) => (float[6] y) { y = MatMul(x, W) }", {"W": MATRIX}, (6, 8), (), 1),
-    "no-shape": ("(float[N,3,H,K] x) => (float[N,4,h,k] y) { y = Conv(x, W) }", {"W": normal(4, 3, 3, 3)}, (4, 3, 3, 3), (224, 224), 1),
+    "dynamic": (
+        "(float[N,3,H,K] x) => (float[N,4,h,k] y) { y = Conv(x, W) }",
+        {"W": normal(4, 3, 3, 3)}, (4, 3, 3, 3), (224, 224), 1,
+    ),
 }  # fmt: skip
 
 
@@ -176,7 +190,7 @@ def test_nodes_inside_if_and_loop_are_listed_and_left_alone() -> None:
         W=normal(3, 3, 3, 3), V=normal(3, 3, 3, 3, seed=1), n=np.array(2), yes=np.array(True),
     )  # fmt: skip
     found = Graph(model).sites()
-    assert [(f.name, type(f)) for f in found] == [("h", Site), ("p", Skipped), ("v", Skipped)] or len(found) == 3
+    assert [(f.name, type(f)) for f in found] == [("h", Site), ("p", Skipped), ("v", Skipped)]
     assert [f.reason for f in found if isinstance(f, Skipped)] == ["inside an If, Loop or Scan"] * 2
     result, done = rewritten(model, decoupled)
     assert done == 1
@@ -212,10 +226,11 @@ def test_a_matrix_product_may_become_any_block(op: str, bias: bool) -> None:
     W, n = site.conv.weight, site.conv.n_o
     u, s, vt = np.linalg.svd(W, full_matrices=False)
     factored = Chain(Conv(s[:, None] * vt), Conv(u))
+    shift = normal(n, seed=5) if bias else np.zeros(n, np.float32)
+    (expected,) = run_ort(model, feed_of(model))
     for block in (factored, Sum(Chain(*factored.blocks), Conv(0 * W))):
-        shift = normal(n, seed=5) if bias else np.zeros(n, np.float32)
-        result, _ = rewritten(model, lambda _, block=block: block.with_bias(shift if bias else None))
-        (expected,) = run_ort(model, feed_of(model))
+        biased = block.with_bias(shift if bias else None)
+        result, _ = rewritten(model, lambda _, biased=biased: biased)
         for got in (run_ort(result, feed_of(model)), run_ov(result, feed_of(model))):
             assert relative([expected + shift], got) < EXACT
 
@@ -273,8 +288,8 @@ NOT_RESIDUAL["a constant"].graph.initializer.append(numpy_helper.from_array(norm
 @pytest.mark.parametrize("model", NOT_RESIDUAL.values(), ids=NOT_RESIDUAL.keys())
 def test_an_add_of_something_else_stays_where_it_is(model: onnx.ModelProto) -> None:
     result, _ = rewritten(model, thirds)
-    original = [n for n in model.graph.node if n.output[0] == "s"]
-    assert [n for n in result.graph.node if n.output[0] == "s"][0].input == original[0].input
+    before, after = (next(n for n in m.graph.node if n.output[0] == "s") for m in (model, result))
+    assert (after.op_type, after.input) == ("Add", before.input)
     assert len(adds(result)) == 2 + 2 + 1
     assert_same(model, result)
 
@@ -327,11 +342,13 @@ def executed(model: onnx.ModelProto) -> Counter[str]:
     return Counter(op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ops())
 
 
-def test_openvino_fuses_every_add_of_a_residual_block() -> None:
-    result, _ = rewritten(residual(), lambda s: decoupled(s, 3))
-    ran = executed(result)
-    assert ran["Convolution"] == 12
-    assert ran["Eltwise"] + ran["Add"] + ran["Subgraph"] <= 1, ran  # the Relu before the block has nothing to fuse into
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("form", ["pw-dw", "dw-pw"])
+def test_openvino_runs_no_add_of_a_residual_block_by_itself(form: str, rank: int) -> None:
+    """Each is fused into the convolution before it, so only convolutions are more than they were."""
+    dense, thinner = executed(residual()), executed(rewritten(residual(), lambda s: decoupled(s, rank, form))[0])
+    assert (dense.pop("Convolution"), thinner.pop("Convolution")) == (2, 2 * 2 * rank)
+    assert {k: n for k, n in thinner.items() if k != "Const"} == {k: n for k, n in dense.items() if k != "Const"}
 
 
 # what models look like
@@ -348,7 +365,13 @@ def test_dynamic_axes_stay_dynamic(shape: str) -> None:
 def test_dynamic_sizes_are_counted_at_what_is_asked_for() -> None:
     model = network("(float[N,3,H,K] x) => (float[n,4,h,k] y) { y = Conv(x, W, B) }", **CONV_WEIGHTS)
     assert Graph(model).macs() == 4 * 3 * 9 * 222 * 222
-    assert Graph(model, (10, 8)).macs() == 4 * 3 * 9 * 8 * 6
+    graph = Graph(model, {"x": (2, 3, 10, 8)})
+    assert graph.macs() == 2 * 4 * 3 * 9 * 8 * 6
+    (site,) = graph.sites()
+    assert isinstance(site, Site)
+    assert (site.in_hw, site.rows, site.macs(site.outline)) == ((10, 8), 2, graph.macs())
+    graph.assume({"x": (1, 3, 3, 4)})
+    assert graph.macs() == 4 * 3 * 9 * 2
 
 
 def test_an_input_without_any_shape() -> None:
@@ -356,9 +379,12 @@ def test_an_input_without_any_shape() -> None:
     model.graph.input[0].type.tensor_type.ClearField("shape")
     (site,) = sites_of(model)
     assert (site.in_hw, site.rows, site.macs(site.outline)) == (None, 1, None)
-    assert Graph(model).macs() == 0
-    result, done = rewritten(model, decoupled)
-    assert done == 1
+    graph = Graph(model)
+    assert graph.macs() == 0
+    block = decoupled(site)
+    assert block is not None
+    graph.splice(site, block)
+    result = graph.to_model()  # ONNX's checker wants a shape here, in the original too; onnxruntime runs both
     assert not result.graph.input[0].type.tensor_type.HasField("shape")
     feed = {"x": np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32)}
     assert relative(run_ort(model, feed), run_ort(result, feed)) < EXACT
@@ -389,8 +415,11 @@ def test_double_weights_come_back_as_double() -> None:
 def test_every_opset_runs_in_both_runtimes(opset: int) -> None:
     """onnxruntime has no Add before opset 7, so nothing but Conv, Relu and Sum may be written there."""
     text = """(float[2,4,8,8] x) => (float[2,4,8,8] y) {
-        a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, W, B) r = Relu(a) b = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(r, V)
-        y = Relu(b) }"""
+        a = Conv<pads=[1,1,1,1]>(x, W, B)
+        r = Relu(a)
+        b = Conv<pads=[1,1,1,1]>(r, V)
+        y = Relu(b)
+    }"""
     model = network(text, opset, W=normal(4, 4, 3, 3), B=normal(4), V=normal(4, 4, 3, 3, seed=1))
     result, done = rewritten(model, decoupled)
     assert done == 2
@@ -421,6 +450,8 @@ def test_empty_and_double_node_names(names: list[str]) -> None:
     assert len({s.name for s in sites_of(model)}) == 2
     result, done = rewritten(model, decoupled)
     assert done == 2
+    for node in model.graph.node:
+        node.ClearField("name")  # onnxruntime refuses double names, so the original runs without them
     assert_same(model, result)
     written = [n.name for n in result.graph.node]
     assert len(written) == len(set(written))
@@ -437,7 +468,7 @@ def test_a_given_node_name_is_kept() -> None:
 @pytest.mark.parametrize("taken", ["c/0.weight", "c/1.weight", "c/0_1x1.out", "c/2_add.out"])
 def test_a_new_tensor_never_takes_the_name_of_another(taken: str) -> None:
     model = network(
-        f"(float[1,3,8,8] x) => (float[1,4,6,6] y) {{ t = Mul(x, k) u = Conv(t, W, B) y = Add(u, v) }}",
+        "(float[1,3,8,8] x) => (float[1,4,6,6] y) { t = Mul(x, k) u = Conv(t, W, B) y = Add(u, v) }",
         k=np.array(2, np.float32), v=normal(1, 4, 1, 1), **CONV_WEIGHTS,
     )  # fmt: skip
     old = "v" if taken.endswith("weight") else "t"

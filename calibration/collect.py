@@ -1,0 +1,202 @@
+"""Run a model up to its sites and fill their moments, in bounded memory.
+
+`references` runs the original once and keeps its responses at the sampled positions of every site. `Frontier` then
+follows the network as it is rewritten: it stores the tensors that are alive just before a site for all images if they
+fit the memory budget, so that the next site costs one segment of the network; where they do not fit, the segment is
+run again from the last cut that did. All inference is OpenVINO in f32.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ndpass.calibration.feeds import Feed, Feeds
+from ndpass.calibration.moments import Moments, choose_strength
+from ndpass.calibration.patches import Sample, patches, responses
+from ndpass.conv import Array
+from ndpass.errors import InputError
+from ndpass.graph import Graph, Site
+from ndpass.runtime import OpenVINO
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 0.1  # share of the images whose patches choose the strength of the prior
+HELD_OUT_ROWS = 2_000
+BLOCK_ROWS = 4_096  # patches that enter the moments at once
+BATCHES = range(8, 33)  # sizes that are tried for splitting the images without a remainder
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images for calibration in equal batches; the few that do not fill the last batch are left out."""
+
+    feeds: Feeds
+    batch: int
+    threads: int | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(cls, feeds: Feeds, fixed: int | None, threads: int | None, seed: int) -> Data:
+        """fixed: the model's own batch size if it has one."""
+        count = len(feeds)
+        if fixed is not None and count < fixed:
+            raise InputError(f"the model takes {fixed} samples at once, {feeds.description} are fewer: give more")
+        batch = fixed or (count if count <= BATCHES.stop else max(BATCHES, key=lambda b: (count - count % b, b)))
+        used = count - count % batch
+        if used < count:
+            log.info("%d of %d samples used, a multiple of the batch of %d", used, count, batch)
+        return cls(feeds.take(range(used)), batch, threads, seed)
+
+    @property
+    def images(self) -> int:
+        return len(self.feeds)
+
+    def batches(self) -> Iterator[Feed]:
+        return self.feeds.batches(self.batch)
+
+
+def samples(graph: Graph, sites: Sequence[Site], data: Data) -> dict[str, Sample]:
+    """The positions of every site, drawn from its number among `sites`."""
+    return {
+        site.name: Sample.draw(site.outline, graph.places(site, data.batch), data.images, data.seed, number)
+        for number, site in enumerate(sites)
+    }
+
+
+def references(graph: Graph, sites: Sequence[Site], chosen: Mapping[str, Sample], data: Data) -> dict[str, Array]:
+    """Site name -> responses (rows, n_o) of the network as `graph` is now, float32, from one run over the data.
+
+    Raises InputError naming the layer whose responses are not finite.
+    """
+    names = {site.name: graph.output_of(site) for site in sites}
+    runner = OpenVINO(graph.segment(list(names.values()), None, data.batch), threads=data.threads)
+    taken: dict[str, list[Array]] = {name: [] for name in names}
+    for number, feed in enumerate(data.batches()):
+        outputs = runner(feed)
+        for site in sites:
+            positions = chosen[site.name].of(number * data.batch, data.batch)
+            taken[site.name].append(responses(outputs[names[site.name]], positions, not site.outline.kernel))
+    found = {name: np.concatenate(parts) for name, parts in taken.items()}
+    for name, array in found.items():
+        _check_finite(name, array)
+    return found
+
+
+def _check_finite(name: str, array: Array) -> None:
+    if not np.isfinite(array).all():
+        raise InputError(f"layer '{name}' gives NaN or infinite values on the calibration data: does --preprocess fit?")
+
+
+class Frontier:
+    """The inputs of one site after the other, in graph order, of a network that is being rewritten behind it."""
+
+    def __init__(self, graph: Graph, data: Data, memory: int) -> None:
+        self.graph, self.data, self.memory = graph, data, memory
+        self._cut: tuple[str, ...] | None = None
+        self._stored: deque[Feed] = deque()
+
+    def advance(self, site: Site) -> Iterator[Array]:
+        """The site's input, a batch at a time; to be read to its end."""
+        x, live = self.graph.input_of(site), self.graph.live(site)
+        if self._cut is not None and set(live) <= set(self._cut):
+            yield from (feed[x] for feed in self._stored)
+            return
+        keep = self._size(live) <= self.memory
+        wanted = live if keep else (x,)
+        run = self._runner(wanted)
+        fresh: deque[Feed] = deque()
+        for feed in self._feeds(consume=keep):
+            outputs = run(feed)
+            if keep:
+                fresh.append({name: outputs[name] for name in live})
+            yield outputs[x]
+        if keep:
+            self._cut, self._stored = live, fresh
+
+    def _size(self, live: Sequence[str]) -> int:
+        shapes = self.graph.shapes(self.data.batch)
+        batches = self.data.images // self.data.batch
+        return sum(4 * int(np.prod(shapes[name])) * batches for name in live)
+
+    def _runner(self, wanted: Sequence[str]) -> _Run:
+        here = self._cut or tuple(spec.name for spec in self.graph.inputs())
+        inner = [name for name in wanted if name not in here]
+        if not inner:
+            return _Run(None, wanted)
+        model = self.graph.segment(inner, self._cut, self.data.batch)
+        return _Run(OpenVINO(model, threads=self.data.threads), wanted)
+
+    def _feeds(self, consume: bool) -> Iterator[Feed]:
+        """The stored batches, let go of one by one where newer ones take their place, or the data themselves."""
+        if self._cut is None:
+            yield from self.data.batches()
+        elif consume:
+            while self._stored:
+                yield self._stored.popleft()
+        else:
+            yield from self._stored
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A compiled segment; tensors that it does not make pass through from its feed."""
+
+    runner: OpenVINO | None
+    wanted: Sequence[str]
+
+    def __call__(self, feed: Feed) -> Feed:
+        if self.runner is None:
+            return feed
+        made = self.runner({spec.name: feed[spec.name] for spec in self.runner.inputs})
+        return {name: made[name] if name in made else feed[name] for name in self.wanted}
+
+
+def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
+    """The site's moments with the prior towards its weights in them, its strength chosen by held-out images."""
+    batch, each = frontier.data.batch, sample.positions.shape[1]
+    held_from = _held_from(frontier.data, each)
+    total: Moments | None = None
+    held: list[Array] = []
+    block: list[Array] = []
+    start = 0  # first row of the block
+    for number, x in enumerate(frontier.advance(site)):
+        first = number * batch * each
+        rows = patches(site.outline, x, sample.of(number * batch, batch))
+        _check_finite(site.name, rows)
+        if first >= held_from:
+            held.append(rows)
+            continue
+        block.append(rows)
+        end = first + len(rows)
+        if end - start >= BLOCK_ROWS or end >= held_from:
+            total = _added(total, block, reference[start:end])
+            block, start = [], end
+    assert total is not None
+    return _with_prior(site, total, held, reference[held_from:])
+
+
+def _held_from(data: Data, each: int) -> int:
+    """The row from which on patches are held out: whole batches, at least one where there are several."""
+    batches = data.images // data.batch
+    most = max(1, HELD_OUT_ROWS // (data.batch * each))
+    count = min(max(1, round(HELD_OUT * batches)), most) if batches > 1 else 0
+    return (batches - count) * data.batch * each
+
+
+def _added(total: Moments | None, block: list[Array], y: Array) -> Moments:
+    moments = Moments.of(np.concatenate(block), y)
+    return moments if total is None else total.merge(moments)
+
+
+def _with_prior(site: Site, fit: Moments, held: list[Array], y: Array) -> Moments:
+    weight = site.conv.matrix
+    x = np.concatenate(held) if held else np.zeros((0, weight.shape[1]), np.float32)
+    strength = choose_strength(fit, weight, x, y)
+    log.info("%s: %d patches of %d, prior %g", site.name, fit.count + len(x), weight.shape[1], strength)
+    everything = fit.merge(Moments.of(x, y)) if len(x) else fit
+    return everything.shrunk(weight, strength)

@@ -1,0 +1,81 @@
+"""Sampled positions of a layer: which, and the input patches and responses there.
+
+Positions are drawn for all images of a layer at once, from the seed and the layer's number, so that neither the batch
+size nor the other layers change them. A patch is (n_i·K,) with the channel as the slow index.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.conv import Array, Conv
+
+ROWS_PER_UNKNOWN = 4  # patches for each element of a patch, within these limits
+FEWEST, MOST = 5_000, 20_000
+
+Positions = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Positions (images, per image) of one layer, as flat numbers of its output map."""
+
+    positions: Positions
+
+    @classmethod
+    def draw(cls, conv: Conv, places: int, images: int, seed: int, layer: int) -> Sample:
+        """places: how many positions the output map of one image has; all are taken where that is few enough."""
+        n = conv.n_i * conv.kernel_size
+        wanted = min(max(ROWS_PER_UNKNOWN * n, FEWEST), MOST)
+        each = min(places, math.ceil(wanted / images))
+        if each == places:
+            return cls(np.broadcast_to(np.arange(places), (images, places)))
+        rng = np.random.default_rng([seed, layer])
+        return cls(rng.integers(0, places, (images, each)))
+
+    @property
+    def rows(self) -> int:
+        return int(self.positions.size)
+
+    def of(self, start: int, images: int) -> Positions:
+        """Positions of the images from number `start` on."""
+        return self.positions[start : start + images]
+
+
+def responses(y: Array, positions: Positions, channels_last: bool) -> Array:
+    """Responses (images·per image, n_o) at the positions of y, (images, n_o, *hw) or, channels last, (..., n_o)."""
+    images = len(positions)
+    if channels_last:
+        flat = y.reshape(images, -1, y.shape[-1])
+        return flat[np.arange(images)[:, None], positions].reshape(-1, y.shape[-1])
+    flat = y.reshape(images, y.shape[1], -1)
+    return flat[np.arange(images)[:, None], :, positions].reshape(-1, y.shape[1])
+
+
+def patches(conv: Conv, x: Array, positions: Positions) -> Array:
+    """Input patches (images·per image, n_i·K) at output positions.
+
+    x: (images, n_i, *hw), or (images, ..., n_i) for a matrix product.
+    """
+    images = len(positions)
+    if not conv.kernel:
+        return responses(x, positions, channels_last=True)
+    axes = len(conv.kernel)
+    out_hw = conv.out_hw(tuple(x.shape[2:]))
+    widths = [(conv.pads[a], conv.pads[a + axes]) for a in range(axes)]
+    padded = np.pad(x, [(0, 0), (0, 0), *widths]) if any(conv.pads) else x
+    where = np.unravel_index(positions, out_hw)
+    index = [_taps(conv, a, axes, where[a]) for a in range(axes)]
+    image = np.arange(images).reshape(-1, *(1,) * (axes + 1))
+    taken = padded[(image, slice(None), *index)]  # (images, each, *kernel, n_i): the sliced axis comes last
+    return np.moveaxis(taken, -1, 2).reshape(positions.size, -1)
+
+
+def _taps(conv: Conv, a: int, axes: int, out: Positions) -> Positions:
+    """Padded input coordinates along axis a, (images, each, 1, …, k_a, …, 1)."""
+    offsets = (np.arange(conv.kernel[a]) * conv.dilations[a]).reshape([-1 if b == a else 1 for b in range(axes)])
+    return out.reshape(*out.shape, *(1,) * axes) * conv.strides[a] + offsets

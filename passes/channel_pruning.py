@@ -1,0 +1,246 @@
+"""cp: channel pruning (He et al. 2017, arXiv 1707.06168), the one pass that couples layers.
+
+A layer keeps c' of its n_i input channels and is refitted to the response of the original; whoever made the others
+drops them, so the choice holds for a whole group of layers (`ndpass.groups`). Hence no `rewrite`: `select` says which
+channels stay, `refit` fits one layer to them. Criteria:
+
+    lasso    the paper's eq. 1 and 2: min_β E‖y − Σ_i β_i W_i x̂_i‖² + λ‖β‖₁, in Gram form
+             Q_ij = tr(W_i C_ij W_jᵀ), q_i = tr(B_i W_iᵀ): LARS, at the first point with c' channels
+    greedy   drop the channel whose loss costs least after a refit, until c' are left (`channel_elimination`)
+    l2       the largest ‖W_i‖² (Li et al. 2016, arXiv 1608.08710); with moments the largest Q_ii
+
+Measured on vgg16_cifar10: FIGURES
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import scipy.linalg
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import lars_path_gram
+
+from ndpass.calibration.moments import Moments
+from ndpass.conv import Array, Conv
+from ndpass.errors import UsageError
+from ndpass.passes.base import Setting, refuse_common
+from ndpass.passes.channel_elimination import RIDGE, Indices, Path, eliminate
+
+CRITERIA = ("greedy", "lasso", "l2")
+ROWS_AT_ONCE = 32  # channels of Q computed together, to bound the memory to 2·ROWS_AT_ONCE·K·n numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A layer that reads the channels.
+
+    weight: (n_o, n_i, *kernel); channels (n_i,): the channel that each of its inputs is, -1 for none that is asked
+    about; left out, each is its own.
+    """
+
+    weight: Array
+    moments: Moments | None = None
+    channels: Indices | None = None
+
+    @property
+    def blocks(self) -> Indices:
+        """The channel (n_i,) of each input."""
+        return np.arange(self.weight.shape[1]) if self.channels is None else self.channels
+
+    @property
+    def columns(self) -> Indices:
+        """The channel (n,) of each column of the weight as a matrix."""
+        return np.repeat(self.blocks, self.weight[0, 0].size)
+
+
+class ChannelPruning:
+    """The input channels that matter least are dropped, from this layer and from those that made them."""
+
+    name: ClassVar[str] = "cp"
+    summary: ClassVar[str] = "channel pruning: the input channels that matter least go, here and where they are made"
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"channels": (), "criterion": CRITERIA}
+
+    def __init__(self, **pinned: int | str) -> None:
+        self.pinned = {key: self._option(key, value) for key, value in pinned.items()}
+        self.criterion = str(self.pinned.get("criterion", CRITERIA[0]))
+
+    def _option(self, key: str, value: int | str) -> int | str:
+        """The option's value, checked. Raises UsageError naming what is allowed."""
+        if key not in self.options:
+            raise UsageError(f"pass 'cp' has no setting '{key}': it has {', '.join(self.options)}")
+        if key == "criterion":
+            if value not in CRITERIA:
+                raise UsageError(f"cp:criterion={value}: give {' or '.join(CRITERIA)}")
+            return value
+        if not str(value).isdecimal() or int(value) < 1:
+            raise UsageError(f"cp:channels={value}: give a whole number, at least 1")
+        return int(value)
+
+    def refuse(self, conv: Conv) -> str | None:
+        """What geometry alone rules out; what the graph does, `groups.input_group` says."""
+        if conv.group == 1 and conv.n_i == 1:
+            return "one input channel: nothing to prune"
+        return refuse_common(conv)
+
+    def settings(self, conv: Conv, size: int | None = None) -> list[Setting]:
+        """Every number of channels that may be kept, fewest first, never all of them; a pinned one if it is fewer.
+
+        size: how many channels there are to choose among, where they are not the layer's inputs one by one.
+        """
+        full = size or conv.n_i
+        pinned = self.pinned.get("channels")
+        counts = kept_counts(full) if pinned is None else [c for c in [int(pinned)] if c < full]
+        return [{"channels": c, "criterion": self.criterion} for c in counts]
+
+    def select(self, readers: Sequence[Reader], setting: Setting) -> Indices:
+        """The channels that stay, ascending. Raises UsageError where the criterion needs moments and has none."""
+        return select_joint(readers, int(setting["channels"]), str(setting["criterion"]))
+
+    def refit(self, conv: Conv, inputs: Indices, moments: Moments | None = None) -> Conv:
+        """`conv` reading only `inputs` (ascending); with its moments, of all inputs, fitted to the response."""
+        pruned = replace(conv, weight=conv.weight[:, inputs])
+        if moments is None:
+            return pruned
+        kernel = refit(moments, inputs, conv.kernel_size)
+        bias = moments.y_mean - kernel @ moments.x_mean[_columns(inputs, conv.kernel_size)]
+        return replace(pruned, weight=kernel.reshape(pruned.weight.shape), bias=bias)
+
+
+def kept_counts(full: int) -> list[int]:
+    """Multiples of 16 below `full` where it is at least 64, of 8 where at least 32, else every number."""
+    step = 16 if full >= 64 else 8 if full >= 32 else 1
+    return list(range(step, full, step))
+
+
+def select(weight: Array, moments: Moments | None, keep: int, criterion: str = CRITERIA[0]) -> Indices:
+    """The `keep` input channels of W (n_o, n_i, *kernel) that stay, ascending."""
+    return select_joint([Reader(weight, moments)], keep, criterion)
+
+
+def select_joint(readers: Sequence[Reader], keep: int, criterion: str = CRITERIA[0]) -> Indices:
+    """The channels that stay for all readers together, each weighed by 1 / its energy."""
+    size = _size(readers)
+    if criterion == "greedy":
+        return path(readers).kept(keep)
+    if criterion == "l2":
+        return np.sort(np.argsort(-importance(readers), kind="stable")[:keep])
+    Q, q = np.zeros((size, size)), np.zeros(size)
+    for reader in readers:
+        moments = _need(reader)
+        own_Q, own_q = gram(reader, moments, size)
+        Q += own_Q / (moments.energy or 1.0)
+        q += own_q / (moments.energy or 1.0)
+    return lasso(Q, q, keep)
+
+
+def path(readers: Sequence[Reader]) -> Path:
+    """Greedy elimination down to one channel, with the error of each reader at every number of channels."""
+    return eliminate([(_need(reader), reader.columns) for reader in readers], _size(readers))
+
+
+def errors_by_size(weight: Array, moments: Moments | None, sizes: Sequence[int]) -> tuple[list[Indices], list[float]]:
+    """For each size the channels that stay and the relative error after the refit, all from one path.
+
+    Without moments by l2, and the error is that of the weights.
+    """
+    if moments is not None:
+        found = path([Reader(weight, moments)])
+        return [found.kept(s) for s in sizes], [float(found.errors[0, s - 1]) for s in sizes]
+    norms = importance([Reader(weight)])
+    kept = [select(weight, None, s, "l2") for s in sizes]
+    return kept, [max(0.0, float(1 - norms[k].sum() / (norms.sum() or 1.0))) for k in kept]
+
+
+def refit(moments: Moments, inputs: Indices, K: int) -> Array:
+    """The best kernel (n_o, len(inputs)·K) on these inputs: B_S C_SS⁻¹."""
+    at = _columns(inputs, K)
+    C = moments.C[np.ix_(at, at)]
+    C.flat[:: len(C) + 1] += RIDGE * (np.trace(C) / len(C) or 1.0)
+    kernel: Array = scipy.linalg.solve(C, moments.B[:, at].T, assume_a="pos", overwrite_a=True, check_finite=False).T
+    return kernel
+
+
+def error(moments: Moments, inputs: Indices, K: int) -> float:
+    """Relative error of the refit: 1 − tr(B_S C_SS⁻¹ B_Sᵀ) / Σg; 0 where the responses are constant."""
+    if moments.energy <= 0:
+        return 0.0
+    explained = float(np.einsum("on,on->", refit(moments, inputs, K), moments.B[:, _columns(inputs, K)]))
+    return max(0.0, 1 - explained / moments.energy)
+
+
+def importance(readers: Sequence[Reader]) -> Array:
+    """Share of each channel (size,) in ‖W‖², or with moments in the response: Q_ii over the energy; summed."""
+    total = np.zeros(_size(readers))
+    for reader in readers:
+        own = _shares(reader)
+        np.add.at(total, reader.blocks[reader.blocks >= 0], own[reader.blocks >= 0])
+    return total
+
+
+def _shares(reader: Reader) -> Array:
+    """The share of each input (n_i,)."""
+    W = _cut(reader.weight)  # (n_o, n_i, K)
+    n_i, K = W.shape[1:]
+    if reader.moments is None:
+        return np.einsum("oik,oik->i", W, W) / (float(np.sum(W * W)) or 1.0)
+    own = reader.moments.C.reshape(n_i, K, n_i, K)[np.arange(n_i), :, np.arange(n_i)]  # (n_i, K, K)
+    return np.einsum("oia,iab,oib->i", W, own, W, optimize=True) / (reader.moments.energy or 1.0)
+
+
+def gram(reader: Reader, moments: Moments, size: int) -> tuple[Array, Array]:
+    """Q (size, size) and q (size,) of the paper's problem; what inputs of no channel explain is taken from q."""
+    W = _cut(reader.weight)
+    n_i, K = W.shape[1:]
+    flat = W.reshape(len(W), -1)  # (n_o, n)
+    Q = np.empty((n_i, n_i))
+    for start in range(0, n_i, ROWS_AT_ONCE):
+        rows = slice(start * K, (start + ROWS_AT_ONCE) * K)
+        product = flat[:, rows].T @ flat
+        product *= moments.C[rows]
+        Q[start : start + ROWS_AT_ONCE] = product.reshape(-1, K, n_i, K).sum((1, 3))
+    q = np.einsum("on,on->n", flat, moments.B).reshape(n_i, K).sum(1)
+    q = q - Q[:, reader.blocks < 0].sum(1)
+    fold = (reader.blocks == np.arange(size)[:, None]).astype(float)  # (size, n_i)
+    return fold @ Q @ fold.T, fold @ q
+
+
+def lasso(Q: Array, q: Array, keep: int) -> Indices:
+    """The channels in the support at the first point of the path with `keep` of them, ascending.
+
+    Too many at once, or too few at the end of the path: by |β_i|·Q_ii, then by Q_ii.
+    """
+    live = np.flatnonzero(np.diag(Q) > np.finfo(float).eps * np.trace(Q))
+    coefs = np.zeros((len(Q), 1))
+    if len(live):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # equal channels end the path early: filled up below
+            found = lars_path_gram(q[live], Q[np.ix_(live, live)], n_samples=1, method="lasso", max_iter=8 * len(live))
+        coefs = np.zeros((len(Q), found[2].shape[1]))
+        coefs[live] = np.abs(found[2])
+    enough = np.flatnonzero(np.count_nonzero(coefs, axis=0) >= keep)
+    point = coefs[:, enough[0] if len(enough) else -1]
+    return np.sort(np.lexsort((-np.diag(Q), -point * np.diag(Q)))[:keep])
+
+
+def _cut(weight: Array) -> Array:
+    """W (n_o, n_i, *kernel) as (n_o, n_i, K), float64."""
+    return weight.reshape(*weight.shape[:2], -1).astype(np.float64)
+
+
+def _columns(inputs: Indices, K: int) -> Indices:
+    """The columns of these inputs: (len(inputs)·K,)."""
+    return (inputs[:, None] * K + np.arange(K)).reshape(-1)
+
+
+def _size(readers: Sequence[Reader]) -> int:
+    return 1 + max(int(reader.blocks.max()) for reader in readers)
+
+
+def _need(reader: Reader) -> Moments:
+    if reader.moments is None:
+        raise UsageError("cp needs calibration data, or cp:criterion=l2")
+    return reader.moments

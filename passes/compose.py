@@ -1,0 +1,123 @@
+"""Passes one after the other inside a layer: `cd,nd` decouples the k×k convolution that cd leaves.
+
+Each pass acts on every leaf that it accepts. The moments of an inner leaf follow from the layer's by algebra: its
+patch is a linear map T of the layer's patch, for each place of the layer's kernel that the leaf can stand at, so its
+moments are the mean of T C Tᵀ over those places; its target is its own response. What an earlier leaf got wrong is in
+the map of the later ones. At the end the last linear factor is solved for again, on the response of the original.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ndpass.calibration.moments import Moments
+from ndpass.conv import Array, Block, Chain, Conv, Sum
+from ndpass.passes.base import Decomposition, Setting
+from ndpass.passes.decoupling_fit import solve
+
+Settings = Mapping[str, Setting]  # pass name -> setting; a pass that is not named is left out
+
+
+def refusal(passes: Sequence[Decomposition], conv: Conv) -> str | None:
+    """Why no pass can act on this convolution itself: the reason of each, or None."""
+    reasons = {rule.name: rule.refuse(conv) for rule in passes}
+    if None in reasons.values():
+        return None
+    texts = list(dict.fromkeys(str(r) for r in reasons.values()))
+    return texts[0] if len(texts) == 1 else "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+def compose(
+    passes: Sequence[Decomposition], conv: Conv, settings: Settings, moments: Moments | None = None
+) -> Block:
+    """The block for `conv`; with moments each pass is fitted to them and the last factor and the bias are refitted."""
+    block: Block = conv.with_bias(None)
+    chosen = [rule for rule in passes if rule.name in settings]
+    for rule in chosen:
+        block = _apply(rule, settings[rule.name], block, None, conv, moments)
+    if moments is None:
+        return block.with_bias(conv.bias)
+    if len(chosen) > 1:
+        block = refit(block, conv, moments)
+    return block.with_bias(moments.bias(block.dense().matrix))
+
+
+def outline(passes: Sequence[Decomposition], conv: Conv, settings: Settings) -> Block:
+    """The geometry of what `compose` gives, with weights of zeros that take no memory."""
+    block: Block = conv
+    for rule in passes:
+        if rule.name in settings:
+            setting = settings[rule.name]
+            block = block.map_leaves(lambda leaf, r=rule, s=setting: leaf if r.refuse(leaf) else r.outline(leaf, s))  # type: ignore[misc]
+    return block
+
+
+def _apply(
+    rule: Decomposition, setting: Setting, block: Block, before: Conv | None, site: Conv, moments: Moments | None
+) -> Block:
+    """`block` with the pass acting on its leaves; before: the one convolution equal to what comes before it."""
+    if isinstance(block, Sum):
+        return Sum(*(_apply(rule, setting, b, before, site, moments) for b in block.blocks))
+    if isinstance(block, Chain):
+        done: list[Block] = []
+        for inner in block.blocks:
+            done.append(_apply(rule, setting, inner, before, site, moments))
+            before = done[-1].dense() if before is None else Chain(before, done[-1]).dense()
+        return Chain(*done)
+    if rule.refuse(block) is not None:
+        return block
+    if moments is None:
+        return rule.rewrite(block, setting)
+    outermost = before is None and block.weight.shape == site.weight.shape
+    own = moments if outermost else leaf_moments(block, before, site, moments)
+    return rule.rewrite(block, setting, own).with_bias(None)
+
+
+def leaf_moments(leaf: Conv, before: Conv | None, site: Conv, moments: Moments) -> Moments:
+    """Moments of an inner leaf's patches and of its own responses (see the module's text)."""
+    if before is None and leaf.kernel == site.kernel:
+        inner = moments
+    else:
+        inner = _mean([moments.through(T) for T in placements(leaf, before, site)])
+    weight = leaf.dense().matrix
+    return replace(inner.answering(weight), anchor=weight)
+
+
+def placements(leaf: Conv, before: Conv | None, site: Conv) -> Iterator[Array]:
+    """T (n_l·K_l, n) for each place of the layer's kernel that neither `before` nor the leaf spans."""
+    kernel = site.kernel
+    ahead = before or Conv(np.eye(site.n_i).reshape(site.n_i, site.n_i, *(1,) * len(kernel)))
+    spans = [f * s for f, s in zip(ahead.kernel, leaf.kernel, strict=True)]
+    free = [range(k) if span == 1 else range(1) for k, span in zip(kernel, spans, strict=True)]
+    first = ahead.weight.reshape(ahead.n_o, site.n_i, *ahead.kernel)
+    for offset in itertools.product(*free):
+        T = np.zeros((ahead.n_o, *leaf.kernel, site.n_i, *kernel))
+        for tap in np.ndindex(*leaf.kernel):
+            for own in np.ndindex(*ahead.kernel):
+                place = tuple(o + t + f for o, t, f in zip(offset, tap, own, strict=True))
+                T[(slice(None), *tap, slice(None), *place)] = first[(slice(None), slice(None), *own)]
+        yield T.reshape(ahead.n_o * leaf.kernel_size, -1)
+
+
+def _mean(parts: Sequence[Moments]) -> Moments:
+    """Moments over all placements, each as likely as the others."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.merge(part)
+    return total
+
+
+def refit(block: Block, site: Conv, moments: Moments) -> Block:
+    """The block with its last convolution solved for again on the responses, where that is one dense convolution."""
+    if not isinstance(block, Chain) or not isinstance(block.blocks[-1], Conv) or block.blocks[-1].group > 1:
+        return block
+    last, ahead = block.blocks[-1], Chain(*block.blocks[:-1]).dense()
+    (T,) = list(placements(last, ahead, site))[:1]
+    through = moments.through(T)
+    weight = solve(through.C, through.B.T).T.reshape(last.weight.shape)
+    better = Chain(*block.blocks[:-1], replace(last, weight=weight))
+    return min((block, better), key=lambda b: moments.error(b.dense().weight))

@@ -1,0 +1,85 @@
+"""The command line in this process and as one of its own, and a small network to run it on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import pytest
+from models import network, normal
+
+from ndpass import cli
+
+COMMAND = (sys.executable, "-m", "ndpass.cli")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def net(folder: Path) -> Path:
+    """net.onnx: two 3x3 convolutions and a linear layer, (batch, 3, 8, 8) -> (batch, 5); seeded weights."""
+    onnx.save(small_network(), folder / "net.onnx")
+    return Path("net.onnx")
+
+
+def small_network() -> onnx.ModelProto:
+    text = """(float[batch,3,8,8] image) => (float[batch,5] scores) {
+        a = Conv<pads = [1,1,1,1]>(image, w1, b1)  r = Relu(a)
+        b = Conv<pads = [1,1,1,1], strides = [2,2]>(r, w2)  s = Relu(b)
+        p = GlobalAveragePool(s)  f = Flatten(p)  scores = Gemm(f, w3)
+    }"""
+    weights = {"w1": normal(16, 3, 3, 3), "b1": normal(16), "w2": normal(32, 16, 3, 3), "w3": normal(32, 5)}
+    return network(text, **weights)
+
+
+@pytest.fixture
+def ndpass(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """`ndpass("run", model, ...)` through the entry point, in this process; the runtimes are imported only once.
+
+    An exception that the entry point lets through, which a user would see as a traceback, fails the test.
+    """
+    handlers = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*args: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["ndpass", *map(str, args)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return Finished(int(left.value.code or 0), *capfd.readouterr())
+
+    yield call
+    for sign, handler in handlers.items():
+        signal.signal(sign, handler)
+
+
+@pytest.fixture
+def ndpass_process(folder: Path) -> Command:
+    """The same as a process of its own, its streams being pipes."""
+
+    def call(*args: object) -> Finished:
+        command = [*COMMAND, *map(str, args)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return call
