@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from ndpass import __version__
 from ndpass.errors import NdpassError, UsageError, about
 
 if TYPE_CHECKING:
-    from ndpass.calibration.feeds import Feeds, InputSpec
+    from ndpass.calibration.feeds import InputSpec
     from ndpass.graph import Graph
     from ndpass.inspection import Row
     from ndpass.pipeline import Listener
@@ -73,9 +72,6 @@ def main() -> None:
     except Interrupted:
         print("ndpass: interrupted, nothing was written", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -101,14 +97,22 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="OUT.onnx or OUT.xml (OpenVINO IR)", metavar="FILE")
     ] = None,
-    passes: Annotated[str, typer.Option(help="nd; a setting is pinned as in nd:rank=2:form=dw-pw")] = "nd",
+    passes: Annotated[
+        str, typer.Option(help="in their order inside a layer, as nd or cd,nd; a setting is pinned as in nd:rank=2")
+    ] = "nd",
+    calibration: Annotated[
+        Path | None, typer.Option(help="unlabelled data to fit to: a folder of images, .npz or .npy; else data-free")
+    ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="what the metric is measured on: a folder of images, .npz or .npy")
+        Path | None, typer.Option(help="what the metric is measured on; default: a fifth of the calibration data")
     ] = None,
     preprocess: Preprocess = None,
     macs: Annotated[float | None, typer.Option(help="budget: share of the model's MACs left, 0..1")] = None,
     energy: Annotated[
-        float | None, typer.Option(help="budget: share of the weights' energy that every layer keeps; default 0.95")
+        float | None,
+        typer.Option(
+            help="budget: share of the response's (data-free: weights') energy that every layer keeps; default 0.95"
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="leave this layer alone: NAME or re:REGEX; repeatable", metavar="PATTERN")
@@ -117,41 +121,59 @@ def run(
     batch: Batch = 32,
     threads: Threads = None,
     seed: Seed = 0,
+    memory: Annotated[str, typer.Option(help="activations that calibration keeps, at most, as 512MB or 4GB")] = "1GB",
     json: Json = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Rewrite a model's convolutions into cheaper ones, verify the result and write it.
 
-    Without data the metric is how far the outputs move on random inputs; with --validation it is accuracy where the
-    data have labels (class subfolders, or `labels` in the .npz), else agreement with the original.
+    With --calibration every layer is fitted to the data and makes up for the error of those before it; without, to the
+    weights alone. The metric is accuracy where the data have labels (class subfolders, or `labels` in the .npz), else
+    agreement with the original; without any data, how far the outputs move on random inputs.
     """
     from ndpass import pipeline
+    from ndpass.candidates import is_pinned
     from ndpass.convert import check_writable, write_text
     from ndpass.passes import parse
 
     _log(verbose, quiet)
     rules = parse(passes)
-    if len(rules) > 1:
-        raise UsageError(f"--passes {passes}: one pass a run so far")
-    budget = _budget(macs, energy, pinned="rank" in rules[0].pinned)
-    embedded = model is None
-    if embedded:
+    budget = _budget(macs, energy, pinned=is_pinned(rules))
+    if model is None and (calibration or validation):
+        raise UsageError("data are given but no MODEL: name the model that they belong to")
+    fit, measured = _embedded_data() if model is None else (
+        _data(path, preprocess, samples, seed) for path in (calibration, validation))  # fmt: skip
+    if model is None:
         from ndpass import digits
 
         model = digits.model_path()
-    assert model is not None
+    elif preprocess and not (calibration or validation):
+        raise UsageError("--preprocess is about data: give --calibration or --validation PATH too")
     output = output or Path(f"{model.stem}.ndpass.onnx")
     if json:
         check_writable(json, model, output)
-    data = _embedded_data() if embedded and validation is None else _data(validation, preprocess, samples, seed)
-    options = pipeline.Options(rules, budget, ignore or (), data, batch, threads, seed)
+    options = pipeline.Options(rules, budget, ignore or (), fit, measured, batch, threads, seed, parse_bytes(memory))
     with _progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
     if json:
         write_text(json, report.to_json())
     if not quiet:
         _print_report(report, output)
+
+
+def parse_bytes(text: str) -> int:
+    """512MB, 4GB or a plain number of bytes. Raises UsageError."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+    digits = text.strip().rstrip("kKmMgGbB")
+    unit = text.strip()[len(digits) :].upper()
+    try:
+        size = int(float(digits) * units[unit])
+    except (ValueError, KeyError) as e:
+        raise UsageError(f"--memory {text}: write a size as 512MB or 4GB") from e
+    if size < 0:
+        raise UsageError(f"--memory {text}: a size is not negative")
+    return size
 
 
 def _budget(macs: float | None, energy: float | None, *, pinned: bool) -> Budget:
@@ -297,15 +319,13 @@ def report_schema() -> None:
     print(Report.json_schema(), end="")
 
 
-def _embedded_data() -> Any:
-    def opener(inputs: Sequence[InputSpec]) -> Feeds:
-        from ndpass import digits
-        from ndpass.calibration.feeds import open_feeds
+def _embedded_data() -> tuple[Any, Any]:
+    """The digits for calibration, their labels unused, and those for validation."""
+    from ndpass import digits
+    from ndpass.calibration.feeds import open_feeds
 
-        images, labels = digits.images()[1]
-        return open_feeds(images, inputs, labels=labels)
-
-    return opener
+    (fit, _), (measured, labels) = digits.images()
+    return lambda inputs: open_feeds(fit, inputs), lambda inputs: open_feeds(measured, inputs, labels=labels)
 
 
 def _data(path: Path | None, preprocess: str | None, samples: int | None, seed: int) -> Any:
@@ -315,8 +335,6 @@ def _data(path: Path | None, preprocess: str | None, samples: int | None, seed: 
 
     spec = None if preprocess is None else Spec.parse(preprocess)
     if path is None:
-        if spec is not None or samples is not None:
-            raise UsageError("--preprocess and --samples are about data: give --validation PATH too")
         return None
     if not path.exists():
         from ndpass.errors import InputError

@@ -14,11 +14,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_model,
+    set_external_data,
+    uses_external_data,
+)
 
 from ndpass.errors import InputError, OutputError, UsageError
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+EXTERNAL_FROM = 1024  # bytes; smaller weights stay in the model, as onnx itself does it
 PROTOBUF_LIMIT = 2_000_000_000  # bytes; a little under the 2 GiB that one protobuf message can hold
 
 
@@ -179,10 +185,12 @@ def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
     External data is taken out of `model` on the way: it should not be used afterwards.
     """
     size = sum(len(t.raw_data) for t in model.graph.initializer)
-    if not as_external and size < PROTOBUF_LIMIT:
-        onnx.save(model, path)
-        return
-    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    if as_external or size >= PROTOBUF_LIMIT:
+        # not by onnx.save(location=...), which refuses a name that is taken in the working folder
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) >= EXTERNAL_FROM:
+                set_external_data(tensor, f"{path.name}.data")
+    onnx.save(model, path)
 
 
 def save_ir(model: Path, path: Path) -> None:

@@ -50,6 +50,11 @@ class Group:
     spans: tuple[Span, ...]
     nodes: tuple[gs.Node, ...]
 
+    def filled(self, channels: Labels) -> Labels:
+        """`channels`, and one more for every tensor that would be left with none (a branch of a Concat)."""
+        more = [s.labels.max() for s in self.spans if not len(kept(s.labels, channels))]
+        return np.union1d(channels, np.array(more, np.int64))
+
 
 def kept(labels: Labels, channels: Labels) -> Labels:
     """Positions of labels (n,) that stay: those of no channel, and those of a channel that is kept."""
@@ -93,10 +98,8 @@ def _group(walk: Walk, asked: gs.Node) -> Group:
     cuts = tuple(Cut(c.node, c.index, c.axis, spans[id(c.span.tensor)]) for c in walk.cuts.values())
     layers = [n for n in walk.nodes.values() if n.op in WEIGHTED and not depthwise(n)]
     layers.sort(key=lambda n: n is not asked)
-    producers, consumers = (
-        tuple(Member(n, spans[id(t)].labels) for n in layers if id(t := side(n)) in spans)
-        for side in (lambda n: n.outputs[0], lambda n: n.inputs[0])
-    )
+    producers = tuple(Member(n, spans[id(n.outputs[0])].labels) for n in layers if id(n.outputs[0]) in spans)
+    consumers = tuple(Member(n, spans[id(n.inputs[0])].labels) for n in layers if id(n.inputs[0]) in spans)
     return Group(size, producers, consumers, cuts, tuple(spans.values()), tuple(walk.nodes.values()))
 
 
@@ -109,7 +112,7 @@ def _classes(walk: Walk, n: int) -> tuple[int, Labels]:
 
 
 def keep(graph: gs.Graph, group: Group, channels: Labels) -> None:
-    """Slice every layer of the group, and all between, to these channels (ascending, at least one).
+    """Slice every layer of the group, and all between, to these channels (ascending, as `Group.filled` gives them).
 
     No constant is edited: each is replaced by a new one, which nodes that shared it share again. What was recorded of
     the shapes between is forgotten.
@@ -145,6 +148,9 @@ def _check(group: Group, channels: Labels) -> None:
     inside = len(channels) and channels[0] >= 0 and channels[-1] < group.size
     if not inside or (np.diff(channels) <= 0).any():
         raise ValueError(f"channels to keep must be ascending, at least one, within 0 to {group.size - 1}")
+    for span in group.spans:
+        if not len(kept(span.labels, channels)):
+            raise ValueError(f"no channel of '{span.tensor.name}' would be kept: take Group.filled(channels)")
 
 
 def _names(graph: gs.Graph) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -18,12 +18,14 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from ndpass.conv import Array
 from ndpass.errors import InputError
+from ndpass.names import Names, all_nodes, label, name_nodes, tensor_names
 
 log = logging.getLogger(__name__)
 
 QUANTISED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
              "DynamicQuantizeLinear"}  # fmt: skip
 FUSED_BY_ORT = {"FusedConv", "FusedGemm", "FusedMatMul", "NhwcConv", "NhwcMaxPool", "ReorderInput", "ReorderOutput"}
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:
@@ -46,54 +48,61 @@ def refuse_whole(graph: gs.Graph) -> None:
     for node in all_nodes(graph):
         if node.op in QUANTISED:
             raise InputError(
-                f"the model is already quantised (node '{node.name}' is {node.op}): run ndpass before quantising"
+                f"the model is already quantised (node '{label(node)}' is {node.op}): run ndpass before quantising"
             )
         if node.op in FUSED_BY_ORT and (node.domain or "").startswith("com.microsoft"):
             raise InputError(
-                f"the model was already optimised by onnxruntime (node '{node.name}' is {node.op}): "
+                f"the model was already optimised by onnxruntime (node '{label(node)}' is {node.op}): "
                 "give the model from before that"
             )
 
 
-def all_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
-    """The nodes of the graph and of every graph inside If, Loop and Scan."""
-    yield from graph.nodes
-    for inner in graph.subgraphs(recursive=True):
-        yield from inner.nodes
-
-
 def normalise(graph: gs.Graph) -> gs.Graph:
     """Fold constants and BatchNormalization in place, then drop what no output needs."""
-    _name_nodes(graph)
+    name_nodes(graph)  # first of all: onnxruntime, which folds, refuses double names
     graph.toposort()
     _fold_constants(graph)
     fold_batchnorms(graph)
-    graph.cleanup(remove_unused_graph_inputs=False)
-    _name_nodes(graph)
-    return graph
+    return graph.cleanup(remove_unused_graph_inputs=False)
 
 
 def _fold_constants(graph: gs.Graph) -> None:
-    """Let onnxruntime compute what depends on constants alone; what it cannot run is left as it is."""
+    """Let onnxruntime compute what depends on constants alone, outer graphs first: inner ones read their results.
+
+    The recursion is ours because graph-surgeon's own forgets inside a graph which nodes to leave out. An If is replaced
+    by the branch that is always taken once all are folded.
+    """
+    _fold_one(graph, flatten=False)
+    inner = list(graph.subgraphs())
+    for part in inner:
+        _fold_constants(part)
+    if inner:
+        _fold_one(graph, flatten=True)
+
+
+def _fold_one(graph: gs.Graph, flatten: bool) -> None:
+    """Fold the nodes of the graph itself; what onnxruntime cannot run is left as it is."""
     onnxruntime.set_default_logger_severity(4)  # its remarks are about a graph that nobody will run
+    how = {"recurse_subgraphs": False, "flatten_subgraphs": flatten, "should_exclude_node": _draws}
     try:
-        graph.fold_constants(error_ok=False)
+        graph.fold_constants(error_ok=False, **how)
     except Exception:  # a custom operator, say: onnxruntime raises many types here
         log.debug("folding constants piece by piece", exc_info=True)
-        graph.fold_constants(partitioning="recursive")
+        graph.fold_constants(partitioning="recursive", **how)
 
 
-def _name_nodes(graph: gs.Graph) -> None:
-    """Give every top-level node a unique name: its own, else that of its first output; doubles get a number."""
-    seen: set[str] = set()
-    for node in graph.nodes:
-        base = node.name or (node.outputs[0].name if node.outputs else node.op)
-        name, n = base, 1
-        while name in seen:
-            n += 1
-            name = f"{base}_{n}"
-        node.name = name
-        seen.add(name)
+def _draws(node: gs.Node) -> bool:
+    """Whether the node draws random numbers, itself or in a graph inside it: its value differs from run to run."""
+    inner = any(_draws(n) for part in node.subgraphs() for n in part.nodes)
+    return inner or node.op in RANDOM or (node.op == "Dropout" and _training(node))
+
+
+def _training(dropout: gs.Node) -> bool:
+    """Whether it may drop anything: it does if its third input says so, and a computed one may."""
+    if len(dropout.inputs) < 3 or dropout.inputs[2].is_empty():
+        return False
+    mode = dropout.inputs[2]
+    return not isinstance(mode, gs.Constant) or bool(np.any(mode.values))
 
 
 def is_weight(tensor: gs.Tensor) -> bool:
@@ -115,8 +124,9 @@ def fold_batchnorms(graph: gs.Graph) -> int:
     """
     outputs = {id(t) for t in graph.outputs}
     found = [n for n in graph.nodes if n.op == "BatchNormalization" and _foldable(n, outputs)]
+    names = Names(tensor_names(graph))
     for norm in found:
-        _fold_batchnorm(norm)
+        _fold_batchnorm(norm, names)
     return len(found)
 
 
@@ -129,7 +139,7 @@ def _foldable(norm: gs.Node, outputs: set[int]) -> bool:
     return plain and all(is_weight(t) for t in [*norm.inputs[1:5], *conv.inputs[1:]])
 
 
-def _fold_batchnorm(norm: gs.Node) -> None:
+def _fold_batchnorm(norm: gs.Node, names: Names) -> None:
     conv = norm.inputs[0].inputs[0]
     scale, shift, mean, var = (values(t).astype(np.float64) for t in norm.inputs[1:5])
     factor = scale / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
@@ -139,8 +149,8 @@ def _fold_batchnorm(norm: gs.Node) -> None:
     name = conv.outputs[0].name
     conv.inputs = [
         conv.inputs[0],
-        gs.Constant(f"{name}.weight_folded", np.ascontiguousarray(folded.astype(weight.dtype))),
-        gs.Constant(f"{name}.bias_folded", ((bias - mean) * factor + shift).astype(weight.dtype)),
+        gs.Constant(names.fresh(f"{name}.weight_folded"), np.ascontiguousarray(folded.astype(weight.dtype))),
+        gs.Constant(names.fresh(f"{name}.bias_folded"), ((bias - mean) * factor + shift).astype(weight.dtype)),
     ]
     out = norm.outputs[0]
     norm.inputs.clear()

@@ -9,52 +9,47 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import JsonValue
+import onnx
 
 from ndpass import __version__, convert, verify
 from ndpass.bench import environment
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
-from ndpass.errors import InputError, UsageError, VerificationError
+from ndpass.errors import InputError, UsageError, VerificationError, about
 from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
-from ndpass.graph import Found, Graph, Site, Skipped
+from ndpass.graph import Found, Graph, Site
 from ndpass.passes import Decomposition
-from ndpass.passes.base import relative_error
-from ndpass.planner import Budget, Candidate, Choice, choose
-from ndpass.report import (
-    Layer,
-    MetricChange,
-    ModelSize,
-    Report,
-    Seconds,
-    Target,
-    Verified,
-    peak_memory_bytes,
-)
+from ndpass.planner import Budget
+from ndpass.report import Layer, MetricChange, ModelSize, Report, Seconds, Target, Verified, peak_memory_bytes
+from ndpass.rewriting import Calibration, Listener, Rewriter, refused
 from ndpass.runtime import OnnxRuntime, OpenVINO
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[[str, int, int], None]  # stage, steps done, steps in all
 OpenData = Callable[[Sequence[InputSpec]], Feeds]
 
 AGREEMENT_SAMPLES = 16  # on how many samples the two runtimes are compared
 NOISE_SAMPLES = 4  # how many random inputs stand in for data that nobody gave
+HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation data are given
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to do; `data` opens the samples that the metric is measured on once the model's inputs are known."""
+    """What to do. `calibration` and `validation` open data once the model's inputs are known.
+
+    batch: samples per inference while the metric is measured; memory: bytes of activations that are kept.
+    """
 
     passes: Sequence[Decomposition]
     budget: Budget
     ignore: Sequence[str] = ()
-    data: OpenData | None = None
+    calibration: OpenData | None = None
+    validation: OpenData | None = None
     batch: int = 32
     threads: int | None = None
     seed: int = 0
+    memory: int = 1 << 30
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
@@ -65,58 +60,72 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     _check_output(model, output)
     clock = _Clock()
     with convert.staged(output) as stage:
-        with clock("plan"):
-            job = _prepare(model, options, listen)
+        job = _read(model, options, listen)
+        layers = _rewrite(model, job, options, clock, listen)
         with clock("rewrite"):
-            layers = _rewrite_and_save(job, options, stage.onnx, listen)
+            listen("writing", 0, 1)
+            convert.save(job.graph.to_model(), stage.onnx, as_external=job.external)
+            job.release()
         with clock("verify"):
             checked = _verify(model, stage.onnx, job, options, listen)
             stage.finish()
-        size = convert.stored_bytes(stage.path)
+        sizes = convert.stored_bytes(model), convert.stored_bytes(stage.path)
         stage.commit()
-    return _report(job, layers, checked, (convert.stored_bytes(model), size), clock.seconds, options)
+    return _report(job, layers, checked, sizes, clock.seconds, options)
 
 
 @dataclass
 class _Job:
-    """What is known once the plan stands; `graph` is let go when the rewritten model is on disk."""
+    """What is known of the model. `graph` and `found` hold weights until `release`."""
 
     graph: Graph
-    feeds: Feeds
-    guessed: bool  # whether the feeds are noise, for want of data
-    choices: Mapping[str, Choice]
     found: Sequence[Found]
-    macs: int
-    params: int
+    fit: Feeds | None
+    measured: Feeds
+    guessed: bool  # whether `measured` is noise, for want of data
     external: bool
-    interface: Any
-    promised: tuple[int, int] = (0, 0)
+    interface: onnx.ModelProto
+    macs: tuple[int, int]
+    params: tuple[int, int]
+
+    def release(self) -> None:
+        """Let go of all weights: the runtimes need the room."""
+        self.graph.release()
+        self.found = ()
 
 
-def _prepare(model: Path, options: Options, listen: Listener) -> _Job:
+def _read(model: Path, options: Options, listen: Listener) -> _Job:
     listen("reading", 0, 1)
     proto = convert.load(model)
-    graph = Graph(proto)
-    feeds = options.data(graph.inputs()) if options.data else noise(graph, options.seed)
-    if graph.dynamic_hw and options.data:
-        graph.assume({name: value.shape for name, value in next(feeds.batches(1)).items()})
+    with about(model):
+        graph = Graph(proto)
+    fit, measured = _data(graph, options)
+    if graph.dynamic_hw and measured is not None:
+        graph.assume({name: value.shape for name, value in next(measured.batches(1)).items()})
     found = _ignored(graph.sites(), options.ignore)
-    ways = candidates(found, options.passes, listen)
-    macs = graph.macs()
-    choices = choose(ways, options.budget, macs)
-    _refuse_empty(model, found, choices, options.passes)
-    return _Job(graph, feeds, options.data is None, choices, found, macs, graph.params(), convert.external(proto),
-                verify.interface(proto))  # fmt: skip
+    macs, params = graph.macs(), graph.params()
+    feeds = measured or noise(graph, options.seed)
+    return _Job(graph, found, fit, feeds, measured is None, convert.external(proto), verify.interface(proto),
+                (macs, macs), (params, params))  # fmt: skip
+
+
+def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
+    """What is fitted to and what the metric is measured on; the latter is held out from the former if need be."""
+    specs = graph.inputs()
+    fit = options.calibration(specs) if options.calibration else None
+    measured = options.validation(specs) if options.validation else None
+    if fit is not None and measured is None:
+        fit, measured = fit.split(HELD_OUT, options.seed)
+        log.info("metric on %d samples held out from the calibration data", len(measured))
+    return fit, measured
 
 
 def noise(graph: Graph, seed: int) -> Feeds:
     """Seeded standard normal inputs, for models that come without data."""
     rng = np.random.default_rng(seed)
-    arrays = {
-        s.name: rng.standard_normal((NOISE_SAMPLES, *graph.sizes[s.name][1:])).astype(s.dtype) for s in graph.inputs()
-    }
-    samples = [{name: a[i] for name, a in arrays.items()} for i in range(NOISE_SAMPLES)]
-    return open_feeds(samples, graph.inputs())
+    specs = graph.inputs()
+    arrays = {s.name: rng.standard_normal((NOISE_SAMPLES, *graph.sizes[s.name][1:])).astype(s.dtype) for s in specs}
+    return open_feeds([{name: a[i] for name, a in arrays.items()} for i in range(NOISE_SAMPLES)], specs)
 
 
 def _ignored(found: Sequence[Found], patterns: Sequence[str]) -> list[Found]:
@@ -142,108 +151,28 @@ def _matches(pattern: str, name: str) -> bool:
         raise UsageError(f"--ignore {pattern} is not a regular expression: {e}") from e
 
 
-def candidates(found: Sequence[Found], passes: Sequence[Decomposition], listen: Listener) -> dict[str, list[Candidate]]:
-    """For each site that a pass accepts and whose cost is known: the layer as it is, then every setting."""
-    sites = [f for f in found if isinstance(f, Site)]
-    ways: dict[str, list[Candidate]] = {}
-    for i, site in enumerate(sites):
-        listen("planning", i, len(sites))
-        if _refusal(site, passes) is None:
-            dense = site.macs(site.outline)
-            assert dense is not None
-            ways[site.name] = [Candidate(dense), *_settings(site, passes[0])]
-    return ways
-
-
-def _refusal(site: Site, passes: Sequence[Decomposition]) -> str | None:
-    if site.in_hw is None:
-        return "its input size is not known, so its cost is not"
-    return passes[0].refuse(site.outline)
-
-
-def _settings(site: Site, rule: Decomposition) -> Iterator[Candidate]:
-    settings = rule.settings(site.outline)
-    for setting, error in zip(settings, rule.errors(site.conv, settings), strict=True):
-        macs = site.macs(rule.rewrite(site.outline, setting))
-        assert macs is not None
-        yield Candidate(macs, error, {rule.name: setting})
-
-
-def _refuse_empty(
-    model: Path, found: Sequence[Found], choices: Mapping[str, Choice], passes: Sequence[Decomposition]
-) -> None:
-    """A run that would rewrite nothing says why instead. Raises InputError."""
-    if any(c.candidate.setting for c in choices.values()):
-        return
-    if not any(f.op.startswith("Conv") for f in found):
+def _rewrite(model: Path, job: _Job, options: Options, clock: _Clock, listen: Listener) -> list[Layer]:
+    """Choose and rewrite; afterwards the job's graph is the new one. Raises InputError where nothing was rewritten."""
+    sites = [f for f in job.found if isinstance(f, Site) and refused(f, options.passes, job.fit is not None) is None]
+    if not any(f.op.startswith("Conv") for f in job.found):
         raise InputError(f"{model}: no convolution in it: ndpass rewrites convolutional networks")
-    reasons = {f.name: _why_kept(f, choices, passes) for f in found}
-    text = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:3])
-    raise InputError(
-        f"{model}: nothing to rewrite with {'+'.join(p.name for p in passes)} ({text}; ndpass inspect lists all)"
-    )
-
-
-def _why_kept(found: Found, choices: Mapping[str, Choice], passes: Sequence[Decomposition]) -> str:
-    if not isinstance(found, Site):
-        return found.reason
-    choice = choices.get(found.name)
-    return choice.reason if choice else _refusal(found, passes) or ""
-
-
-def _rewrite_and_save(job: _Job, options: Options, path: Path, listen: Listener) -> list[Layer]:
-    """Rewrite every chosen layer and write the model; afterwards the job holds no weights."""
-    layers = []
-    for i, found in enumerate(job.found):
-        listen("rewriting", i, len(job.found))
-        layers.append(_rewrite(job, found, options.passes))
-    job.graph.tidy()
-    job.promised = job.graph.macs(), job.graph.params()
-    listen("writing", 0, 1)
-    convert.save(job.graph.to_model(), path, as_external=job.external)
-    job.graph.release()
+    calibration = None
+    if job.fit is not None and sites:
+        with clock("calibrate"):
+            listen("calibrating", 0, 1)
+            calibration = Calibration.of(job.graph, sites, job.fit, options.threads, options.seed, options.memory)
+    rewriter = Rewriter(job.graph, options.passes, options.budget, calibration)
+    with clock("plan"):
+        plan = rewriter.plan(sites, listen)
+    with clock("rewrite"):
+        layers = rewriter.rewrite(job.found, sites, plan, listen)
+        job.graph.tidy()
+    if not any(layer.status == "done" for layer in layers):
+        text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
+        names = "+".join(p.name for p in options.passes)
+        raise InputError(f"{model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
+    job.macs, job.params = (job.macs[0], job.graph.macs()), (job.params[0], job.graph.params())
     return layers
-
-
-def _rewrite(job: _Job, found: Found, passes: Sequence[Decomposition]) -> Layer:
-    """Splice one layer's choice into the graph; its row in the report."""
-    choice = job.choices.get(found.name)
-    if not isinstance(found, Site) or choice is None or not choice.candidate.setting:
-        return _left_alone(found, choice, _why_kept(found, job.choices, passes))
-    conv = found.conv
-    setting: dict[str, dict[str, JsonValue]] = {name: dict(options) for name, options in choice.candidate.setting.items()}
-    block = passes[0].rewrite(conv, setting[passes[0].name])
-    job.graph.splice(found, block)
-    before, after = found.macs(found.outline), found.macs(block)
-    if before is None or after != choice.candidate.macs:
-        raise VerificationError(f"layer '{found.name}' takes {after} MACs, {choice.candidate.macs} were promised")
-    return Layer(
-        name=found.name,
-        op=found.op,
-        shape=_shape_text(conv.weight.shape),
-        status="done",
-        setting=setting,
-        macs=(before, after),
-        error_predicted=choice.candidate.error,
-        error_measured=relative_error(conv.weight, block.dense().weight),
-    )
-
-
-def _left_alone(found: Found, choice: Choice | None, reason: str) -> Layer:
-    shape, macs = (found.shape, found.macs) if isinstance(found, Skipped) else (
-        found.outline.weight.shape, found.macs(found.outline))  # fmt: skip
-    return Layer(
-        name=found.name,
-        op=found.op,
-        shape=_shape_text(shape),
-        status="skipped" if choice is None else "kept",
-        reason=reason,
-        macs=None if macs is None else (macs, macs),
-    )
-
-
-def _shape_text(shape: Sequence[int] | None) -> str:
-    return "" if shape is None else "x".join(map(str, shape))
 
 
 @dataclass
@@ -257,13 +186,13 @@ class _Checked:
 def _verify(model: Path, written: Path, job: _Job, options: Options, listen: Listener) -> _Checked:
     """Check the written ONNX, one model in memory at a time. Raises VerificationError."""
     listen("verifying", 0, 4)
-    verify.check_file(written, job.interface, job.promised[0], job.graph.sizes)
-    few = job.feeds.take(range(min(AGREEMENT_SAMPLES, len(job.feeds))))
+    verify.check_file(written, job.interface, job.macs[1], job.graph.sizes)
+    few = job.measured.take(range(min(AGREEMENT_SAMPLES, len(job.measured))))
     listen("verifying", 1, 4)
-    reference = stored(OpenVINO(model, threads=options.threads), job.feeds, options.batch)
+    reference = stored(OpenVINO(model, threads=options.threads), job.measured, options.batch)
     listen("verifying", 2, 4)
     runner = OpenVINO(written, threads=options.threads)
-    evaluation = evaluate(reference, runner, job.feeds, options.batch)
+    evaluation = evaluate(reference, runner, job.measured, options.batch)
     outputs = stored(runner, few, options.batch)
     del runner, reference
     listen("verifying", 3, 4)
@@ -318,7 +247,7 @@ def _report(
         budget=options.budget.to_json(),
         target=Target(cpu=around.cpu, precision="f32", threads=options.threads, batch=options.batch,
                       openvino=around.openvino),
-        model=ModelSize(macs=(job.macs, job.promised[0]), params=(job.params, job.promised[1]), bytes=sizes),
+        model=ModelSize(macs=job.macs, params=job.params, bytes=sizes),
         metric=None if before is None or after is None else MetricChange(
             name=before.name, before=before.value, after=after.value, samples=before.samples),
         seconds=Seconds(**seconds),

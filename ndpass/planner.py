@@ -48,16 +48,16 @@ def choose(candidates: Mapping[str, Sequence[Candidate]], budget: Budget, total:
     if budget.kind == "macs":
         assert budget.value is not None
         return _cheapest_damage(candidates, budget.value, total)
+    return {name: choose_local(ways, budget) for name, ways in candidates.items()}
+
+
+def choose_local(ways: Sequence[Candidate], budget: Budget) -> Choice:
+    """The best candidate of one site that saves MACs; for an energy budget the cheapest that keeps it."""
     energy = budget.value if budget.kind == "energy" else None
-    return {name: _local(ways, energy) for name, ways in candidates.items()}
-
-
-def _local(ways: Sequence[Candidate], energy: float | None) -> Choice:
-    """The best candidate of one site that saves MACs; with `energy` the cheapest that keeps it."""
     dense = ways[0]
     cheaper = [c for c in ways[1:] if c.macs < dense.macs]
     if energy is None:
-        exact = [c for c in ways[1:] if c.error < 1e-12]
+        exact = [c for c in ways[1:] if c.error <= dense.error + 1e-12]
         best = min(cheaper or exact, key=lambda c: (c.error, c.macs), default=None)
         return Choice(best) if best else Choice(dense, _dearer(ways))
     enough = [c for c in cheaper if 1 - c.error >= energy]

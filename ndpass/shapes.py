@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
 
 from ndpass.errors import InputError
+from ndpass.names import label
 
 Shape = tuple[int, ...]
 BIG = 1024  # elements; larger constants never decide a shape and are not copied
 
 
 def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
-    """The model without its large weights (they become inputs), its own inputs set to `sizes`.
+    """The model without its large weights (they become inputs), its own inputs set to `sizes` or else as declared.
 
-    Shape inference and the checker cost nothing on it, whatever the size of the model.
+    Shape inference costs nothing on it, whatever the size of the model.
     """
     constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
     small = [t for t in constants if math.prod(t.shape) <= BIG]
@@ -34,35 +37,68 @@ def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
     return onnx.helper.make_model(proto, opset_imports=graph.import_domains, ir_version=max(graph.ir_version or 8, 4))
 
 
-def _info(tensor: gs.Tensor, shape: Shape | None) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(tensor.name, dtype_to_onnx(tensor.dtype), shape)
+def _info(tensor: gs.Tensor, shape: Sequence[int | str | None] | None) -> onnx.ValueInfoProto:
+    """Axes of -1 or 0, as some exporters write them, are open ones."""
+    axes = None if shape is None else [None if isinstance(d, int) and d < 1 else d for d in shape]
+    return onnx.helper.make_tensor_value_info(tensor.name, dtype_to_onnx(tensor.dtype), axes)
 
 
 def infer(graph: gs.Graph, sizes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Tensor name -> shape, for every tensor whose shape follows from input shapes `sizes`.
+    """Tensor name -> shape, for every tensor whose shape follows from input shapes `sizes`. Raises as `inference`."""
+    return inference(graph, sizes).shapes
 
-    Raises InputError where the graph contradicts itself.
+
+@dataclass(frozen=True)
+class Inferred:
+    """What follows from the inputs. axes: tensor name -> size of each axis, None where open; types: ONNX's numbers."""
+
+    axes: dict[str, tuple[int | None, ...]]
+    types: dict[str, int]
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Tensor name -> shape, of every tensor that has no open axis."""
+        return {name: tuple(d for d in axes if d is not None) for name, axes in self.axes.items() if None not in axes}
+
+
+def inference(graph: gs.Graph, sizes: Mapping[str, Shape], strict: bool = True) -> Inferred:
+    """What follows from input shapes `sizes`; an input that is not among them is as the model declares it.
+
+    strict: raise InputError where the graph contradicts itself; else nothing is known from there on.
     """
-    inferred = _infer(graph, sizes)
-    known = {t.name: tuple(t.shape) for t in graph.tensors().values() if isinstance(t, gs.Constant)}
-    for info in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
-        dims = info.type.tensor_type.shape.dim if info.type.tensor_type.HasField("shape") else None
-        if dims is not None and all(d.HasField("dim_value") for d in dims):
-            known[info.name] = tuple(d.dim_value for d in dims)
-    return known
-
-
-def infer_types(graph: gs.Graph, sizes: Mapping[str, Shape]) -> dict[str, int]:
-    """Tensor name -> ONNX element type, for every computed tensor whose type follows. Raises InputError as `infer`."""
-    inferred = _infer(graph, sizes)
-    return {info.name: info.type.tensor_type.elem_type for info in [*inferred.graph.input, *inferred.graph.value_info]}
-
-
-def _infer(graph: gs.Graph, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(skeleton(graph, sizes), data_prop=True)
+        proto = onnx.shape_inference.infer_shapes(skeleton(graph, sizes), strict_mode=strict, data_prop=True)
     except onnx.shape_inference.InferenceError as e:
-        raise InputError(f"shape inference failed, the graph contradicts itself: {_first_line(e)}") from e
+        raise _contradiction(sizes, _first_line(e)) from e
+    infos = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+    axes = {t.name: tuple(t.shape) for t in graph.tensors().values() if isinstance(t, gs.Constant)}
+    axes |= {i.name: _axes(i) for i in infos if i.type.tensor_type.HasField("shape")}
+    if strict:
+        _check_channels(graph, axes, sizes)
+    return Inferred(axes, {i.name: i.type.tensor_type.elem_type for i in infos})
+
+
+def _axes(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim)
+
+
+def _check_channels(graph: gs.Graph, axes: Mapping[str, tuple[int | None, ...]], sizes: Mapping[str, Shape]) -> None:
+    """Raise InputError for a convolution of other channels than its input's, which ONNX's inference lets pass."""
+    for node in graph.nodes:
+        x, w = (axes.get(t.name) for t in node.inputs[:2]) if node.op == "Conv" else (None, None)
+        if not x or not w or x[1] is None or w[1] is None:
+            continue
+        wanted = w[1] * node.attrs.get("group", 1)
+        if x[1] != wanted:
+            what = f"has weights for {wanted} channels, its input '{node.inputs[0].name}' has {x[1]}"
+            raise _contradiction(sizes, f"convolution '{label(node)}' {what}")
+
+
+def _contradiction(sizes: Mapping[str, Shape], what: str) -> InputError:
+    if not sizes:
+        return InputError(f"the graph contradicts itself: {what}; export the model again")
+    given = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in sizes.items())
+    return InputError(f"the graph contradicts itself at input {given}: {what}; give sizes that the model is made for")
 
 
 def _first_line(e: Exception) -> str:

@@ -66,7 +66,8 @@ class ChannelDecomposition(Decomposition):
 
 def full_rank(conv: Conv) -> int:
     """The d at which the product is exact: min(n_o, n)."""
-    return min(conv.matrix.shape)
+    n_o, n = conv.matrix.shape
+    return min(int(n_o), int(n))
 
 
 def ranks(shape: tuple[int, int], width: int, pinned: int | str | None = None) -> list[int]:

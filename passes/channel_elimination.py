@@ -61,10 +61,13 @@ def eliminate(readers: list[tuple[Moments, Indices]], size: int) -> Path:
 
 
 class _Reader:
-    """One layer; columns of a channel that has gone stay in M and in `own` until the next update, ignored."""
+    """One layer: P and M as of the last update, and what has been dropped since as P − LLᵀ, M − NLᵀ.
+
+    Of what is current only the blocks on the diagonals are kept, P_ii and M_iᵀM_i: all that `costs` asks for.
+    """
 
     def __init__(self, moments: Moments, blocks: Indices, size: int) -> None:
-        self.energy = moments.energy or 1.0
+        self.energy, self.size = moments.energy or 1.0, size
         C = moments.C.copy()
         C.flat[:: len(C) + 1] += RIDGE * (np.trace(C) / len(C) or 1.0)
         factor = scipy.linalg.cholesky(C, lower=True, overwrite_a=True, check_finite=False)
@@ -72,29 +75,27 @@ class _Reader:
         self.P = np.tril(lower) + np.tril(lower, -1).T
         self.MT = self.P @ moments.B.T  # (n, n_o)
         self.error = max(0.0, (moments.energy - float(np.einsum("no,on->", self.MT, moments.B))) / self.energy)
-        self.pending = np.empty((len(C), 0))
-        self.since = 0
-        self._place(blocks, size)
+        self._start(blocks)
 
-    def _place(self, blocks: Indices, size: int) -> None:
-        """Columns of the channels, those with as many columns together: `sets` is [(channels (g,), at (g, m)), ...]."""
-        self.blocks, self.size = blocks, size
+    def _start(self, blocks: Indices) -> None:
+        """Nothing is pending. Channels with as many columns go together: `at` (g, m) are the columns of each."""
+        self.blocks = blocks
+        self.gone: list[int] = []
+        self.L, self.N = np.empty((len(blocks), 0)), np.empty((0, self.MT.shape[1]))
         order = np.argsort(blocks, kind="stable")
-        counts = np.bincount(blocks[blocks >= 0], minlength=size)
+        counts = np.bincount(blocks[blocks >= 0], minlength=self.size)
         starts = np.cumsum(counts) - counts + np.count_nonzero(blocks < 0)
         self.sets = []
         for m in np.unique(counts[counts > 0]):
             channels = np.flatnonzero(counts == m)
             at = order[starts[channels][:, None] + np.arange(m)]
-            self.sets.append((channels, at))
-        self.own = [self.P[at[:, :, None], at[:, None, :]] for _, at in self.sets]  # (g, m, m) each
+            part = self.MT[at]  # (g, m, n_o)
+            self.sets.append((channels, at, self.P[at[:, :, None], at[:, None, :]], part @ part.transpose(0, 2, 1)))
 
     def costs(self) -> Array:
         """What dropping each channel (size,) adds to the relative error; 0 for one that the layer does not read."""
         costs = np.zeros(self.size)
-        for (channels, at), own in zip(self.sets, self.own, strict=True):
-            part = self.MT[at]  # (g, m, n_o)
-            gram = part @ part.transpose(0, 2, 1)
+        for channels, _, own, gram in self.sets:
             costs[channels] = np.trace(np.linalg.solve(own, gram), axis1=1, axis2=2)
         return costs / self.energy
 
@@ -102,29 +103,32 @@ class _Reader:
         columns = np.flatnonzero(self.blocks == channel)
         if not len(columns):
             return
-        T = self.P[:, columns] - self.pending @ self.pending[columns].T
-        R = np.linalg.cholesky(T[columns])
-        L = scipy.linalg.solve_triangular(R, T.T, lower=True, check_finite=False).T
-        N = scipy.linalg.solve_triangular(R, self.MT[columns], lower=True, check_finite=False)  # (m, n_o)
+        T = self.P[:, columns] - self.L @ self.L[columns].T
+        inverse_R = np.linalg.inv(np.linalg.cholesky(T[columns]))
+        L = T @ inverse_R.T  # (n, m)
+        N = inverse_R @ (self.MT[columns] - self.L[columns] @ self.N)  # (m, n_o)
         self.error += float(np.sum(N * N)) / self.energy
-        self.MT -= L @ N
-        self.pending = np.hstack([self.pending, L])
-        self.since += 1
-        self._forget(channel) if self.since < AT_ONCE else self._update(channel)
+        MN = self.MT @ N.T - self.L @ (self.N @ N.T)  # (n, m)
+        self.L, self.N = np.hstack([self.L, L]), np.vstack([self.N, N])
+        self.gone.append(channel)
+        if len(self.gone) < AT_ONCE:
+            self._bring_up_blocks(L, MN - L @ (N @ N.T) / 2)
+        else:
+            self._update()
 
-    def _forget(self, channel: int) -> None:
-        L = self.pending[:, -np.count_nonzero(self.blocks == channel) :]
-        for s, ((channels, at), own) in enumerate(zip(self.sets, self.own, strict=True)):
-            stay = channels != channel
-            at, own = at[stay], own[stay]
-            part = L[at]  # (g, m, columns)
-            self.sets[s], self.own[s] = (channels[stay], at), own - part @ part.transpose(0, 2, 1)
+    def _bring_up_blocks(self, L: Array, half: Array) -> None:
+        """M_iᵀM_i loses L_i half_iᵀ and its transpose; those that have gone become harmless."""
+        for channels, at, own, gram in self.sets:
+            part, cross = L[at], L[at] @ half[at].transpose(0, 2, 1)  # (g, m, columns), (g, m, m)
+            own -= part @ part.transpose(0, 2, 1)
+            gram -= cross + cross.transpose(0, 2, 1)
+            own[channels == self.gone[-1]] = np.eye(at.shape[1])
 
-    def _update(self, channel: int) -> None:
-        """Bring P up to date and take out the columns of the channels that have gone."""
-        present = np.concatenate([[-1], *(channels for channels, _ in self.sets)])
-        stay = np.flatnonzero(np.isin(self.blocks, present) & (self.blocks != channel))
-        rest = self.pending[stay]
-        self.P = self.P[np.ix_(stay, stay)] - rest @ rest.T
-        self.MT, self.pending, self.since = self.MT[stay], np.empty((len(stay), 0)), 0
-        self._place(self.blocks[stay], self.size)
+    def _update(self) -> None:
+        """Bring P and M up to date, without the columns of the channels that have gone."""
+        stay = np.flatnonzero(~np.isin(self.blocks, self.gone))
+        L = self.L[stay]
+        self.P = self.P[np.ix_(stay, stay)]
+        self.P -= L @ L.T
+        self.MT = self.MT[stay] - L @ self.N
+        self._start(self.blocks[stay])

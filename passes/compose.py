@@ -17,7 +17,7 @@ import numpy as np
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv, Sum
 from ndpass.passes.base import Decomposition, Setting
-from ndpass.passes.decoupling_fit import solve
+from ndpass.passes.decoupling_fit import RIDGE, solve
 
 Settings = Mapping[str, Setting]  # pass name -> setting; a pass that is not named is left out
 
@@ -84,7 +84,7 @@ def leaf_moments(leaf: Conv, before: Conv | None, site: Conv, moments: Moments) 
     else:
         inner = _mean([moments.through(T) for T in placements(leaf, before, site)])
     weight = leaf.dense().matrix
-    return replace(inner.answering(weight), anchor=weight)
+    return inner.answering(weight).shrunk(weight, RIDGE)  # features that depend on each other make C singular
 
 
 def placements(leaf: Conv, before: Conv | None, site: Conv) -> Iterator[Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,22 +55,24 @@ def small_network() -> onnx.ModelProto:
 
 
 @pytest.fixture
-def ndpass(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def ndpass(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """`ndpass("run", model, ...)` through the entry point, in this process; the runtimes are imported only once.
 
     An exception that the entry point lets through, which a user would see as a traceback, fails the test.
     """
-    handlers = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*args: object) -> Finished:
         monkeypatch.setattr(sys, "argv", ["ndpass", *map(str, args)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
+        handlers = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with pytest.raises(SystemExit) as left:
+                cli.main()
+        finally:
+            for sign, handler in handlers.items():
+                signal.signal(sign, handler)
         return Finished(int(left.value.code or 0), *capfd.readouterr())
 
-    yield call
-    for sign, handler in handlers.items():
-        signal.signal(sign, handler)
+    return call
 
 
 @pytest.fixture

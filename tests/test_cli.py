@@ -233,11 +233,11 @@ def test_killed_run_leaves_what_was_there(long_run: list[str], folder: Path) -> 
     assert (folder / "out.onnx").read_bytes() == b"an older model"
 
 
-def test_reader_of_a_pipe_that_goes_away_is_no_error(net: Path, folder: Path) -> None:
+def test_reader_of_a_pipe_that_goes_away_is_told_nothing(net: Path, folder: Path) -> None:
     with subprocess.Popen([*COMMAND, "inspect", str(net)], cwd=folder, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         said = process.stderr.read()
-        assert (process.wait(), said) == (0, "")
+        assert (process.wait(), said) == (1, "")

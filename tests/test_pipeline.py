@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,14 @@ from models import EXACT, SHARED, Arrays, feed_of, network, normal, relative, ru
 from numpy.typing import NDArray
 
 from ndpass import passes, pipeline
-from ndpass.conv import Block, Chain, Conv, Sum
+from ndpass.conv import Block, Conv, Sum
 from ndpass.errors import VerificationError
 from ndpass.passes import NetworkDecoupling, Setting
 from ndpass.planner import Budget
 from ndpass.report import Report
 from ndpass.runtime import OnnxRuntime, OpenVINO
 
-DOUBLE_DIMS = {"batch": 3}
+DIMS = {"batch": 3}
 
 pytestmark = pytest.mark.usefixtures("folder")  # which each test runs in
 
@@ -73,10 +73,13 @@ def test_macs_and_parameters_are_what_the_files_hold() -> None:
 
 
 def test_error_is_what_the_weights_lost() -> None:
-    """Two terms of the singular value decomposition of each output's (n_i, K) matrix, by the paper's formula."""
-    report = run(small_network(), spec="nd:rank=2:form=pw-dw")
+    """Two terms of the singular value decomposition of each input's (n_o, K) matrix, by the paper's formula."""
+    report = run(small_network(), spec="nd:rank=2:form=dw-pw")
     for name, weight in (("a", normal(16, 3, 3, 3)), ("b", normal(32, 16, 3, 3))):
-        values = np.linalg.svd(weight.reshape(*weight.shape[:2], 9).astype(np.float64), compute_uv=False) ** 2
+        values = (
+            np.linalg.svd(weight.swapaxes(0, 1).reshape(*weight.shape[1::-1], 9).astype(np.float64), compute_uv=False)
+            ** 2
+        )
         (layer,) = (layer for layer in report.layers if layer.name == name)
         expected = values[:, 2:].sum() / values.sum()
         assert layer.error_predicted == pytest.approx(expected, rel=1e-6)
@@ -85,7 +88,7 @@ def test_error_is_what_the_weights_lost() -> None:
 
 def test_full_rank_is_exact() -> None:
     report = run(small_network(), spec="nd:rank=full")
-    feed = feed_of(onnx.load("in.onnx"), **DOUBLE_DIMS)
+    feed = feed_of(onnx.load("in.onnx"), **DIMS)
     assert relative(run_ort(onnx.load("in.onnx"), feed), run_ort(onnx.load("out.onnx"), feed)) < EXACT
     assert report.verified["the original on random inputs"].relative_error < EXACT
 
@@ -118,11 +121,10 @@ def test_intermediate_representation(folder: Path) -> None:
 
     run(small_network(), "out.onnx")
     report = run(Path("in.onnx"), "out.xml")
-    feed = feed_of(onnx.load("in.onnx"), **DOUBLE_DIMS)
+    feed = feed_of(onnx.load("in.onnx"), **DIMS)
     assert relative(open_vino(Path("out.onnx"), feed), open_vino(Path("out.xml"), feed)) < EXACT
-    kinds = {
-        op.get_element_type() for op in ov.Core().read_model("out.xml").get_ops() if op.get_type_name() == "Constant"
-    }
+    constants = (op for op in ov.Core().read_model("out.xml").get_ops() if op.get_type_name() == "Constant")
+    kinds = {op.get_element_type() for op in constants}
     assert ov.Type.f32 in kinds
     assert ov.Type.f16 not in kinds
     assert report.model.bytes[1] == sum(Path(f"out.{kind}").stat().st_size for kind in ("xml", "bin"))
@@ -135,7 +137,7 @@ def test_intermediate_representation_with_a_pattern_in_its_name(folder: Path) ->
 
 
 @pytest.fixture
-def beside(folder: Path) -> Path:
+def beside() -> Path:
     """in.onnx, whose weights lie in weights.bin."""
     onnx.save(small_network(), "in.onnx", save_as_external_data=True, location="weights.bin", size_threshold=100)
     return Path("in.onnx")
@@ -151,14 +153,14 @@ def test_external_data_stay_external(beside: Path, folder: Path) -> None:
 
 
 def test_external_data_compute_the_same(beside: Path) -> None:
-    """Over an older output too, whose data are of other sizes."""
-    run(small_network(), "plain.onnx")
-    onnx.save(small_network(), "in.onnx", save_as_external_data=True, location="weights.bin", size_threshold=100)
+    """Over an older output too, whose data are of another size."""
     run(beside, spec="nd:rank=1")
     run(beside)
-    feed = feed_of(onnx.load("plain.onnx"), **DOUBLE_DIMS)
-    expected = run_ort(onnx.load("plain.onnx"), feed)
-    assert relative(expected, list(OnnxRuntime(Path("out.onnx"))(feed).values())) == 0
+    onnx.save(small_network(), "plain.onnx")
+    run(Path("plain.onnx"), "expected.onnx")
+    feed = feed_of(onnx.load("plain.onnx"), **DIMS)
+    expected = run_ort(onnx.load("expected.onnx"), feed)
+    assert relative(expected, list(OnnxRuntime(Path("out.onnx"))(feed).values())) < EXACT
     assert relative(expected, open_vino(Path("out.onnx"), feed)) < EXACT
     onnx.checker.check_model("out.onnx", full_check=True)
 
@@ -178,8 +180,8 @@ def test_external_data_to_intermediate_representation(beside: Path, folder: Path
 
 def test_static_batch(ndpass: Command) -> None:
     """Five samples through a model that takes two at a time."""
-    onnx.save(network("(float[2,3,8,8] x) => (float[2,4] y) { a = Conv(x, w)  g = GlobalAveragePool(a)  y = Flatten(g) }",
-                      w=normal(4, 3, 3, 3)), "in.onnx")  # fmt: skip
+    text = "(float[2,3,8,8] x) => (float[2,4] y) { a = Conv(x, w)  g = GlobalAveragePool(a)  y = Flatten(g) }"
+    onnx.save(network(text, w=normal(4, 3, 3, 3)), "in.onnx")
     np.savez("data.npz", images=normal(5, 3, 8, 8), labels=np.array([0, 1, 2, 3, 0]))
     done = ndpass("run", "in.onnx", "-q", "--passes", "nd:rank=2", "--validation", "data.npz", "--json", "r.json",
                   "-o", "out.onnx")  # fmt: skip
@@ -201,13 +203,7 @@ def test_dynamic_height_and_width(ndpass: Command) -> None:
         counted_macs(Path(name), n=1, h=20, w=12) for name in ("in.onnx", "out.onnx")
     ]
     for side in (onnx.load("out.onnx").graph.input, onnx.load("out.onnx").graph.output):
-        assert [d.dim_param for d in side[0].type.tensor_type.shape.dim] == [
-            "n",
-            *side[0].type.tensor_type.shape.dim[1].dim_param.split(),
-            "",
-            "h",
-            "w",
-        ]
+        assert [d.dim_param for d in side[0].type.tensor_type.shape.dim] == ["n", "", "h", "w"]
 
 
 def test_dynamic_height_and_width_without_data() -> None:
@@ -235,11 +231,12 @@ def test_whatever_is_left_alone_says_why() -> None:
             grouped = Conv<pads = [1,1,1,1], group = 2>(plain, g)
             depthwise = Conv<pads = [1,1,1,1], group = 4>(grouped, d)
             thin = Conv(depthwise, o)
-            back = ConvTranspose<pads = [1,1,1,1]>(thin, w)
+            back = ConvTranspose<pads = [1,1,1,1]>(thin, t)
             late = Conv<pads = [1,1,1,1]>(back, v)
             asked = Conv<pads = [1,1,1,1]>(late, w)
             y = MatMul(asked, m) }""",
         w=normal(4, 4, 3, 3), g=normal(4, 2, 3, 3), d=normal(4, 1, 3, 3), o=normal(4, 4, 1, 1), m=normal(8, 8),
+        t=normal(4, 4, 3, 3, seed=1),
     )  # fmt: skip
     onnx.save(model, "in.onnx")
     options = pipeline.Options(passes.parse("nd:rank=1"), Budget("pinned"), ignore=["re:ask.*"])
@@ -273,9 +270,7 @@ class Unfaithful(NetworkDecoupling):
 def leaf(block: Block, change: float) -> Block:
     """The block with the weights of its first leaf multiplied."""
     if isinstance(block, Conv):
-        return Conv(
-            block.weight * np.float32(change), block.bias, block.strides, block.pads, block.dilations, block.group
-        )
+        return replace(block, weight=block.weight * np.float32(change))
     first, *rest = block.blocks
     return type(block)(leaf(first, change), *rest)
 
@@ -295,19 +290,7 @@ class NotFinite(Unfaithful):
         return leaf(block, np.nan)
 
 
-class OtherShape(Unfaithful):
-    """Padding lost: the output is smaller, as are the MACs of nothing else."""
-
-    def spoil(self, block: Block) -> Block:
-        assert isinstance(block, Sum)
-        first = block.blocks[0]
-        assert isinstance(first, Chain)
-        cut = [Conv(c.weight, c.bias, c.strides, (), c.dilations, c.group) for c in first.blocks if isinstance(c, Conv)]
-        return Sum(Chain(*cut), *block.blocks[1:])
-
-
-FAULTS: Sequence[tuple[type[Unfaithful], str]] = (
-    (Dearer, "promised"), (NotFinite, "not finite"), (OtherShape, ""))  # fmt: skip
+FAULTS = ((Dearer, "promised"), (NotFinite, "inf"))
 
 
 @pytest.mark.parametrize(("rule", "word"), FAULTS, ids=lambda f: getattr(f, "__name__", ""))
@@ -327,5 +310,5 @@ def test_failed_verification_has_its_exit_code(
     monkeypatch.setattr(passes, "PASSES", (NotFinite,))
     done = ndpass("run", net, "-q", "--passes", "unfaithful:rank=2", "-o", "out.onnx")
     assert (done.code, done.out, done.err.count("\n")) == (5, "", 1)
-    assert "not finite" in done.err
+    assert "inf" in done.err
     assert [p.name for p in folder.iterdir()] == ["net.onnx"]

@@ -1,0 +1,149 @@
+"""The ways to write one layer: every setting of every pass and of their compositions, with error and MACs.
+
+Errors of single passes are the passes' own. A composition of A and B is estimated as e_A + (1 − e_A)·r_B, where r_B is
+what B adds to the layer at one middling setting of A, fitted once: compositions are many, fits are dear.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from ndpass.calibration.moments import Moments
+from ndpass.conv import Conv
+from ndpass.graph import Site
+from ndpass.passes import Decomposition, Setting
+from ndpass.passes.base import block_error
+from ndpass.passes.compose import Settings, compose, outline, refusal
+from ndpass.planner import Candidate
+
+T = TypeVar("T")
+
+MOST_RANKS = 12  # of the first pass of a composition, evenly spread
+INNER_SETTINGS = 6  # of each later pass of a composition: its cheapest
+
+
+def why_not(site: Site, passes: Sequence[Decomposition]) -> str | None:
+    """Why no pass can act on this site, or None."""
+    if site.in_hw is None:
+        return "its input size is not known, so its cost is not"
+    return refusal(passes, site.outline)
+
+
+def ways(site: Site, passes: Sequence[Decomposition], moments: Moments | None = None) -> list[Candidate]:
+    """The layer as it is, then every single pass that accepts it, then the compositions, all in the passes' order."""
+    dense = _macs(site, passes, {})
+    conv = site.conv
+    found = [Candidate(dense, block_error(conv, conv, moments))]
+    if is_pinned(passes):
+        return [*found, *_pinned(site, conv, passes, moments)]
+    for rule in passes:
+        if rule.refuse(conv) is None:
+            found += _single(site, conv, rule, dense, moments)
+    for size in range(2, len(passes) + 1):
+        for chosen in itertools.combinations(passes, size):
+            found += _composed(site, conv, chosen, found, moments)
+    return found
+
+
+def is_pinned(passes: Sequence[Decomposition]) -> bool:
+    """Whether every pass has its rank given, so that there is nothing to choose but the form."""
+    return all("rank" in rule.pinned for rule in passes)
+
+
+def _macs(site: Site, passes: Sequence[Decomposition], settings: Settings) -> int:
+    macs = site.macs(outline(passes, site.outline, settings))
+    assert macs is not None
+    return macs
+
+
+def _single(site: Site, conv: Conv, rule: Decomposition, dense: int, moments: Moments | None) -> Iterator[Candidate]:
+    """Every setting of one pass that saves MACs."""
+    costs = [(s, _macs(site, [rule], {rule.name: s})) for s in rule.settings(site.outline)]
+    cheaper = [(s, macs) for s, macs in costs if macs < dense]
+    errors = rule.errors(conv, [s for s, _ in cheaper], moments)
+    for (setting, macs), error in zip(cheaper, errors, strict=True):
+        yield Candidate(macs, error, {rule.name: setting})
+
+
+def _pinned(site: Site, conv: Conv, passes: Sequence[Decomposition], moments: Moments | None) -> Iterator[Candidate]:
+    """All passes with the settings given, in each form that is left open; errors are measured."""
+    for settings in _products(site, passes):
+        block = compose(passes, conv, settings, moments)
+        yield Candidate(_macs(site, passes, settings), block_error(conv, block, moments), settings)
+
+
+def _products(site: Site, passes: Sequence[Decomposition]) -> Iterator[Settings]:
+    options: list[list[tuple[str, Setting]]] = []
+    block = outline([], site.outline, {})
+    for rule in passes:
+        leaf = next((leaf for leaf in block.leaves() if rule.refuse(leaf) is None), None)
+        if leaf is None:
+            continue
+        settings = rule.settings(leaf)
+        options.append([(rule.name, s) for s in settings])
+        block = outline([rule], block.leaves()[0] if len(block.leaves()) == 1 else leaf, {rule.name: settings[0]})
+    return (dict(choice) for choice in itertools.product(*options))
+
+
+def _composed(
+    site: Site,
+    conv: Conv,
+    passes: Sequence[Decomposition],
+    known: Sequence[Candidate],
+    moments: Moments | None,
+) -> list[Candidate]:
+    """Compositions of the passes, from what is known of all but the last, that save MACs against it."""
+    *ahead, last = passes
+    names = {rule.name for rule in ahead}
+    first = [c for c in known if set(c.setting) == names]
+    first = _spread(sorted(first, key=lambda c: c.macs), MOST_RANKS)
+    if not first:
+        return []
+    middle = first[len(first) // 2]
+    leaf = _leaf_for(last, outline(ahead, site.outline, middle.setting).leaves())
+    if leaf is None:
+        return []
+    added = _added_errors(site, conv, passes, middle, last.settings(leaf), moments)
+    made = []
+    for c in first:
+        for setting, error in added:
+            settings = {**c.setting, last.name: setting}
+            macs = _macs(site, passes, settings)
+            if macs < c.macs:
+                made.append(Candidate(macs, c.error + (1 - c.error) * error, settings))
+    return made
+
+
+def _leaf_for(rule: Decomposition, leaves: Sequence[Conv]) -> Conv | None:
+    """The largest leaf that the pass accepts."""
+    accepted = [leaf for leaf in leaves if rule.refuse(leaf) is None]
+    return max(accepted, key=lambda leaf: leaf.weight.size, default=None)
+
+
+def _added_errors(
+    site: Site,
+    conv: Conv,
+    passes: Sequence[Decomposition],
+    middle: Candidate,
+    settings: Sequence[Setting],
+    moments: Moments | None,
+) -> list[tuple[Setting, float]]:
+    """What the last pass adds to the error at one setting of the others, for its settings that save MACs there."""
+    last = passes[-1].name
+    costs = [(s, _macs(site, passes, {**middle.setting, last: s})) for s in settings]
+    cheaper = sorted((macs, i) for i, (_, macs) in enumerate(costs) if macs < middle.macs)
+    base = block_error(conv, compose(passes[:-1], conv, middle.setting, moments), moments)
+    added = []
+    for _, i in _spread(cheaper, INNER_SETTINGS):
+        block = compose(passes, conv, {**middle.setting, last: settings[i]}, moments)
+        added.append((settings[i], max(0.0, block_error(conv, block, moments) - base) / max(1 - base, 1e-9)))
+    return added
+
+
+def _spread(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the items, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
