@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.calibration.moments import Moments, choose_strength
@@ -117,6 +118,16 @@ class Frontier:
             yield outputs[x]
         if keep:
             self._cut, self._stored = live, fresh
+
+    def prune(self, x: str, axis: int, kept: NDArray[np.intp], others: Collection[str]) -> None:
+        """The network's tensor `x` has lost all but these channels; `others` may have lost some too."""
+        if self._cut is None:
+            return
+        if (set(others) - {x}) & set(self._cut):
+            self._cut, self._stored = None, deque()
+        elif x in self._cut:
+            for feed in self._stored:
+                feed[x] = np.take(feed[x], kept, axis)
 
     def _size(self, live: Sequence[str]) -> int:
         shapes = self.graph.shapes(self.data.batch)

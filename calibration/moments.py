@@ -108,6 +108,11 @@ class Moments:
         g = self.g + noise * np.einsum("on,on->o", weight, weight)
         return Moments(self.count, self.x_mean, self.y_mean, C, self.B + noise * weight, g, weight)
 
+    def keep(self, columns: NDArray[np.intp], anchor: Array) -> Moments:
+        """Moments of a part of the patch, columns (m,) ascending; anchor (n_o, m): the weight that the prior is at."""
+        C = self.C[np.ix_(columns, columns)]
+        return Moments(self.count, self.x_mean[columns], self.y_mean, C, self.B[:, columns], self.g, anchor)
+
     def through(self, A: Array) -> Moments:
         """Moments of z = Ax̂ (m,) and y, for A (m, n)."""
         return Moments(self.count, A @ self.x_mean, self.y_mean, A @ self.C @ A.T, self.B @ A.T, self.g)
@@ -122,7 +127,8 @@ class Moments:
 def _gram(x: Array) -> Array:
     """xᵀx for x (S, n) in float32, by the product that computes one triangle only."""
     upper: Array = scipy.linalg.blas.ssyrk(1.0, x.T, lower=False)
-    return np.triu(upper) + np.triu(upper, 1).T
+    both: Array = np.triu(upper) + np.triu(upper, 1).T
+    return both
 
 
 def _wide(product: Array, count: int) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +72,10 @@ def patches(conv: Conv, x: Array, positions: Positions) -> Array:
     where = np.unravel_index(positions, out_hw)
     index = [_taps(conv, a, axes, where[a]) for a in range(axes)]
     image = np.arange(images).reshape(-1, *(1,) * (axes + 1))
-    taken = padded[(image, slice(None), *index)]  # (images, each, *kernel, n_i): the sliced axis comes last
-    return np.moveaxis(taken, -1, 2).reshape(positions.size, -1)
+    which: tuple[Any, ...] = (image, slice(None), *index)
+    taken = padded[which]  # (images, each, *kernel, n_i): the sliced axis comes last
+    flat: Array = np.moveaxis(taken, -1, 2).reshape(positions.size, -1)
+    return flat
 
 
 def _taps(conv: Conv, a: int, axes: int, out: Positions) -> Positions:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Conv
 from ndpass.graph import Site
-from ndpass.passes import Decomposition, Setting
+from ndpass.groups import Group
+from ndpass.passes import ChannelPruning, Decomposition, Pass, Setting
 from ndpass.passes.base import block_error
+from ndpass.passes.channel_pruning import errors_by_size
 from ndpass.passes.compose import Settings, compose, outline, refusal
-from ndpass.planner import Candidate
+from ndpass.planner import Candidate, pareto
 
 T = TypeVar("T")
 
@@ -24,32 +27,91 @@ MOST_RANKS = 12  # of the first pass of a composition, evenly spread
 INNER_SETTINGS = 6  # of each later pass of a composition: its cheapest
 
 
-def why_not(site: Site, passes: Sequence[Decomposition]) -> str | None:
-    """Why no pass can act on this site, or None."""
+def why_not(site: Site, passes: Sequence[Pass], group: Group | str) -> str | None:
+    """Why no pass can act on this site, or None. group: who shares its input channels, or why that is of no use."""
     if site.in_hw is None:
         return "its input size is not known, so its cost is not"
-    return refusal(passes, site.outline)
+    rules, pruning = split(passes)
+    reason = refusal(rules, site.outline) if rules else ""
+    if reason is None or pruning is None:
+        return reason
+    unprunable = _unprunable(site, pruning, group)
+    return unprunable and "; ".join(text for text in (reason, f"cp: {unprunable}") if text)
 
 
-def ways(site: Site, passes: Sequence[Decomposition], moments: Moments | None = None) -> list[Candidate]:
+def _unprunable(site: Site, pruning: ChannelPruning, group: Group | str) -> str | None:
+    reason = pruning.refuse(site.outline)
+    if reason is None and isinstance(group, str):
+        return group
+    if reason is None and not isinstance(group, str) and len(group.consumers) > 1:
+        return f"its input channels feed {len(group.consumers)} layers, which would have to be pruned together"
+    return reason
+
+
+def split(passes: Sequence[Pass]) -> tuple[list[Decomposition], ChannelPruning | None]:
+    """The passes that act inside a layer, in order, and channel pruning, which comes before them."""
+    rules = [p for p in passes if isinstance(p, Decomposition)]
+    return rules, next((p for p in passes if isinstance(p, ChannelPruning)), None)
+
+
+def ways(
+    site: Site, passes: Sequence[Pass], moments: Moments | None = None, group: Group | str = ""
+) -> list[Candidate]:
     """The layer as it is, then every single pass that accepts it, then the compositions, all in the passes' order."""
-    dense = _macs(site, passes, {})
+    rules, pruning = split(passes)
     conv = site.conv
-    found = [Candidate(dense, block_error(conv, conv, moments))]
+    dense = Candidate(_macs(site, rules, {}), block_error(conv, conv, moments))
+    inside = _inside(site, conv, rules, dense, moments) if rules and refusal(rules, conv) is None else []
+    if pruning is None or _unprunable(site, pruning, group) is not None or isinstance(group, str):
+        return [dense, *inside]
+    pruned = list(_pruned(site, conv, rules, pruning, group, inside, moments))
+    return [dense, *pruned] if is_pinned(passes) else [dense, *inside, *pruned]
+
+
+def _inside(
+    site: Site, conv: Conv, passes: Sequence[Decomposition], dense: Candidate, moments: Moments | None
+) -> list[Candidate]:
+    """What decompositions alone make of the layer."""
     if is_pinned(passes):
-        return [*found, *_pinned(site, conv, passes, moments)]
+        return list(_pinned(site, conv, passes, moments))
+    found = [dense]
     for rule in passes:
         if rule.refuse(conv) is None:
-            found += _single(site, conv, rule, dense, moments)
+            found += _single(site, conv, rule, dense.macs, moments)
     for size in range(2, len(passes) + 1):
         for chosen in itertools.combinations(passes, size):
             found += _composed(site, conv, chosen, found, moments)
-    return found
+    return found[1:]
 
 
-def is_pinned(passes: Sequence[Decomposition]) -> bool:
-    """Whether every pass has its rank given, so that there is nothing to choose but the form."""
-    return all("rank" in rule.pinned for rule in passes)
+def _pruned(
+    site: Site,
+    conv: Conv,
+    rules: Sequence[Decomposition],
+    pruning: ChannelPruning,
+    group: Group,
+    inside: Sequence[Candidate],
+    moments: Moments | None,
+) -> Iterator[Candidate]:
+    """Each number of channels kept, alone and with what decompositions then make of the smaller layer (estimated)."""
+    settings = pruning.settings(conv, size=group.size)
+    width = conv.n_i // group.size  # columns of a channel, where a Flatten lies between
+    _, errors = errors_by_size(conv.weight.reshape(conv.n_o, group.size, -1), moments,
+                               [int(s["channels"]) for s in settings])  # fmt: skip
+    thinned = _spread(sorted(pareto(inside), key=lambda c: c.macs), MOST_RANKS)
+    for setting, error in zip(settings, errors, strict=True):
+        outline = replace(site.outline, weight=site.outline.weight[:, : int(setting["channels"]) * width])
+        smaller = replace(site, outline=outline)
+        if not (is_pinned([pruning]) and rules and thinned):
+            yield Candidate(_macs(smaller, rules, {}), error, {pruning.name: setting})
+        for c in thinned:
+            macs = _macs(smaller, rules, c.setting)
+            yield Candidate(macs, error + (1 - error) * c.error, {pruning.name: setting, **c.setting})
+
+
+def is_pinned(passes: Sequence[Pass]) -> bool:
+    """Whether every pass has its rank or channels given, so that there is nothing to choose but the form."""
+    return all("rank" in p.pinned or "channels" in p.pinned for p in passes)
 
 
 def _macs(site: Site, passes: Sequence[Decomposition], settings: Settings) -> int:

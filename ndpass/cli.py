@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
     from ndpass.calibration.feeds import InputSpec
     from ndpass.graph import Graph
     from ndpass.inspection import Row
-    from ndpass.pipeline import Listener
     from ndpass.planner import Budget
     from ndpass.report import Report
+    from ndpass.rewriting import Listener
 
 app = typer.Typer(
     add_completion=False,
@@ -74,7 +76,15 @@ def main() -> None:
         sys.exit(130)
 
 
-def _interrupt(_number: int, _frame: object) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise Interrupted, but not inside an import: a compiled module would swallow it or turn it into ImportError."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            later = threading.Timer(0.05, signal.raise_signal, (number,))
+            later.daemon = True
+            later.start()
+            return
+        frame = frame.f_back
     raise Interrupted
 
 

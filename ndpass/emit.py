@@ -10,9 +10,8 @@ import onnx_graphsurgeon as gs
 from ndpass.conv import Array, Block, Chain, Conv, Sum
 from ndpass.names import Names
 
-Parts: TypeAlias = (
-    "tuple[str, str, list[gs.Tensor], dict[str, object]]"  # operator, role in the name, inputs, attributes
-)
+# operator, role in the name, inputs, attributes
+Parts: TypeAlias = "tuple[str, str, list[gs.Tensor], dict[str, object]]"
 
 
 class Emitter:

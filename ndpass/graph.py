@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -11,11 +11,13 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from ndpass.calibration.feeds import InputSpec
+from ndpass.channel_walk import Labels
 from ndpass.conv import Block, Sum
 from ndpass.emit import Emitter
+from ndpass.groups import Group, input_group, keep
 from ndpass.names import Names, all_nodes, tensor_names
 from ndpass.normalise import import_graph, normalise
-from ndpass.shapes import Inferred, Shape, count_macs, inference
+from ndpass.shapes import Inferred, Shape, count_macs, inference, node_macs
 from ndpass.sites import WEIGHTED, Found, Site, Skipped, read
 
 __all__ = ["DEFAULT_HW", "WEIGHTED", "Found", "Graph", "Site", "Skipped"]
@@ -170,6 +172,24 @@ class Graph:
             return None
         a, b = (self._inferred().shapes.get(t.name) for t in add.inputs)
         return add if a is not None and a == b else None
+
+    def channel_group(self, site: Site) -> Group | str:
+        """Who makes and who reads the site's input channels; or why they cannot be pruned."""
+        return input_group(self._graph, self._node(site), self._inferred().shapes)
+
+    def keep_channels(self, group: Group, channels: Labels) -> None:
+        """Slice every layer of the group, and what lies between, to these channels."""
+        keep(self._graph, group, channels)
+        self._known.clear()
+
+    def macs_by(self, names: Collection[str]) -> dict[str, int]:
+        """Multiply-accumulates of the nodes that stand for each of these sites now, named after it by `splice`."""
+        shapes, total = self._inferred().shapes, dict.fromkeys(names, 0)
+        for node in self._graph.nodes:
+            name = node.name if node.name in total else node.name.rpartition("/")[0]
+            if name in total:
+                total[name] += node_macs(node, shapes) or 0
+        return total
 
     def tidy(self) -> None:
         """Drop what nothing uses and order the nodes."""

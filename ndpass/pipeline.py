@@ -19,7 +19,7 @@ from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.errors import InputError, UsageError, VerificationError, about
 from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.graph import Found, Graph, Site
-from ndpass.passes import Decomposition
+from ndpass.passes import Pass
 from ndpass.planner import Budget
 from ndpass.report import Layer, MetricChange, ModelSize, Report, Seconds, Target, Verified, peak_memory_bytes
 from ndpass.rewriting import Calibration, Listener, Rewriter, refused
@@ -41,7 +41,7 @@ class Options:
     batch: samples per inference while the metric is measured; memory: bytes of activations that are kept.
     """
 
-    passes: Sequence[Decomposition]
+    passes: Sequence[Pass]
     budget: Budget
     ignore: Sequence[str] = ()
     calibration: OpenData | None = None
@@ -153,7 +153,11 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _rewrite(model: Path, job: _Job, options: Options, clock: _Clock, listen: Listener) -> list[Layer]:
     """Choose and rewrite; afterwards the job's graph is the new one. Raises InputError where nothing was rewritten."""
-    sites = [f for f in job.found if isinstance(f, Site) and refused(f, options.passes, job.fit is not None) is None]
+    sites = [
+        f
+        for f in job.found
+        if isinstance(f, Site) and refused(job.graph, f, options.passes, job.fit is not None) is None
+    ]
     if not any(f.op.startswith("Conv") for f in job.found):
         raise InputError(f"{model}: no convolution in it: ndpass rewrites convolutional networks")
     calibration = None

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from pydantic import JsonValue
+from threadpoolctl import threadpool_limits
 
 from ndpass.calibration.collect import Data, Frontier, collect, references, samples
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample
-from ndpass.candidates import ways, why_not
-from ndpass.conv import Array, Block
+from ndpass.candidates import split, ways, why_not
+from ndpass.conv import Array, Block, Conv
 from ndpass.errors import VerificationError
 from ndpass.graph import Found, Graph, Site, Skipped
-from ndpass.passes import Decomposition
+from ndpass.groups import Group
+from ndpass.passes import ChannelPruning, Pass, Setting
 from ndpass.passes.base import block_error
+from ndpass.passes.channel_pruning import Reader
 from ndpass.passes.compose import compose
 from ndpass.planner import Budget, Candidate, Choice, choose, choose_local
 from ndpass.report import Layer
@@ -27,6 +32,7 @@ log = logging.getLogger(__name__)
 
 Listener = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
+NARROW = 2_048  # elements of a patch below which one thread is used for the algebra
 MOST_UNKNOWNS = 8_192  # elements of a patch; the moments of more would take over half a gigabyte
 
 
@@ -55,21 +61,37 @@ class Calibration:
         return collect(site, frontier, self.chosen[site.name], self.responses[site.name])
 
 
-def refused(site: Site, passes: Sequence[Decomposition], calibrated: bool) -> str | None:
+def refused(graph: Graph, site: Site, passes: Sequence[Pass], calibrated: bool) -> str | None:
     """Why the site is left alone whatever the budget, or None."""
-    reason = why_not(site, passes)
+    reason = why_not(site, passes, channel_group(graph, site, passes))
     n = site.outline.n_i * site.outline.kernel_size
     if reason is None and calibrated and n > MOST_UNKNOWNS:
         return f"patches of {n} elements: their moments would take {8 * n * n / 1e9:.1f} GB"
     return reason
 
 
+@contextmanager
+def blas_threads(site: Site) -> Iterator[None]:
+    """One thread for the algebra of a narrow layer: its products are so short that threads mostly wait for each other.
+
+    Measured on two busy cores: a plan for the digits model took 130 s with two threads and 14 s with one.
+    """
+    if site.outline.n_i * site.outline.kernel_size >= NARROW:
+        yield
+        return
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+def channel_group(graph: Graph, site: Site, passes: Sequence[Pass]) -> Group | str:
+    """Who shares the site's input channels, looked for only if cp is among the passes."""
+    return graph.channel_group(site) if split(passes)[1] else ""
+
+
 class Rewriter:
     """Chooses and rewrites the sites of a graph; `plan` looks at all layers first where the budget needs it."""
 
-    def __init__(
-        self, graph: Graph, passes: Sequence[Decomposition], budget: Budget, calibration: Calibration | None
-    ) -> None:
+    def __init__(self, graph: Graph, passes: Sequence[Pass], budget: Budget, calibration: Calibration | None) -> None:
         self.graph, self.passes, self.budget, self.calibration = graph, passes, budget, calibration
         self.total = graph.macs()
 
@@ -77,31 +99,57 @@ class Rewriter:
         """The choice for every site where the budget is shared between layers or no data are needed, else None."""
         if self.calibration is not None and self.budget.kind != "macs":
             return None
+        return choose(self.candidates(sites, listen), self.budget, self.total)
+
+    def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
+        """Site name -> its candidates, with data on the activations of the network as it is now."""
         frontier = self.calibration.frontier(self.graph) if self.calibration else None
         found: dict[str, list[Candidate]] = {}
         for i, site in enumerate(sites):
             listen("planning", i, len(sites))
-            found[site.name] = ways(site, self.passes, self._moments(site, frontier))
-        return choose(found, self.budget, self.total)
+            moments = self._moments(site, frontier)
+            with blas_threads(site):
+                found[site.name] = ways(site, self.passes, moments, self._group(site))
+        return found
 
     def _moments(self, site: Site, frontier: Frontier | None) -> Moments | None:
         return None if frontier is None or self.calibration is None else self.calibration.moments(site, frontier)
 
     def rewrite(
-        self, found: Sequence[Found], sites: Sequence[Site], plan: Mapping[str, Choice] | None, listen: Listener
+        self,
+        found: Sequence[Found],
+        sites: Sequence[Site],
+        plan: Mapping[str, Choice] | None,
+        listen: Listener,
+        activations: Graph | None = None,
     ) -> list[Layer]:
-        """Rewrite the graph in place and give a row for everything in `found`; only `sites` are rewritten."""
-        frontier = self.calibration.frontier(self.graph) if self.calibration else None
+        """Rewrite the graph in place and give a row for everything in `found`; only `sites` are rewritten.
+
+        activations: the network whose activations layers are fitted to; left out, the one that is being rewritten.
+        """
+        frontier = self.calibration.frontier(activations or self.graph) if self.calibration else None
         names = {site.name for site in sites}
         rows = []
         for i, one in enumerate(found):
             listen("rewriting", i, len(found))
             if not isinstance(one, Site) or one.name not in names:
-                reason = one.reason if isinstance(one, Skipped) else refused(one, self.passes, frontier is not None)
-                rows.append(left_alone(one, "skipped", reason or ""))
+                rows.append(left_alone(one, "skipped", self._why_skipped(one)))
             else:
                 rows.append(self._one(one, plan[one.name] if plan is not None else None, frontier))
-        return rows
+        return self._recount(rows)
+
+    def _why_skipped(self, found: Found) -> str:
+        if isinstance(found, Skipped):
+            return found.reason
+        return refused(self.graph, found, self.passes, self.calibration is not None) or ""
+
+    def _recount(self, rows: list[Layer]) -> list[Layer]:
+        """The rows with the MACs of the graph as it is: a pruned layer also makes those before it cheaper."""
+        now = self.graph.macs_by([row.name for row in rows if row.macs])
+        return [row.model_copy(update={"macs": (row.macs[0], now[row.name])}) if row.macs else row for row in rows]
+
+    def _group(self, site: Site) -> Group | str:
+        return channel_group(self.graph, site, self.passes)
 
     def _one(self, site: Site, choice: Choice | None, frontier: Frontier | None) -> Layer:
         """One layer: kept without a look at the data where the plan says so."""
@@ -109,18 +157,48 @@ class Rewriter:
             return left_alone(site, "kept", choice.reason)
         moments = self._moments(site, frontier)
         if choice is None:
-            choice = choose_local(ways(site, self.passes, moments), self.budget)
+            with blas_threads(site):
+                choice = choose_local(ways(site, self.passes, moments, self._group(site)), self.budget)
             if not choice.candidate.setting:
                 return left_alone(site, "kept", choice.reason)
-        conv = site.conv
-        block = compose(self.passes, conv, choice.candidate.setting, moments)
+        rules, pruning = split(self.passes)
+        conv, settings = site.conv, choice.candidate.setting
+        with blas_threads(site):
+            if pruning is not None and pruning.name in settings:
+                conv, moments = self._prune(site, conv, pruning, settings[pruning.name], moments, frontier)
+            block = compose(rules, conv, settings, moments)
         self.graph.splice(site, block)
         return _done(site, choice.candidate, block, block_error(conv, block, moments))
+
+    def _prune(
+        self,
+        site: Site,
+        conv: Conv,
+        pruning: ChannelPruning,
+        setting: Setting,
+        moments: Moments | None,
+        frontier: Frontier | None,
+    ) -> tuple[Conv, Moments | None]:
+        """Drop input channels here and where they are made; the layer that is left, refitted, and its moments."""
+        group = self.graph.channel_group(site)
+        if isinstance(group, str):
+            raise VerificationError(f"layer '{site.name}' could be pruned when it was planned, now: {group}")
+        consumer = group.consumers[0]
+        channels = group.filled(pruning.select([Reader(conv.weight, moments, consumer.channels)], setting))
+        inputs = consumer.kept(channels)
+        smaller = pruning.refit(conv, inputs, moments)
+        x = self.graph.input_of(site)
+        self.graph.keep_channels(group, channels)
+        if frontier is not None:
+            axis = 1 if conv.kernel else -1
+            frontier.prune(x, axis, inputs, [span.tensor.name for span in group.spans])
+        columns = (inputs[:, None] * conv.kernel_size + np.arange(conv.kernel_size)).reshape(-1)
+        return smaller, None if moments is None else moments.keep(columns, smaller.matrix.astype(np.float64))
 
 
 def _done(site: Site, candidate: Candidate, block: Block, error: float) -> Layer:
     before, after = site.macs(site.outline), site.macs(block)
-    if before is None or after != candidate.macs:
+    if before is None or after is None or after > candidate.macs:  # fewer where fewer channels than planned were left
         raise VerificationError(f"layer '{site.name}' takes {after} MACs, {candidate.macs} were promised")
     setting: dict[str, dict[str, JsonValue]] = {n: dict(options) for n, options in candidate.setting.items()}
     log.info("%s: %s, %d of %d MACs, error %.4f", site.name, setting, after, before, error)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from ndpass.errors import UsageError
 from ndpass.passes.base import Decomposition, Setting
 from ndpass.passes.channel_decomposition import ChannelDecomposition
+from ndpass.passes.channel_pruning import ChannelPruning
 from ndpass.passes.network_decoupling import NetworkDecoupling
 from ndpass.passes.spatial_decomposition import SpatialDecomposition
 
-PASSES: tuple[type[Decomposition], ...] = (NetworkDecoupling, ChannelDecomposition, SpatialDecomposition)
+Pass: TypeAlias = "Decomposition | ChannelPruning"
+
+DECOMPOSITIONS: tuple[type[Decomposition], ...] = (NetworkDecoupling, ChannelDecomposition, SpatialDecomposition)
+PASSES: tuple[type[Decomposition] | type[ChannelPruning], ...] = (*DECOMPOSITIONS, ChannelPruning)
 
 __all__ = [
+    "DECOMPOSITIONS",
     "PASSES",
     "ChannelDecomposition",
+    "ChannelPruning",
     "Decomposition",
     "NetworkDecoupling",
+    "Pass",
     "Setting",
     "SpatialDecomposition",
     "parse",
 ]
 
 
-def parse(spec: str) -> list[Decomposition]:
+def parse(spec: str) -> list[Pass]:
     """`nd:rank=2:form=dw-pw` as passes, in their order. Raises UsageError naming what there is."""
     known = {p.name: p for p in PASSES}
     passes = []

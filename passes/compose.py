@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +32,7 @@ def refusal(passes: Sequence[Decomposition], conv: Conv) -> str | None:
     return texts[0] if len(texts) == 1 else "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
-def compose(
-    passes: Sequence[Decomposition], conv: Conv, settings: Settings, moments: Moments | None = None
-) -> Block:
+def compose(passes: Sequence[Decomposition], conv: Conv, settings: Settings, moments: Moments | None = None) -> Block:
     """The block for `conv`; with moments each pass is fitted to them and the last factor and the bias are refitted."""
     block: Block = conv.with_bias(None)
     chosen = [rule for rule in passes if rule.name in settings]
@@ -99,7 +98,9 @@ def placements(leaf: Conv, before: Conv | None, site: Conv) -> Iterator[Array]:
         for tap in np.ndindex(*leaf.kernel):
             for own in np.ndindex(*ahead.kernel):
                 place = tuple(o + t + f for o, t, f in zip(offset, tap, own, strict=True))
-                T[(slice(None), *tap, slice(None), *place)] = first[(slice(None), slice(None), *own)]
+                to: tuple[Any, ...] = (slice(None), *tap, slice(None), *place)
+                taken: tuple[Any, ...] = (slice(None), slice(None), *own)
+                T[to] = first[taken]
         yield T.reshape(ahead.n_o * leaf.kernel_size, -1)
 
 

@@ -104,7 +104,8 @@ class _DwPw(_Solver):
         self.finish()
 
     def kernel(self) -> Array:
-        return (self.P @ self.D).transpose(1, 0, 2)
+        kernel: Array = (self.P @ self.D).transpose(1, 0, 2)
+        return kernel
 
     def improve(self, i: int, kernel: Array, residual: Array) -> Array:
         scaled = (kernel + residual @ self.inverse[i]) @ self.root[i]
@@ -137,7 +138,8 @@ class _PwDw(_Solver):
         self.P, self.D = (self.best @ root) @ first, (inverse_root @ first).transpose(0, 2, 1)
 
     def kernel(self) -> Array:
-        return self.P @ self.D
+        kernel: Array = self.P @ self.D
+        return kernel
 
     def sweep(self) -> None:
         super().sweep()

@@ -15,7 +15,9 @@ from conftest import Command, Finished, small_network
 from models import network, normal
 from onnx import helper
 
-USAGE, INPUT, BUDGET, VERIFICATION = 2, 3, 4, 5
+USAGE, INPUT, BUDGET = 2, 3, 4
+
+pytestmark = pytest.mark.usefixtures("folder")  # which each test runs in
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

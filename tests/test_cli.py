@@ -23,6 +23,8 @@ from ndpass.report import Report
 
 INTERRUPTED = 130
 
+pytestmark = pytest.mark.usefixtures("folder")  # which each test runs in
+
 
 def accuracy(model: Path) -> float:
     """Per cent of the validation digits that onnxruntime classifies as labelled."""

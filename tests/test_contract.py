@@ -14,14 +14,14 @@ from onnx.shape_inference import infer_shapes
 
 from ndpass.conv import Block, Conv
 from ndpass.graph import Graph, Site
-from ndpass.passes import PASSES, Decomposition, Setting
+from ndpass.passes import DECOMPOSITIONS, Decomposition, Setting
 from ndpass.passes.base import relative_error
 from ndpass.planner import Budget, Candidate, choose
 
 NO_ERROR = 1e-12  # squared relative error of a setting that is exact in theory
 PREDICTION = 1e-9  # how far a predicted squared error may be from the measured one
 
-every_pass = pytest.mark.parametrize("kind", PASSES, ids=lambda p: p.name)
+every_pass = pytest.mark.parametrize("kind", DECOMPOSITIONS, ids=lambda p: p.name)
 
 
 def one_conv(
@@ -82,7 +82,7 @@ MODELS = {**GEOMETRY, **{f"drawn-{seed}": drawn(seed) for seed in range(9)}}
 
 def accepted() -> Iterator[Any]:
     """Every pass with every model above that it accepts."""
-    for kind in PASSES:
+    for kind in DECOMPOSITIONS:
         for name, model in MODELS.items():
             (site,) = sites_of(model)
             if kind().refuse(site.outline) is None:
