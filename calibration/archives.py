@@ -23,11 +23,10 @@ def load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"{path}: data are a folder of images, .npz or .npy; this is neither; convert it")
     try:
-        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-        with loaded:
-            return _from_archive(loaded, path)
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False), None
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # numpy leaves damaged ones open
+            return _from_archive(archive, path)
     except InputError:
         raise
     except Exception as e:  # zip, zlib, header and pickle each have errors of their own

@@ -7,6 +7,7 @@ what B adds to the layer at one middling setting of A, fitted once: compositions
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -24,7 +25,6 @@ from ndpass.planner import Candidate, pareto
 T = TypeVar("T")
 
 MOST_RANKS = 12  # of the first pass of a composition, evenly spread
-INNER_SETTINGS = 6  # of each later pass of a composition: its cheapest
 
 
 def why_not(site: Site, passes: Sequence[Pass], group: Group | str) -> str | None:
@@ -126,7 +126,8 @@ def _single(site: Site, conv: Conv, rule: Decomposition, dense: int, moments: Mo
     cheaper = [(s, macs) for s, macs in costs if macs < dense]
     errors = rule.errors(conv, [s for s, _ in cheaper], moments)
     for (setting, macs), error in zip(cheaper, errors, strict=True):
-        yield Candidate(macs, error, {rule.name: setting})
+        if math.isfinite(error):
+            yield Candidate(macs, error, {rule.name: setting})
 
 
 def _pinned(site: Site, conv: Conv, passes: Sequence[Decomposition], moments: Moments | None) -> Iterator[Candidate]:
@@ -167,7 +168,7 @@ def _composed(
     leaf = _leaf_for(last, outline(ahead, site.outline, middle.setting).leaves())
     if leaf is None:
         return []
-    added = _added_errors(site, conv, passes, middle, last.settings(leaf), moments)
+    added = _added_errors(site, conv, passes, middle, last.inner(leaf), moments)
     made = []
     for c in first:
         for setting, error in added:
@@ -198,7 +199,7 @@ def _added_errors(
     cheaper = sorted((macs, i) for i, (_, macs) in enumerate(costs) if macs < middle.macs)
     base = block_error(conv, compose(passes[:-1], conv, middle.setting, moments), moments)
     added = []
-    for _, i in _spread(cheaper, INNER_SETTINGS):
+    for _, i in cheaper:
         block = compose(passes, conv, {**middle.setting, last: settings[i]}, moments)
         added.append((settings[i], max(0.0, block_error(conv, block, moments) - base) / max(1 - base, 1e-9)))
     return added

@@ -72,7 +72,7 @@ def main() -> None:
         print(f"ndpass: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
     except Interrupted:
-        print("ndpass: interrupted, nothing was written", file=sys.stderr)
+        print("ndpass: interrupted, no model was written; a calibrated run goes on with --resume", file=sys.stderr)
         sys.exit(130)
 
 
@@ -132,6 +132,7 @@ def run(
     threads: Threads = None,
     seed: Seed = 0,
     memory: Annotated[str, typer.Option(help="activations that calibration keeps, at most, as 512MB or 4GB")] = "1GB",
+    resume: Annotated[bool, typer.Option("--resume", help="go on where a calibrated run was cut off")] = False,
     json: Json = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -163,7 +164,9 @@ def run(
     output = output or Path(f"{model.stem}.ndpass.onnx")
     if json:
         check_writable(json, model, output)
-    options = pipeline.Options(rules, budget, ignore or (), fit, measured, batch, threads, seed, parse_bytes(memory))
+    options = pipeline.Options(
+        rules, budget, ignore or (), fit, measured, batch, threads, seed, parse_bytes(memory), resume
+    )
     with _progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
     if json:

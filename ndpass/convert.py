@@ -6,10 +6,11 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -166,8 +167,14 @@ def _sync(path: Path) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write a small file whole or not at all. Raises OutputError."""
+    write_bytes(target, lambda file: file.write(text.encode()))
+
+
+def write_bytes(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file that appears whole or not at all. Raises OutputError."""
     with staged(target) as stage:
-        stage.path.write_text(text, encoding="utf-8")
+        with stage.path.open("wb") as file:
+            write(file)
         stage.commit()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import time
@@ -16,7 +17,8 @@ import onnx
 from ndpass import __version__, convert, verify
 from ndpass.bench import environment
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
-from ndpass.errors import InputError, UsageError, VerificationError, about
+from ndpass.checkpoint import Checkpoint, digest_data, digest_file
+from ndpass.errors import InputError, NdpassError, UsageError, VerificationError, about
 from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.graph import Found, Graph, Site
 from ndpass.passes import Pass
@@ -50,6 +52,7 @@ class Options:
     threads: int | None = None
     seed: int = 0
     memory: int = 1 << 30
+    resume: bool = False
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
@@ -59,19 +62,56 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     """
     _check_output(model, output)
     clock = _Clock()
-    with convert.staged(output) as stage:
+    checkpoint = Checkpoint.beside(output) if options.calibration else None
+    if options.resume and checkpoint is None:
+        raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
+    with convert.staged(output) as stage, _kept_if_cut_off(checkpoint):
         job = _read(model, options, listen)
-        layers = _rewrite(model, job, options, clock, listen)
+        layers = _rewrite(model, job, options, checkpoint, clock, listen)
         with clock("rewrite"):
             listen("writing", 0, 1)
-            convert.save(job.graph.to_model(), stage.onnx, as_external=job.external)
+            rewritten = job.graph.to_model()
             job.release()
+            convert.save(rewritten, stage.onnx, as_external=bool(job.beside))
+            del rewritten
         with clock("verify"):
             checked = _verify(model, stage.onnx, job, options, listen)
             stage.finish()
-        sizes = convert.stored_bytes(model), convert.stored_bytes(stage.path)
+        sizes = sum(p.stat().st_size for p in (model, *job.beside)), convert.stored_bytes(stage.path)
         stage.commit()
     return _report(job, layers, checked, sizes, clock.seconds, options)
+
+
+@contextmanager
+def _kept_if_cut_off(checkpoint: Checkpoint | None) -> Iterator[None]:
+    """The checkpoint goes when the run ends, well or with an error that would come again; not when it is cut off."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except NdpassError:
+        if checkpoint:
+            checkpoint.remove()
+        raise
+    if checkpoint:
+        checkpoint.remove()
+
+
+def _fingerprint(model: Path, beside: Sequence[Path], options: Options, calibration: Calibration) -> dict[str, str]:
+    """What a run that goes on must have in common with the one that was cut off."""
+    import openvino
+
+    data = calibration.data
+    return {
+        "ndpass": __version__,
+        "openvino": openvino.__version__,
+        "model": digest_file(model, *beside),
+        "data": digest_data(data),
+        "passes": ",".join(f"{p.name}{sorted(p.pinned.items())}" for p in options.passes),
+        "budget": str(options.budget.to_json()),
+        "ignore": str(sorted(options.ignore)),
+        "options": f"seed {options.seed}, threads {options.threads}, memory {options.memory}",
+    }
 
 
 @dataclass
@@ -83,7 +123,7 @@ class _Job:
     fit: Feeds | None
     measured: Feeds
     guessed: bool  # whether `measured` is noise, for want of data
-    external: bool
+    beside: Sequence[Path]  # files that hold the model's external data
     interface: onnx.ModelProto
     macs: tuple[int, int]
     params: tuple[int, int]
@@ -92,11 +132,12 @@ class _Job:
         """Let go of all weights: the runtimes need the room."""
         self.graph.release()
         self.found = ()
+        gc.collect()  # graph-surgeon's nodes and tensors refer to each other
 
 
 def _read(model: Path, options: Options, listen: Listener) -> _Job:
     listen("reading", 0, 1)
-    proto = convert.load(model)
+    proto, beside = convert.read(model)
     with about(model):
         graph = Graph(proto)
     fit, measured = _data(graph, options)
@@ -105,7 +146,7 @@ def _read(model: Path, options: Options, listen: Listener) -> _Job:
     found = _ignored(graph.sites(), options.ignore)
     macs, params = graph.macs(), graph.params()
     feeds = measured or noise(graph, options.seed)
-    return _Job(graph, found, fit, feeds, measured is None, convert.external(proto), verify.interface(proto),
+    return _Job(graph, found, fit, feeds, measured is None, beside, verify.interface(proto),
                 (macs, macs), (params, params))  # fmt: skip
 
 
@@ -151,7 +192,9 @@ def _matches(pattern: str, name: str) -> bool:
         raise UsageError(f"--ignore {pattern} is not a regular expression: {e}") from e
 
 
-def _rewrite(model: Path, job: _Job, options: Options, clock: _Clock, listen: Listener) -> list[Layer]:
+def _rewrite(
+    model: Path, job: _Job, options: Options, checkpoint: Checkpoint | None, clock: _Clock, listen: Listener
+) -> list[Layer]:
     """Choose and rewrite; afterwards the job's graph is the new one. Raises InputError where nothing was rewritten."""
     sites = [
         f
@@ -165,7 +208,10 @@ def _rewrite(model: Path, job: _Job, options: Options, clock: _Clock, listen: Li
         with clock("calibrate"):
             listen("calibrating", 0, 1)
             calibration = Calibration.of(job.graph, sites, job.fit, options.threads, options.seed, options.memory)
-    rewriter = Rewriter(job.graph, options.passes, options.budget, calibration)
+            if checkpoint:
+                begin = checkpoint.resume if options.resume else checkpoint.start
+                begin(_fingerprint(model, job.beside, options, calibration))
+    rewriter = Rewriter(job.graph, options.passes, options.budget, calibration, checkpoint if calibration else None)
     with clock("plan"):
         plan = rewriter.plan(sites, listen)
     with clock("rewrite"):

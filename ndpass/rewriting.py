@@ -16,10 +16,12 @@ from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample
 from ndpass.candidates import split, ways, why_not
+from ndpass.channel_walk import Labels
+from ndpass.checkpoint import Checkpoint, Record
 from ndpass.conv import Array, Block, Conv
 from ndpass.errors import VerificationError
 from ndpass.graph import Found, Graph, Site, Skipped
-from ndpass.groups import Group
+from ndpass.groups import Group, Member
 from ndpass.passes import ChannelPruning, Pass, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.channel_pruning import Reader
@@ -91,15 +93,27 @@ def channel_group(graph: Graph, site: Site, passes: Sequence[Pass]) -> Group | s
 class Rewriter:
     """Chooses and rewrites the sites of a graph; `plan` looks at all layers first where the budget needs it."""
 
-    def __init__(self, graph: Graph, passes: Sequence[Pass], budget: Budget, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        passes: Sequence[Pass],
+        budget: Budget,
+        calibration: Calibration | None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
         self.graph, self.passes, self.budget, self.calibration = graph, passes, budget, calibration
+        self.checkpoint = checkpoint
         self.total = graph.macs()
 
     def plan(self, sites: Sequence[Site], listen: Listener) -> dict[str, Choice] | None:
         """The choice for every site where the budget is shared between layers or no data are needed, else None."""
         if self.calibration is not None and self.budget.kind != "macs":
             return None
-        return choose(self.candidates(sites, listen), self.budget, self.total)
+        known = self.checkpoint.load_plan() if self.checkpoint else None
+        plan = known or choose(self.candidates(sites, listen), self.budget, self.total)
+        if self.checkpoint and known is None:
+            self.checkpoint.save_plan(plan)
+        return plan
 
     def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
         """Site name -> its candidates, with data on the activations of the network as it is now."""
@@ -135,7 +149,7 @@ class Rewriter:
             if not isinstance(one, Site) or one.name not in names:
                 rows.append(left_alone(one, "skipped", self._why_skipped(one)))
             else:
-                rows.append(self._one(one, plan[one.name] if plan is not None else None, frontier))
+                rows.append(self._one(i, one, plan[one.name] if plan is not None else None, frontier))
         return self._recount(rows)
 
     def _why_skipped(self, found: Found) -> str:
@@ -151,49 +165,65 @@ class Rewriter:
     def _group(self, site: Site) -> Group | str:
         return channel_group(self.graph, site, self.passes)
 
-    def _one(self, site: Site, choice: Choice | None, frontier: Frontier | None) -> Layer:
-        """One layer: kept without a look at the data where the plan says so."""
+    def _one(self, number: int, site: Site, choice: Choice | None, frontier: Frontier | None) -> Layer:
+        """One layer: as the checkpoint has it if it was done before, else decided now and noted there."""
+        record = self.checkpoint.load(number) if self.checkpoint else None
+        if record is None:
+            record = self._decide(site, choice, frontier)
+            if self.checkpoint:
+                self.checkpoint.save(number, record)
+        elif record.looked and frontier is not None:
+            for _ in frontier.advance(site):  # through the same segments as in the run that was cut off
+                pass
+        self._apply(site, record, frontier)
+        return record.row
+
+    def _decide(self, site: Site, choice: Choice | None, frontier: Frontier | None) -> Record:
+        """What becomes of the layer; without a look at the data where the plan keeps it."""
         if choice is not None and not choice.candidate.setting:
-            return left_alone(site, "kept", choice.reason)
+            return Record(left_alone(site, "kept", choice.reason), looked=False)
         moments = self._moments(site, frontier)
         if choice is None:
             with blas_threads(site):
                 choice = choose_local(ways(site, self.passes, moments, self._group(site)), self.budget)
             if not choice.candidate.setting:
-                return left_alone(site, "kept", choice.reason)
+                return Record(left_alone(site, "kept", choice.reason), looked=True)
         rules, pruning = split(self.passes)
-        conv, settings = site.conv, choice.candidate.setting
+        conv, settings, channels = site.conv, choice.candidate.setting, None
         with blas_threads(site):
             if pruning is not None and pruning.name in settings:
-                conv, moments = self._prune(site, conv, pruning, settings[pruning.name], moments, frontier)
+                conv, moments, channels = self._prune(site, conv, pruning, settings[pruning.name], moments)
             block = compose(rules, conv, settings, moments)
-        self.graph.splice(site, block)
-        return _done(site, choice.candidate, block, block_error(conv, block, moments))
+        return Record(_done(site, choice.candidate, block, block_error(conv, block, moments)), True, block, channels)
 
     def _prune(
-        self,
-        site: Site,
-        conv: Conv,
-        pruning: ChannelPruning,
-        setting: Setting,
-        moments: Moments | None,
-        frontier: Frontier | None,
-    ) -> tuple[Conv, Moments | None]:
-        """Drop input channels here and where they are made; the layer that is left, refitted, and its moments."""
-        group = self.graph.channel_group(site)
-        if isinstance(group, str):
-            raise VerificationError(f"layer '{site.name}' could be pruned when it was planned, now: {group}")
-        consumer = group.consumers[0]
+        self, site: Site, conv: Conv, pruning: ChannelPruning, setting: Setting, moments: Moments | None
+    ) -> tuple[Conv, Moments | None, Labels]:
+        """The layer on the channels that stay, refitted, its moments, and those channels of its group."""
+        consumer, group = self._consumer(site)
         channels = group.filled(pruning.select([Reader(conv.weight, moments, consumer.channels)], setting))
         inputs = consumer.kept(channels)
         smaller = pruning.refit(conv, inputs, moments)
-        x = self.graph.input_of(site)
-        self.graph.keep_channels(group, channels)
-        if frontier is not None:
-            axis = 1 if conv.kernel else -1
-            frontier.prune(x, axis, inputs, [span.tensor.name for span in group.spans])
         columns = (inputs[:, None] * conv.kernel_size + np.arange(conv.kernel_size)).reshape(-1)
-        return smaller, None if moments is None else moments.keep(columns, smaller.matrix.astype(np.float64))
+        left = None if moments is None else moments.keep(columns, smaller.matrix.astype(np.float64))
+        return smaller, left, channels
+
+    def _consumer(self, site: Site) -> tuple[Member, Group]:
+        group = self.graph.channel_group(site)
+        if isinstance(group, str):
+            raise VerificationError(f"layer '{site.name}' could be pruned when it was planned, now: {group}")
+        return group.consumers[0], group
+
+    def _apply(self, site: Site, record: Record, frontier: Frontier | None) -> None:
+        """Put the decision into the graph; channels go first, where they are made and from what is stored of them."""
+        if record.channels is not None:
+            consumer, group = self._consumer(site)
+            x, axis = self.graph.input_of(site), 1 if site.outline.kernel else -1
+            self.graph.keep_channels(group, record.channels)
+            if frontier is not None:
+                frontier.prune(x, axis, consumer.kept(record.channels), [span.tensor.name for span in group.spans])
+        if record.block is not None:
+            self.graph.splice(site, record.block)
 
 
 def _done(site: Site, candidate: Candidate, block: Block, error: float) -> Layer:

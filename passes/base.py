@@ -60,6 +60,11 @@ class Decomposition(ABC):
     def settings(self, conv: Conv) -> list[Setting]:
         """Every setting within the pinned ones, cheapest first; a rank beyond full rank becomes full rank."""
 
+    def inner(self, conv: Conv) -> list[Setting]:
+        """The few settings that are tried where this pass follows another inside a layer, cheapest first."""
+        settings = self.settings(conv)
+        return [settings[round(i * (len(settings) - 1) / 4)] for i in range(4)] if len(settings) > 4 else settings
+
     @abstractmethod
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         """The block that stands for `conv`, its bias on the last leaf. Factors are float64."""

@@ -31,11 +31,11 @@ WIDE = 1024  # n from which on sweeps run in float32
 OUTPUTS_AT_ONCE = 32  # of pw-dw's depthwise solve, to bound its memory to OUTPUTS_AT_ONCE·T·K·n numbers
 
 
-def fit(weight: Array, moments: Moments, rank: int, form: str) -> tuple[Array, Array]:
+def fit(weight: Array, moments: Moments, rank: int, form: str, sweeps: int = SWEEPS) -> tuple[Array, Array]:
     """Pointwise (T, n_o, n_i) and depthwise (T, c, K) factors for W (n_o, n_i, *kernel); c as in `factors`."""
     n_o, n_i = weight.shape[:2]
     solver = (_DwPw if form == "dw-pw" else _PwDw)(moments, n_o, n_i, rank)
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         solver.sweep()
     solver.finish()
     return solver.factors()
