@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.calibration.moments import Moments, choose_strength
-from ndpass.calibration.patches import Sample, patches, responses
+from ndpass.calibration.patches import ROWS_PER_UNKNOWN, Sample, patches, responses
 from ndpass.conv import Array
 from ndpass.errors import InputError
 from ndpass.graph import Graph, Site
@@ -83,14 +83,24 @@ def references(graph: Graph, sites: Sequence[Site], chosen: Mapping[str, Sample]
             positions = chosen[site.name].of(number * data.batch, data.batch)
             taken[site.name].append(responses(outputs[names[site.name]], positions, not site.outline.kernel))
     found = {name: np.concatenate(parts) for name, parts in taken.items()}
-    for name, array in found.items():
-        _check_finite(name, array)
+    for site in sites:
+        _check_finite(site.name, found[site.name])
+        _check_enough(site, data.images, chosen[site.name].rows)
     return found
 
 
 def _check_finite(name: str, array: Array) -> None:
     if not np.isfinite(array).all():
         raise InputError(f"layer '{name}' gives NaN or infinite values on the calibration data: does --preprocess fit?")
+
+
+def _check_enough(site: Site, images: int, rows: int) -> None:
+    """Warn where the patches are fewer than what is unknown of each output."""
+    unknowns = site.outline.n_i * site.outline.kernel_size
+    if rows < unknowns:
+        needed = -(-ROWS_PER_UNKNOWN * unknowns * images // rows)
+        log.warning("layer '%s' has %d patches for %d unknowns and stays close to its weights: give %d images or more",
+                    site.name, rows, unknowns, needed)  # fmt: skip
 
 
 class Frontier:

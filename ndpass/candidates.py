@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Conv
 from ndpass.graph import Site
@@ -99,8 +101,10 @@ def _pruned(
     _, errors = errors_by_size(conv.weight.reshape(conv.n_o, group.size, -1), moments,
                                [int(s["channels"]) for s in settings])  # fmt: skip
     thinned = _spread(sorted(pareto(inside), key=lambda c: c.macs), MOST_RANKS)
+    spare = len(group.filled(np.zeros(0, np.int64))) - 1  # channels that branches of a Concat may add, each its last
     for setting, error in zip(settings, errors, strict=True):
-        outline = replace(site.outline, weight=site.outline.weight[:, : int(setting["channels"]) * width])
+        most = int(setting["channels"]) + spare
+        outline = replace(site.outline, weight=site.outline.weight[:, : most * width])
         smaller = replace(site, outline=outline)
         if not (is_pinned([pruning]) and rules and thinned):
             yield Candidate(_macs(smaller, rules, {}), error, {pruning.name: setting})
@@ -131,10 +135,19 @@ def _single(site: Site, conv: Conv, rule: Decomposition, dense: int, moments: Mo
 
 
 def _pinned(site: Site, conv: Conv, passes: Sequence[Decomposition], moments: Moments | None) -> Iterator[Candidate]:
-    """All passes with the settings given, in each form that is left open; errors are measured."""
-    for settings in _products(site, passes):
-        block = compose(passes, conv, settings, moments)
-        yield Candidate(_macs(site, passes, settings), block_error(conv, block, moments), settings)
+    """All passes with the settings given, in each form that is left open; errors are measured.
+
+    Without data only the first form, the paper's: errors of the weights do not compare forms. On a VGG16 with nd:rank=3
+    pw-dw everywhere gave 78 %, dw-pw 52 %, whichever had the smaller error 73 %.
+    """
+    products = list(_products(site, passes))
+    full = all(rule.pinned["rank"] == "full" for rule in passes)  # asked for by name, whatever it costs
+    dense = _macs(site, passes, {})
+    for settings in products[:1] if moments is None else products:
+        macs = _macs(site, passes, settings)
+        if full or macs < dense:
+            block = compose(passes, conv, settings, moments)
+            yield Candidate(macs, block_error(conv, block, moments), settings)
 
 
 def _products(site: Site, passes: Sequence[Decomposition]) -> Iterator[Settings]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ from ndpass.convert import write_bytes, write_text
 from ndpass.errors import UsageError
 from ndpass.planner import Candidate, Choice
 from ndpass.report import Layer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.begun = False  # until then the folder is what another run has left
 
     @classmethod
     def beside(cls, output: Path) -> Checkpoint:
@@ -51,6 +56,7 @@ class Checkpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         write_text(self.folder / "run.json", json.dumps(fingerprint, indent=1))
+        self.begun = True
 
     def resume(self, fingerprint: Mapping[str, str]) -> None:
         """Check that this is the run that was cut off. Raises UsageError naming what differs."""
@@ -62,9 +68,12 @@ class Checkpoint:
         if changed:
             texts = [f"{key} was {before.get(key)}, is {fingerprint[key]}" for key in changed]
             raise UsageError(f"--resume: this is another run: {'; '.join(texts)}. Start anew without --resume")
+        self.begun = True
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what this run has left, not what it never came to."""
+        if self.begun:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def save_plan(self, plan: Mapping[str, Choice]) -> None:
         choices = {
@@ -76,7 +85,11 @@ class Checkpoint:
         path = self.folder / "plan.json"
         if not path.exists():
             return None
-        choices = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            choices = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            log.warning("%s cannot be read (%s): the plan is made again", path, e)
+            return None
         return {
             name: Choice(Candidate(macs, error, setting), why) for name, (macs, error, setting, why) in choices.items()
         }
@@ -94,15 +107,19 @@ class Checkpoint:
         write_bytes(self._path(number), lambda file: np.savez(file, **arrays))
 
     def load(self, number: int) -> Record | None:
-        """What is known of site `number`, or None."""
+        """What is known of site `number`, or None; a damaged file is as good as none."""
         path = self._path(number)
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            block = None if about["block"] is None else _unpack(about["block"], arrays)
-            channels = arrays.get("channels", None)
-            return Record(Layer(**about["row"]), about["looked"], block, channels)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                about = json.loads(arrays["about"].tobytes())
+                block = None if about["block"] is None else _unpack(about["block"], arrays)
+                channels = arrays.get("channels", None)
+                return Record(Layer(**about["row"]), about["looked"], block, channels)
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as e:
+            log.warning("%s cannot be read (%s): this layer is done again", path, e)
+            return None
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:04}.npz"

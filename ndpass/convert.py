@@ -25,6 +25,7 @@ from onnx.external_data_helper import (
 from ndpass.errors import InputError, OutputError, UsageError
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 EXTERNAL_FROM = 1024  # bytes; smaller weights stay in the model, as onnx itself does it
 PROTOBUF_LIMIT = 2_000_000_000  # bytes; a little under the 2 GiB that one protobuf message can hold
 
@@ -65,25 +66,28 @@ def _why(e: Exception) -> str:
     return f"not a valid ONNX model: {text[:300]}"
 
 
-def external(model: onnx.ModelProto) -> bool:
-    """Whether any initializer lies in a file of its own."""
-    return any(uses_external_data(t) for t in model.graph.initializer)
-
-
 def data_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
-    """The files that hold the initializers of a model in `folder` whose external data were not loaded."""
-    places = (ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t))
+    """The files that hold the tensors of a model in `folder` whose external data were not loaded."""
+    places = (ExternalDataInfo(t).location for _, t in _tensors(model.graph) if uses_external_data(t))
     return [folder / place for place in dict.fromkeys(places)]
 
 
 def check_finite(model: onnx.ModelProto, name: str) -> None:
-    """Raise InputError naming the first tensor that holds NaN or an infinity; a single number may be infinite.
+    """Raise InputError naming the first tensor that holds NaN, or an infinity where it is a layer's weight.
 
-    Bounds are, such as those of a Clip.
+    Masks and bounds, such as those of a Clip, may be infinite.
     """
+    weights = _weights(model.graph)
     for place, tensor in _tensors(model.graph):
-        if tensor.data_type in FLOATS and not _finite(onnx.numpy_helper.to_array(tensor)):
+        if tensor.data_type in FLOATS and not _finite(onnx.numpy_helper.to_array(tensor), place in weights):
             raise InputError(f"{name}: weights '{place}' hold NaN or infinite values: export the model again")
+
+
+def _weights(graph: onnx.GraphProto) -> set[str]:
+    """Names of what weighted layers read besides their input; in inner graphs too."""
+    own = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return own.union(*(_weights(g) for g in inner))
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
@@ -97,8 +101,8 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
                 yield from _tensors(attribute.g)
 
 
-def _finite(array: NDArray[np.floating]) -> bool:
-    return bool(np.isfinite(array).all()) or (array.size == 1 and not np.isnan(array).any())
+def _finite(array: NDArray[np.floating], weight: bool) -> bool:
+    return bool(np.isfinite(array).all()) or (not weight and not np.isnan(array).any())
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,8 @@ class Staged:
             _sync(source)
         if extras:
             self.target.unlink(missing_ok=True)
+        elif self.target.exists():
+            data_file(self.target).unlink(missing_ok=True)  # of the model that is replaced
         for source in [*extras, self.path]:  # after all that takes time: an interrupt finds hardly a gap
             source.replace(self.target.parent / source.name)
         _sync(self.target.parent)
@@ -196,7 +202,7 @@ def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
         # not by onnx.save(location=...), which refuses a name that is taken in the working folder
         for tensor in model.graph.initializer:
             if len(tensor.raw_data) >= EXTERNAL_FROM:
-                set_external_data(tensor, f"{path.name}.data")
+                set_external_data(tensor, data_file(path).name)
     onnx.save(model, path)
 
 
@@ -213,7 +219,11 @@ def save_ir(model: Path, path: Path) -> None:
         raise OSError(errno.EIO, f"OpenVINO cannot write it, is the disk full? ({last_words(str(e))})") from e
 
 
+def data_file(path: Path) -> Path:
+    """Where ndpass puts the weights of the model at `path` that are not in it."""
+    return path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
+
+
 def stored_bytes(path: Path) -> int:
     """Size on disk of a model with its weights."""
-    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else [path.with_name(f"{path.name}.data")]
-    return sum(p.stat().st_size for p in [path, *beside] if p.exists())
+    return sum(p.stat().st_size for p in (path, data_file(path)) if p.exists())

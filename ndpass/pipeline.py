@@ -66,7 +66,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     if options.resume and checkpoint is None:
         raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
     with convert.staged(output) as stage, _kept_if_cut_off(checkpoint):
-        job = _read(model, options, listen)
+        job = _read(model, output, options, listen)
         layers = _rewrite(model, job, options, checkpoint, clock, listen)
         with clock("rewrite"):
             listen("writing", 0, 1)
@@ -135,9 +135,11 @@ class _Job:
         gc.collect()  # graph-surgeon's nodes and tensors refer to each other
 
 
-def _read(model: Path, options: Options, listen: Listener) -> _Job:
+def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job:
     listen("reading", 0, 1)
     proto, beside = convert.read(model)
+    if convert.data_file(output).resolve() in {p.resolve() for p in beside}:
+        raise UsageError(f"{output}: its weights would overwrite those of the input: give another name for the output")
     with about(model):
         graph = Graph(proto)
     fit, measured = _data(graph, options)

@@ -33,7 +33,7 @@ __all__ = [
 def parse(spec: str) -> list[Pass]:
     """`nd:rank=2:form=dw-pw` as passes, in their order. Raises UsageError naming what there is."""
     known = {p.name: p for p in PASSES}
-    passes = []
+    passes: list[Pass] = []
     for part in spec.split(","):
         name, *options = part.strip().split(":")
         if name not in known:
@@ -41,5 +41,9 @@ def parse(spec: str) -> list[Pass]:
         pairs = [option.partition("=")[::2] for option in options]
         if any(not key or not value for key, value in pairs):
             raise UsageError(f"'{part}': a setting is written key=value, as in nd:rank=2")
+        if len(dict(pairs)) < len(pairs):
+            raise UsageError(f"'{part}': a setting is given twice")
+        if any(p.name == name for p in passes):
+            raise UsageError(f"--passes {spec}: pass '{name}' is given twice")
         passes.append(known[name](**dict(pairs)))
     return passes

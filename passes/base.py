@@ -46,7 +46,9 @@ class Decomposition(ABC):
         words = self.options[key]
         if value in words:
             return value
-        if isinstance(value, str) and (not value.isdecimal() or (words and "full" not in words)):
+        if words and "full" not in words:
+            raise UsageError(f"{self.name}:{key}={value}: give {_allowed(words)}")
+        if isinstance(value, str) and not value.isdecimal():
             raise UsageError(f"{self.name}:{key}={value}: give {_allowed(words)}")
         if int(value) < 1:
             raise UsageError(f"{self.name}:{key}={value}: a rank is at least 1")

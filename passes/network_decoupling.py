@@ -41,6 +41,8 @@ class NetworkDecoupling(Decomposition):
             return "matrix product: no kernel to decouple"
         if conv.kernel_size == 1:
             return "kernel of one element: nothing to decouple"
+        if conv.n_i == conv.n_o == 1:
+            return "one channel: already depthwise"
         return refuse_common(conv)
 
     def settings(self, conv: Conv) -> list[Setting]:

@@ -103,10 +103,6 @@ SKIPPED = {
         "(float[2,8] x) => (float[2,6] y) { y = Gemm(x, W, B) }",
         {"W": MATRIX, "B": normal(2, 1)}, "bias that is not one number",
     ),
-    "pads that cut": (
-        "(float[1,3,8,8] x) => (float[1,4,5,6] y) { y = Conv<pads=[-1,0,0,0]>(x, W) }",
-        {"W": normal(4, 3, 3, 3)}, "negative pads",
-    ),
     "auto_pad of an unknown length": (
         """(float[1,T] x) => (float[1,4,t] y) { u = Unsqueeze(x, one)
             y = Conv<auto_pad="SAME_UPPER", strides=[2]>(u, W) }""",

@@ -245,4 +245,4 @@ def test_a_setting_is_read_as_it_is_written() -> None:
     (rule,) = parse("nd:rank=2:form=dw-pw")
     (setting,) = rule.settings(Conv(random_weight((5, 5, 3, 3))))
     assert setting_text(setting) == "rank=2:form=dw-pw"
-    assert [p.name for p in parse(" nd , nd:rank=full")] == ["nd", "nd"]
+    assert [p.name for p in parse(" nd , cd:rank=full")] == ["nd", "cd"]
