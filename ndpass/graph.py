@@ -36,6 +36,7 @@ class Graph:
         self._shell = _shell(model)
         self._graph = normalise(import_graph(model))
         self._names = Names(tensor_names(self._graph) | {n.name for n in all_nodes(self._graph)})
+        self._written: dict[str, str] = {}  # node -> the site that `splice` put it in the place of
         self.dynamic_hw = any(not isinstance(d, int) for t in self._graph.inputs for d in (t.shape or ())[1:])
         self._declared = inference(self._graph, {})
         # what nobody asked for proves nothing: a model may well be too large for an open axis taken as 1
@@ -147,10 +148,11 @@ class Graph:
         else:  # the identity enters first, so that each branch absorbs one Add
             carry = next(t for t in add.inputs if t is not y)
             out = add.outputs[0]
-            self._take_out(add)
+            index = self._take_out(add)  # what is added to y may be made after it
             emit(block, x, out, carry)
+        # not sorted anew: calibration cuts the graph between sites, so that their order must stay
         self._graph.nodes[index:index] = emit.nodes
-        self._graph.toposort()
+        self._written |= {n.name: site.name for n in emit.nodes}
         self._known.clear()
 
     def _take_out(self, node: gs.Node) -> int:
@@ -183,10 +185,10 @@ class Graph:
         self._known.clear()
 
     def macs_by(self, names: Collection[str]) -> dict[str, int]:
-        """Multiply-accumulates of the nodes that stand for each of these sites now, named after it by `splice`."""
+        """Multiply-accumulates of the nodes that stand for each of these sites now."""
         shapes, total = self._inferred().shapes, dict.fromkeys(names, 0)
         for node in self._graph.nodes:
-            name = node.name if node.name in total else node.name.rpartition("/")[0]
+            name = self._written.get(node.name, node.name)
             if name in total:
                 total[name] += node_macs(node, shapes) or 0
         return total

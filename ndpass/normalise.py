@@ -75,6 +75,7 @@ def _fold_constants(graph: gs.Graph) -> None:
     _fold_one(graph, flatten=False)
     inner = list(graph.subgraphs())
     for part in inner:
+        part.ir_version = graph.ir_version  # it has none, and the newest may be newer than onnxruntime
         _fold_constants(part)
     if inner:
         _fold_one(graph, flatten=True)

@@ -9,7 +9,6 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ndpass.conv import Array
 from ndpass.errors import BudgetError
@@ -145,7 +144,7 @@ def _solve(
         options={"mip_rel_gap": 0.0},
     )
     if answer.x is None:
-        raise BudgetError(f"no choice of layers meets the budget: {answer.message}")
+        raise BudgetError(f"the solver found no choice of layers within the budget: {answer.message}")
     return [flat[i] for i in np.flatnonzero(answer.x > 0.5)]
 
 

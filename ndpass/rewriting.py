@@ -180,21 +180,34 @@ class Rewriter:
 
     def _decide(self, site: Site, choice: Choice | None, frontier: Frontier | None) -> Record:
         """What becomes of the layer; without a look at the data where the plan keeps it."""
-        if choice is not None and not choice.candidate.setting:
-            return Record(left_alone(site, "kept", choice.reason), looked=False)
+        if choice is not None:
+            if not choice.candidate.setting:
+                return Record(left_alone(site, "kept", choice.reason), looked=False)
+            return self._build(site, choice.candidate, self._moments(site, frontier))
         moments = self._moments(site, frontier)
-        if choice is None:
-            with blas_threads(site):
-                choice = choose_local(ways(site, self.passes, moments, self._group(site)), self.budget)
+        with blas_threads(site):
+            found = ways(site, self.passes, moments, self._group(site))
+        while True:
+            choice = choose_local(found, self.budget)
             if not choice.candidate.setting:
                 return Record(left_alone(site, "kept", choice.reason), looked=True)
+            record = self._build(site, choice.candidate, moments)
+            if self._kept_enough(record.row.error_measured or 0.0):
+                return record
+            found = [c for c in found if c is not choice.candidate]  # its error was estimated, and too low
+
+    def _kept_enough(self, error: float) -> bool:
+        return self.budget.kind != "energy" or self.budget.value is None or 1 - error >= self.budget.value
+
+    def _build(self, site: Site, candidate: Candidate, moments: Moments | None) -> Record:
+        """The layer written as the candidate says, fitted."""
         rules, pruning = split(self.passes)
-        conv, settings, channels = site.conv, choice.candidate.setting, None
+        conv, settings, channels = site.conv, candidate.setting, None
         with blas_threads(site):
             if pruning is not None and pruning.name in settings:
                 conv, moments, channels = self._prune(site, conv, pruning, settings[pruning.name], moments)
             block = compose(rules, conv, settings, moments)
-        return Record(_done(site, choice.candidate, block, block_error(conv, block, moments)), True, block, channels)
+        return Record(_done(site, candidate, block, block_error(conv, block, moments)), True, block, channels)
 
     def _prune(
         self, site: Site, conv: Conv, pruning: ChannelPruning, setting: Setting, moments: Moments | None

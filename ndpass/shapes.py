@@ -15,6 +15,7 @@ from ndpass.errors import InputError
 from ndpass.names import label
 
 Shape = tuple[int, ...]
+Axes = tuple[int | None, ...]  # None: not known
 BIG = 1024  # elements; larger constants never decide a shape and are not copied
 
 
@@ -52,13 +53,14 @@ def infer(graph: gs.Graph, sizes: Mapping[str, Shape]) -> dict[str, Shape]:
 class Inferred:
     """What follows from the inputs. axes: tensor name -> size of each axis, None where open; types: ONNX's numbers."""
 
-    axes: dict[str, tuple[int | None, ...]]
+    axes: dict[str, Axes]
     types: dict[str, int]
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Tensor name -> shape, of every tensor that has no open axis."""
-        return {name: tuple(d for d in axes if d is not None) for name, axes in self.axes.items() if None not in axes}
+        """Tensor name -> shape, of every tensor that has no open axis; negative sizes follow from too small inputs."""
+        known = {name: tuple(d for d in axes if d is not None and d >= 0) for name, axes in self.axes.items()}
+        return {name: shape for name, shape in known.items() if len(shape) == len(self.axes[name])}
 
 
 def inference(graph: gs.Graph, sizes: Mapping[str, Shape], strict: bool = True) -> Inferred:
@@ -73,25 +75,27 @@ def inference(graph: gs.Graph, sizes: Mapping[str, Shape], strict: bool = True) 
     infos = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
     axes = {t.name: tuple(t.shape) for t in graph.tensors().values() if isinstance(t, gs.Constant)}
     axes |= {i.name: _axes(i) for i in infos if i.type.tensor_type.HasField("shape")}
-    if strict:
-        _check_channels(graph, axes, sizes)
+    for node in graph.nodes:
+        if strict and node.op == "Conv":
+            _check_convolution(node, axes, sizes)
     return Inferred(axes, {i.name: i.type.tensor_type.elem_type for i in infos})
 
 
-def _axes(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+def _axes(info: onnx.ValueInfoProto) -> Axes:
     return tuple(d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim)
 
 
-def _check_channels(graph: gs.Graph, axes: Mapping[str, tuple[int | None, ...]], sizes: Mapping[str, Shape]) -> None:
-    """Raise InputError for a convolution of other channels than its input's, which ONNX's inference lets pass."""
-    for node in graph.nodes:
-        x, w = (axes.get(t.name) for t in node.inputs[:2]) if node.op == "Conv" else (None, None)
-        if not x or not w or x[1] is None or w[1] is None:
-            continue
+def _check_convolution(node: gs.Node, axes: Mapping[str, Axes], sizes: Mapping[str, Shape]) -> None:
+    """Raise InputError for what ONNX's inference lets pass: other channels than the input's, an output of nothing."""
+    x, w, y = (axes.get(t.name) for t in [*node.inputs[:2], node.outputs[0]])
+    if x and w and x[1] is not None and w[1] is not None and x[1] != w[1] * node.attrs.get("group", 1):
         wanted = w[1] * node.attrs.get("group", 1)
-        if x[1] != wanted:
-            what = f"has weights for {wanted} channels, its input '{node.inputs[0].name}' has {x[1]}"
-            raise _contradiction(sizes, f"convolution '{label(node)}' {what}")
+        what = f"has weights for {wanted} channels, its input '{node.inputs[0].name}' has {x[1]}"
+    elif y and any(d is not None and d < 1 for d in y):
+        what = f"has a kernel larger than its input '{node.inputs[0].name}'"
+    else:
+        return
+    raise _contradiction(sizes, f"convolution '{label(node)}' {what}")
 
 
 def _contradiction(sizes: Mapping[str, Shape], what: str) -> InputError:

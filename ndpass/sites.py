@@ -76,11 +76,20 @@ def read(node: gs.Node, shapes: Mapping[str, Shape], fixed_hw: tuple[int, ...] |
 def _accept(node: gs.Node, outline: Conv, shapes: Mapping[str, Shape]) -> Site:
     x = shapes.get(node.inputs[0].name)
     if node.op == "Conv":
-        rows, in_hw = (x[0], x[2:]) if x else (1, None)
+        rows, in_hw = (x[0], x[2:]) if x and _fits(outline, x[2:]) else (1, None)
     else:
         rows, in_hw = (math.prod(x[:-1]), ()) if x else (1, None)
     tensors = [t for t in node.inputs[1:3] if not t.is_empty()]
     return Site(node.name, node.op, outline, in_hw, rows, lambda: _load(node, tensors, outline))
+
+
+def _fits(conv: Conv, in_hw: tuple[int, ...]) -> bool:
+    """Not so where the sizes that costs are counted at are only assumed, and too small."""
+    try:
+        conv.out_hw(in_hw)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse(node: gs.Node) -> str | None:

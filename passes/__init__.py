@@ -42,7 +42,8 @@ def parse(spec: str) -> list[Pass]:
         if any(not key or not value for key, value in pairs):
             raise UsageError(f"'{part}': a setting is written key=value, as in nd:rank=2")
         if len(dict(pairs)) < len(pairs):
-            raise UsageError(f"'{part}': a setting is given twice")
+            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+            raise UsageError(f"'{part}': setting '{twice}' is given twice")
         if any(p.name == name for p in passes):
             raise UsageError(f"--passes {spec}: pass '{name}' is given twice")
         passes.append(known[name](**dict(pairs)))

@@ -491,6 +491,19 @@ def test_a_new_node_never_takes_the_name_of_a_site() -> None:
     assert_same(model, result)
 
 
+def test_a_node_named_like_one_of_a_site_s_is_not_counted_with_it() -> None:
+    model = network(
+        "(float[1,4,8,8] x) => (float[1,3,4,4] b) { a = Conv(x, W) b = Conv(a, V) }",
+        W=normal(4, 4, 3, 3), V=normal(3, 4, 3, 3),
+    )  # fmt: skip
+    model.graph.node[0].name, model.graph.node[1].name = "c", "c/1"
+    graph = Graph(model)
+    first, _ = (s for s in graph.sites() if isinstance(s, Site))
+    assert graph.macs_by(["c"]) == {"c": first.macs(first.outline)}
+    graph.splice(first, thirds(first))
+    assert graph.macs_by(["c"]) == {"c": 3 * (first.macs(first.outline) or 0)}
+
+
 def test_what_a_model_says_about_itself_is_kept() -> None:
     model = network(CONV, **CONV_WEIGHTS)
     model.producer_name, model.producer_version = "trainer", "1.2"

@@ -241,6 +241,11 @@ def test_a_setting_given_twice_is_refused() -> None:
         parse("nd:rank=2:rank=3")
 
 
+def test_a_pass_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="'nd' is given twice"):
+        parse("nd:rank=2,cd,nd:rank=3")
+
+
 def test_a_setting_is_read_as_it_is_written() -> None:
     (rule,) = parse("nd:rank=2:form=dw-pw")
     (setting,) = rule.settings(Conv(random_weight((5, 5, 3, 3))))

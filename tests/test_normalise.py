@@ -286,6 +286,36 @@ def test_random_numbers_are_not_constants(body: str) -> None:
     assert [n.op_type for n in result.graph.node] == [body.split()[2].split("(")[0].split("<")[0], "Add"]
 
 
+def test_random_numbers_inside_a_branch_are_not_constants_either() -> None:
+    text = """(float[1,4] x, bool c) => (float[1,4] y) {
+        y = If(c) <
+            then_branch = t () => (float[1,4] p) { r = Bernoulli(k) p = Add(x, r) },
+            else_branch = e () => (float[1,4] q) { s = Add(k, k) q = Add(x, s) }
+        >
+    }"""
+    result = normalised(network(text, k=np.full((1, 4), 0.5, np.float32)))
+    kept = {a.name: [n.op_type for n in a.g.node] for a in result.graph.node[0].attribute}
+    assert kept == {"then_branch": ["Bernoulli", "Add"], "else_branch": ["Add"]}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_random_in_training_only(training: bool) -> None:
+    text = "(float[1,4] x) => (float[1,4] y) { r = Dropout(k, half, training) y = Add(x, r) }"
+    weights = {"k": np.ones((1, 4), np.float32), "half": np.float32(0.5), "training": np.array(training)}
+    assert kinds(normalised(network(text, **weights)))["Dropout"] == training
+
+
+def test_a_branch_that_is_always_taken_takes_the_place_of_its_if() -> None:
+    text = """(float[1,3,8,8] x) => (float[1,3,6,6] y) {
+        y = If(always) <
+            then_branch = t () => (float[1,3,6,6] p) { v = Identity(W) p = Conv(x, v) },
+            else_branch = e () => (float[1,3,6,6] q) { q = Conv(x, U) }
+        >
+    }"""
+    model = network(text, W=normal(3, 3, 3, 3), U=normal(3, 3, 3, 3, seed=1), always=np.array(True))
+    assert len(sites_of(check(model, Conv=1))) == 1
+
+
 # functions
 
 

@@ -69,6 +69,13 @@ def test_a_budget_of_billions_is_kept_to_the_last_one() -> None:
     assert [c.error for c in knapsack([front], 10**9 - 1)] == [0.5]
 
 
+def test_many_choices_over_the_room_by_one_leave_one_within() -> None:
+    """More of them than are ruled out one by one."""
+    front = [way(10**9 + k, 1 / (1 + k)) for k in range(50)]
+    assert [c.macs for c in knapsack([front, [way(10**9, 0.0)]], 2 * 10**9 + 45)] == [10**9 + 45, 10**9]
+    assert knapsack([[*front, way(9 * 10**8, 2.0)]], 10**9 - 1)[0].macs == 9 * 10**8
+
+
 def test_tiny_errors_still_decide() -> None:
     """A model that is nearly exact everywhere: 1e-9 against 3e-9, with the same cost."""
     a, b = [way(10, 1e-9), way(5, 4e-9)], [way(10, 1e-9), way(5, 2e-9)]

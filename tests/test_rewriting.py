@@ -142,7 +142,6 @@ def test_a_budget_of_energy_is_kept_in_every_layer(spec: str, energy: float) -> 
 
 
 @pytest.mark.parametrize("spec", ["cd,sd", "cp,cd,nd"])
-@pytest.mark.xfail(strict=True, reason="chosen by an estimate, which the layer that is built may exceed")
 def test_a_budget_of_energy_is_kept_by_compositions(spec: str) -> None:
     """Their errors are estimates until they are built."""
     done = [layer for layer in run_digits(spec, Budget("energy", 0.9)).layers if layer.status == "done"]

@@ -9,7 +9,7 @@ from models import network, normal
 from numpy.typing import NDArray
 
 from ndpass.errors import InputError
-from ndpass.graph import Graph
+from ndpass.graph import Graph, Site
 from ndpass.normalise import import_graph
 from ndpass.shapes import BIG, Shape, count_macs, infer, skeleton
 
@@ -80,12 +80,34 @@ def test_what_is_not_known_counts_nothing() -> None:
         ("(float[1,3] x) => (float[1,5] y) { y = Gemm(x, W) }", normal(4, 5)),
         ("(float[1,3] x) => (float[1,4] y) { y = Add(x, W) }", normal(4)),
         ("(float[1,3] x) => (float[1,4] y) { y = Conv(x, W) }", normal(4, 3, 3, 3)),
+        ("(float[1,3,8,8] x) => (float[1,4,6,6] y) { y = Conv(x, W) }", normal(4, 2, 3, 3)),
+        ("(float[1,3,8,8] x) => (float[1,4,5,6] y) { y = Conv<pads=[-1,0,0,0]>(x, W) }", normal(4, 3, 3, 3)),
     ],
-    ids=["product", "sum", "rank"],
+    ids=["product", "sum", "rank", "channels", "pads"],
 )
 def test_a_graph_that_contradicts_itself_is_refused(text: str, weight: NDArray[np.float32]) -> None:
     with pytest.raises(InputError, match="the graph contradicts itself"):
         Graph(network(text, W=weight))
+
+
+def test_channels_that_do_not_fit_are_refused_by_name() -> None:
+    text = "(float[N,4,8,8] x) => (float[n,4,6,6] y) { y = Conv<group=2>(x, W) }"
+    with pytest.raises(InputError, match="convolution 'y' has weights for 6 channels, its input 'x' has 4"):
+        Graph(network(text, W=normal(4, 3, 3, 3)))
+
+
+def test_a_contradiction_at_given_sizes_is_no_fault_of_the_model() -> None:
+    """What was assumed for an open axis may be too small: then costs are unknown, no more."""
+    model = network("(float[1,1,T] x) => (float[1,4,t] y) { y = Conv(x, W) }", W=normal(4, 1, 3))
+    graph = Graph(model, {"x": (1, 1, 1)})
+    assert graph.macs() == 0
+    (site,) = graph.sites()
+    assert isinstance(site, Site)
+    assert site.macs(site.outline) is None
+    with pytest.raises(InputError, match=r"at input x 1x1x1: .*'y'.*give sizes that the model is made for"):
+        graph.assume({"x": (1, 1, 1)})
+    graph.assume({"x": (1, 1, 5)})
+    assert graph.macs() == 4 * 3 * 3
 
 
 def test_large_weights_are_not_copied_and_small_ones_are() -> None:
