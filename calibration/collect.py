@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import Feed, Feeds
-from ndpass.calibration.moments import Moments, choose_strength
-from ndpass.calibration.patches import ROWS_PER_UNKNOWN, Sample, patches, responses
+from ndpass.calibration.moments import Moments, Sums, choose_strength
+from ndpass.calibration.patches import Sample, patches, responses
 from ndpass.conv import Array
 from ndpass.errors import InputError
 from ndpass.graph import Graph, Site
@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 0.1  # share of the images whose patches choose the strength of the prior
 HELD_OUT_ROWS = 2_000
+ENOUGH = 4  # patches for each unknown that a warning of too few asks for
 BLOCK_ROWS = 4_096  # patches that enter the moments at once
+MOST_ANSWERS = 32_000_000  # bytes of a kernel's answers to single patches
 BATCHES = range(8, 33)  # sizes that are tried for splitting the images without a remainder
 
 
@@ -78,7 +80,7 @@ def references(graph: Graph, sites: Sequence[Site], chosen: Mapping[str, Sample]
     runner = OpenVINO(graph.segment(list(names.values()), None, data.batch), threads=data.threads)
     taken: dict[str, list[Array]] = {name: [] for name in names}
     for number, feed in enumerate(data.batches()):
-        outputs = runner(feed)
+        outputs = runner({spec.name: feed[spec.name] for spec in runner.inputs})
         for site in sites:
             positions = chosen[site.name].of(number * data.batch, data.batch)
             taken[site.name].append(responses(outputs[names[site.name]], positions, not site.outline.kernel))
@@ -98,7 +100,7 @@ def _check_enough(site: Site, images: int, rows: int) -> None:
     """Warn where the patches are fewer than what is unknown of each output."""
     unknowns = site.outline.n_i * site.outline.kernel_size
     if rows < unknowns:
-        needed = -(-ROWS_PER_UNKNOWN * unknowns * images // rows)
+        needed = -(-ENOUGH * unknowns * images // rows)
         log.warning("layer '%s' has %d patches for %d unknowns and stays close to its weights: give %d images or more",
                     site.name, rows, unknowns, needed)  # fmt: skip
 
@@ -181,7 +183,7 @@ def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) ->
     """The site's moments with the prior towards its weights in them, its strength chosen by held-out images."""
     batch, each = frontier.data.batch, sample.positions.shape[1]
     held_from = _held_from(frontier.data, each)
-    total: Moments | None = None
+    sums = Sums(site.outline.n_i * site.outline.kernel_size, site.outline.n_o)
     held: list[Array] = []
     block: list[Array] = []
     start = 0  # first row of the block
@@ -195,10 +197,27 @@ def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) ->
         block.append(rows)
         end = first + len(rows)
         if end - start >= BLOCK_ROWS or end >= held_from:
-            total = _added(total, block, reference[start:end])
+            sums.add(np.concatenate(block), reference[start:end])
             block, start = [], end
-    assert total is not None
-    return _with_prior(site, total, held, reference[held_from:])
+    return _with_prior(site, sums, held, reference[held_from:])
+
+
+def answers(
+    site: Site, frontier: Frontier, sample: Sample, kernel: Array, columns: NDArray[np.intp] | None = None
+) -> tuple[Array, int]:
+    """What a kernel (n_o, n) makes of the site's patches, (S, n_o) float32, one for every `step` of them, and `step`.
+
+    For fits that need more than moments, at the cost of another walk over the site's inputs. columns (n,): the part of
+    a patch that the kernel reads; left out, all of it.
+    """
+    batch, each = frontier.data.batch, sample.positions.shape[1]
+    step = -(-4 * len(kernel) * sample.rows // MOST_ANSWERS)
+    thin = np.ascontiguousarray(kernel.T, np.float32)
+    found = []
+    for number, x in enumerate(frontier.advance(site)):
+        rows = patches(site.outline, x, sample.of(number * batch, batch))[-number * batch * each % step :: step]
+        found.append((rows if columns is None else rows[:, columns]) @ thin)
+    return np.concatenate(found), step
 
 
 def _held_from(data: Data, each: int) -> int:
@@ -209,15 +228,13 @@ def _held_from(data: Data, each: int) -> int:
     return (batches - count) * data.batch * each
 
 
-def _added(total: Moments | None, block: list[Array], y: Array) -> Moments:
-    moments = Moments.of(np.concatenate(block), y)
-    return moments if total is None else total.merge(moments)
-
-
-def _with_prior(site: Site, fit: Moments, held: list[Array], y: Array) -> Moments:
+def _with_prior(site: Site, sums: Sums, held: list[Array], y: Array) -> Moments:
     weight = site.conv.matrix
+    moments = sums.moments()
     x = np.concatenate(held) if held else np.zeros((0, weight.shape[1]), np.float32)
-    strength = choose_strength(fit, weight, x, y)
-    log.info("%s: %d patches of %d, prior %g", site.name, fit.count + len(x), weight.shape[1], strength)
-    everything = fit.merge(Moments.of(x, y)) if len(x) else fit
-    return everything.shrunk(weight, strength)
+    strength = choose_strength(moments, weight, x, y)
+    if len(x):
+        sums.add(x, y)
+        moments = sums.moments()
+    log.info("%s: %d patches of %d, prior %g", site.name, moments.count, weight.shape[1], strength)
+    return moments.shrunk(weight, strength)

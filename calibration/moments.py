@@ -9,12 +9,13 @@ A kernel M (n_o, n) with the bias that fits it best, b = ȳ − Mx̄, has the re
 
     E‖y − Mx̂ − b‖² / E‖y − ȳ‖² = (Σg − 2 tr(MBᵀ) + tr(MCMᵀ)) / Σg
 
-Blocks are centred on their own mean in float32 products and merged in float64 (Chan, Golub & LeVeque 1979), so that
-neither a large offset nor the number of samples costs digits.
+Blocks are centred, on the mean of the first one, in float32 products that are summed in float64; moments of different
+sets are merged by their means (Chan, Golub & LeVeque 1979). So neither a large offset nor many samples cost digits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -44,11 +45,9 @@ class Moments:
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
         """Moments of patches x (S, n) and responses y (S, n_o), S at least 1."""
-        x_mean, y_mean = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
-        xc, yc = (x - x_mean).astype(np.float32), (y - y_mean).astype(np.float32)
-        count = len(x)
-        g = np.einsum("so,so->o", yc, yc, dtype=np.float64) / count
-        return cls(count, x_mean, y_mean, _wide(_gram(xc), count), _wide(yc.T @ xc, count), g)
+        sums = Sums(x.shape[1], y.shape[1])
+        sums.add(x, y)
+        return sums.moments()
 
     def merge(self, other: Moments) -> Moments:
         """Moments over both sets of positions; associative and commutative up to rounding."""
@@ -77,10 +76,7 @@ class Moments:
         """
         anchor = np.zeros_like(self.B) if self.anchor is None else self.anchor
         kind = np.float32 if len(self.C) >= WIDE and self.anchor is not None else np.float64
-        factor = scipy.linalg.cho_factor(self.C.astype(kind), lower=True, check_finite=False, overwrite_a=True)
-        left = (self.B - anchor @ self.C).astype(kind)
-        solved: Array = anchor + scipy.linalg.cho_solve(factor, left.T, check_finite=False).T
-        return solved
+        return anchor + _solved(self.C.astype(kind), self.B - anchor @ self.C)
 
     def error(self, kernel: Array) -> float:
         """Relative error of a kernel (n_o, n) with its best bias; 0 where the responses are constant."""
@@ -108,7 +104,7 @@ class Moments:
         g = self.g + noise * np.einsum("on,on->o", weight, weight)
         return Moments(self.count, self.x_mean, self.y_mean, C, self.B + noise * weight, g, weight)
 
-    def keep(self, columns: NDArray[np.intp], anchor: Array) -> Moments:
+    def keep(self, columns: NDArray[np.intp], anchor: Array | None = None) -> Moments:
         """Moments of a part of the patch, columns (m,) ascending; anchor (n_o, m): the weight that the prior is at."""
         C = self.C[np.ix_(columns, columns)]
         return Moments(self.count, self.x_mean[columns], self.y_mean, C, self.B[:, columns], self.g, anchor)
@@ -124,17 +120,65 @@ class Moments:
         return Moments(self.count, self.x_mean, y_mean, self.C, MC, np.einsum("mn,mn->m", MC, M))
 
 
-def _gram(x: Array) -> Array:
-    """xᵀx for x (S, n) in float32, by the product that computes one triangle only."""
-    upper: Array = scipy.linalg.blas.ssyrk(1.0, x.T, lower=False)
-    both: Array = np.triu(upper) + np.triu(upper, 1).T
-    return both
+class Sums:
+    """What moments are made of, block by block: n elements of a patch, n_o responses."""
+
+    def __init__(self, n: int, n_o: int) -> None:
+        self.count = 0
+        self.x_shift, self.y_shift = np.zeros(n), np.zeros(n_o)
+        self.x_sum, self.y_sum, self.g = np.zeros(n), np.zeros(n_o), np.zeros(n_o)
+        self.upper, self.B = np.zeros((n, n), order="F"), np.zeros((n_o, n))
+
+    def add(self, x: Array, y: Array) -> None:
+        """A block of patches (S, n) and responses (S, n_o), S at least 1."""
+        if not self.count:
+            self.x_shift, self.y_shift = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
+        xc, yc = (x - self.x_shift).astype(np.float32), (y - self.y_shift).astype(np.float32)
+        self.count += len(x)
+        self.x_sum += x.sum(0, dtype=np.float64)
+        self.y_sum += y.sum(0, dtype=np.float64)
+        self.g += np.einsum("so,so->o", yc, yc, dtype=np.float64)
+        self.upper += scipy.linalg.blas.ssyrk(1.0, xc.T, lower=False)  # one triangle: half the work
+        self.B += yc.T @ xc
+
+    def moments(self) -> Moments:
+        """The moments of all blocks so far."""
+        x_mean, y_mean = self.x_sum / self.count, self.y_sum / self.count
+        dx, dy = x_mean - self.x_shift, y_mean - self.y_shift
+        C = self.upper / self.count
+        _mirror(C)
+        C -= np.outer(dx, dx)
+        B, g = self.B / self.count - np.outer(dy, dx), self.g / self.count - dy * dy
+        return Moments(self.count, x_mean, y_mean, C, B, g)
 
 
-def _wide(product: Array, count: int) -> Array:
-    wide = product.astype(np.float64)
-    wide /= count
-    return wide
+def _mirror(upper: Array, tile: int = 512) -> None:
+    """Fill the lower triangle of a square from the upper one, in place."""
+    for start in range(0, len(upper), tile):
+        rows = slice(start, start + tile)
+        corner = np.triu(upper[rows, rows])
+        upper[rows, rows] = corner + np.triu(corner, 1).T
+        upper[start + tile :, rows] = upper[rows, start + tile :].T
+
+
+def _solved(C: Array, left: Array) -> Array:
+    """left C⁻¹ (n_o, n) for C (n, n) positive definite, which is used up."""
+    factor = scipy.linalg.cho_factor(C.T, lower=True, check_finite=False, overwrite_a=True)  # Cᵀ = C, in LAPACK's order
+    right = left.astype(C.dtype).T
+    solved: Array = scipy.linalg.cho_solve(factor, right, check_finite=False).T
+    return solved
+
+
+def _kernels(fit: Moments, weight: Array, strengths: Sequence[float]) -> Iterator[Array]:
+    """The best kernel with a prior of each strength, as `shrunk(weight, strength).best` has it, at less work."""
+    n = len(fit.C)
+    kind = np.float32 if n >= WIDE else np.float64
+    weight = weight.reshape(fit.B.shape).astype(np.float64)
+    left = fit.B - weight @ fit.C  # (B + λW) − W(C + λI), whatever λ
+    for strength in strengths:
+        C = fit.C.astype(kind)
+        C.flat[:: n + 1] += strength * (float(np.trace(fit.C)) / n or 1.0)
+        yield weight + _solved(C, left)
 
 
 def choose_strength(fit: Moments, weight: Array, x: Array, y: Array) -> float:
@@ -145,10 +189,9 @@ def choose_strength(fit: Moments, weight: Array, x: Array, y: Array) -> float:
     if len(x) < 2:
         return 1e-2
 
-    def damage(strength: float) -> float:
-        prior = fit.shrunk(weight, strength)
-        kernel = prior.best
-        residual = y - (x @ kernel.T + prior.bias(kernel))
+    def damage(kernel: Array) -> float:
+        residual = y - (x @ kernel.T.astype(x.dtype) + fit.bias(kernel))
         return float(np.einsum("so,so->", residual, residual))
 
-    return min(SHRINKAGES, key=damage)
+    damages = [damage(kernel) for kernel in _kernels(fit, weight, SHRINKAGES)]
+    return SHRINKAGES[int(np.argmin(damages))]

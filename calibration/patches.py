@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from ndpass.conv import Array, Conv
 
-ROWS_PER_UNKNOWN = 4  # patches for each element of a patch, within these limits
-FEWEST, MOST = 5_000, 20_000
+# Patches for each element of a patch, and limits. Measured on VGG16 with nd at 0.3 of the MACs, 5,000 images: 10 within
+# 20,000 to 40,000 instead of 4 within 5,000 to 20,000 lowered the KL divergence of the outputs from 0.035 to 0.029.
+ROWS_PER_UNKNOWN = 10
+FEWEST, MOST = 20_000, 40_000
 
 Positions = NDArray[np.intp]
 

@@ -80,6 +80,8 @@ def leaf_moments(leaf: Conv, before: Conv | None, site: Conv, moments: Moments) 
     """Moments of an inner leaf's patches and of its own responses (see the module's text)."""
     if before is None and leaf.kernel == site.kernel:
         inner = moments
+    elif before is None:  # the leaf sees a part of the patch: nothing to multiply
+        inner = _mean([moments.keep(np.argmax(T, axis=1)) for T in placements(leaf, None, site)])
     else:
         inner = _mean([moments.through(T) for T in placements(leaf, before, site)])
     weight = leaf.dense().matrix

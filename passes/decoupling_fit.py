@@ -172,14 +172,20 @@ class _PwDw(_Solver):
 
 
 def solve(square: Array, right: Array) -> Array:
-    """Solution of a positive semidefinite system; a small ridge keeps dependent features finite."""
-    solved: Array = scipy.linalg.solve(_ridged(square[None])[0], right, assume_a="pos", check_finite=False)
-    return solved
+    """Solution of a positive semidefinite system; a ridge, as small as will do, keeps dependent features finite."""
+    for ridge in (RIDGE, 1e3 * RIDGE, 1e6 * RIDGE):
+        try:
+            ridged = _ridged(square[None], ridge)[0]
+            solved: Array = scipy.linalg.solve(ridged, right, assume_a="pos", check_finite=False)
+        except np.linalg.LinAlgError:
+            continue
+        return solved
+    raise np.linalg.LinAlgError("not positive semidefinite")
 
 
-def _ridged(stack: Array) -> Array:
-    """(c, m, m) with RIDGE of the mean diagonal added to each diagonal."""
+def _ridged(stack: Array, ridge: float = RIDGE) -> Array:
+    """(c, m, m) with `ridge` of the mean diagonal added to each diagonal."""
     m = stack.shape[-1]
     mean = np.trace(stack, axis1=1, axis2=2) / m
-    ridged: Array = stack + (RIDGE * mean + np.finfo(float).tiny)[:, None, None] * np.eye(m)
+    ridged: Array = stack + (ridge * mean + np.finfo(float).tiny)[:, None, None] * np.eye(m)
     return ridged
