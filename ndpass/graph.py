@@ -67,6 +67,10 @@ class Graph:
             for t in self._graph.inputs
         ]
 
+    def outputs(self) -> list[str]:
+        """The names of what the model gives."""
+        return [str(t.name) for t in self._graph.outputs]
+
     def sites(self) -> list[Found]:
         """Every Conv, ConvTranspose, Gemm and MatMul in graph order: what can be rewritten, and what not and why."""
         shapes = self._inferred().shapes
@@ -88,6 +92,12 @@ class Graph:
 
     def output_of(self, site: Site) -> str:
         return str(self._node(site).outputs[0].name)
+
+    def behind(self, site: Site) -> list[str]:
+        """What the site's output goes into: operators, and "an output of the model" where it is one."""
+        y = self._node(site).outputs[0]
+        given = any(y is t for t in self._graph.outputs)
+        return [str(node.op) for node in y.outputs] + ["an output of the model"] * given
 
     def places(self, site: Site, batch: int) -> int:
         """How many positions the site's output has for one sample."""
