@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import numpy as np
 
 from ndpass.conv import Array
 from ndpass.errors import BudgetError
+from ndpass.pairs import Forest, Pair
 from ndpass.passes import Setting
 
 TOLERANCE = 1e-6  # of HiGHS: the share of the room by which a choice may be over it
@@ -20,40 +21,82 @@ TRIES = 20  # choices over the room that are ruled out one by one before there i
 
 @dataclass(frozen=True)
 class Budget:
-    """pinned: the settings as given; energy: the share that every layer keeps; macs: share of the model's MACs left."""
+    """pinned: the settings as given; energy: the share that every layer keeps; macs: share of the model's MACs left.
 
-    kind: Literal["pinned", "energy", "macs"]
+    speedup: how many times as fast, measured; max_drop: points that the metric may fall; speedup beside it: at least.
+    """
+
+    kind: Literal["pinned", "energy", "macs", "speedup", "max_drop"]
     value: float | None = None
+    speedup: float | None = None
+
+    @property
+    def in_milliseconds(self) -> bool:
+        """Whether candidates have to be timed."""
+        return self.kind in ("speedup", "max_drop")
 
     def to_json(self) -> dict[str, Any]:
-        return {self.kind: "as given" if self.value is None else self.value}
+        both = {} if self.speedup is None else {"speedup": self.speedup}
+        return {self.kind: "as given" if self.value is None else self.value, **both}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to write a layer: setting by pass name (empty: left as it is), relative error, MACs."""
+    """One way to write a layer: setting by pass name (empty: left as it is), relative error, MACs, seconds if timed."""
 
     macs: int
     error: float = 0.0
     setting: Mapping[str, Setting] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+Cost = Callable[[Candidate], float]
+Fronts = Callable[
+    [Mapping[str, Sequence[Candidate]], Cost], tuple[dict[str, list[Candidate]], Sequence[Pair]]
+]  # the candidates of each site that can be best, and what those of two sites save together
+
+
+def macs_of(candidate: Candidate) -> float:
+    return candidate.macs
+
+
+def seconds_of(candidate: Candidate) -> float:
+    """Of a candidate that has been timed."""
+    assert candidate.seconds is not None
+    return candidate.seconds
+
+
+def damage(slope: float | None, error: float) -> float:
+    """What an error of a layer does to the outputs: (slope · error)² (`ndpass.sensitivity`); the error where no slope
+    is known."""
+    return error if slope is None else (slope * error) ** 2
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a site becomes, and, where it is left as it is, why."""
+    """What a site becomes, and, where it is left as it is, why; reverted: something faster was tried and was not."""
 
     candidate: Candidate
     reason: str = ""
+    status: Literal["kept", "reverted"] = "kept"
 
 
-def choose(candidates: Mapping[str, Sequence[Candidate]], budget: Budget, total: int) -> dict[str, Choice]:
+def choose(
+    candidates: Mapping[str, Sequence[Candidate]],
+    budget: Budget,
+    total: int,
+    slopes: Mapping[str, float] | None = None,
+    fronts: Fronts | None = None,
+) -> dict[str, Choice]:
     """Pick a candidate for every site; the first of each site is the layer as it is.
 
-    total: MACs of the whole model. Raises BudgetError where no choice meets the budget, saying what can be reached.
+    total: MACs of the whole model. slopes: what an error costs, by site (`ndpass.sensitivity`); left out, the same
+    everywhere. fronts: of layers that depend on each other (`ndpass.coupling`). Raises BudgetError where no choice
+    meets the budget, saying what can be reached.
     """
     if budget.kind == "macs":
         assert budget.value is not None
-        return _cheapest_damage(candidates, budget.value, total)
+        return _within_macs(candidates, budget.value, total, slopes, fronts or separate)
     return {name: choose_local(ways, budget) for name, ways in candidates.items()}
 
 
@@ -74,83 +117,118 @@ def choose_local(ways: Sequence[Candidate], budget: Budget) -> Choice:
     return Choice(dense, f"nothing cheaper keeps {energy:.4g} of the energy")
 
 
-def _cheapest_damage(candidates: Mapping[str, Sequence[Candidate]], fraction: float, total: int) -> dict[str, Choice]:
-    """Least summed error at no more than `fraction` of the MACs: a multiple-choice knapsack, solved exactly."""
-    fronts = {name: pareto(ways) for name, ways in candidates.items()}
+def _within_macs(
+    candidates: Mapping[str, Sequence[Candidate]],
+    fraction: float,
+    total: int,
+    slopes: Mapping[str, float] | None,
+    fronts: Fronts,
+) -> dict[str, Choice]:
+    """The choice of least damage at no more than `fraction` of the MACs."""
     fixed = total - sum(ways[0].macs for ways in candidates.values())
     room = math.floor(Fraction(str(fraction)) * total) - fixed  # of the decimal as written, not of a float near it
-    least = sum(front[0].macs for front in fronts.values())
-    if least > room:
-        reachable = math.ceil(Fraction(1000 * (fixed + least), total)) / 1000  # upwards: asked for, it must be met
+    kept, pairs = fronts(candidates, macs_of)
+    sizes = [len(front) for front in kept.values()]
+    lowest = int(Forest(sizes, pairs).least([np.array([c.macs for c in front]) for front in kept.values()]))
+    if lowest > room:
+        reachable = math.ceil(Fraction(1000 * (fixed + lowest), total)) / 1000  # upwards: asked for, it must be met
+        others = fixed - sum(int(p.saved.max()) for p in pairs if p.first is None)
         raise BudgetError(
             f"--macs {fraction:g} cannot be reached: with these passes the least is {reachable:.3f} "
-            f"(the other layers alone are {fixed / total:.3f}); ask for that, or allow more passes"
+            f"(the other layers alone are {others / total:.3f}); ask for that, or allow more passes"
         )
-    picked = knapsack(list(fronts.values()), room)
+    return least_damage(candidates, room, slopes, fronts=lambda *_: (kept, pairs))
+
+
+def least_damage(
+    candidates: Mapping[str, Sequence[Candidate]],
+    room: float,
+    slopes: Mapping[str, float] | None = None,
+    cost: Cost = macs_of,
+    fronts: Fronts | None = None,
+) -> dict[str, Choice]:
+    """Least summed damage at no more than `room` of cost: a multiple-choice knapsack, solved exactly."""
+    kept, pairs = (fronts or separate)(candidates, cost)
+    weights = [slopes[name] for name in kept] if slopes else None
+    picked = knapsack(list(kept.values()), room, weights, cost, pairs)
     return {
         name: Choice(c, "" if c.setting else "the budget is met with less damage elsewhere")
-        for name, c in zip(fronts, picked, strict=True)
+        for name, c in zip(kept, picked, strict=True)
     }
 
 
-def pareto(ways: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates that no other beats in both MACs and error, cheapest first."""
+def separate(
+    candidates: Mapping[str, Sequence[Candidate]], cost: Cost
+) -> tuple[dict[str, list[Candidate]], Sequence[Pair]]:
+    """The fronts of layers none of which depends on another."""
+    return {name: pareto(ways, cost) for name, ways in candidates.items()}, ()
+
+
+def pareto(ways: Sequence[Candidate], cost: Cost = macs_of) -> list[Candidate]:
+    """The candidates that no other beats in both cost and error, cheapest first."""
     front: list[Candidate] = []
-    for c in sorted(ways, key=lambda c: (c.macs, c.error)):
+    for c in sorted(ways, key=lambda c: (cost(c), c.error)):
         if not front or c.error < front[-1].error:
             front.append(c)
     return front
 
 
-def knapsack(fronts: Sequence[Sequence[Candidate]], room: float) -> list[Candidate]:
-    """One candidate of each front, the summed error least, the summed MACs at most `room` (HiGHS, to optimality).
+def knapsack(
+    fronts: Sequence[Sequence[Candidate]],
+    room: float,
+    slopes: Sequence[float] | None = None,
+    cost: Cost = macs_of,
+    pairs: Sequence[Pair] = (),
+) -> list[Candidate]:
+    """One candidate of each front, summed damage least, summed cost at most `room` (HiGHS, to optimality).
 
-    What the solver finds is summed up anew in whole numbers: its tolerance is a share of the room, and of billions that
-    are many MACs. A choice over the room is ruled out and the rest solved again, in the end with less room.
+    pairs: what candidates of two fronts save together, positions of fronts as in `fronts`.
+
+    What the solver finds is summed up anew, MACs in whole numbers: its tolerance is a share of the room, and of
+    billions that are many MACs. A choice over the room is ruled out and the rest solved again, in the end with less.
     """
     if not fronts:
         return []
-    over: list[list[Candidate]] = []
+    forest = Forest([len(front) for front in fronts], pairs)
+    weights: Sequence[float | None] = slopes or [None] * len(fronts)
+    damages = [np.array([damage(s, c.error) for c in front]) for s, front in zip(weights, fronts, strict=True)]
+    costs = [np.array([cost(c) for c in front], float) for front in fronts]
+    over: list[list[int]] = []
     allowed = room
     while True:
-        picked = _solve(fronts, allowed, over)
-        if sum(c.macs for c in picked) <= room:
-            return picked
+        picked = _solve(forest, damages, costs, allowed, over)
+        if forest.cost(costs, picked) <= room:
+            return [front[i] for front, i in zip(fronts, picked, strict=True)]
         over.append(picked)
         if len(over) >= TRIES:
-            allowed -= max(TOLERANCE * room, 1.0)
+            allowed -= TOLERANCE * room if room > 0 else 1.0
 
 
 def _solve(
-    fronts: Sequence[Sequence[Candidate]], room: float, ruled_out: Sequence[Sequence[Candidate]]
-) -> list[Candidate]:
-    """The choice of least error within `room`, up to TOLERANCE of it, that is none of `ruled_out`."""
+    forest: Forest, damages: Sequence[Array], costs: Sequence[Array], room: float, ruled_out: Sequence[Sequence[int]]
+) -> list[int]:
+    """Positions in the fronts of the least damage within `room`, up to TOLERANCE of it, that is none of `ruled_out`."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    flat = [c for front in fronts for c in front]
-    errors = np.array([c.error for c in flat])
-    macs = np.array([c.macs for c in flat], float)
-    scale = max(room, 1.0)
-    rows = [LinearConstraint(_one_each(fronts), 1, 1), LinearConstraint(macs / scale, -np.inf, room / scale)]
+    states = forest.promising(damages, costs, room)
+    chosen = list(zip(states.front, states.candidate, strict=True))
+    damage_of = np.array([damages[f][i] for f, i in chosen])
+    cost_of = np.array([costs[f][i] for f, i in chosen]) - states.saved
+    scale = room if room > 0 else 1.0
+    one_each = np.arange(len(costs))[:, None] == states.front
+    rows = [LinearConstraint(one_each, 1, 1), LinearConstraint(cost_of / scale, -np.inf, room / scale)]
+    rows += [LinearConstraint(states.links, 0, 0)] if states.links.shape[0] else []
     for choice in ruled_out:
-        taken = {id(c) for c in choice}
-        rows.append(LinearConstraint(np.array([float(id(c) in taken) for c in flat]), -np.inf, len(fronts) - 1))
-    # scaled so that the solver's absolute tolerances mean little: macs to 1, errors to a largest of 1000
+        taken = np.array(choice)[states.front] == states.candidate
+        rows.append(LinearConstraint(taken, -np.inf, len(costs) - 1))
+    # scaled so that the solver's absolute tolerances mean little: costs to 1, damages to a largest of 1000
     answer = milp(
-        errors * (1000 / max(errors.max(), 1e-30)),
-        integrality=np.ones(len(flat)),
+        damage_of * (1000 / max(damage_of.max(), 1e-30)),
+        integrality=np.ones(len(chosen)),
         bounds=Bounds(0, 1),
         constraints=rows,
         options={"mip_rel_gap": 0.0},
     )
     if answer.x is None:
         raise BudgetError(f"the solver found no choice of layers within the budget: {answer.message}")
-    return [flat[i] for i in np.flatnonzero(answer.x > 0.5)]
-
-
-def _one_each(fronts: Sequence[Sequence[Candidate]]) -> Array:
-    """(fronts, candidates): 1 where the candidate is of the front."""
-    sizes = [len(front) for front in fronts]
-    member = np.zeros((len(fronts), sum(sizes)))
-    member[np.repeat(np.arange(len(fronts)), sizes), np.arange(sum(sizes))] = 1
-    return member
+    return [int(i) for i in states.candidate[answer.x > 0.5]]
