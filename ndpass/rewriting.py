@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 from threadpoolctl import threadpool_limits
 
-from ndpass.calibration.collect import Data, Frontier, collect, references, samples
+from ndpass.calibration.collect import Data, Frontier, answers, collect, references, samples
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample
@@ -19,6 +20,7 @@ from ndpass.candidates import split, ways, why_not
 from ndpass.channel_walk import Labels
 from ndpass.checkpoint import Checkpoint, Record
 from ndpass.conv import Array, Block, Conv
+from ndpass.coupling import Coupling
 from ndpass.errors import VerificationError
 from ndpass.graph import Found, Graph, Site, Skipped
 from ndpass.groups import Group, Member
@@ -27,8 +29,10 @@ from ndpass.passes.base import block_error
 from ndpass.passes.channel_pruning import Reader
 from ndpass.passes.compose import compose
 from ndpass.planner import Budget, Candidate, Choice, choose, choose_local
-from ndpass.report import Layer
+from ndpass.relu_fitting import asking, linear, refitted, unsuited
+from ndpass.report import Layer, Status
 from ndpass.runtime import static_batch
+from ndpass.sensitivity import slopes
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +60,22 @@ class Calibration:
         chosen = samples(graph, sites, data)
         return cls(data, memory, chosen, references(graph, sites, chosen, data))
 
+    def slopes(self, graph: Graph, sites: Sequence[Site]) -> dict[str, float]:
+        """What an error in each site's response costs at the outputs (`ndpass.sensitivity`)."""
+        return slopes(graph, sites, self.responses, self.data)
+
     def frontier(self, graph: Graph) -> Frontier:
         return Frontier(graph, self.data, self.memory)
 
     def moments(self, site: Site, frontier: Frontier) -> Moments:
         return collect(site, frontier, self.chosen[site.name], self.responses[site.name])
+
+    def rows(
+        self, site: Site, frontier: Frontier, kernel: Array, columns: NDArray[np.intp] | None
+    ) -> tuple[Array, Array]:
+        """A kernel's answers to the site's patches and the responses wanted, (S, n_o) each."""
+        found, step = answers(site, frontier, self.chosen[site.name], kernel, columns)
+        return found, self.responses[site.name][::step]
 
 
 def refused(graph: Graph, site: Site, passes: Sequence[Pass], calibrated: bool) -> str | None:
@@ -110,7 +125,13 @@ class Rewriter:
         if self.calibration is not None and self.budget.kind != "macs":
             return None
         known = self.checkpoint.load_plan() if self.checkpoint else None
-        plan = known or choose(self.candidates(sites, listen), self.budget, self.total)
+        plan = known or choose(
+            self.candidates(sites, listen),
+            self.budget,
+            self.total,
+            self._slopes(sites),
+            Coupling(self.graph, sites, self.passes).fronts,
+        )
         if self.checkpoint and known is None:
             self.checkpoint.save_plan(plan)
         return plan
@@ -125,6 +146,9 @@ class Rewriter:
             with blas_threads(site):
                 found[site.name] = ways(site, self.passes, moments, self._group(site))
         return found
+
+    def _slopes(self, sites: Sequence[Site]) -> dict[str, float] | None:
+        return None if self.calibration is None else self.calibration.slopes(self.graph, sites)
 
     def _moments(self, site: Site, frontier: Frontier | None) -> Moments | None:
         return None if frontier is None or self.calibration is None else self.calibration.moments(site, frontier)
@@ -182,8 +206,9 @@ class Rewriter:
         """What becomes of the layer; without a look at the data where the plan keeps it."""
         if choice is not None:
             if not choice.candidate.setting:
-                return Record(left_alone(site, "kept", choice.reason), looked=False)
-            return self._build(site, choice.candidate, self._moments(site, frontier))
+                return Record(left_alone(site, choice.status, choice.reason), looked=False)
+            moments = self._moments(site, frontier)
+            return self._for_relu(site, self._build(site, choice.candidate, moments), moments, frontier)
         moments = self._moments(site, frontier)
         with blas_threads(site):
             found = ways(site, self.passes, moments, self._group(site))
@@ -193,7 +218,7 @@ class Rewriter:
                 return Record(left_alone(site, "kept", choice.reason), looked=True)
             record = self._build(site, choice.candidate, moments)
             if self._kept_enough(record.row.error_measured or 0.0):
-                return record
+                return self._for_relu(site, record, moments, frontier)
             found = [c for c in found if c is not choice.candidate]  # its error was estimated, and too low
 
     def _kept_enough(self, error: float) -> bool:
@@ -217,9 +242,24 @@ class Rewriter:
         channels = group.filled(pruning.select([Reader(conv.weight, moments, consumer.channels)], setting))
         inputs = consumer.kept(channels)
         smaller = pruning.refit(conv, inputs, moments)
-        columns = (inputs[:, None] * conv.kernel_size + np.arange(conv.kernel_size)).reshape(-1)
-        left = None if moments is None else moments.keep(columns, smaller.matrix.astype(np.float64))
+        left = None if moments is None else moments.keep(_columns(conv, inputs), smaller.matrix.astype(np.float64))
         return smaller, left, channels
+
+    def _for_relu(self, site: Site, record: Record, moments: Moments | None, frontier: Frontier | None) -> Record:
+        """The layer fitted for the ReLU behind it where a pass asks for that, or with the reason why not."""
+        rule, calibration = asking(self.passes, record.row.setting), self.calibration
+        if rule is None:
+            return record
+        why = unsuited(rule, self.graph.behind(site), record, moments is not None)
+        if why is not None or moments is None or frontier is None or calibration is None:
+            return linear(record, rule, why or "")
+        conv, own, columns = site.conv, moments, None
+        with blas_threads(site):
+            if record.channels is not None:
+                inputs = self._consumer(site)[0].kept(record.channels)
+                conv, columns = ChannelPruning().refit(conv, inputs, moments), _columns(conv, inputs)
+                own = moments.keep(columns, conv.matrix.astype(np.float64))
+            return refitted(record, rule, conv, own, lambda: calibration.rows(site, frontier, own.best, columns))
 
     def _consumer(self, site: Site) -> tuple[Member, Group]:
         group = self.graph.channel_group(site)
@@ -237,6 +277,11 @@ class Rewriter:
                 frontier.prune(x, axis, consumer.kept(record.channels), [span.tensor.name for span in group.spans])
         if record.block is not None:
             self.graph.splice(site, record.block)
+
+
+def _columns(conv: Conv, inputs: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Which elements of a patch belong to these input channels."""
+    return (inputs[:, None] * conv.kernel_size + np.arange(conv.kernel_size)).reshape(-1)
 
 
 def _done(site: Site, candidate: Candidate, block: Block, error: float) -> Layer:
@@ -257,14 +302,14 @@ def _done(site: Site, candidate: Candidate, block: Block, error: float) -> Layer
     )
 
 
-def left_alone(found: Found, status: str, reason: str) -> Layer:
+def left_alone(found: Found, status: Status, reason: str) -> Layer:
     """The row of a layer that stays as it is."""
     site = found.skipped(reason) if isinstance(found, Site) else found
     return Layer(
         name=site.name,
         op=site.op,
         shape=_shape_text(site.shape),
-        status="kept" if status == "kept" else "skipped",
+        status=status,
         reason=reason,
         macs=None if site.macs is None else (site.macs, site.macs),
     )

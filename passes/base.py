@@ -71,6 +71,20 @@ class Decomposition(ABC):
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         """The block that stands for `conv`, its bias on the last leaf. Factors are float64."""
 
+    def for_relu(self, setting: Setting) -> bool:
+        """Whether `refit_for_relu` is wanted where a ReLU follows; setting: of a layer, or the pinned ones."""
+        del setting
+        return False
+
+    def refit_for_relu(
+        self, conv: Conv, setting: Setting, moments: Moments, answers: Array, responses: Array
+    ) -> tuple[Block, float]:
+        """The block for the least error after the ReLU, and the share of that error which it saves on held-out rows.
+
+        answers, responses: (S, n_o), what `moments.best` makes of single patches, without bias, and what is wanted.
+        """
+        raise NotImplementedError(f"pass '{self.name}' has no fit of its own for a ReLU")
+
     def outline(self, conv: Conv, setting: Setting) -> Block:
         """The geometry of the rewritten block, for counting; its weights mean nothing. Override it where it is slow."""
         return self.rewrite(conv, setting)

@@ -11,6 +11,9 @@ with W* = BC⁻¹ any kernel M errs by that of W* plus tr((M − W*) C (M − W*
     error(d) = (Σg − Σ_{i≤d} λ_i(H)) / Σg
 
 On a matrix product or a 1×1 convolution this is the classic low-rank layer.
+
+With `solver=relu` a layer whose output goes straight into a ReLU is fitted for the error behind it (`relu_regression`):
+the kernel is LRW*, the bias that of the fit. The rank is chosen as before, and other layers are fitted as before.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy as np
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
+from ndpass.passes import relu_regression
 from ndpass.passes.base import Decomposition, Setting, refuse_common
 
 
@@ -30,7 +34,7 @@ class ChannelDecomposition(Decomposition):
 
     name = "cd"
     summary = "channel decomposition: k×k becomes k×k to fewer channels, then 1×1"
-    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",)}
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "solver": ("linear", "relu")}
 
     def refuse(self, conv: Conv) -> str | None:
         """Grouped convolutions, and what has rank 1 already."""
@@ -39,7 +43,8 @@ class ChannelDecomposition(Decomposition):
         return refuse_common(conv)
 
     def settings(self, conv: Conv) -> list[Setting]:
-        return [{"rank": d} for d in ranks(conv.matrix.shape, conv.n_o, self.pinned.get("rank"))]
+        solver: Setting = {"solver": "relu"} if self.for_relu(self.pinned) else {}
+        return [{"rank": d, **solver} for d in ranks(conv.matrix.shape, conv.n_o, self.pinned.get("rank"))]
 
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         rank = int(setting["rank"])
@@ -52,6 +57,20 @@ class ChannelDecomposition(Decomposition):
             right = left.T @ moments.best
         block = assemble(conv, left, right)
         return block.with_bias(moments.bias(left @ right))
+
+    def for_relu(self, setting: Setting) -> bool:
+        return setting.get("solver") == "relu"
+
+    def refit_for_relu(
+        self, conv: Conv, setting: Setting, moments: Moments, answers: Array, responses: Array
+    ) -> tuple[Block, float]:
+        """The linear block and 0 where no better one is found."""
+        left = _responses(moments)[1][:, : min(int(setting["rank"]), full_rank(conv))]
+        linear = relu_regression.Affine(left, left.T, moments.bias(left @ (left.T @ moments.best)))
+        found, gain = relu_regression.fit(answers, responses, moments.best @ moments.B.T, linear)
+        if gain <= 0:
+            return self.rewrite(conv, setting, moments), 0.0
+        return assemble(conv, found.left, found.right @ moments.best).with_bias(found.bias), gain
 
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
         """All ranks from one spectrum."""
