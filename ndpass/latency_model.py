@@ -1,0 +1,166 @@
+"""The small model that a block is timed in: a head, copies of the block side by side, and a cheap end behind each.
+
+    x ─ head ─┬─ block ─ Relu ─ one channel of one pixel ─┐
+              ├─ block ─ Relu ─ one channel of one pixel ─┼─ Concat ─ y      base: the same without the blocks
+              └─ …                                        ┘
+
+The time of a block is (model − base) / copies. The head hands the activations over in the layout and the type that the
+runtime likes best, as the layer before does in a network; without it and with the whole output as the result, what is
+timed is mostly reordering from and to NCHW. Every copy has weights of its own: they push each other out of the caches,
+as the layers of a network do. The Relu is there because a runtime fuses bias, Adds and Relu into a convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ndpass.conv import Block, Chain, Conv
+from ndpass.emit import Emitter
+from ndpass.names import Names
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+MOST_COPIES = 8
+LONG = 5e8  # MACs of all copies together from which on more of them only take time
+HEAVY = 2**20  # bytes of weights from which on it shows whether they are in the caches
+COLD = 2**25  # bytes of weights that no core's cache holds
+RANGE = 4.0  # of the activations of an int8 model; the values mean nothing
+
+
+def geometry(block: Block) -> str:
+    """The block's shape in one canonical text: all that its latency depends on."""
+    if isinstance(block, Conv):
+        parts = [("", block.weight.shape), ("s", block.strides), ("p", block.pads), ("d", block.dilations)]
+        text = "/".join(mark + "x".join(map(str, numbers)) for mark, numbers in parts)
+        return f"{text}/g{block.group}" + ("" if block.bias is None else "/b")
+    mark = ">" if isinstance(block, Chain) else "+"
+    return f"({mark.join(map(geometry, block.blocks))})"
+
+
+def copies_for(dense: Conv, in_hw: tuple[int, ...], rows: int) -> int:
+    """How many copies make the model long enough to be timed and its weights as cold as they are in a network."""
+    size = 4 * int(dense.weight.size)
+    by_time = math.ceil(LONG / max(rows * dense.macs(in_hw), 1))
+    by_weight = min(4, math.ceil(COLD / size)) if size > HEAVY else 1
+    return max(1, min(MOST_COPIES, max(by_time, by_weight), 4 * COLD // size))
+
+
+def small_model(block: Block | None, dense: Conv, in_hw: tuple[int, ...], rows: int, copies: int) -> bytes:
+    """ONNX: `copies` times `block` on an input (rows, n_i, *in_hw), with seeded random weights; None: the base."""
+    rng, names = np.random.default_rng(0), Names(["x", "y"])
+    x, head = (gs.Variable(name, np.float32, (rows, dense.n_i, *in_hw)) for name in ("x", "head.out"))
+    nodes, ends = _head(x, head, rng), []
+    for copy in range(copies):
+        out = head
+        if block is not None:
+            emit = Emitter(f"block{copy}", "Conv" if in_hw else "Gemm", np.dtype(np.float32), "Add", names)
+            made = emit(block.map_leaves(lambda leaf: filled(leaf, rng)), head)
+            out = gs.Variable(f"relu{copy}.out", np.float32)
+            nodes += [*emit.nodes, gs.Node("Relu", f"relu{copy}", {}, [made], [out])]
+        channel = copy % (dense.n_i if block is None else dense.n_o)  # equal slices of the base would be merged
+        ends.append(gs.Variable(f"end{copy}.out", np.float32))
+        nodes.append(_corner(f"end{copy}", out, ends[-1], channel, len(in_hw)))
+    y = gs.Variable("y", np.float32, (rows, copies, *(1,) * len(in_hw)))
+    nodes.append(gs.Node("Concat", "join", {"axis": 1}, ends, [y]))
+    graph = gs.Graph(nodes=nodes, inputs=[x], outputs=[y], opset=17)
+    return bytes(gs.export_onnx(graph, ir_version=8).SerializeToString())
+
+
+def _head(x: gs.Variable, out: gs.Variable, rng: np.random.Generator) -> list[gs.Node]:
+    """A depthwise convolution with kernel 1, where there are spatial axes, and a Relu."""
+    channels, axes = x.shape[1], len(x.shape) - 2
+    if axes == 0:
+        return [gs.Node("Relu", "head", {}, [x], [out])]
+    weight = gs.Constant("head.weight", _random((channels, 1, *(1,) * axes), rng))
+    mid = gs.Variable("head.mid", np.float32)
+    attrs = {"kernel_shape": [1] * axes, "group": channels}
+    return [gs.Node("Conv", "head", attrs, [x, weight], [mid]), gs.Node("Relu", "head.relu", {}, [mid], [out])]
+
+
+def _corner(name: str, x: gs.Variable, out: gs.Variable, channel: int, axes: int) -> gs.Node:
+    """x (rows, n, *hw) -> (rows, 1, *1): one channel of the first pixel."""
+    start, end = [channel] + [0] * axes, [channel + 1] + [1] * axes
+    bounds = [("start", start), ("end", end), ("axes", list(range(1, axes + 2)))]
+    inputs = [gs.Constant(f"{name}.{role}", np.array(values, np.int64)) for role, values in bounds]
+    return gs.Node("Slice", name, {}, [x, *inputs], [out])
+
+
+def filled(conv: Conv, rng: np.random.Generator) -> Conv:
+    """The convolution with random weights, such that responses neither grow nor vanish; denormals would be slow."""
+    bias = None if conv.bias is None else _random((conv.n_o,), rng)
+    return replace(conv, weight=_random(conv.weight.shape, rng) * np.float32(conv.matrix.shape[1] ** -0.5), bias=bias)
+
+
+def _random(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = (rng.random(shape, np.float32) - np.float32(0.45)) * np.float32(3.5)
+    return values
+
+
+def quantised(model: ov.Model) -> ov.Model:
+    """The small model with FakeQuantize where NNCF puts it, changed in place.
+
+    Weights: int8, symmetric, by output channel. Activations: 8 bits, by tensor (before a depthwise convolution by
+    channel), on the input of every convolution and matrix product and on what is added up.
+    """
+    _fold(model)
+    for node in list(model.get_ordered_ops()):
+        kind = node.get_type_name()
+        if kind in ("Convolution", "GroupConvolution", "MatMul"):
+            _quantise_weight(node)
+            _quantise_input(node, 0, by_channel=kind == "GroupConvolution")
+        elif kind == "Add" and not _constant(node.input_value(1)):
+            _quantise_input(node, 0)
+            _quantise_input(node, 1)
+        elif kind == "Slice":
+            _quantise_input(node, 0)
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _fold(model: ov.Model) -> None:
+    """Constants computed, so that a grouped weight, which the front end reshapes, can be found."""
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(model)
+
+
+def _quantise_weight(node: ov.Node) -> None:
+    from openvino import opset13
+
+    weight = node.input_value(1)
+    apart = 2 if node.get_type_name() == "GroupConvolution" else 1  # axes that tell outputs apart: groups, then outputs
+    values = weight.get_node().data
+    high = np.abs(values).max(axis=tuple(range(apart, values.ndim)), keepdims=True)
+    node.input(1).replace_source_output(opset13.fake_quantize(weight, -high, high, -high, high, 255).output(0))
+
+
+def _quantise_input(node: ov.Node, port: int, by_channel: bool = False) -> None:
+    """Symmetric about 0, or from 0 up behind a Relu."""
+    from openvino import opset13
+
+    source = node.input_value(port)
+    if source.get_node().get_type_name() == "FakeQuantize":
+        return
+    shared = [i.get_node() for i in source.get_target_inputs() if i.get_node().get_type_name() == "FakeQuantize"]
+    if not shared:
+        rank = len(source.get_partial_shape())
+        ranges = np.full((1, node.input_value(port).get_partial_shape()[1].get_length(), *(1,) * (rank - 2)), RANGE)
+        ranges = ranges * np.linspace(0.5, 1, ranges.size).reshape(ranges.shape) if by_channel else ranges[:, :1]
+        positive = source.get_node().get_type_name() == "Relu"
+        low, high = ranges * (0 if positive else -128 / 127), ranges
+        low, high = low.astype(np.float32), high.astype(np.float32)
+        shared = [opset13.fake_quantize(source, low, high, low, high, 256)]
+    node.input(port).replace_source_output(shared[0].output(0))
+
+
+def _constant(output: ov.Output) -> bool:
+    return bool(output.get_node().get_type_name() == "Constant")
