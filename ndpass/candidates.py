@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from ndpass.calibration.moments import Moments
-from ndpass.conv import Conv
+from ndpass.conv import Block, Conv
 from ndpass.graph import Site
 from ndpass.groups import Group
 from ndpass.passes import ChannelPruning, Decomposition, Pass, Setting
@@ -100,7 +100,7 @@ def _pruned(
     width = conv.n_i // group.size  # columns of a channel, where a Flatten lies between
     _, errors = errors_by_size(conv.weight.reshape(conv.n_o, group.size, -1), moments,
                                [int(s["channels"]) for s in settings])  # fmt: skip
-    thinned = _spread(sorted(pareto(inside), key=lambda c: c.macs), MOST_RANKS)
+    thinned = spread(sorted(pareto(inside), key=lambda c: c.macs), MOST_RANKS)
     spare = len(group.filled(np.zeros(0, np.int64))) - 1  # channels that branches of a Concat may add, each its last
     for setting, error in zip(settings, errors, strict=True):
         most = int(setting["channels"]) + spare
@@ -116,6 +116,19 @@ def _pruned(
 def is_pinned(passes: Sequence[Pass]) -> bool:
     """Whether every pass has its rank or channels given, so that there is nothing to choose but the form."""
     return all("rank" in p.pinned or "channels" in p.pinned for p in passes)
+
+
+def block_of(site: Site, passes: Sequence[Pass], settings: Settings, group: Group | str = "") -> Block:
+    """The shapes that settings give the layer, its weights zeros that take no memory; cp takes channels off its input.
+
+    group: who shares the site's input channels, needed where cp is among the settings.
+    """
+    rules, pruning = split(passes)
+    conv = site.outline
+    if pruning is not None and pruning.name in settings and isinstance(group, Group):
+        width = conv.n_i // group.size
+        conv = replace(conv, weight=conv.weight[:, : int(settings[pruning.name]["channels"]) * width])
+    return outline(rules, conv, settings)
 
 
 def _macs(site: Site, passes: Sequence[Decomposition], settings: Settings) -> int:
@@ -174,7 +187,7 @@ def _composed(
     *ahead, last = passes
     names = {rule.name for rule in ahead}
     first = [c for c in known if set(c.setting) == names]
-    first = _spread(sorted(first, key=lambda c: c.macs), MOST_RANKS)
+    first = spread(sorted(first, key=lambda c: c.macs), MOST_RANKS)
     if not first:
         return []
     middle = first[len(first) // 2]
@@ -218,7 +231,7 @@ def _added_errors(
     return added
 
 
-def _spread(items: Sequence[T], most: int) -> list[T]:
+def spread(items: Sequence[T], most: int) -> list[T]:
     """At most `most` of the items, evenly spread, the first and the last among them."""
     if len(items) <= most:
         return list(items)

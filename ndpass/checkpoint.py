@@ -70,29 +70,40 @@ class Checkpoint:
             raise UsageError(f"--resume: this is another run: {'; '.join(texts)}. Start anew without --resume")
         self.begun = True
 
+    def part(self, name: str) -> Checkpoint:
+        """A folder inside for one of several rewrites of the same run."""
+        inner = Checkpoint(self.folder / name)
+        inner.folder.mkdir(exist_ok=True)
+        inner.begun = True
+        return inner
+
     def remove(self) -> None:
         """Remove what this run has left, not what it never came to."""
         if self.begun:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def save_plan(self, plan: Mapping[str, Choice]) -> None:
-        choices = {
-            name: [c.candidate.macs, c.candidate.error, c.candidate.setting, c.reason] for name, c in plan.items()
-        }
-        write_text(self.folder / "plan.json", json.dumps(choices))
+        choices = {name: [*plain(c.candidate), c.reason, c.status] for name, c in plan.items()}
+        self.write("plan.json", choices)
 
     def load_plan(self) -> dict[str, Choice] | None:
-        path = self.folder / "plan.json"
+        choices = self.read("plan.json")
+        return choices and {name: Choice(Candidate(*c[:4]), *c[4:]) for name, c in choices.items()}
+
+    def write(self, name: str, content: object) -> None:
+        """Keep what JSON can hold under a file name."""
+        write_text(self.folder / name, json.dumps(content))
+
+    def read(self, name: str) -> Any:
+        """What `write` has kept, or None; a damaged file is as good as none."""
+        path = self.folder / name
         if not path.exists():
             return None
         try:
-            choices = json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as e:
-            log.warning("%s cannot be read (%s): the plan is made again", path, e)
+            log.warning("%s cannot be read (%s): it is made again", path, e)
             return None
-        return {
-            name: Choice(Candidate(macs, error, setting), why) for name, (macs, error, setting, why) in choices.items()
-        }
 
     def save(self, number: int, record: Record) -> None:
         arrays: dict[str, Any] = {}
@@ -123,6 +134,11 @@ class Checkpoint:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:04}.npz"
+
+
+def plain(candidate: Candidate) -> list[Any]:
+    """The fields of a candidate in order, for JSON."""
+    return [candidate.macs, candidate.error, candidate.setting, candidate.seconds]
 
 
 def _pack(block: Block, arrays: dict[str, Any]) -> dict[str, Any]:

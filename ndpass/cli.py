@@ -1,4 +1,7 @@
-"""The commands; the only file that prints. Heavy imports wait until a command needs them."""
+"""The commands. Only they print: results by `terminal` on stdout, progress by `progress` on stderr.
+
+Heavy imports wait until a command needs them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -15,16 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ndpass import __version__
+from ndpass import __version__, terminal
 from ndpass.errors import NdpassError, UsageError, about
+from ndpass.progress import progress
 
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import InputSpec
-    from ndpass.graph import Graph
-    from ndpass.inspection import Row
+    from ndpass.passes import Pass
     from ndpass.planner import Budget
-    from ndpass.report import Report
-    from ndpass.rewriting import Listener
+    from ndpass.studies import Slope, Subject
+    from ndpass.target import Target
 
 app = typer.Typer(
     add_completion=False,
@@ -56,6 +58,12 @@ class Runtime(str, Enum):
 class Precision(str, Enum):
     f32 = "f32"
     bf16 = "bf16"
+
+
+class TargetPrecision(str, Enum):
+    f32 = "f32"
+    bf16 = "bf16"
+    int8 = "int8"
 
 
 class Interrupted(BaseException):
@@ -108,7 +116,11 @@ def run(
         Path | None, typer.Option("--output", "-o", help="OUT.onnx or OUT.xml (OpenVINO IR)", metavar="FILE")
     ] = None,
     passes: Annotated[
-        str, typer.Option(help="in their order inside a layer, as nd or cd,nd; a setting is pinned as in nd:rank=2")
+        str,
+        typer.Option(
+            help="in their order inside a layer, as nd or cd,nd; a setting is pinned as in nd:rank=2; auto: all that "
+            "there are, and what pays in each layer"
+        ),
     ] = "nd",
     calibration: Annotated[
         Path | None, typer.Option(help="unlabelled data to fit to: a folder of images, .npz or .npy; else data-free")
@@ -117,20 +129,37 @@ def run(
         Path | None, typer.Option(help="what the metric is measured on; default: a fifth of the calibration data")
     ] = None,
     preprocess: Preprocess = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="budget: points that the metric may fall, as fast as it gets; default with data: 1.0"),
+    ] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="budget: times as fast on this CPU, measured; with --max-drop: at least")
+    ] = None,
     macs: Annotated[float | None, typer.Option(help="budget: share of the model's MACs left, 0..1")] = None,
     energy: Annotated[
         float | None,
         typer.Option(
-            help="budget: share of the response's (data-free: weights') energy that every layer keeps; default 0.95"
+            help="budget: share of the response's (data-free: weights') energy that every layer keeps; default without "
+            "data: 0.95"
         ),
+    ] = None,
+    precision: Annotated[
+        TargetPrecision | None, typer.Option(help="that latencies are measured at; default: OpenVINO's choice here")
     ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="leave this layer alone: NAME or re:REGEX; repeatable", metavar="PATTERN")
     ] = None,
     samples: Samples = None,
-    batch: Batch = 32,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="that latencies are measured at; default: the model's own, else 1")
+    ] = None,
     threads: Threads = None,
     seed: Seed = 0,
+    plan: Annotated[
+        Path | None, typer.Option(help="apply a saved plan instead of a budget", metavar="PLAN.json")
+    ] = None,
+    save_plan: Annotated[Path | None, typer.Option(help="write what was chosen", metavar="PLAN.json")] = None,
     memory: Annotated[str, typer.Option(help="activations that calibration keeps, at most, as 512MB or 4GB")] = "1GB",
     resume: Annotated[bool, typer.Option("--resume", help="go on where a calibrated run was cut off")] = False,
     json: Json = None,
@@ -142,15 +171,18 @@ def run(
     With --calibration every layer is fitted to the data and makes up for the error of those before it; without, to the
     weights alone. The metric is accuracy where the data have labels (class subfolders, or `labels` in the .npz), else
     agreement with the original; without any data, how far the outputs move on random inputs.
+
+    Budgets in milliseconds and in the metric (--speedup, --max-drop) are met by what was measured on this CPU: no layer
+    is rewritten that is slower for it. Latencies are remembered in the user's cache folder ($NDPASS_CACHE).
     """
     from ndpass import pipeline
-    from ndpass.candidates import is_pinned
     from ndpass.convert import check_writable, write_text
-    from ndpass.passes import parse
+    from ndpass.latency_cache import cache_folder
 
     _log(verbose, quiet)
-    rules = parse(passes)
-    budget = _budget(macs, energy, pinned=is_pinned(rules))
+    data = model is None or calibration is not None or validation is not None
+    given = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
+    rules, budget = _passes_and_budget(passes, given, plan, data=data, calibrated=model is None or bool(calibration))
     if model is None and (calibration or validation):
         raise UsageError("data are given but no MODEL: name the model that they belong to")
     fit, measured = _embedded_data() if model is None else (
@@ -162,17 +194,19 @@ def run(
     elif preprocess and not (calibration or validation):
         raise UsageError("--preprocess is about data: give --calibration or --validation PATH too")
     output = output or Path(f"{model.stem}.ndpass.onnx")
-    if json:
-        check_writable(json, model, output)
+    for path in (json, save_plan):
+        if path:
+            check_writable(path, model, output)
     options = pipeline.Options(
-        rules, budget, ignore or (), fit, measured, batch, threads, seed, parse_bytes(memory), resume
-    )
-    with _progress(quiet) as listen:
+        rules, budget, ignore or (), fit, measured, threads, seed, parse_bytes(memory), resume,
+        _target(precision, threads, budget), batch, cache_folder(), plan, save_plan,
+    )  # fmt: skip
+    with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
     if json:
         write_text(json, report.to_json())
     if not quiet:
-        _print_report(report, output)
+        terminal.report(report, output)
 
 
 def parse_bytes(text: str) -> int:
@@ -189,20 +223,57 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def _budget(macs: float | None, energy: float | None, *, pinned: bool) -> Budget:
+def _passes_and_budget(
+    spec: str, given: Mapping[str, float | None], plan: Path | None, *, data: bool, calibrated: bool
+) -> tuple[list[Pass], Budget]:
+    """What --passes and the budget's options say, or a plan. Raises UsageError for what does not go together."""
+    from ndpass.candidates import is_pinned
+    from ndpass.passes import parse
+    from ndpass.plan_file import PlanFile
     from ndpass.planner import Budget
 
-    given = {k: v for k, v in (("macs", macs), ("energy", energy)) if v is not None}
-    if len(given) > 1:
-        raise UsageError("give one budget: --macs or --energy")
-    for key, value in given.items():
-        if not 0 < value <= 1:
+    asked = [f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None]
+    if plan is not None:
+        if asked:
+            raise UsageError(f"--plan says what every layer becomes: leave {' and '.join(asked)} out")
+        return PlanFile.read(plan).rules(), Budget("pinned")
+    passes = parse(("cp,cd,sd,nd" if calibrated else "cd,sd,nd") if spec == "auto" else spec)
+    return passes, _budget(given, pinned=is_pinned(passes), data=data)
+
+
+def _budget(given: Mapping[str, float | None], *, pinned: bool, data: bool) -> Budget:
+    from ndpass.planner import Budget
+
+    values = {key: value for key, value in given.items() if value is not None}
+    for key, value in values.items():
+        if key in ("macs", "energy") and not 0 < value <= 1:
             raise UsageError(f"--{key} {value:g}: a share lies between 0 and 1, as in --{key} 0.6")
-    if macs is not None:
-        return Budget("macs", macs)
-    if energy is None and pinned:
+        if key == "speedup" and not value > 1:
+            raise UsageError(f"--speedup {value:g}: times as fast, more than 1, as in --speedup 2")
+        if key == "max_drop" and not 0 < value < 100:
+            raise UsageError(f"--max-drop {value:g}: points of the metric, above 0, as in --max-drop 1.0")
+    if values.keys() == {"max_drop", "speedup"}:
+        return Budget("max_drop", values["max_drop"], values["speedup"])
+    if len(values) > 1:
+        raise UsageError("give one budget: --max-drop, --speedup (or both), --macs or --energy")
+    for kind in ("max_drop", "speedup", "macs", "energy"):
+        if kind in values:
+            return Budget(kind, values[kind])
+    if pinned:
         return Budget("pinned")
-    return Budget("energy", 0.95 if energy is None else energy)
+    return Budget("max_drop", 1.0) if data else Budget("energy", 0.95)
+
+
+def _target(precision: TargetPrecision | None, threads: int | None, budget: Budget) -> Target | None:
+    """None where nothing is timed. Raises UsageError for a precision that this CPU has not."""
+    from ndpass.target import Target
+
+    if not budget.in_milliseconds:
+        return None
+    kind: Any = precision.value if precision else Target.default_precision()
+    target = Target(kind, threads)
+    target.properties()
+    return target
 
 
 @app.command()
@@ -231,7 +302,7 @@ def inspect(
     rows = list(rows_of(graph))
     if json:
         write_text(json, jsonlib.dumps([row.to_json() for row in rows], indent=1))
-    _print_inspection(rows, graph)
+    terminal.inspection(rows, graph)
 
 
 @app.command()
@@ -308,20 +379,108 @@ def bench(
                      seconds=seconds, seed=seed)  # fmt: skip
     if json:
         write_text(json, jsonlib.dumps(result.to_dict(), indent=1))
-    around = result.environment
-    print(f"{around.cpu} ({' '.join(around.features)}), threads {around.threads or 'as the runtime picks'}, "
-          f"batch {batch}, openvino {around.openvino}, onnxruntime {around.onnxruntime}")  # fmt: skip
-    rows = [_bench_cells(row) for row in result.rows]
-    _print_table(["model", "runtime", "precision", "ms", "10-90 %", "times as fast", "10-90 %", "verdict"], rows, 3)
+    terminal.bench(result, batch)
 
 
-def _bench_cells(row: Any) -> list[str]:
-    head = [str(row.model), row.runtime, row.precision]
-    if row.skipped:
-        return [*head, "", "", "", "", row.skipped]
-    low, high = row.spread_ms
-    ratio = [f"{row.speedup:.2f}", "{:.2f}-{:.2f}".format(*row.speedup_spread)] if row.verdict else ["", ""]
-    return [*head, f"{row.median_ms:.3f}", f"{low:.3f}-{high:.3f}", *ratio, row.verdict or "the first"]
+class Study(str, Enum):
+    ranks = "ranks"
+    depth = "depth"
+
+
+@app.command()
+def sensitivity(
+    model: Model,
+    calibration: Annotated[Path, typer.Option(help="unlabelled data: a folder of images, .npz or .npy")],
+    study: Annotated[Study | None, typer.Option(help="rewrite parts and measure, see above; default: slopes")] = None,
+    passes: Annotated[
+        str | None, typer.Option(help="as of `run`; for depth pinned, as nd:rank=2; without a study: only their layers")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="what a study measures on; default: a fifth of the calibration data, held out")
+    ] = None,
+    preprocess: Preprocess = None,
+    samples: Samples = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="also draw it, as .png or .svg", metavar="FILE")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """How much an error in each layer moves the outputs.
+
+    Without a study, the slope of each layer: the weakest directions of its response are taken out, a known share of
+    its variance (the relative error), and the slope is the root of the divergence of the outputs over that error.
+    Divergence is the KL in nats for class scores, else the squared relative error. `run` plans with the slopes.
+
+    --study ranks: one layer at a time rewritten, fitted to the data, the rest as it was (Guo et al. 2018, Figure 4),
+    at 6 settings at most of each form of each pass, evenly spread over those that save MACs; a pinned form halves them.
+
+    --study depth: the first k and the last k layers rewritten at one setting, layer after layer, for k from 1 to all
+    (Li et al. 2018, DAC).
+
+    The metric is accuracy where the data have labels, else agreement with the original. Studies fit one layer or more
+    for each row, which takes long on large models; rows are printed as they come, files are written at the end.
+    """
+    from ndpass import plots, studies
+    from ndpass.candidates import is_pinned
+    from ndpass.convert import check_writable
+    from ndpass.passes import parse
+
+    _log(verbose, quiet)
+    rules = parse(passes) if passes else []
+    if study and not rules:
+        raise UsageError(f"--study {study.value} rewrites layers: say how, as with --passes nd:rank=2")
+    if study is Study.depth and not is_pinned(rules):
+        raise UsageError(f"--study depth rewrites at one setting and --passes {passes} leaves it open: give nd:rank=2")
+    if study is None and validation:
+        raise UsageError("--validation is what a study measures on; slopes need the calibration data alone")
+    if json:
+        check_writable(json, model, *([plot] if plot else []))
+    if plot:
+        plots.check(plot, model)
+    fit, measured = (_data(path, preprocess, samples, seed) for path in (calibration, validation))
+    options = studies.Options(fit, rules, measured, threads, seed)
+    with progress(quiet) as listen:
+        listen("calibrating", 0, 1)
+        if study is None:
+            slopes = studies.layer_slopes(model, options, lambda done, of: listen("probing", done, of))
+        else:
+            subject = studies.Subject.open(model, options)
+    if study is None:
+        _finish_slopes(slopes, json, plot, quiet)
+    else:
+        _study(study, subject, json, plot, quiet)
+
+
+def _finish_slopes(rows: Sequence[Slope], json: Path | None, plot: Path | None, quiet: bool) -> None:
+    from ndpass import plots, studies
+    from ndpass.convert import write_text
+
+    if not quiet:
+        terminal.slopes(rows)
+    if json:
+        write_text(json, studies.to_json("slopes", rows))
+    if plot:
+        plots.slopes(rows, plot)
+
+
+def _study(study: Study, subject: Subject, json: Path | None, plot: Path | None, quiet: bool) -> None:
+    from ndpass import plots, studies
+    from ndpass.convert import write_text
+
+    makes: Any = {Study.ranks: (subject.ranks, terminal.ranks, plots.ranks),
+                  Study.depth: (subject.depth, terminal.depths, plots.depths)}  # fmt: skip
+    compute, printer, draw = makes[study]
+    show = (lambda _: None) if quiet else printer(subject)
+    rows = []
+    for row in compute():
+        rows.append(row)
+        show(row)
+    if json:
+        write_text(json, studies.to_json(study.value, rows, subject))
+    if plot:
+        draw(rows, subject.yardstick, plot)
 
 
 @app.command("report-schema")
@@ -376,105 +535,6 @@ def _sizes(inputs: Sequence[InputSpec], text: str) -> dict[str, tuple[int, ...]]
 def _log(verbose: bool, quiet: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Listener]:
-    """A bar with the time left on a terminal, a line a stage on any other stderr, nothing when quiet."""
-    if quiet:
-        yield lambda *_: None
-    elif sys.stderr.isatty():
-        with _bars() as listen:
-            yield listen
-    else:
-        yield _stage_lines()
-
-
-def _stage_lines() -> Listener:
-    seen: set[str] = set()
-
-    def listen(stage: str, *_: int) -> None:
-        if stage not in seen:
-            seen.add(stage)
-            print(f"ndpass: {stage}", file=sys.stderr)
-
-    return listen
-
-
-@contextmanager
-def _bars() -> Iterator[Listener]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:10}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def listen(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                for task in tasks.values():
-                    bars.update(task, completed=1, total=1)
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield listen
-
-
-def _print_report(report: Report, output: Path) -> None:
-    from ndpass.report import layer_table, plain, summary
-
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        console.print(layer_table(report))
-        console.print("\n".join(["", *summary(report)]), markup=False)
-    else:
-        print(plain(report), end="")
-    print(f"written: {output}")
-
-
-def _print_inspection(rows: Sequence[Row], graph: Graph) -> None:
-    from ndpass.report import human
-
-    heads = ["layer", "op", "shape", "input", "MACs", "share",
-             *(f"{form} T={t}" for form in ("pw-dw", "dw-pw") for t in (1, 2, 3, 4)), "blueprint", "note"]  # fmt: skip
-    cells = []
-    for row in rows:
-        kept = [f"{e:.3f}" for shares in row.energy.values() for e in shares] if row.energy else [""] * 8
-        cells.append([
-            row.name, row.op, "x".join(map(str, row.shape or ())), "x".join(map(str, row.in_hw or ())),
-            "?" if row.macs is None else human(row.macs), "" if row.share is None else f"{100 * row.share:.1f} %",
-            *kept, "" if row.blueprint is None else f"{row.blueprint:.3f}", row.reason or "",
-        ])  # fmt: skip
-    _print_table(heads, cells, 4)
-    sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
-    assumed = "; open axes assumed, see --size" if graph.dynamic_hw else ""
-    print(f"\n{len(rows)} layers, {human(graph.macs())} MACs, {human(graph.params())} parameters at {sizes}{assumed}")
-
-
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> None:
-    """Columns without any content are left out; a table on a terminal, aligned text elsewhere."""
-    used = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for i in used:
-            last = i == len(heads) - 1
-            table.add_column(heads[i], justify="right" if i >= numbers_from and not last else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(row[i] for i in used))
-        Console(highlight=False, markup=False).print(table)
-        return
-    widths = {i: max(len(row[i]) for row in [heads, *rows]) for i in used}
-    for row in [heads, *rows]:
-        texts = [
-            row[i].rjust(widths[i]) if i >= numbers_from and i != used[-1] else row[i].ljust(widths[i]) for i in used
-        ]
-        print("  ".join(texts).rstrip())
 
 
 if __name__ == "__main__":

@@ -8,31 +8,39 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from ndpass import __version__, convert, verify
-from ndpass.bench import environment
+from ndpass.bench import environment, percentiles, random_feed, time_in_turns, verdict
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
-from ndpass.errors import InputError, NdpassError, UsageError, VerificationError, about
+from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError, about
 from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.graph import Found, Graph, Site
 from ndpass.passes import Pass
+from ndpass.plan_file import PlanFile, plan_of
 from ndpass.planner import Budget
-from ndpass.report import Layer, MetricChange, ModelSize, Report, Seconds, Target, Verified, peak_memory_bytes
+from ndpass.relu_fitting import check_data
+from ndpass.report import Latency, Layer, MetricChange, ModelSize, Report, Seconds, Verified, peak_memory_bytes
+from ndpass.report import Target as Machine
 from ndpass.rewriting import Calibration, Listener, Rewriter, refused
-from ndpass.runtime import OnnxRuntime, OpenVINO
+from ndpass.runtime import OnnxRuntime, OpenVINO, static_batch
+from ndpass.shapes import Shape
+from ndpass.target import Target, inference
+from ndpass.tuning import Tuner, check_resolution
 
 log = logging.getLogger(__name__)
 
 OpenData = Callable[[Sequence[InputSpec]], Feeds]
 
+BATCH = 32  # samples per inference while the metric is measured
 AGREEMENT_SAMPLES = 16  # on how many samples the two runtimes are compared
 NOISE_SAMPLES = 4  # how many random inputs stand in for data that nobody gave
+TIMED = 4.0  # seconds for the last comparison of latencies
 HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation data are given
 
 
@@ -40,7 +48,9 @@ HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation d
 class Options:
     """What to do. `calibration` and `validation` open data once the model's inputs are known.
 
-    batch: samples per inference while the metric is measured; memory: bytes of activations that are kept.
+    memory: bytes of activations that are kept; target: what latencies are measured for; cache: folder of those measured
+    before; batch: of the target, the model's own or 1 if left out; plan: a file whose choices are applied in the place
+    of a budget; save_plan: where they are written to.
     """
 
     passes: Sequence[Pass]
@@ -48,11 +58,15 @@ class Options:
     ignore: Sequence[str] = ()
     calibration: OpenData | None = None
     validation: OpenData | None = None
-    batch: int = 32
     threads: int | None = None
     seed: int = 0
     memory: int = 1 << 30
     resume: bool = False
+    target: Target | None = None
+    batch: int | None = None
+    cache: Path | None = None
+    plan: Path | None = None
+    save_plan: Path | None = None
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
@@ -65,8 +79,11 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     checkpoint = Checkpoint.beside(output) if options.calibration else None
     if options.resume and checkpoint is None:
         raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
+    check_data(options.passes, options.calibration is not None)
     with convert.staged(output) as stage, _kept_if_cut_off(checkpoint):
         job = _read(model, output, options, listen)
+        options = replace(options, target=_target(job, options))
+        _check_budget(job, options)
         layers = _rewrite(model, job, options, checkpoint, clock, listen)
         with clock("rewrite"):
             listen("writing", 0, 1)
@@ -76,10 +93,14 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
             del rewritten
         with clock("verify"):
             checked = _verify(model, stage.onnx, job, options, listen)
+            latency = _latency(model, stage.onnx, job, options, listen)
             stage.finish()
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), convert.stored_bytes(stage.path)
         stage.commit()
-    return _report(job, layers, checked, sizes, clock.seconds, options)
+    if options.save_plan and options.target:
+        plan_of(layers, options.passes, digest_file(model, *job.beside), options.budget.to_json(),
+                options.target).save(options.save_plan)  # fmt: skip
+    return _report(job, layers, checked, latency, sizes, clock.seconds, options)
 
 
 @contextmanager
@@ -109,6 +130,8 @@ def _fingerprint(model: Path, beside: Sequence[Path], options: Options, calibrat
         "data": digest_data(data),
         "passes": ",".join(f"{p.name}{sorted(p.pinned.items())}" for p in options.passes),
         "budget": str(options.budget.to_json()),
+        "plan": digest_file(options.plan) if options.plan else "",
+        "target": str(options.target) if options.budget.in_milliseconds else "",
         "ignore": str(sorted(options.ignore)),
         "options": f"seed {options.seed}, threads {options.threads}, memory {options.memory}",
     }
@@ -127,6 +150,9 @@ class _Job:
     interface: onnx.ModelProto
     macs: tuple[int, int]
     params: tuple[int, int]
+    inputs: Sequence[InputSpec]
+    sizes: Mapping[str, Shape]
+    warnings: list[str] = field(default_factory=list)
 
     def release(self) -> None:
         """Let go of all weights: the runtimes need the room."""
@@ -149,7 +175,7 @@ def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job
     macs, params = graph.macs(), graph.params()
     feeds = measured or noise(graph, options.seed)
     return _Job(graph, found, fit, feeds, measured is None, beside, verify.interface(proto),
-                (macs, macs), (params, params))  # fmt: skip
+                (macs, macs), (params, params), graph.inputs(), graph.sizes)  # fmt: skip
 
 
 def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
@@ -213,18 +239,109 @@ def _rewrite(
             if checkpoint:
                 begin = checkpoint.resume if options.resume else checkpoint.start
                 begin(_fingerprint(model, job.beside, options, calibration))
-    rewriter = Rewriter(job.graph, options.passes, options.budget, calibration, checkpoint if calibration else None)
-    with clock("plan"):
-        plan = rewriter.plan(sites, listen)
-    with clock("rewrite"):
-        layers = rewriter.rewrite(job.found, sites, plan, listen)
-        job.graph.tidy()
+    if calibration is None:
+        checkpoint = None
+    if options.budget.in_milliseconds and options.plan is None and sites:
+        with clock("plan"):
+            layers = _tuned(model, job, sites, options, calibration, checkpoint, listen)
+    else:
+        layers = _planned(model, job, sites, options, calibration, checkpoint, clock, listen)
     if not any(layer.status == "done" for layer in layers):
         text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
         names = "+".join(p.name for p in options.passes)
         raise InputError(f"{model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
     job.macs, job.params = (job.macs[0], job.graph.macs()), (job.params[0], job.graph.params())
     return layers
+
+
+def _planned(
+    model: Path,
+    job: _Job,
+    sites: Sequence[Site],
+    options: Options,
+    calibration: Calibration | None,
+    checkpoint: Checkpoint | None,
+    clock: _Clock,
+    listen: Listener,
+) -> list[Layer]:
+    """One plan, from a file or chosen by the budget, fitted once."""
+    rewriter = Rewriter(job.graph, options.passes, options.budget, calibration, checkpoint)
+    with clock("plan"):
+        if options.plan:
+            plan = PlanFile.load(options.plan, digest_file(model, *job.beside)).choices(job.graph, sites)
+        else:
+            known = rewriter.plan(sites, listen)
+    with clock("rewrite"):
+        layers = rewriter.rewrite(job.found, sites, plan if options.plan else known, listen)
+        job.graph.tidy()
+    return layers
+
+
+def _tuned(
+    model: Path,
+    job: _Job,
+    sites: Sequence[Site],
+    options: Options,
+    calibration: Calibration | None,
+    checkpoint: Checkpoint | None,
+    listen: Listener,
+) -> list[Layer]:
+    """Plans that are timed, and fitted until the metric has room no more."""
+    sizes, reference = job.graph.sizes, stored(OpenVINO(model, threads=options.threads), job.measured, BATCH)
+
+    def fresh() -> tuple[Graph, Sequence[Found]]:
+        graph = Graph(convert.load(model), sizes)
+        return graph, _ignored(graph.sites(), options.ignore)
+
+    def measure(graph: Graph) -> Evaluation:
+        runner = OpenVINO(graph.to_model().SerializeToString(), threads=options.threads)
+        return evaluate(reference, runner, job.measured, BATCH)
+
+    assert options.target is not None
+    tuner = Tuner(fresh, [s.name for s in sites], options.passes, options.budget, options.target, options.cache,
+                  calibration, checkpoint, measure, listen)  # fmt: skip
+    job.graph, layers = tuner.run()
+    job.warnings.extend(tuner.warnings)
+    return layers
+
+
+def _check_budget(job: _Job, options: Options) -> None:
+    """Raise UsageError for a budget that cannot be measured; warn of one that can be only roughly."""
+    if options.budget.kind != "max_drop" or options.plan is not None:
+        return
+    if job.guessed:
+        raise UsageError("--max-drop is measured on data: give --calibration or --validation PATH, or use --speedup")
+    assert options.budget.value is not None
+    warning = check_resolution(len(job.measured), options.budget.value)
+    if warning:
+        log.warning(warning)
+        job.warnings.append(warning)
+
+
+def _target(job: _Job, options: Options) -> Target:
+    own = static_batch(job.inputs)
+    batch = options.batch or (own.size if own else 1)
+    return replace(options.target or Target("f32", options.threads), batch=batch)
+
+
+def _latency(model: Path, written: Path, job: _Job, options: Options, listen: Listener) -> Latency | None:
+    """The whole model before and after, in turns, if the budget is about that. Raises BudgetError for a slower one."""
+    if not options.budget.in_milliseconds or options.target is None:
+        return None
+    listen("timing the result", 0, 1)
+    specs, sizes = [*job.inputs], job.sizes
+    feed = random_feed(specs, {s.name: (options.target.batch, *sizes[s.name][1:]) for s in specs}, 0)
+    before, after = (inference(path, options.target, feed) for path in (model, written))
+    a, b = time_in_turns([before, after], seconds=TIMED, min_rounds=20)
+    speedups = [x / y for x, y in zip(a, b, strict=True)]
+    if verdict(speedups) == "slower":
+        raise BudgetError(
+            f"the rewritten model is {float(np.median(speedups)):.2f} times as fast as the original, that is slower: "
+            "nothing was written"
+        )
+    low, high = percentiles(speedups)
+    return Latency(before=1e3 * float(np.median(a)), after=1e3 * float(np.median(b)),
+                   speedup=float(np.median(speedups)), spread=(low, high))  # fmt: skip
 
 
 @dataclass
@@ -241,14 +358,14 @@ def _verify(model: Path, written: Path, job: _Job, options: Options, listen: Lis
     verify.check_file(written, job.interface, job.macs[1], job.graph.sizes)
     few = job.measured.take(range(min(AGREEMENT_SAMPLES, len(job.measured))))
     listen("verifying", 1, 4)
-    reference = stored(OpenVINO(model, threads=options.threads), job.measured, options.batch)
+    reference = stored(OpenVINO(model, threads=options.threads), job.measured, BATCH)
     listen("verifying", 2, 4)
     runner = OpenVINO(written, threads=options.threads)
-    evaluation = evaluate(reference, runner, job.measured, options.batch)
-    outputs = stored(runner, few, options.batch)
+    evaluation = evaluate(reference, runner, job.measured, BATCH)
+    outputs = stored(runner, few, BATCH)
     del runner, reference
     listen("verifying", 3, 4)
-    agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, options.batch).agreement
+    agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, BATCH).agreement
     verify.check_agreement(agreement)
     if not np.isfinite(evaluation.agreement.relative_error):
         raise VerificationError(f"output '{evaluation.agreement.worst_output}' of the rewritten model is not finite")
@@ -285,10 +402,12 @@ def _report(
     job: _Job,
     layers: list[Layer],
     checked: _Checked,
+    latency: Latency | None,
     sizes: tuple[int, int],
     seconds: Mapping[str, float],
     options: Options,
 ) -> Report:
+    assert options.target is not None
     around = environment(options.threads)
     before, after = checked.evaluation.before, checked.evaluation.after
     agreement = checked.evaluation.agreement
@@ -297,11 +416,12 @@ def _report(
         ndpass=__version__,
         passes=[p.name for p in options.passes],
         budget=options.budget.to_json(),
-        target=Target(cpu=around.cpu, precision="f32", threads=options.threads, batch=options.batch,
-                      openvino=around.openvino),
+        target=Machine(cpu=around.cpu, precision=options.target.precision, threads=options.threads,
+                       batch=options.target.batch, openvino=around.openvino),
         model=ModelSize(macs=job.macs, params=job.params, bytes=sizes),
         metric=None if before is None or after is None else MetricChange(
             name=before.name, before=before.value, after=after.value, samples=before.samples),
+        latency_ms=latency,
         seconds=Seconds(**seconds),
         peak_memory_bytes=peak_memory_bytes(),
         layers=layers,
@@ -312,5 +432,5 @@ def _report(
             "itself in onnxruntime": Verified(samples=checked.runtimes.samples,
                                               relative_error=checked.runtimes.relative_error),
         },
-        warnings=checked.evaluation.warnings,
+        warnings=[*job.warnings, *checked.evaluation.warnings],
     )  # fmt: skip

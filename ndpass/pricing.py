@@ -1,0 +1,115 @@
+"""What candidates cost in milliseconds on the target: timed in small models, corrected by the whole one.
+
+Only some of a layer's candidates are timed: of every kind (passes and forms) those that nothing of their kind beats,
+at most PER_KIND of them, evenly spread. Where the layer takes another time inside the whole network than in its small
+model (other layouts around it, other caches), the whole model is right: the candidates of that layer are scaled alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ndpass.bench import random_feed, time_in_turns
+from ndpass.candidates import spread
+from ndpass.conv import Block
+from ndpass.errors import UsageError
+from ndpass.graph import Graph, Site
+from ndpass.planner import Candidate, pareto, seconds_of
+from ndpass.runtime import Feed, static_batch
+from ndpass.target import Latencies, Target, inference, node_seconds
+
+log = logging.getLogger(__name__)
+
+PER_KIND = 6
+CORRECTION = (0.25, 4.0)  # limits: beyond, the counters and the clock do not speak of the same nodes
+SECONDS, ROUNDS = 1.5, 10  # of a comparison of whole models
+
+
+@dataclass
+class Table:
+    """Site name -> candidates with seconds, the first as the layer is; whole: seconds of the original by the clock.
+
+    in_place: seconds of each site inside the original.
+    """
+
+    candidates: dict[str, list[Candidate]]
+    whole: float
+    in_place: dict[str, float]
+
+    @property
+    def rest(self) -> float:
+        """Seconds of what is not among the sites."""
+        return max(0.0, self.whole - sum(seconds_of(ways[0]) for ways in self.candidates.values()))
+
+    @property
+    def least(self) -> float:
+        """Seconds of the whole model with every site at its fastest."""
+        return self.rest + sum(min(map(seconds_of, ways)) for ways in self.candidates.values())
+
+    def predicted(self, chosen: Mapping[str, Candidate]) -> float:
+        """Seconds of the whole model with these candidates."""
+        return self.rest + sum(map(seconds_of, chosen.values()))
+
+
+def kind(candidate: Candidate) -> tuple[str, ...]:
+    """What passes a candidate is of and in what form: all of its setting but the numbers."""
+    words = [(name, *sorted(str(v) for v in s.values() if isinstance(v, str))) for name, s in candidate.setting.items()]
+    return tuple(":".join(word) for word in words)
+
+
+def thinned(ways: Sequence[Candidate]) -> list[Candidate]:
+    """The layer as it is and the few of every kind that are worth timing."""
+    kinds: dict[tuple[str, ...], list[Candidate]] = {}
+    for candidate in ways[1:]:
+        kinds.setdefault(kind(candidate), []).append(candidate)
+    return [ways[0], *(c for same in kinds.values() for c in spread(pareto(same), PER_KIND))]
+
+
+def priced(
+    graph: Graph,
+    sites: Sequence[Site],
+    candidates: Mapping[str, Sequence[Candidate]],
+    block_of: Callable[[Site, Candidate], Block],
+    target: Target,
+    latencies: Latencies,
+    listen: Callable[[int, int], None] = lambda *_: None,
+) -> Table:
+    """The table of a graph that has not been rewritten yet. block_of: the shapes that a candidate gives the layer."""
+    small: dict[str, list[Candidate]] = {}
+    for i, site in enumerate(sites):
+        listen(i, len(sites))
+        few = thinned(candidates[site.name])
+        rows = None if site.outline.kernel else site.rows * target.batch
+        times = latencies.of([block_of(site, c) for c in few], site.in_hw or (), rows)
+        small[site.name] = [replace(c, seconds=t) for c, t in zip(few, times, strict=True)]
+    model, feed = whole(graph), feed_of(graph, target)
+    in_place = node_seconds(model, target, feed, list(small))
+    clock = float(np.median(time_in_turns([inference(model, target, feed)], seconds=SECONDS, min_rounds=ROUNDS)[0]))
+    shown = sum(in_place.values())
+    if shown > clock:  # counters have a cost of their own
+        in_place = {name: t * clock / shown for name, t in in_place.items()}
+    return Table({n: corrected(ways, in_place[n]) for n, ways in small.items()}, clock, in_place)
+
+
+def corrected(ways: Sequence[Candidate], in_place: float) -> list[Candidate]:
+    """The candidates of a layer that takes `in_place` seconds as it is, the ratios between them as they were."""
+    ratio = float(np.clip(in_place / seconds_of(ways[0]), *CORRECTION)) if in_place > 0 else 1.0
+    return [replace(c, seconds=ratio * seconds_of(c)) for c in ways]
+
+
+def whole(graph: Graph) -> bytes:
+    """The model as it is now, for a runtime."""
+    return bytes(graph.to_model().SerializeToString())
+
+
+def feed_of(graph: Graph, target: Target) -> Feed:
+    """Random inputs of the sizes that costs are counted at, and the target's batch."""
+    specs = graph.inputs()
+    own = static_batch(specs)
+    if own is not None and own.size != target.batch:
+        raise UsageError(f"--batch {target.batch}: the model's batch is fixed at {own.size}: leave --batch out")
+    return random_feed(specs, {spec.name: (target.batch, *graph.sizes[spec.name][1:]) for spec in specs}, 0)

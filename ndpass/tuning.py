@@ -1,0 +1,193 @@
+"""Budgets in milliseconds or in the metric: candidates are priced, plans searched, fitted and measured.
+
+`pricing` times the candidates, `search` chooses and times in place, `rewriting` fits; here they come together, and what
+a run that is cut off needs to go on is kept: the table, each plan as it was timed, and each fit's measured drop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ndpass.candidates import block_of
+from ndpass.checkpoint import Checkpoint, plain
+from ndpass.errors import UsageError
+from ndpass.evaluate import Evaluation
+from ndpass.graph import Found, Graph, Site
+from ndpass.passes import Pass
+from ndpass.planner import Budget, Candidate, Choice
+from ndpass.pricing import Table, priced
+from ndpass.report import Layer
+from ndpass.rewriting import Calibration, Listener, Rewriter, channel_group
+from ndpass.search import MOST_FITS, Fit, Search, Settled, within_drop
+from ndpass.target import Latencies, Target
+
+log = logging.getLogger(__name__)
+
+RESOLVED = 300  # samples for each of which a point of drop is resolved: the share of answers that flip is about 3·drop
+
+Rewritten = tuple[Graph, list[Layer]]
+
+
+@dataclass
+class Tuner:
+    """What is known when planning begins.
+
+    fresh: the graph before any rewriting and all that was found in it; names: the sites that may be rewritten;
+    measure: the rewritten graph beside the original, None where there is nothing to measure on.
+    """
+
+    fresh: Callable[[], tuple[Graph, Sequence[Found]]]
+    names: Sequence[str]
+    passes: Sequence[Pass]
+    budget: Budget
+    target: Target
+    cache: Path | None
+    calibration: Calibration | None
+    checkpoint: Checkpoint | None
+    measure: Callable[[Graph], Evaluation]
+    listen: Listener
+    warnings: list[str] = field(default_factory=list)
+
+    def run(self) -> Rewritten:
+        """The graph within the budget, its latency measured in place. Raises BudgetError where there is none."""
+        search = self._search()
+        if self.budget.kind == "speedup":
+            assert self.budget.value is not None
+            wanted = self.budget.value
+            settled = self._kept(search, 0, lambda: search.for_speedup(wanted))
+            return self._with_latencies(self._build(settled.plan, 0, "rewriting"), settled, search)
+        limit, start = self.budget.value or 0.0, time.perf_counter()
+
+        def settle(damage: float, number: int) -> Settled:
+            return self._kept(search, number, lambda: search.settled(search.aim_for(damage)))
+
+        def fit(settled: Settled, number: int) -> tuple[float, Callable[[], Rewritten]]:
+            left = (time.perf_counter() - start) / number * (MOST_FITS - number) if number else 0.0
+            stage = f"fit {number + 1} of at most {MOST_FITS}" + (f", at most {_minutes(left)} left" if left else "")
+            return self._fit(settled, number, stage)
+
+        best: Fit[Callable[[], Rewritten]] = within_drop(search, limit, settle, fit, self.budget.speedup or 1.0)
+        return self._with_latencies(best.result(), best.settled, search)
+
+    def _search(self) -> Search:
+        """The candidates' errors, slopes and seconds; as the checkpoint has them if it does."""
+        known = self.checkpoint.read("table.json") if self.checkpoint else None
+        if known is None:
+            graph, sites = self._fresh_sites()
+            rewriter = Rewriter(graph, self.passes, self.budget, self.calibration)
+            slopes = self.calibration.slopes(graph, sites) if self.calibration else None
+            found = rewriter.candidates(sites, self.listen)
+            groups = {site.name: channel_group(graph, site, self.passes) for site in sites}
+            latencies = Latencies(self.target, self.cache)
+            table = priced(
+                graph, sites, found, lambda s, c: block_of(s, self.passes, c.setting, groups[s.name]),
+                self.target, latencies, lambda i, n: self.listen("timing", i, n),
+            )  # fmt: skip
+            if latencies.noisy:
+                self._warn(f"the machine is too noisy to tell latencies 3 % apart (spread {latencies.spread:.1%})")
+            known = {"slopes": slopes, **_packed(table)}
+            if self.checkpoint:
+                self.checkpoint.write("table.json", known)
+        table = _table(known)
+        return Search(lambda: self.fresh()[0], self.passes, table, known["slopes"], self.target)
+
+    def _warn(self, text: str) -> None:
+        log.warning(text)
+        self.warnings.append(text)
+
+    def _fresh_sites(self) -> tuple[Graph, list[Site]]:
+        graph, found = self.fresh()
+        return graph, [f for f in found if isinstance(f, Site) and f.name in self.names]
+
+    def _kept(self, search: Search, number: int, settle: Callable[[], Settled]) -> Settled:
+        """A plan as timed in place, now or before the run was cut off; the table with what was learnt from it."""
+        part = self.checkpoint.part(f"fit{number}") if self.checkpoint else None
+        known = part.read("settled.json") if part else None
+        if known is None:
+            self.listen("timing plans", number, MOST_FITS)
+            settled = settle()
+            if part:
+                choices = {name: [*plain(c.candidate), c.reason, c.status] for name, c in settled.plan.items()}
+                part.write("settled.json", {**asdict(settled), "plan": choices, "table": _packed(search.table),
+                                            "reverted": search.reverted})  # fmt: skip
+            return settled
+        search.table, search.reverted = _table(known["table"]), known["reverted"]
+        plan = {name: Choice(Candidate(*c[:4]), *c[4:]) for name, c in known["plan"].items()}
+        return Settled(plan, known["speedups"], known["seconds"], known["in_place"], known["damage"])
+
+    def _fit(self, settled: Settled, number: int, stage: str) -> tuple[float, Callable[[], Rewritten]]:
+        """The plan fitted, its drop in points, and how to come by the graph again."""
+        part = self.checkpoint.part(f"fit{number}") if self.checkpoint else None
+        known = part.read("drop.json") if part else None
+        if known is not None:
+            return float(known), lambda: self._build(settled.plan, number, stage)
+        graph, layers = self._build(settled.plan, number, stage)
+        drop = drop_of(self.measure(graph))
+        if part:
+            part.write("drop.json", drop)
+        return drop, lambda: (graph, layers)
+
+    def _build(self, plan: Mapping[str, Choice], number: int, stage: str) -> Rewritten:
+        graph, found = self.fresh()
+        sites = [f for f in found if isinstance(f, Site) and f.name in self.names]
+        part = self.checkpoint.part(f"fit{number}") if self.checkpoint else None
+        rewriter = Rewriter(graph, self.passes, self.budget, self.calibration, part)
+        layers = rewriter.rewrite(found, sites, plan, lambda _, i, n: self.listen(stage, i, n))
+        graph.tidy()
+        return graph, layers
+
+    def _with_latencies(self, rewritten: Rewritten, settled: Settled, search: Search) -> Rewritten:
+        """The rows with microseconds in place, before and after."""
+        graph, layers = rewritten
+        before = search.table.in_place
+        return graph, [
+            layer.model_copy(update={"latency_us": (1e6 * before[layer.name], 1e6 * settled.in_place[layer.name])})
+            if layer.name in before else layer
+            for layer in layers
+        ]  # fmt: skip
+
+
+def drop_of(evaluation: Evaluation) -> float:
+    """Points that the metric has fallen: of accuracy, or without labels of top-1 answers that are no longer the same.
+
+    Raises UsageError where outputs are not class scores.
+    """
+    before, after = evaluation.before, evaluation.after
+    if before is not None and after is not None:
+        return before.value - after.value
+    if evaluation.agreement.top1_agreement is None:
+        raise UsageError("--max-drop is about class scores, which this model does not give: use --speedup or --macs")
+    return 100 - evaluation.agreement.top1_agreement
+
+
+def check_resolution(samples: int, limit: float) -> str | None:
+    """A warning where `samples` tell a drop of `limit` points only roughly; UsageError where they cannot tell it."""
+    needed = math.ceil(RESOLVED / limit)
+    if 100 / samples > limit:
+        raise UsageError(
+            f"--max-drop {limit:g}: one of the {samples} validation samples is {100 / samples:.3g} points: "
+            f"give at least {needed} samples"
+        )
+    if samples < needed:
+        return f"{samples} validation samples tell a drop of {limit:g} points only roughly: give {needed} or more"
+    return None
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _packed(table: Table) -> dict[str, object]:
+    candidates = {name: [plain(c) for c in ways] for name, ways in table.candidates.items()}
+    return {"candidates": candidates, "whole": table.whole, "in_place": table.in_place}
+
+
+def _table(known: Mapping[str, object]) -> Table:
+    candidates: Mapping[str, list[list[object]]] = known["candidates"]  # type: ignore[assignment]
+    ways = {name: [Candidate(*c) for c in all_of] for name, all_of in candidates.items()}  # type: ignore[arg-type]
+    return Table(ways, known["whole"], known["in_place"])  # type: ignore[arg-type]

@@ -1,0 +1,191 @@
+"""Plans for latencies: the table's arithmetic, what is taken back, the bisection, and stand-ins in the real runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from models import network, normal
+
+from ndpass.candidates import ways
+from ndpass.errors import BudgetError
+from ndpass.graph import Graph, Site
+from ndpass.passes import parse
+from ndpass.planner import Candidate, Choice
+from ndpass.pricing import PER_KIND, Table, corrected, feed_of, kind, thinned, whole
+from ndpass.search import MOST_FITS, Search, Settled, within_drop
+from ndpass.target import Target, inference
+
+
+def way(seconds: float, error: float, **setting: dict[str, int | str]) -> Candidate:
+    return Candidate(int(1e12 * seconds), error, setting, seconds)
+
+
+def table() -> Table:
+    """Two layers of 100 µs each in a model of 300."""
+    layers = {
+        "a": [way(100e-6, 0.0), way(50e-6, 0.1, nd={"rank": 2}), way(20e-6, 0.3, nd={"rank": 1})],
+        "b": [way(100e-6, 0.0), way(60e-6, 0.2, nd={"rank": 2}), way(30e-6, 0.5, nd={"rank": 1})],
+    }
+    return Table(layers, 300e-6, {"a": 100e-6, "b": 100e-6})
+
+
+def search(of: Table | None = None) -> Search:
+    def never() -> Graph:
+        raise AssertionError("no graph is needed here")
+
+    known = of or table()
+    return Search(never, parse("nd"), known, dict.fromkeys(known.candidates, 1.0), Target())
+
+
+def settled(plan: dict[str, Candidate], in_place: dict[str, float], damage: float = 0.1) -> Settled:
+    return Settled({n: Choice(c) for n, c in plan.items()}, [1.5], 200e-6, in_place, damage)
+
+
+def test_rest_is_what_the_layers_do_not_take() -> None:
+    t = table()
+    assert t.rest == pytest.approx(100e-6)
+    assert t.least == pytest.approx(150e-6)
+    assert t.predicted({"a": t.candidates["a"][1], "b": t.candidates["b"][0]}) == pytest.approx(250e-6)
+
+
+def test_a_few_of_every_kind_are_timed_the_dearest_and_the_cheapest_among_them() -> None:
+    graph = Graph(deep())
+    site = next(s for s in graph.sites() if isinstance(s, Site))
+    found = ways(site, parse("cd,sd,nd"))
+    few = thinned(found)
+    kinds = {kind(c) for c in found[1:]}
+    assert few[0] is found[0]
+    for each in kinds:
+        own, kept = ([c for c in of if kind(c) == each] for of in (found[1:], few[1:]))
+        assert 1 <= len(kept) <= PER_KIND
+        assert min(c.macs for c in kept) == min(c.macs for c in own)
+        assert min(c.error for c in kept) == min(c.error for c in own)
+
+
+def test_a_layer_is_scaled_to_what_it_takes_in_place() -> None:
+    found = corrected(table().candidates["a"], 200e-6)
+    assert [c.seconds for c in found] == pytest.approx([200e-6, 100e-6, 40e-6])
+    assert [c.seconds for c in corrected(table().candidates["a"], 0.0)] == pytest.approx([100e-6, 50e-6, 20e-6])
+
+
+def test_what_is_slower_in_place_is_ruled_out_with_its_reason() -> None:
+    one = search()
+    ways_a = one.table.candidates["a"]
+    found = settled({"a": ways_a[1], "b": one.table.candidates["b"][1]}, {"a": 120e-6, "b": 40e-6})
+    assert one._take_back(found) == ["a"]
+    assert [c.setting for c in one.table.candidates["a"]] == [{}, {"nd": {"rank": 1}}]  # the cheaper one may pay
+    assert "120 µs" in one.reverted["a"]
+    assert "100 µs" in one.reverted["a"]
+    kept = one._kept("a")
+    assert (kept.status, kept.candidate.setting) == ("reverted", {})
+
+
+def test_what_was_timed_in_place_corrects_its_kind() -> None:
+    one = search()
+    found = settled({"a": one.table.candidates["a"][1], "b": one.table.candidates["b"][0]}, {"a": 25e-6, "b": 100e-6})
+    one._correct(found)
+    assert [c.seconds for c in one.table.candidates["a"]] == pytest.approx([100e-6, 25e-6, 10e-6])
+    assert [c.seconds for c in one.table.candidates["b"]] == pytest.approx([100e-6, 60e-6, 30e-6])
+
+
+def test_the_aim_for_a_damage_is_the_fastest_that_does_no_more() -> None:
+    one = search()
+    # damages, squared errors: a 0.01 or 0.09, b 0.04 or 0.25
+    for wanted, seconds in ((0.011, 250e-6), (0.051, 210e-6), (0.35, 150e-6), (1.0, 150e-6)):
+        plan = one._plan(one.aim_for(wanted))
+        assert one._damage(plan) <= wanted
+        assert one.table.predicted({n: c.candidate for n, c in plan.items()}) <= seconds + 1e-9
+
+
+# ------------------------------------------------------------------------------------------------------ bisection
+
+
+def bisect(limit: float, drop_of: Callable[[float], float], at_least: float = 1.0) -> tuple[float, float, list[float]]:
+    """Speedup and drop found, and all drops measured, where the drop is a function of the damage."""
+    one = search(many())
+    fits: list[float] = []
+
+    def settle(damage: float, _number: int) -> Settled:
+        plan = one._plan(one.aim_for(damage))
+        seconds = one.table.predicted({n: c.candidate for n, c in plan.items()})
+        return Settled(plan, [one.table.whole / seconds], seconds, {}, one._damage(plan))
+
+    def fit(found: Settled, _number: int) -> tuple[float, None]:
+        fits.append(drop_of(found.damage))
+        return fits[-1], None
+
+    best = within_drop(one, limit, settle, fit, at_least)
+    return best.settled.speedup, best.drop, fits
+
+
+def many(layers: int = 5) -> Table:
+    """Layers that can be up to ten times as fast at an error of up to 0.5."""
+    ratios = np.linspace(1, 10, 10)
+    each = [way(1e-4 / r, 0.5 * (r - 1) / 9, **({"nd": {"rank": i}} if i else {})) for i, r in enumerate(ratios)]
+    return Table({f"l{n}": list(each) for n in range(layers)}, layers * 1.1e-4, {f"l{n}": 1e-4 for n in range(layers)})
+
+
+@pytest.mark.parametrize(("scale", "power"), [(5, 1), (60, 1), (20, 0.7), (20, 1.5), (150, 1)])
+@pytest.mark.parametrize("limit", [0.5, 2.0])
+def test_the_drop_is_never_more_than_allowed_and_nearly_used_up(scale: float, power: float, limit: float) -> None:
+    speedup, drop, fits = bisect(limit, lambda damage: scale * damage**power)
+    assert drop <= limit
+    assert 1 <= len(fits) <= MOST_FITS
+    one = search(many())
+    plan = one._plan(one.aim_for((limit / scale) ** (1 / power)))
+    best = one.table.whole / one.table.predicted({n: c.candidate for n, c in plan.items()})
+    assert 0.8 * best <= speedup <= 1.02 * best
+
+
+def test_a_drop_that_nothing_meets_is_refused_with_the_least_that_was_measured() -> None:
+    with pytest.raises(BudgetError, match=r"--max-drop 1 cannot be met: the least drop of \d plans was 50"):
+        bisect(1.0, lambda _: 50.0)
+
+
+def test_a_speedup_beside_the_drop_is_required() -> None:
+    speedup, _, _ = bisect(1.0, lambda damage: 10 * damage)
+    assert bisect(1.0, lambda damage: 10 * damage, at_least=speedup * 0.99)[0] == pytest.approx(speedup)
+    with pytest.raises(BudgetError, match="--speedup 9 with --max-drop 1"):
+        bisect(1.0, lambda damage: 10 * damage, at_least=9.0)
+
+
+def test_where_nothing_is_lost_the_fastest_is_found() -> None:
+    speedup, drop, _ = bisect(1.0, lambda _: -0.1)
+    assert drop == -0.1
+    assert speedup == pytest.approx(search(many()).table.whole / many().least, rel=0.05)
+
+
+# ------------------------------------------------------------------------------------------------ the real runtime
+
+
+def deep() -> onnx.ModelProto:
+    """Three convolutions of 64 channels at 28x28, wide enough that decoupling them pays."""
+    text = """(float[batch,64,28,28] image) => (float[batch,10] scores) {
+        a = Conv<pads = [1,1,1,1]>(image, w1)  r = Relu(a)
+        b = Conv<pads = [1,1,1,1]>(r, w2)  s = Relu(b)
+        c = Conv<pads = [1,1,1,1]>(s, w3)  t = Relu(c)
+        p = GlobalAveragePool(t)  f = Flatten(p)  scores = Gemm(f, w4)
+    }"""
+    weights = {f"w{i}": normal(64, 64, 3, 3, seed=i) for i in (1, 2, 3)}
+    return network(text, **weights, w4=normal(64, 10))
+
+
+@pytest.mark.parametrize("spec", ["nd", "cp,nd", "sd"])
+def test_a_stand_in_has_the_planned_shapes_and_runs(spec: str) -> None:
+    graph = Graph(deep())
+    sites = [s for s in graph.sites() if isinstance(s, Site) and s.op == "Conv"]
+    settings = {
+        "nd": {"nd": {"rank": 1, "form": "dw-pw"}},
+        "sd": {"sd": {"rank": 16, "order": "vh"}},
+        "cp,nd": {"cp": {"channels": 16, "criterion": "l2"}, "nd": {"rank": 1, "form": "dw-pw"}},
+    }[spec]
+    # the input of the model is nobody's to prune
+    plan = {s.name: Choice(Candidate(0, 0.0, settings if s is not sites[0] or spec != "cp,nd" else {})) for s in sites}
+    one = Search(lambda: Graph(deep()), parse(spec), table(), None, Target(threads=1))
+    stand_in = one.stand_in(Graph(deep()), plan)
+    assert stand_in.macs() < graph.macs() / 2
+    inference(whole(stand_in), Target(threads=1), feed_of(graph, Target(threads=1)))()
+    assert stand_in.outputs() == graph.outputs()
