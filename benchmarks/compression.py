@@ -1,28 +1,35 @@
 """`python -m benchmarks.compression`: fewer MACs against accuracy for each pipeline of the paper's Tables 1 and 2.
 
-    python -m benchmarks.compression vgg16.onnx --calibration A.npz --validation B.npz --pipelines nd cd,nd --macs 0.2
+    python -m benchmarks.compression vgg16.onnx --calibration A.npz --validation B.npz --pipelines nd sd --damage 0.05
 
 The candidates of all layers are computed once for `--passes` and kept beside the results; every pipeline then chooses
-among those of its own passes, exactly, and rewrites the model layer after layer on the calibration data. Rows are
-appended to benchmarks/results/compression_<model>.json as they come; those already there are not run again.
+among those of its own passes, exactly, and rewrites the model layer after layer on the calibration data: at shares of
+the MACs (`--macs`), or at the fewest MACs whose predicted damage is no more than asked (`--damage`), which brings all
+pipelines near the same accuracy. Rows are appended to benchmarks/results/compression_<model>.json as they come; those
+already there are not run again. `--table` prints, of all rows there, the MACs at `--drop` points between the nearest.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 
-from ndpass.calibration.feeds import Feeds, open_feeds
+from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.evaluate import accuracy
+from ndpass.coupling import Coupling
+from ndpass.errors import BudgetError
+from ndpass.evaluate import evaluate
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
-from ndpass.planner import Budget, Candidate, choose
+from ndpass.planner import Budget, Candidate, Choice, choose, damage
 from ndpass.rewriting import Calibration, Rewriter, refused
 from ndpass.runtime import OpenVINO
 
@@ -30,98 +37,174 @@ RESULTS = Path(__file__).parent / "results"
 MEMORY = 1 << 30
 
 
+Row = dict[str, Any]
+
+
 def main() -> None:
     args = arguments()
-    model = onnx.load(args.model)
-    graph = Graph(model)
-    spec = Preprocess.parse(args.preprocess)
-    fit = open_feeds(args.calibration, graph.inputs(), spec, samples=args.samples)
-    measured = open_feeds(args.validation, graph.inputs(), spec)
-    before = accuracy(OpenVINO(args.model, threads=args.threads), measured, 100)
-    candidates = all_candidates(args, graph, fit)
     out = RESULTS / f"compression_{args.model.stem}.json"
-    for pipeline in args.pipelines:
-        for fraction in args.macs:
-            key = {"pipeline": pipeline, "macs": fraction, "compensated": not args.no_compensation}
-            rows = json.loads(out.read_text()) if out.exists() else []
-            if any(all(row[k] == v for k, v in key.items()) for row in rows):
-                continue
-            row = {**key, **one(model, candidates, pipeline, fraction, fit, measured, args)}
-            row |= {"before": before, "drop": before - row["accuracy"], "samples": len(fit)}
-            print(f"{pipeline:10} {row['times_fewer']:5.2f} times fewer MACs, drop {row['drop']:5.2f} points, "
-                  f"{row['seconds']:.0f} s", flush=True)  # fmt: skip
-            rows = json.loads(out.read_text()) if out.exists() else []
-            out.write_text(json.dumps([*rows, row], indent=1))
+    if not args.table:
+        run(args, out)
+    print_table(json.loads(out.read_text()), args.drop)
+
+
+def run(args: argparse.Namespace, out: Path) -> None:
+    """Every pipeline at every budget that has no row yet."""
+    bench = Bench(args)
+    budgets = [{"damage": d} for d in args.damage] if args.damage else [{"macs": m} for m in args.macs]
+    for budget, pipeline in itertools.product(budgets, args.pipelines):
+        key = {"pipeline": pipeline, **budget, "compensated": not args.no_compensation, "slopes": not args.no_slopes,
+               "samples": len(bench.fit)}  # fmt: skip
+        rows = json.loads(out.read_text()) if out.exists() else []
+        if any(all(row.get(k) == v for k, v in key.items()) for row in rows):
+            continue
+        row = {**key, **bench.row(pipeline, budget)}
+        print(line(row), flush=True)
+        rows = json.loads(out.read_text()) if out.exists() else []  # another run may have added some
+        out.write_text(json.dumps([*rows, row], indent=1) + "\n")
+
+
+def line(row: Row) -> str:
+    return (f"{row['pipeline']:10} {row['times_fewer']:5.2f} times fewer MACs, drop {row['drop']:5.2f} points, "
+            f"KL {row['kl']:.4f}, {row['seconds']:.0f} s")  # fmt: skip
+
+
+def print_table(rows: Sequence[Row], drop: float) -> None:
+    """MACs at `drop` points, on the line between the nearest rows below and above it; `?` where there is none."""
+    kinds = list(dict.fromkeys((r["pipeline"], r["samples"], r["compensated"], r["slopes"]) for r in rows))
+    print(f"pipeline    images  times fewer MACs at {drop:g} points    rows (times fewer: points)")
+    for kind in kinds:
+        own = sorted(
+            (r["times_fewer"], r["drop"]) for r in rows
+             if (r["pipeline"], r["samples"], r["compensated"], r["slopes"]) == kind
+        )  # fmt: skip
+        name = kind[0] + ("" if kind[2] else " *") + ("" if kind[3] else " =")
+        found = between(own, drop)
+        print(f"{name:11} {kind[1]:6} {'?' if found is None else f'{found:.2f}':>10}      "
+              + "  ".join(f"{t:.2f}: {d:.2f}" for t, d in own))  # fmt: skip
+    print("* every layer fitted to the original's own activations   = errors of all layers count alike")
+
+
+def between(rows: Sequence[tuple[float, float]], drop: float) -> float | None:
+    """rows: (times fewer, drop), ascending; where the line between two neighbours meets `drop`, the last such."""
+    found = None
+    for (t, d), (u, e) in itertools.pairwise(rows):
+        if d <= drop < e:
+            found = t + (u - t) * (drop - d) / (e - d)
+    return found
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--calibration", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--validation", type=Path)
     parser.add_argument("--preprocess", default="cifar10")
-    parser.add_argument("--passes", default="cd,sd,nd", help="whose candidates are computed")
+    parser.add_argument("--passes", default="cp,cd,sd,nd", help="whose candidates are computed")
     parser.add_argument("--pipelines", nargs="+", default=["nd", "cd", "sd", "cd,nd", "sd,nd", "cd,sd", "cd,sd,nd"])
     parser.add_argument("--macs", nargs="+", type=float, default=[0.28, 0.2, 0.15])
+    parser.add_argument(
+        "--damage", nargs="+", type=float, help="predicted divergence of the outputs, in the place of --macs"
+    )
     parser.add_argument("--samples", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--no-slopes", action="store_true", help="count errors of all layers alike")
     parser.add_argument("--no-compensation", action="store_true", help="fit on the original's own activations")
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
+    parser.add_argument("--drop", type=float, default=1.0)
     return parser.parse_args()
+
+
+class Bench:
+    """The model, the data, and the candidates and slopes of all layers."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.model = args, onnx.load(args.model)
+        graph, spec = Graph(self.model), Preprocess.parse(args.preprocess)
+        self.total = graph.macs()
+        self.fit = open_feeds(args.calibration, graph.inputs(), spec, samples=args.samples)
+        self.measured = open_feeds(args.validation, graph.inputs(), spec)
+        sites = sites_of(graph, args.passes)
+        self.calibration = Calibration.of(graph, sites, self.fit, args.threads, 0, MEMORY)
+        self.candidates, slopes = self._candidates(graph, sites)
+        self.slopes = None if args.no_slopes else slopes
+
+    def _candidates(self, graph: Graph, sites: Sequence[Site]) -> tuple[dict[str, list[Candidate]], dict[str, float]]:
+        """Site name -> candidates, from the original's own activations, and slopes; kept in a file."""
+        kept = RESULTS / f"candidates_{self.args.model.stem}_{self.args.passes.replace(',', '-')}.json"
+        if not kept.exists():
+            start = time.perf_counter()
+            rewriter = Rewriter(graph, parse(self.args.passes), Budget("macs", 1.0), self.calibration)
+            slopes = self.calibration.slopes(graph, sites)
+            found = rewriter.candidates(sites, lambda stage, i, n: print(f"  {stage} {i}/{n}", flush=True))
+            print(f"candidates in {time.perf_counter() - start:.0f} s")
+            kept.parent.mkdir(exist_ok=True)
+            plain = {name: [[c.macs, c.error, c.setting] for c in ways] for name, ways in found.items()}
+            kept.write_text(json.dumps({"slopes": slopes, "candidates": plain}))
+        known = json.loads(kept.read_text())
+        return {name: [Candidate(*c) for c in ways] for name, ways in known["candidates"].items()}, known["slopes"]
+
+    def row(self, pipeline: str, budget: Mapping[str, float]) -> Row:
+        """Choose, rewrite and measure one pipeline at one budget."""
+        start = time.perf_counter()
+        graph = Graph(self.model)
+        found, sites = graph.sites(), sites_of(graph, pipeline)
+        plan = self.plan(graph, sites, pipeline, budget)
+        predicted = sum(damage(self.slopes[n] if self.slopes else None, c.candidate.error) for n, c in plan.items())
+        rewriter = Rewriter(graph, parse(pipeline), Budget("macs", 1.0), self.calibration)
+        untouched = Graph(self.model) if self.args.no_compensation else None
+        layers = rewriter.rewrite(found, sites, plan, lambda *_: None, untouched)
+        graph.tidy()
+        original, rewritten = (
+            OpenVINO(m.SerializeToString(), threads=self.args.threads) for m in (self.model, graph.to_model())
+        )
+        seen = evaluate(original, rewritten, self.measured, 100)
+        assert seen.before is not None
+        assert seen.after is not None
+        return {
+            "accuracy": seen.after.value,
+            "before": seen.before.value,
+            "drop": seen.before.value - seen.after.value,
+            "kl": seen.agreement.kl,
+            "top1_agreement": seen.agreement.top1_agreement,
+            "predicted": predicted,
+            "times_fewer": self.total / graph.macs(),
+            "seconds": time.perf_counter() - start,
+            "layers": [
+                layer.model_dump(include={"name", "setting", "error_predicted", "error_measured"}) for layer in layers
+            ],
+        }
+
+    def plan(
+        self, graph: Graph, sites: Sequence[Site], pipeline: str, budget: Mapping[str, float]
+    ) -> dict[str, Choice]:
+        """At a share of the MACs, or the fewest MACs that do no more damage, to a two-hundredth."""
+        names = set(pipeline.split(","))
+        own = {s.name: [c for c in self.candidates[s.name] if set(c.setting) <= names] for s in sites}
+        fronts = Coupling(graph, sites, parse(pipeline)).fronts
+
+        def at(share: float) -> dict[str, Choice]:
+            return choose(own, Budget("macs", share), self.total, self.slopes, fronts)
+
+        if "macs" in budget:
+            return at(budget["macs"])
+        low, high, best = 0, 200, None
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                plan = at(middle / 200)
+                done = sum(damage(self.slopes[n] if self.slopes else None, c.candidate.error) for n, c in plan.items())
+            except BudgetError:
+                done = math.inf
+            if done <= budget["damage"]:
+                high, best = middle, plan
+            else:
+                low = middle
+        return best if best is not None else at(1.0)
 
 
 def sites_of(graph: Graph, pipeline: str) -> list[Site]:
     return [f for f in graph.sites() if isinstance(f, Site) and refused(graph, f, parse(pipeline), True) is None]
-
-
-def all_candidates(args: argparse.Namespace, graph: Graph, fit: Feeds) -> dict[str, list[Candidate]]:
-    """Site name -> candidates, from the original's own activations; kept in a file."""
-    kept = RESULTS / f"candidates_{args.model.stem}_{args.passes.replace(',', '-')}.json"
-    if not kept.exists():
-        passes = parse(args.passes)
-        sites = sites_of(graph, args.passes)
-        start = time.perf_counter()
-        rewriter = Rewriter(graph, passes, Budget("macs", 1.0), calibrate(graph, sites, fit, args.threads))
-        found = rewriter.candidates(sites, lambda stage, i, n: print(f"  {stage} {i}/{n}", flush=True))
-        print(f"candidates in {time.perf_counter() - start:.0f} s")
-        kept.parent.mkdir(exist_ok=True)
-        plain = {name: [[c.macs, c.error, c.setting] for c in ways] for name, ways in found.items()}
-        kept.write_text(json.dumps(plain))
-    return {name: [Candidate(*c) for c in ways] for name, ways in json.loads(kept.read_text()).items()}
-
-
-def calibrate(graph: Graph, sites: Sequence[Site], fit: Feeds, threads: int | None) -> Calibration:
-    return Calibration.of(graph, sites, fit, threads, 0, MEMORY)
-
-
-def one(
-    model: onnx.ModelProto,
-    candidates: dict[str, list[Candidate]],
-    pipeline: str,
-    fraction: float,
-    fit: Feeds,
-    measured: Feeds,
-    args: argparse.Namespace,
-) -> dict[str, object]:
-    """Choose, rewrite and measure one pipeline at one share of the MACs."""
-    start = time.perf_counter()
-    graph = Graph(model)
-    found, sites, total = graph.sites(), sites_of(graph, pipeline), graph.macs()
-    names = set(pipeline.split(","))
-    own = {s.name: [c for c in candidates[s.name] if set(c.setting) <= names] for s in sites}
-    plan = choose(own, Budget("macs", fraction), total)
-    rewriter = Rewriter(graph, parse(pipeline), Budget("macs", fraction), calibrate(graph, sites, fit, args.threads))
-    untouched = Graph(model) if args.no_compensation else None
-    layers = rewriter.rewrite(found, sites, plan, lambda *_: None, untouched)
-    graph.tidy()
-    after = accuracy(OpenVINO(graph.to_model().SerializeToString(), threads=args.threads), measured, 100)
-    return {
-        "accuracy": after,
-        "times_fewer": total / graph.macs(),
-        "seconds": time.perf_counter() - start,
-        "layers": [
-            layer.model_dump(include={"name", "setting", "error_predicted", "error_measured"}) for layer in layers
-        ],
-    }
 
 
 if __name__ == "__main__":
