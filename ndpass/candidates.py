@@ -18,10 +18,10 @@ from ndpass.calibration.moments import Moments
 from ndpass.conv import Block, Conv
 from ndpass.graph import Site
 from ndpass.groups import Group
-from ndpass.passes import ChannelPruning, Decomposition, Pass, Setting
+from ndpass.passes import ChannelDecomposition, ChannelPruning, Decomposition, Pass, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.channel_pruning import errors_by_size
-from ndpass.passes.compose import Settings, compose, outline, refusal
+from ndpass.passes.compose import Settings, compose, leaf_moments, outline, refusal
 from ndpass.planner import Candidate, pareto
 
 T = TypeVar("T")
@@ -57,13 +57,16 @@ def split(passes: Sequence[Pass]) -> tuple[list[Decomposition], ChannelPruning |
 
 
 def ways(
-    site: Site, passes: Sequence[Pass], moments: Moments | None = None, group: Group | str = ""
+    site: Site, passes: Sequence[Pass], moments: Moments | None = None, group: Group | str = "", most: int = 4
 ) -> list[Candidate]:
-    """The layer as it is, then every single pass that accepts it, then the compositions, all in the passes' order."""
+    """The layer as it is, then every single pass that accepts it, then the compositions, all in the passes' order.
+
+    most: how many decompositions are composed at most.
+    """
     rules, pruning = split(passes)
     conv = site.conv
     dense = Candidate(_macs(site, rules, {}), block_error(conv, conv, moments))
-    inside = _inside(site, conv, rules, dense, moments) if rules and refusal(rules, conv) is None else []
+    inside = _inside(site, conv, rules, dense, moments, most) if rules and refusal(rules, conv) is None else []
     if pruning is None or _unprunable(site, pruning, group) is not None or isinstance(group, str):
         return [dense, *inside]
     pruned = list(_pruned(site, conv, rules, pruning, group, inside, moments))
@@ -71,7 +74,7 @@ def ways(
 
 
 def _inside(
-    site: Site, conv: Conv, passes: Sequence[Decomposition], dense: Candidate, moments: Moments | None
+    site: Site, conv: Conv, passes: Sequence[Decomposition], dense: Candidate, moments: Moments | None, most: int
 ) -> list[Candidate]:
     """What decompositions alone make of the layer."""
     if is_pinned(passes):
@@ -80,7 +83,7 @@ def _inside(
     for rule in passes:
         if rule.refuse(conv) is None:
             found += _single(site, conv, rule, dense.macs, moments)
-    for size in range(2, len(passes) + 1):
+    for size in range(2, min(len(passes), most) + 1):
         for chosen in itertools.combinations(passes, size):
             found += _composed(site, conv, chosen, found, moments)
     return found[1:]
@@ -223,12 +226,25 @@ def _added_errors(
     last = passes[-1].name
     costs = [(s, _macs(site, passes, {**middle.setting, last: s})) for s in settings]
     cheaper = sorted((macs, i) for i, (_, macs) in enumerate(costs) if macs < middle.macs)
+    if moments is not None and [rule.name for rule in passes[:-1]] == [ChannelDecomposition.name]:
+        return _after_cd(conv, passes, middle, [settings[i] for _, i in cheaper], moments)
     base = block_error(conv, compose(passes[:-1], conv, middle.setting, moments), moments)
     added = []
     for _, i in cheaper:
         block = compose(passes, conv, {**middle.setting, last: settings[i]}, moments)
         added.append((settings[i], max(0.0, block_error(conv, block, moments) - base) / max(1 - base, 1e-9)))
     return added
+
+
+def _after_cd(
+    conv: Conv, passes: Sequence[Decomposition], middle: Candidate, settings: Sequence[Setting], moments: Moments
+) -> list[tuple[Setting, float]]:
+    """What the pass behind cd adds, without fitting the whole: cd's 1×1 has orthonormal columns, so that an error of
+    the k×k convolution is the same error of the layer."""
+    rule, *others = passes
+    leaf = rule.rewrite(conv, middle.setting[rule.name], moments).leaves()[0]
+    found = others[-1].errors(leaf, settings, leaf_moments(leaf, None, conv, moments))
+    return [(s, error) for s, error in zip(settings, found, strict=True) if math.isfinite(error)]
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

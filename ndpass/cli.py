@@ -24,9 +24,11 @@ from ndpass.progress import progress
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import InputSpec
     from ndpass.passes import Pass
-    from ndpass.planner import Budget
+    from ndpass.planner import Budget, Kind
     from ndpass.studies import Slope, Subject
     from ndpass.target import Target
+
+DEMO_MACS = 0.5  # of the embedded network, which is too small for milliseconds to mean much
 
 app = typer.Typer(
     add_completion=False,
@@ -111,7 +113,9 @@ def _root(
 
 @app.command()
 def run(
-    model: Annotated[Path | None, typer.Argument(help="an ONNX file; left out: a small digits model")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="an ONNX file; left out: a small digits model, at half its MACs")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="OUT.onnx or OUT.xml (OpenVINO IR)", metavar="FILE")
     ] = None,
@@ -180,9 +184,12 @@ def run(
     from ndpass.latency_cache import cache_folder
 
     _log(verbose, quiet)
-    data = model is None or calibration is not None or validation is not None
+    data = calibration is not None or validation is not None
     given = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
-    rules, budget = _passes_and_budget(passes, given, plan, data=data, calibrated=model is None or bool(calibration))
+    default: tuple[Kind, float] = (
+        ("macs", DEMO_MACS) if model is None else ("max_drop", 1.0) if data else ("energy", 0.95)
+    )
+    rules, budget = _passes_and_budget(passes, given, plan, default, calibrated=model is None or bool(calibration))
     if model is None and (calibration or validation):
         raise UsageError("data are given but no MODEL: name the model that they belong to")
     fit, measured = _embedded_data() if model is None else (
@@ -224,7 +231,12 @@ def parse_bytes(text: str) -> int:
 
 
 def _passes_and_budget(
-    spec: str, given: Mapping[str, float | None], plan: Path | None, *, data: bool, calibrated: bool
+    spec: str,
+    given: Mapping[str, float | None],
+    plan: Path | None,
+    default: tuple[Kind, float],
+    *,
+    calibrated: bool,
 ) -> tuple[list[Pass], Budget]:
     """What --passes and the budget's options say, or a plan. Raises UsageError for what does not go together."""
     from ndpass.candidates import is_pinned
@@ -238,10 +250,11 @@ def _passes_and_budget(
             raise UsageError(f"--plan says what every layer becomes: leave {' and '.join(asked)} out")
         return PlanFile.read(plan).rules(), Budget("pinned")
     passes = parse(("cp,cd,sd,nd" if calibrated else "cd,sd,nd") if spec == "auto" else spec)
-    return passes, _budget(given, pinned=is_pinned(passes), data=data)
+    return passes, _budget(given, None if is_pinned(passes) else default)
 
 
-def _budget(given: Mapping[str, float | None], *, pinned: bool, data: bool) -> Budget:
+def _budget(given: Mapping[str, float | None], default: tuple[Kind, float] | None) -> Budget:
+    """default: None where the settings are pinned."""
     from ndpass.planner import Budget
 
     values = {key: value for key, value in given.items() if value is not None}
@@ -259,9 +272,7 @@ def _budget(given: Mapping[str, float | None], *, pinned: bool, data: bool) -> B
     for kind in ("max_drop", "speedup", "macs", "energy"):
         if kind in values:
             return Budget(kind, values[kind])
-    if pinned:
-        return Budget("pinned")
-    return Budget("max_drop", 1.0) if data else Budget("energy", 0.95)
+    return Budget(*default) if default else Budget("pinned")
 
 
 def _target(precision: TargetPrecision | None, threads: int | None, budget: Budget) -> Target | None:

@@ -19,7 +19,7 @@ from ndpass.bench import environment, percentiles, random_feed, time_in_turns, v
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
 from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError, about
-from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
+from ndpass.evaluate import Agreement, Evaluation, evaluate, score_output, stored
 from ndpass.graph import Found, Graph, Site
 from ndpass.passes import Pass
 from ndpass.plan_file import PlanFile, plan_of
@@ -288,6 +288,9 @@ def _tuned(
 ) -> list[Layer]:
     """Plans that are timed, and fitted until the metric has room no more."""
     sizes, reference = job.graph.sizes, stored(OpenVINO(model, threads=options.threads), job.measured, BATCH)
+
+    if options.budget.kind == "max_drop" and score_output(reference[0]) is None:
+        raise UsageError("--max-drop is about class scores, which this model does not give: use --speedup or --macs")
 
     def fresh() -> tuple[Graph, Sequence[Found]]:
         graph = Graph(convert.load(model), sizes)

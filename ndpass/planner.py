@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
@@ -19,6 +22,9 @@ TOLERANCE = 1e-6  # of HiGHS: the share of the room by which a choice may be ove
 TRIES = 20  # choices over the room that are ruled out one by one before there is less room
 
 
+Kind = Literal["pinned", "energy", "macs", "speedup", "max_drop"]
+
+
 @dataclass(frozen=True)
 class Budget:
     """pinned: the settings as given; energy: the share that every layer keeps; macs: share of the model's MACs left.
@@ -26,7 +32,7 @@ class Budget:
     speedup: how many times as fast, measured; max_drop: points that the metric may fall; speedup beside it: at least.
     """
 
-    kind: Literal["pinned", "energy", "macs", "speedup", "max_drop"]
+    kind: Kind
     value: float | None = None
     speedup: float | None = None
 
@@ -222,13 +228,33 @@ def _solve(
         taken = np.array(choice)[states.front] == states.candidate
         rows.append(LinearConstraint(taken, -np.inf, len(costs) - 1))
     # scaled so that the solver's absolute tolerances mean little: costs to 1, damages to a largest of 1000
-    answer = milp(
-        damage_of * (1000 / max(damage_of.max(), 1e-30)),
-        integrality=np.ones(len(chosen)),
-        bounds=Bounds(0, 1),
-        constraints=rows,
-        options={"mip_rel_gap": 0.0},
-    )
+    with _silent():
+        answer = milp(
+            damage_of * (1000 / max(damage_of.max(), 1e-30)),
+            integrality=np.ones(len(chosen)),
+            bounds=Bounds(0, 1),
+            constraints=rows,
+            options={"mip_rel_gap": 0.0},
+        )
     if answer.x is None:
         raise BudgetError(f"the solver found no choice of layers within the budget: {answer.message}")
     return [int(i) for i in states.candidate[answer.x > 0.5]]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing reaches stdout meanwhile: HiGHS prints a line of its own there now and then, whatever its options say."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    sys.stdout.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(null)

@@ -45,11 +45,6 @@ class Table:
         """Seconds of what is not among the sites."""
         return max(0.0, self.whole - sum(seconds_of(ways[0]) for ways in self.candidates.values()))
 
-    @property
-    def least(self) -> float:
-        """Seconds of the whole model with every site at its fastest."""
-        return self.rest + sum(min(map(seconds_of, ways)) for ways in self.candidates.values())
-
     def predicted(self, chosen: Mapping[str, Candidate]) -> float:
         """Seconds of the whole model with these candidates."""
         return self.rest + sum(map(seconds_of, chosen.values()))

@@ -144,11 +144,15 @@ class Rewriter:
             listen("planning", i, len(sites))
             moments = self._moments(site, frontier)
             with blas_threads(site):
-                found[site.name] = ways(site, self.passes, moments, self._group(site))
+                found[site.name] = ways(site, self.passes, moments, self._group(site), self._most())
         return found
 
     def _slopes(self, sites: Sequence[Site]) -> dict[str, float] | None:
         return None if self.calibration is None else self.calibration.slopes(self.graph, sites)
+
+    def _most(self) -> int:
+        """Compositions of three are seldom chosen and each candidate has to be timed."""
+        return 2 if self.budget.in_milliseconds else len(self.passes)
 
     def _moments(self, site: Site, frontier: Frontier | None) -> Moments | None:
         return None if frontier is None or self.calibration is None else self.calibration.moments(site, frontier)

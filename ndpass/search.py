@@ -23,8 +23,9 @@ from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
 from ndpass.groups import Group
 from ndpass.latency_model import filled
+from ndpass.pairs import Forest
 from ndpass.passes import Pass
-from ndpass.planner import Choice, damage, least_damage, pareto, seconds_of
+from ndpass.planner import Choice, Fronts, damage, least_damage, pareto, seconds_of, separate
 from ndpass.pricing import CORRECTION, ROUNDS, SECONDS, Table, feed_of, kind, whole
 from ndpass.rewriting import channel_group
 from ndpass.target import Target, inference, node_seconds
@@ -60,7 +61,10 @@ class Settled:
 
 @dataclass
 class Search:
-    """fresh: the graph before any rewriting, new at each call; slopes: None where errors count alike."""
+    """fresh: the graph before any rewriting, new at each call; slopes: None where errors count alike.
+
+    fronts: of layers that depend on each other (`ndpass.coupling`).
+    """
 
     fresh: Callable[[], Graph]
     passes: Sequence[Pass]
@@ -68,13 +72,21 @@ class Search:
     slopes: Mapping[str, float] | None
     target: Target
     reverted: dict[str, str] = field(default_factory=dict)  # site -> why what was tried there was taken back
+    fronts: Fronts = separate
+
+    @property
+    def least(self) -> float:
+        """Seconds of the whole model at its fastest, as predicted."""
+        kept, pairs = self.fronts(self.table.candidates, seconds_of)
+        costs = [np.array([seconds_of(c) for c in front]) for front in kept.values()]
+        return self.table.rest + float(Forest([len(c) for c in costs], pairs).least(costs))
 
     def for_speedup(self, wanted: float) -> Settled:
         """The plan of least damage that makes the whole model `wanted` times as fast, measured. Raises BudgetError."""
         aim, best, fastest = self.table.whole / wanted, None, 0.0
         for _ in range(SETTLE):
-            if aim < self.table.least * (1 - 1e-9):
-                fastest = max(fastest, self.table.whole / self.table.least)
+            if aim < self.least * (1 - 1e-9):
+                fastest = max(fastest, self.table.whole / self.least)
                 break
             found = self.settled(aim)
             fastest = max(fastest, found.speedup)
@@ -91,27 +103,27 @@ class Search:
     def settled(self, aim: float) -> Settled:
         """The plan of least damage predicted to take `aim` seconds, none of its layers slower in place than it was."""
         for left in reversed(range(SETTLE)):
-            found = self._timed(self._plan(aim))
+            found = self.timed(self._plan(aim))
             slower = self._take_back(found)
             self._correct(found)
             if not slower or not left:
                 break
             log.info("taken back: %s", ", ".join(slower))
         if slower:  # out of tries: without the layers that are slower, whatever the aim
-            found = self._timed({n: self._kept(n) if n in slower else c for n, c in found.plan.items()})
+            found = self.timed({n: self._kept(n) if n in slower else c for n, c in found.plan.items()})
         return found
 
     def aim_for(self, wanted: float) -> float:
         """The seconds at which the plan of least damage does as much damage as `wanted`, by bisection."""
-        low, high = self.table.least, self.table.whole
+        low, high = self.least, self.table.whole
         for _ in range(12):
             middle = math.sqrt(low * high)
             low, high = (low, middle) if self._damage(self._plan(middle)) <= wanted else (middle, high)
         return high
 
     def _plan(self, aim: float) -> dict[str, Choice]:
-        room = max(aim, self.table.least * (1 + 1e-9)) - self.table.rest
-        plan = least_damage(self.table.candidates, room, self.slopes, seconds_of)
+        room = max(aim, self.least * (1 + 1e-9)) - self.table.rest
+        plan = least_damage(self.table.candidates, room, self.slopes, seconds_of, self.fronts)
         return {name: choice if choice.candidate.setting else self._kept(name) for name, choice in plan.items()}
 
     def _kept(self, name: str) -> Choice:
@@ -125,7 +137,7 @@ class Search:
     def _damage(self, plan: Mapping[str, Choice]) -> float:
         return sum(damage(self.slopes[n] if self.slopes else None, c.candidate.error) for n, c in plan.items())
 
-    def _timed(self, plan: dict[str, Choice]) -> Settled:
+    def timed(self, plan: dict[str, Choice]) -> Settled:
         """The plan on a stand-in, in turns with the original, and layer by layer."""
         graph = self.fresh()
         feed = feed_of(graph, self.target)
@@ -227,7 +239,7 @@ def within_drop(
         tried.append((done, drop))
         failed = failed if ok else min(failed, done)
         passed = max((damage for damage, drop in tried if drop <= limit), default=0.0)
-        if ok and settled.seconds <= search.table.least * (1 + TOLD_APART):
+        if ok and settled.seconds <= search.least * (1 + TOLD_APART):
             break  # nothing is faster
         wanted = _next(limit, tried, passed, failed)
         if best and search.aim_for(wanted) > best.settled.seconds * (1 - TOLD_APART):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ndpass.candidates import block_of
 from ndpass.checkpoint import Checkpoint, plain
+from ndpass.coupling import Coupling
 from ndpass.errors import UsageError
 from ndpass.evaluate import Evaluation
 from ndpass.graph import Found, Graph, Site
@@ -77,8 +78,9 @@ class Tuner:
     def _search(self) -> Search:
         """The candidates' errors, slopes and seconds; as the checkpoint has them if it does."""
         known = self.checkpoint.read("table.json") if self.checkpoint else None
+        graph, sites = self._fresh_sites()
+        coupling = Coupling(graph, sites, self.passes)
         if known is None:
-            graph, sites = self._fresh_sites()
             rewriter = Rewriter(graph, self.passes, self.budget, self.calibration)
             slopes = self.calibration.slopes(graph, sites) if self.calibration else None
             found = rewriter.candidates(sites, self.listen)
@@ -94,7 +96,7 @@ class Tuner:
             if self.checkpoint:
                 self.checkpoint.write("table.json", known)
         table = _table(known)
-        return Search(lambda: self.fresh()[0], self.passes, table, known["slopes"], self.target)
+        return Search(lambda: self.fresh()[0], self.passes, table, known["slopes"], self.target, fronts=coupling.fronts)
 
     def _warn(self, text: str) -> None:
         log.warning(text)
@@ -153,15 +155,11 @@ class Tuner:
 
 
 def drop_of(evaluation: Evaluation) -> float:
-    """Points that the metric has fallen: of accuracy, or without labels of top-1 answers that are no longer the same.
-
-    Raises UsageError where outputs are not class scores.
-    """
+    """Points that the metric has fallen: of accuracy, or without labels of top-1 answers that have changed."""
     before, after = evaluation.before, evaluation.after
     if before is not None and after is not None:
         return before.value - after.value
-    if evaluation.agreement.top1_agreement is None:
-        raise UsageError("--max-drop is about class scores, which this model does not give: use --speedup or --macs")
+    assert evaluation.agreement.top1_agreement is not None
     return 100 - evaluation.agreement.top1_agreement
 
 

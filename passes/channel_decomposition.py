@@ -72,6 +72,12 @@ class ChannelDecomposition(Decomposition):
             return self.rewrite(conv, setting, moments), 0.0
         return assemble(conv, found.left, found.right @ moments.best).with_bias(found.bias), gain
 
+    def outline(self, conv: Conv, setting: Setting) -> Block:
+        """Without the data-free factors, which take an eigendecomposition."""
+        rank, zero = min(int(setting["rank"]), full_rank(conv)), np.float32(0)
+        n_o, n = conv.matrix.shape
+        return assemble(conv, np.broadcast_to(zero, (n_o, rank)), np.broadcast_to(zero, (rank, n)))
+
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
         """All ranks from one spectrum."""
         values = spectrum(conv.matrix) if moments is None else _responses(moments)[0]

@@ -76,8 +76,10 @@ class NetworkDecoupling(Decomposition):
         return block_error(conv, assemble(conv, *fit(conv.weight, moments, rank, form, sweeps=1), form), moments)
 
     def inner(self, conv: Conv) -> list[Setting]:
-        """T of 1 to 3: behind another pass, more seldom saves anything."""
-        return [s for s in self.settings(conv) if "rank" in self.pinned or int(s["rank"]) <= 3]
+        """T of 1 to 3: behind another pass, more seldom saves anything. In wide layers dw-pw only, as in `errors`."""
+        wide = conv.n_i * conv.kernel_size >= WIDE and not {"rank", "form"} & self.pinned.keys()
+        few = [s for s in self.settings(conv) if "rank" in self.pinned or int(s["rank"]) <= 3]
+        return [s for s in few if not wide or s["form"] == "dw-pw"]
 
     def outline(self, conv: Conv, setting: Setting) -> Block:
         rank, form = min(int(setting["rank"]), full_rank(conv, str(setting["form"]))), str(setting["form"])

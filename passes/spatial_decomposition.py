@@ -72,6 +72,14 @@ class SpatialDecomposition(Decomposition):
             best = min(fitted, plain, key=lambda block: block_error(conv, block, moments))
         return best.with_bias(moments.bias(best.dense().matrix))
 
+    def outline(self, conv: Conv, setting: Setting) -> Block:
+        """Without the data-free factors, which take a singular value decomposition."""
+        order = str(setting["order"])
+        n_o, m, k_j = cut(conv.weight, order).shape
+        rank = min(int(setting["rank"]), full_rank(conv, order))
+        zero = np.float32(0)
+        return assemble(conv, np.broadcast_to(zero, (rank, m)), np.broadcast_to(zero, (n_o, rank, k_j)), order)
+
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
         """All ranks of an order at once; with moments an upper bound, exact at full rank (see above)."""
         curve = {}

@@ -1,0 +1,98 @@
+"""`python -m benchmarks.prediction`: how well the table of candidates' latencies predicts the whole model's.
+
+    python -m benchmarks.prediction vgg16_cifar10.onnx vgg16_224.onnx --precisions f32 bf16 --plans 20
+
+Random plans, a candidate of nd, cd, sd or a pair for every layer, are predicted from the table (ndpass/pricing.py) and
+timed in place on a stand-in, in turns with the original. A row is a model and a precision: Spearman's rank correlation,
+the median of |predicted − measured| / measured, and how long the table took. With --speedup the plan of least damage at
+that speedup is searched too. Rows go to benchmarks/results/prediction.json, which has every plan's figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from scipy.stats import spearmanr
+
+from ndpass.bench import environment
+from ndpass.candidates import block_of
+from ndpass.graph import Graph, Site
+from ndpass.latency_cache import cache_folder
+from ndpass.passes import parse
+from ndpass.planner import Budget, Choice
+from ndpass.pricing import priced
+from ndpass.rewriting import Rewriter, refused
+from ndpass.runtime import Precision
+from ndpass.search import Search
+from ndpass.target import Latencies, Target
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--passes", default="cd,sd,nd")
+    parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"])
+    parser.add_argument("--plans", type=int, default=20)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--speedup", type=float)
+    parser.add_argument("--cold", action="store_true", help="measure all latencies anew, remember none")
+    args = parser.parse_args()
+    out = RESULTS / "prediction.json"
+    for model in args.models:
+        for precision in args.precisions:
+            row = one(model, precision, args)
+            print("{model:16} {precision:5} rank correlation {rank_correlation:.3f}, median error {median_error:.1%}, "
+                  "table {table_s:.0f} s, {whole_ms:.2f} ms".format(**row), flush=True)  # fmt: skip
+            if "speedup" in row:
+                print("    --speedup {wanted:g}: {speedup:.2f} ({seconds:.0f} s)".format(**row["speedup"]), flush=True)
+            rows = json.loads(out.read_text()) if out.exists() else []
+            rows = [r for r in rows if (r["model"], r["precision"]) != (row["model"], row["precision"])]
+            out.write_text(json.dumps([*rows, row], indent=1) + "\n")
+
+
+def one(path: Path, precision: Precision, args: argparse.Namespace) -> dict[str, Any]:
+    """A model at a precision. Candidates are fitted to the weights alone: how long they take does not depend on it."""
+    target, passes = Target(precision, args.threads), parse(args.passes)
+    graph = Graph(onnx.load(path))
+    sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, passes, False) is None]
+    found = Rewriter(graph, passes, Budget("speedup", 2.0), None).candidates(sites, lambda *_: None)
+    start, latencies = time.perf_counter(), Latencies(target, None if args.cold else cache_folder())
+    table = priced(graph, sites, found, lambda s, c: block_of(s, passes, c.setting), target, latencies)
+    table_s = time.perf_counter() - start
+    search = Search(lambda: Graph(onnx.load(path)), passes, table, None, target)
+    rng, plans = np.random.default_rng(0), []
+    for _ in range(args.plans):
+        picked = {name: ways[rng.integers(len(ways))] for name, ways in table.candidates.items()}
+        timed = search.timed({name: Choice(c) for name, c in picked.items()})
+        plans.append({"predicted_ms": 1e3 * table.predicted(picked), "measured_ms": 1e3 * timed.seconds})
+    predicted, measured = (np.array([p[key] for p in plans]) for key in ("predicted_ms", "measured_ms"))
+    row: dict[str, Any] = {
+        "model": path.stem,
+        "precision": precision,
+        "rank_correlation": float(spearmanr(predicted, measured).statistic),
+        "median_error": float(np.median(np.abs(predicted / measured - 1))),
+        "table_s": table_s,
+        "whole_ms": 1e3 * table.whole,
+        "candidates": sum(map(len, table.candidates.values())),
+        "noisy": latencies.noisy,
+        "threads": args.threads,
+        "cpu": environment().cpu,
+        "plans": plans,
+    }
+    if args.speedup:
+        start = time.perf_counter()
+        settled = search.for_speedup(args.speedup)
+        row["speedup"] = {"wanted": args.speedup, "speedup": settled.speedup, "seconds": time.perf_counter() - start}
+    return row
+
+
+if __name__ == "__main__":
+    main()
