@@ -82,7 +82,8 @@ def main() -> None:
         print(f"ndpass: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
     except Interrupted:
-        print("ndpass: interrupted, no model was written; a calibrated run goes on with --resume", file=sys.stderr)
+        rest = ", no model was written; a calibrated run goes on with --resume" if "run" in sys.argv[1:2] else ""
+        print(f"ndpass: interrupted{rest}", file=sys.stderr)
         sys.exit(130)
 
 
