@@ -83,12 +83,11 @@ class Checkpoint:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def save_plan(self, plan: Mapping[str, Choice]) -> None:
-        choices = {name: [*plain(c.candidate), c.reason, c.status] for name, c in plan.items()}
-        self.write("plan.json", choices)
+        self.write("plan.json", pack_plan(plan))
 
     def load_plan(self) -> dict[str, Choice] | None:
-        choices = self.read("plan.json")
-        return choices and {name: Choice(Candidate(*c[:4]), *c[4:]) for name, c in choices.items()}
+        packed = self.read("plan.json")
+        return None if packed is None else unpack_plan(packed)
 
     def write(self, name: str, content: object) -> None:
         """Keep what JSON can hold under a file name."""
@@ -136,9 +135,19 @@ class Checkpoint:
         return self.folder / f"{number:04}.npz"
 
 
-def plain(candidate: Candidate) -> list[Any]:
-    """The fields of a candidate in order, for JSON."""
+def pack_candidate(candidate: Candidate) -> list[Any]:
+    """The fields in order, for JSON; `Candidate(*packed)` is the candidate again."""
     return [candidate.macs, candidate.error, candidate.setting, candidate.seconds]
+
+
+def pack_plan(plan: Mapping[str, Choice]) -> dict[str, Any]:
+    """Site name -> its choice, for JSON."""
+    return {name: [pack_candidate(c.candidate), c.reason, c.status] for name, c in plan.items()}
+
+
+def unpack_plan(packed: Mapping[str, Any]) -> dict[str, Choice]:
+    """What `pack_plan` has packed."""
+    return {name: Choice(Candidate(*fields), why, status) for name, (fields, why, status) in packed.items()}
 
 
 def _pack(block: Block, arrays: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndpass import __version__, terminal
+from ndpass.arguments import height_width, parse_bytes, passes_and_budget, sizes_of, target_of
 from ndpass.errors import NdpassError, UsageError, about
 from ndpass.progress import progress
 
 if TYPE_CHECKING:
-    from ndpass.calibration.feeds import InputSpec
-    from ndpass.passes import Pass
-    from ndpass.planner import Budget, Kind
+    from ndpass.planner import BudgetKind
     from ndpass.studies import Slope, Subject
-    from ndpass.target import Target
 
 DEMO_MACS = 0.5  # of the embedded network, which is too small for milliseconds to mean much
 
@@ -187,10 +185,10 @@ def run(
     _log(verbose, quiet)
     data = calibration is not None or validation is not None
     given = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
-    default: tuple[Kind, float] = (
+    default: tuple[BudgetKind, float] = (
         ("macs", DEMO_MACS) if model is None else ("max_drop", 1.0) if data else ("energy", 0.95)
     )
-    rules, budget = _passes_and_budget(passes, given, plan, default, calibrated=model is None or bool(calibration))
+    rules, budget = passes_and_budget(passes, given, plan, default, calibrated=model is None or bool(calibration))
     if model is None and (calibration or validation):
         raise UsageError("data are given but no MODEL: name the model that they belong to")
     fit, measured = _embedded_data() if model is None else (
@@ -207,7 +205,7 @@ def run(
             check_writable(path, model, output)
     options = pipeline.Options(
         rules, budget, ignore or (), fit, measured, threads, seed, parse_bytes(memory), resume,
-        _target(precision, threads, budget), batch, cache_folder(), plan, save_plan,
+        target_of(precision.value if precision else None, threads, budget), batch, cache_folder(), plan, save_plan,
     )  # fmt: skip
     with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
@@ -215,77 +213,6 @@ def run(
         write_text(json, report.to_json())
     if not quiet:
         terminal.report(report, output)
-
-
-def parse_bytes(text: str) -> int:
-    """512MB, 4GB or a plain number of bytes. Raises UsageError."""
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-    digits = text.strip().rstrip("kKmMgGbB")
-    unit = text.strip()[len(digits) :].upper()
-    try:
-        size = int(float(digits) * units[unit])
-    except (ValueError, KeyError) as e:
-        raise UsageError(f"--memory {text}: write a size as 512MB or 4GB") from e
-    if size < 0:
-        raise UsageError(f"--memory {text}: a size is not negative")
-    return size
-
-
-def _passes_and_budget(
-    spec: str,
-    given: Mapping[str, float | None],
-    plan: Path | None,
-    default: tuple[Kind, float],
-    *,
-    calibrated: bool,
-) -> tuple[list[Pass], Budget]:
-    """What --passes and the budget's options say, or a plan. Raises UsageError for what does not go together."""
-    from ndpass.candidates import is_pinned
-    from ndpass.passes import parse
-    from ndpass.plan_file import PlanFile
-    from ndpass.planner import Budget
-
-    asked = [f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None]
-    if plan is not None:
-        if asked:
-            raise UsageError(f"--plan says what every layer becomes: leave {' and '.join(asked)} out")
-        return PlanFile.read(plan).rules(), Budget("pinned")
-    passes = parse(("cp,cd,sd,nd" if calibrated else "cd,sd,nd") if spec == "auto" else spec)
-    return passes, _budget(given, None if is_pinned(passes) else default)
-
-
-def _budget(given: Mapping[str, float | None], default: tuple[Kind, float] | None) -> Budget:
-    """default: None where the settings are pinned."""
-    from ndpass.planner import Budget
-
-    values = {key: value for key, value in given.items() if value is not None}
-    for key, value in values.items():
-        if key in ("macs", "energy") and not 0 < value <= 1:
-            raise UsageError(f"--{key} {value:g}: a share lies between 0 and 1, as in --{key} 0.6")
-        if key == "speedup" and not value > 1:
-            raise UsageError(f"--speedup {value:g}: times as fast, more than 1, as in --speedup 2")
-        if key == "max_drop" and not 0 < value < 100:
-            raise UsageError(f"--max-drop {value:g}: points of the metric, above 0, as in --max-drop 1.0")
-    if values.keys() == {"max_drop", "speedup"}:
-        return Budget("max_drop", values["max_drop"], values["speedup"])
-    if len(values) > 1:
-        raise UsageError("give one budget: --max-drop, --speedup (or both), --macs or --energy")
-    for kind in ("max_drop", "speedup", "macs", "energy"):
-        if kind in values:
-            return Budget(kind, values[kind])
-    return Budget(*default) if default else Budget("pinned")
-
-
-def _target(precision: TargetPrecision | None, threads: int | None, budget: Budget) -> Target | None:
-    """None where nothing is timed. Raises UsageError for a precision that this CPU has not."""
-    from ndpass.target import Target
-
-    if not budget.in_milliseconds:
-        return None
-    kind: Any = precision.value if precision else Target.default_precision()
-    target = Target(kind, threads)
-    target.properties()
-    return target
 
 
 @app.command()
@@ -310,7 +237,7 @@ def inspect(
     with about(model):
         graph = Graph(load(model))
     if size is not None:
-        graph.assume(_sizes(graph.inputs(), size))
+        graph.assume(sizes_of(graph.inputs(), size))
     rows = list(rows_of(graph))
     if json:
         write_text(json, jsonlib.dumps([row.to_json() for row in rows], indent=1))
@@ -386,7 +313,7 @@ def bench(
 
     names: list[Any] = [r.value for r in runtime or Runtime]
     kinds: list[Any] = [p.value for p in precision or Precision]
-    shape = None if size is None else _height_width(size)
+    shape = None if size is None else height_width(size)
     result = measure(models, runtimes=names, precisions=kinds, threads=threads, batch=batch, shape=shape,
                      seconds=seconds, seed=seed)  # fmt: skip
     if json:
@@ -525,23 +452,6 @@ def _data(path: Path | None, preprocess: str | None, samples: int | None, seed: 
 
         raise InputError(f"{path}: no such file or folder")
     return lambda inputs: open_feeds(path, inputs, spec, samples=samples, seed=seed)
-
-
-def _height_width(text: str) -> tuple[int, ...]:
-    parts = text.lower().split("x")
-    if not all(p.isdecimal() and int(p) > 0 for p in parts) or len(parts) > 3:
-        raise UsageError(f"--size {text}: write height x width, as 320x480, or one number for both")
-    return tuple(int(p) for p in (parts if len(parts) > 1 else parts * 2))
-
-
-def _sizes(inputs: Sequence[InputSpec], text: str) -> dict[str, tuple[int, ...]]:
-    """Input shapes with the open axes filled from --size; other open axes become 1."""
-    shape = _height_width(text)
-    full = {}
-    for spec in inputs:
-        spatial = (1,) * (len(spec.shape) - len(shape)) + shape
-        full[spec.name] = tuple(d or s for d, s in zip(spec.shape, spatial, strict=True))
-    return full
 
 
 def _log(verbose: bool, quiet: bool) -> None:

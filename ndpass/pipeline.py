@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from ndpass import __version__, convert, verify
-from ndpass.bench import environment, percentiles, random_feed, time_in_turns, verdict
+from ndpass.bench import environment, percentiles, time_in_turns, verdict
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
 from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError, about
@@ -23,7 +23,8 @@ from ndpass.evaluate import Agreement, Evaluation, evaluate, score_output, store
 from ndpass.graph import Found, Graph, Site
 from ndpass.passes import Pass
 from ndpass.plan_file import PlanFile, plan_of
-from ndpass.planner import Budget
+from ndpass.planner import Budget, Choice
+from ndpass.pricing import feed_of
 from ndpass.relu_fitting import check_data
 from ndpass.report import Latency, Layer, MetricChange, ModelSize, Report, Seconds, Verified, peak_memory_bytes
 from ndpass.report import Target as Machine
@@ -267,12 +268,13 @@ def _planned(
     """One plan, from a file or chosen by the budget, fitted once."""
     rewriter = Rewriter(job.graph, options.passes, options.budget, calibration, checkpoint)
     with clock("plan"):
+        plan: Mapping[str, Choice] | None
         if options.plan:
             plan = PlanFile.load(options.plan, digest_file(model, *job.beside)).choices(job.graph, sites)
         else:
-            known = rewriter.plan(sites, listen)
+            plan = rewriter.plan(sites, listen)
     with clock("rewrite"):
-        layers = rewriter.rewrite(job.found, sites, plan if options.plan else known, listen)
+        layers = rewriter.rewrite(job.found, sites, plan, listen)
         job.graph.tidy()
     return layers
 
@@ -332,8 +334,7 @@ def _latency(model: Path, written: Path, job: _Job, options: Options, listen: Li
     if not options.budget.in_milliseconds or options.target is None:
         return None
     listen("timing the result", 0, 1)
-    specs, sizes = [*job.inputs], job.sizes
-    feed = random_feed(specs, {s.name: (options.target.batch, *sizes[s.name][1:]) for s in specs}, 0)
+    feed = feed_of(job.inputs, job.sizes, options.target)
     before, after = (inference(path, options.target, feed) for path in (model, written))
     a, b = time_in_turns([before, after], seconds=TIMED, min_rounds=20)
     speedups = [x / y for x, y in zip(a, b, strict=True)]

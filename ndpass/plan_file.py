@@ -99,10 +99,12 @@ def plan_of(
     layers: Sequence[Layer], passes: Sequence[Pass], model: str, budget: dict[str, JsonValue], target: Target
 ) -> PlanFile:
     """The plan that has led to these layers; model: the original's digest."""
-    return PlanFile(
-        model=model,
-        passes=[p.name for p in passes],
-        budget=budget,
-        target={"precision": target.precision, "threads": target.threads, "batch": target.batch},
-        layers={layer.name: dict(layer.setting) for layer in layers},  # type: ignore[arg-type]
+    return PlanFile.model_validate(
+        {
+            "model": model,
+            "passes": [p.name for p in passes],
+            "budget": budget,
+            "target": {"precision": target.precision, "threads": target.threads, "batch": target.batch},
+            "layers": {layer.name: layer.setting for layer in layers},
+        }
     )

@@ -22,7 +22,7 @@ TOLERANCE = 1e-6  # of HiGHS: the share of the room by which a choice may be ove
 TRIES = 20  # choices over the room that are ruled out one by one before there is less room
 
 
-Kind = Literal["pinned", "energy", "macs", "speedup", "max_drop"]
+BudgetKind = Literal["pinned", "energy", "macs", "speedup", "max_drop"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Budget:
     speedup: how many times as fast, measured; max_drop: points that the metric may fall; speedup beside it: at least.
     """
 
-    kind: Kind
+    kind: BudgetKind
     value: float | None = None
     speedup: float | None = None
 

@@ -7,22 +7,21 @@ model (other layouts around it, other caches), the whole model is right: the can
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ndpass.bench import random_feed, time_in_turns
+from ndpass.calibration.feeds import InputSpec
 from ndpass.candidates import spread
 from ndpass.conv import Block
 from ndpass.errors import UsageError
 from ndpass.graph import Graph, Site
 from ndpass.planner import Candidate, pareto, seconds_of
 from ndpass.runtime import Feed, static_batch
+from ndpass.shapes import Shape
 from ndpass.target import Latencies, Target, inference, node_seconds
-
-log = logging.getLogger(__name__)
 
 PER_KIND = 6
 CORRECTION = (0.25, 4.0)  # limits: beyond, the counters and the clock do not speak of the same nodes
@@ -81,13 +80,17 @@ def priced(
         rows = None if site.outline.kernel else site.rows * target.batch
         times = latencies.of([block_of(site, c) for c in few], site.in_hw or (), rows)
         small[site.name] = [replace(c, seconds=t) for c, t in zip(few, times, strict=True)]
-    model, feed = whole(graph), feed_of(graph, target)
-    in_place = node_seconds(model, target, feed, list(small))
+    model, feed = whole(graph), feed_of(graph.inputs(), graph.sizes, target)
     clock = float(np.median(time_in_turns([inference(model, target, feed)], seconds=SECONDS, min_rounds=ROUNDS)[0]))
-    shown = sum(in_place.values())
-    if shown > clock:  # counters have a cost of their own
-        in_place = {name: t * clock / shown for name, t in in_place.items()}
+    in_place = layer_seconds(model, target, feed, list(small), clock)
     return Table({n: corrected(ways, in_place[n]) for n, ways in small.items()}, clock, in_place)
+
+
+def layer_seconds(model: bytes, target: Target, feed: Feed, names: Collection[str], clock: float) -> dict[str, float]:
+    """Seconds of each layer inside the model; together no more than `clock`: counters have a cost of their own."""
+    found = node_seconds(model, target, feed, names)
+    shown = sum(found.values())
+    return {name: t * min(1.0, clock / shown) if shown else t for name, t in found.items()}
 
 
 def corrected(ways: Sequence[Candidate], in_place: float) -> list[Candidate]:
@@ -101,10 +104,9 @@ def whole(graph: Graph) -> bytes:
     return bytes(graph.to_model().SerializeToString())
 
 
-def feed_of(graph: Graph, target: Target) -> Feed:
-    """Random inputs of the sizes that costs are counted at, and the target's batch."""
-    specs = graph.inputs()
+def feed_of(specs: Sequence[InputSpec], sizes: Mapping[str, Shape], target: Target) -> Feed:
+    """Random inputs of the sizes that costs are counted at, and the target's batch. Raises UsageError for another."""
     own = static_batch(specs)
     if own is not None and own.size != target.batch:
         raise UsageError(f"--batch {target.batch}: the model's batch is fixed at {own.size}: leave --batch out")
-    return random_feed(specs, {spec.name: (target.batch, *graph.sizes[spec.name][1:]) for spec in specs}, 0)
+    return random_feed(specs, {spec.name: (target.batch, *sizes[spec.name][1:]) for spec in specs}, 0)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ndpass.calibration.moments import Moments
 from ndpass.checkpoint import Record
 from ndpass.conv import Array, Conv
 from ndpass.errors import UsageError
-from ndpass.passes import Decomposition, Pass
+from ndpass.passes import Decomposition, Pass, Setting
 from ndpass.passes.base import block_error
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def unsuited(rule: Decomposition, behind: Sequence[str], record: Record, fitted:
 
 def refitted(record: Record, rule: Decomposition, conv: Conv, moments: Moments, rows: Rows) -> Record:
     """The layer fitted for the ReLU behind it, or as it was with the reason."""
-    block, gain = rule.refit_for_relu(conv, record.row.setting[rule.name], moments, *rows())  # type: ignore[arg-type]
+    setting = cast(Setting, record.row.setting[rule.name])  # a report's row may hold any JSON, a pass's holds these
+    block, gain = rule.refit_for_relu(conv, setting, moments, *rows())
     if gain <= 0:
         return linear(record, rule, "no fit for the Relu was better on held-out rows")
     error = block_error(conv, block, moments)

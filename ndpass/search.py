@@ -9,6 +9,7 @@ more than is allowed.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,13 +27,13 @@ from ndpass.latency_model import filled
 from ndpass.pairs import Forest
 from ndpass.passes import Pass
 from ndpass.planner import Choice, Fronts, damage, least_damage, pareto, seconds_of, separate
-from ndpass.pricing import CORRECTION, ROUNDS, SECONDS, Table, feed_of, kind, whole
+from ndpass.pricing import CORRECTION, ROUNDS, SECONDS, Table, feed_of, kind, layer_seconds, whole
 from ndpass.rewriting import channel_group
-from ndpass.target import Target, inference, node_seconds
+from ndpass.target import Target, inference
 
 log = logging.getLogger(__name__)
 
-SETTLE = 5  # plans that are timed in place for one wish, at most
+SETTLE = 5  # plans that are made anew for one wish; after that layers that are slower only go back
 CLOSE = 0.03  # a wish for a latency is met within this
 MOST_FITS = 5
 COUNTABLE = 10e-6  # seconds; the runtime's counters are cut to whole microseconds, so shorter layers are not judged
@@ -102,15 +103,18 @@ class Search:
 
     def settled(self, aim: float) -> Settled:
         """The plan of least damage predicted to take `aim` seconds, none of its layers slower in place than it was."""
-        for left in reversed(range(SETTLE)):
-            found = self.timed(self._plan(aim))
+        plan = self._plan(aim)
+        for tried in itertools.count(1):
+            found = self.timed(plan)
             slower = self._take_back(found)
             self._correct(found)
-            if not slower or not left:
+            if not slower:
                 break
             log.info("taken back: %s", ", ".join(slower))
-        if slower:  # out of tries: without the layers that are slower, whatever the aim
-            found = self.timed({n: self._kept(n) if n in slower else c for n, c in found.plan.items()})
+            if tried < SETTLE:
+                plan = self._plan(aim)
+            else:  # whatever the aim: fewer layers are rewritten each time, so this ends
+                plan = {name: self._kept(name) if name in slower else c for name, c in plan.items()}
         return found
 
     def aim_for(self, wanted: float) -> float:
@@ -140,17 +144,14 @@ class Search:
     def timed(self, plan: dict[str, Choice]) -> Settled:
         """The plan on a stand-in, in turns with the original, and layer by layer."""
         graph = self.fresh()
-        feed = feed_of(graph, self.target)
+        feed = feed_of(graph.inputs(), graph.sizes, self.target)
         before = inference(whole(graph), self.target, feed)
         model = whole(self.stand_in(graph, plan))
         after = inference(model, self.target, feed)
         a, b = time_in_turns([before, after], seconds=SECONDS, min_rounds=ROUNDS)
         speedups = [x / y for x, y in zip(a, b, strict=True)]
         seconds = self.table.whole / float(np.median(speedups))
-        in_place = node_seconds(model, self.target, feed, list(plan))
-        shown = sum(in_place.values())
-        if shown > seconds:
-            in_place = {name: t * seconds / shown for name, t in in_place.items()}
+        in_place = layer_seconds(model, self.target, feed, list(plan), seconds)
         return Settled(plan, speedups, seconds, in_place, self._damage(plan))
 
     def stand_in(self, graph: Graph, plan: Mapping[str, Choice]) -> Graph:

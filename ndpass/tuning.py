@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ndpass.candidates import block_of
-from ndpass.checkpoint import Checkpoint, plain
+from ndpass.checkpoint import Checkpoint, pack_candidate, pack_plan, unpack_plan
 from ndpass.coupling import Coupling
 from ndpass.errors import UsageError
 from ndpass.evaluate import Evaluation
@@ -39,7 +40,7 @@ class Tuner:
     """What is known when planning begins.
 
     fresh: the graph before any rewriting and all that was found in it; names: the sites that may be rewritten;
-    measure: the rewritten graph beside the original, None where there is nothing to measure on.
+    measure: the rewritten graph beside the original, on the validation data; cache: folder of remembered latencies.
     """
 
     fresh: Callable[[], tuple[Graph, Sequence[Found]]]
@@ -78,7 +79,7 @@ class Tuner:
     def _search(self) -> Search:
         """The candidates' errors, slopes and seconds; as the checkpoint has them if it does."""
         known = self.checkpoint.read("table.json") if self.checkpoint else None
-        graph, sites = self._fresh_sites()
+        graph, _, sites = self._opened()
         coupling = Coupling(graph, sites, self.passes)
         if known is None:
             rewriter = Rewriter(graph, self.passes, self.budget, self.calibration)
@@ -102,29 +103,34 @@ class Tuner:
         log.warning(text)
         self.warnings.append(text)
 
-    def _fresh_sites(self) -> tuple[Graph, list[Site]]:
+    def _opened(self) -> tuple[Graph, Sequence[Found], list[Site]]:
+        """The graph before any rewriting, all that was found in it, and what of that may be rewritten."""
         graph, found = self.fresh()
-        return graph, [f for f in found if isinstance(f, Site) and f.name in self.names]
+        return graph, found, [f for f in found if isinstance(f, Site) and f.name in self.names]
+
+    def _part(self, number: int) -> Checkpoint | None:
+        """Where the plan with this number and its fit are kept."""
+        return self.checkpoint.part(f"fit{number}") if self.checkpoint else None
 
     def _kept(self, search: Search, number: int, settle: Callable[[], Settled]) -> Settled:
         """A plan as timed in place, now or before the run was cut off; the table with what was learnt from it."""
-        part = self.checkpoint.part(f"fit{number}") if self.checkpoint else None
+        part = self._part(number)
         known = part.read("settled.json") if part else None
         if known is None:
             self.listen("timing plans", number, MOST_FITS)
             settled = settle()
             if part:
-                choices = {name: [*plain(c.candidate), c.reason, c.status] for name, c in settled.plan.items()}
-                part.write("settled.json", {**asdict(settled), "plan": choices, "table": _packed(search.table),
-                                            "reverted": search.reverted})  # fmt: skip
+                part.write("settled.json", {**asdict(settled), "plan": pack_plan(settled.plan),
+                                            "table": _packed(search.table), "reverted": search.reverted})  # fmt: skip
             return settled
         search.table, search.reverted = _table(known["table"]), known["reverted"]
-        plan = {name: Choice(Candidate(*c[:4]), *c[4:]) for name, c in known["plan"].items()}
-        return Settled(plan, known["speedups"], known["seconds"], known["in_place"], known["damage"])
+        return Settled(
+            unpack_plan(known["plan"]), known["speedups"], known["seconds"], known["in_place"], known["damage"]
+        )
 
     def _fit(self, settled: Settled, number: int, stage: str) -> tuple[float, Callable[[], Rewritten]]:
         """The plan fitted, its drop in points, and how to come by the graph again."""
-        part = self.checkpoint.part(f"fit{number}") if self.checkpoint else None
+        part = self._part(number)
         known = part.read("drop.json") if part else None
         if known is not None:
             return float(known), lambda: self._build(settled.plan, number, stage)
@@ -135,10 +141,8 @@ class Tuner:
         return drop, lambda: (graph, layers)
 
     def _build(self, plan: Mapping[str, Choice], number: int, stage: str) -> Rewritten:
-        graph, found = self.fresh()
-        sites = [f for f in found if isinstance(f, Site) and f.name in self.names]
-        part = self.checkpoint.part(f"fit{number}") if self.checkpoint else None
-        rewriter = Rewriter(graph, self.passes, self.budget, self.calibration, part)
+        graph, found, sites = self._opened()
+        rewriter = Rewriter(graph, self.passes, self.budget, self.calibration, self._part(number))
         layers = rewriter.rewrite(found, sites, plan, lambda _, i, n: self.listen(stage, i, n))
         graph.tidy()
         return graph, layers
@@ -180,12 +184,11 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def _packed(table: Table) -> dict[str, object]:
-    candidates = {name: [plain(c) for c in ways] for name, ways in table.candidates.items()}
+def _packed(table: Table) -> dict[str, Any]:
+    candidates = {name: [pack_candidate(c) for c in ways] for name, ways in table.candidates.items()}
     return {"candidates": candidates, "whole": table.whole, "in_place": table.in_place}
 
 
-def _table(known: Mapping[str, object]) -> Table:
-    candidates: Mapping[str, list[list[object]]] = known["candidates"]  # type: ignore[assignment]
-    ways = {name: [Candidate(*c) for c in all_of] for name, all_of in candidates.items()}  # type: ignore[arg-type]
-    return Table(ways, known["whole"], known["in_place"])  # type: ignore[arg-type]
+def _table(packed: Mapping[str, Any]) -> Table:
+    candidates = {name: [Candidate(*fields) for fields in ways] for name, ways in packed["candidates"].items()}
+    return Table(candidates, packed["whole"], packed["in_place"])

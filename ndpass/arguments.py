@@ -1,0 +1,104 @@
+"""What the options of the commands say: as typed -> budgets, targets, sizes. UsageError for what makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ndpass.errors import UsageError
+
+if TYPE_CHECKING:
+    from ndpass.calibration.feeds import InputSpec
+    from ndpass.passes import Pass
+    from ndpass.planner import Budget, BudgetKind
+    from ndpass.runtime import Precision
+    from ndpass.target import Target
+
+
+def parse_bytes(text: str) -> int:
+    """512MB, 4GB or a plain number of bytes. Raises UsageError."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+    digits = text.strip().rstrip("kKmMgGbB")
+    unit = text.strip()[len(digits) :].upper()
+    try:
+        size = int(float(digits) * units[unit])
+    except (ValueError, KeyError) as e:
+        raise UsageError(f"--memory {text}: write a size as 512MB or 4GB") from e
+    if size < 0:
+        raise UsageError(f"--memory {text}: a size is not negative")
+    return size
+
+
+def passes_and_budget(
+    spec: str,
+    given: Mapping[str, float | None],
+    plan: Path | None,
+    default: tuple[BudgetKind, float],
+    *,
+    calibrated: bool,
+) -> tuple[list[Pass], Budget]:
+    """What --passes and the budget's options say, or a plan. Raises UsageError for what does not go together."""
+    from ndpass.candidates import is_pinned
+    from ndpass.passes import parse
+    from ndpass.plan_file import PlanFile
+    from ndpass.planner import Budget
+
+    asked = [f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None]
+    if plan is not None:
+        if asked:
+            raise UsageError(f"--plan says what every layer becomes: leave {' and '.join(asked)} out")
+        return PlanFile.read(plan).rules(), Budget("pinned")
+    passes = parse(("cp,cd,sd,nd" if calibrated else "cd,sd,nd") if spec == "auto" else spec)
+    return passes, _budget(given, None if is_pinned(passes) else default)
+
+
+def _budget(given: Mapping[str, float | None], default: tuple[BudgetKind, float] | None) -> Budget:
+    """default: None where the settings are pinned."""
+    from ndpass.planner import Budget
+
+    values = {key: value for key, value in given.items() if value is not None}
+    for key, value in values.items():
+        if key in ("macs", "energy") and not 0 < value <= 1:
+            raise UsageError(f"--{key} {value:g}: a share lies between 0 and 1, as in --{key} 0.6")
+        if key == "speedup" and not value > 1:
+            raise UsageError(f"--speedup {value:g}: times as fast, more than 1, as in --speedup 2")
+        if key == "max_drop" and not 0 < value < 100:
+            raise UsageError(f"--max-drop {value:g}: points of the metric, above 0, as in --max-drop 1.0")
+    if values.keys() == {"max_drop", "speedup"}:
+        return Budget("max_drop", values["max_drop"], values["speedup"])
+    if len(values) > 1:
+        raise UsageError("give one budget: --max-drop, --speedup (or both), --macs or --energy")
+    for kind in ("max_drop", "speedup", "macs", "energy"):
+        if kind in values:
+            return Budget(kind, values[kind])
+    return Budget(*default) if default else Budget("pinned")
+
+
+def target_of(precision: Precision | None, threads: int | None, budget: Budget) -> Target | None:
+    """None where nothing is timed. Raises UsageError for a precision that this CPU has not."""
+    from ndpass.target import Target
+
+    if not budget.in_milliseconds:
+        return None
+    kind = precision or Target.default_precision()
+    target = Target(kind, threads)
+    target.properties()
+    return target
+
+
+def height_width(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if not all(p.isdecimal() and int(p) > 0 for p in parts) or len(parts) > 3:
+        raise UsageError(f"--size {text}: write height x width, as 320x480, or one number for both")
+    return tuple(int(p) for p in (parts if len(parts) > 1 else parts * 2))
+
+
+def sizes_of(inputs: Sequence[InputSpec], text: str) -> dict[str, tuple[int, ...]]:
+    """Input shapes with the open axes filled from --size; other open axes become 1."""
+    shape = height_width(text)
+    full = {}
+    for spec in inputs:
+        spatial = (1,) * (len(spec.shape) - len(shape)) + shape
+        full[spec.name] = tuple(d or s for d, s in zip(spec.shape, spatial, strict=True))
+    return full
