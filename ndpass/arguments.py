@@ -75,13 +75,15 @@ def _budget(given: Mapping[str, float | None], default: tuple[BudgetKind, float]
     return Budget(*default) if default else Budget("pinned")
 
 
-def target_of(precision: Precision | None, threads: int | None, budget: Budget) -> Target | None:
-    """None where nothing is timed. Raises UsageError for a precision that this CPU has not."""
+def target_of(precision: Precision | None, threads: int | None, budget: Budget, int8: bool) -> Target | None:
+    """None where nothing is timed. Raises UsageError for a precision that this CPU has not or that int8 is not."""
     from ndpass.target import Target
 
-    if not budget.in_milliseconds:
+    if int8 and precision not in (None, "int8"):
+        raise UsageError(f"--int8 gives an int8 model, which does not run in {precision}: leave --precision out")
+    if not budget.in_milliseconds and not int8:
         return None
-    kind = precision or Target.default_precision()
+    kind: Precision = "int8" if int8 else precision or Target.default_precision()
     target = Target(kind, threads)
     target.properties()
     return target

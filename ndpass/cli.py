@@ -147,9 +147,19 @@ def run(
             "data: 0.95"
         ),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="of your own, that --max-drop is about: a function of a compiled OpenVINO model that returns a number",
+            metavar="MODULE:FUNCTION",
+        ),
+    ] = None,
     precision: Annotated[
         TargetPrecision | None, typer.Option(help="that latencies are measured at; default: OpenVINO's choice here")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="quantise the result by NNCF, on the calibration data; written as OUT.xml")
+    ] = False,
     ignore: Annotated[
         list[str] | None, typer.Option(help="leave this layer alone: NAME or re:REGEX; repeatable", metavar="PATTERN")
     ] = None,
@@ -177,6 +187,9 @@ def run(
 
     Budgets in milliseconds and in the metric (--speedup, --max-drop) are met by what was measured on this CPU: no layer
     is rewritten that is slower for it. Latencies are remembered in the user's cache folder ($NDPASS_CACHE).
+
+    With --int8 layers are chosen by their latency in int8, the metric is that of the quantised result beside the
+    original as it is, and original and result are reported in both precisions.
     """
     from ndpass import pipeline
     from ndpass.convert import check_writable, write_text
@@ -199,13 +212,14 @@ def run(
         model = digits.model_path()
     elif preprocess and not (calibration or validation):
         raise UsageError("--preprocess is about data: give --calibration or --validation PATH too")
-    output = output or Path(f"{model.stem}.ndpass.onnx")
+    output = output or Path(f"{model.stem}.ndpass.{'xml' if int8 else 'onnx'}")
     for path in (json, save_plan):
         if path:
             check_writable(path, model, output)
     options = pipeline.Options(
         rules, budget, ignore or (), fit, measured, threads, seed, parse_bytes(memory), resume,
-        target_of(precision.value if precision else None, threads, budget), batch, cache_folder(), plan, save_plan,
+        target_of(precision.value if precision else None, threads, budget, int8), batch, cache_folder(), plan,
+        save_plan, metric, int8,
     )  # fmt: skip
     with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import onnx
@@ -23,6 +23,9 @@ from onnx.external_data_helper import (
 )
 
 from ndpass.errors import InputError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
@@ -118,9 +121,10 @@ class Staged:
         return self.path.with_suffix(".onnx")
 
     def finish(self) -> None:
-        """Make the IR from the ONNX model if an IR was asked for; the ONNX model then goes."""
+        """Make the IR from the ONNX model if an IR was asked for and is not there yet; the ONNX model then goes."""
         if self.path.suffix == ".xml":
-            save_ir(self.onnx, self.path)
+            if not self.path.exists():
+                save_ir(self.onnx, self.path)
             for part in list(self.path.parent.iterdir()):
                 if part.name.startswith(self.onnx.name):
                     part.unlink()
@@ -206,13 +210,13 @@ def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
     onnx.save(model, path)
 
 
-def save_ir(model: Path, path: Path) -> None:
-    """Convert the ONNX file `model` to OpenVINO IR at `path` (.xml, .bin beside it); weights keep their type."""
+def save_ir(model: Path | ov.Model, path: Path) -> None:
+    """Write an ONNX file or a model in memory as IR at `path` (.xml, .bin beside it); weights keep their type."""
     import openvino as ov
 
     from ndpass.runtime import last_words
 
-    converted = ov.Core().read_model(model)
+    converted = ov.Core().read_model(model) if isinstance(model, Path) else model
     try:
         ov.save_model(converted, path, compress_to_fp16=False)
     except RuntimeError as e:  # OpenVINO writes with C++ streams, which do not say why they fail

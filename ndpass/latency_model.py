@@ -109,7 +109,7 @@ def quantised(model: ov.Model) -> ov.Model:
     Weights: int8, symmetric, by output channel. Activations: 8 bits, by tensor (before a depthwise convolution by
     channel), on the input of every convolution and matrix product and on what is added up.
     """
-    _fold(model)
+    fold(model)
     for node in list(model.get_ordered_ops()):
         kind = node.get_type_name()
         if kind in ("Convolution", "GroupConvolution", "MatMul"):
@@ -124,8 +124,8 @@ def quantised(model: ov.Model) -> ov.Model:
     return model
 
 
-def _fold(model: ov.Model) -> None:
-    """Constants computed, so that a grouped weight, which the front end reshapes, can be found."""
+def fold(model: ov.Model) -> None:
+    """Compute what is constant, in place, so that a grouped weight, which the front end reshapes, can be found."""
     from openvino.passes import ConstantFolding, Manager
 
     manager = Manager()

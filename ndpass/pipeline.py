@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,33 +16,35 @@ import numpy as np
 import onnx
 
 from ndpass import __version__, convert, verify
-from ndpass.bench import environment, percentiles, time_in_turns, verdict
+from ndpass.bench import environment
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
 from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError, about
-from ndpass.evaluate import Agreement, Evaluation, evaluate, score_output, stored
+from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.graph import Found, Graph, Site
+from ndpass.judge import BATCH, Judge, OwnMetric, drop_of
+from ndpass.outcome import Compared, compare, timed
 from ndpass.passes import Pass
 from ndpass.plan_file import PlanFile, plan_of
 from ndpass.planner import Budget, Choice
 from ndpass.pricing import feed_of
+from ndpass.quantise import check_nncf, quantise
 from ndpass.relu_fitting import check_data
-from ndpass.report import Latency, Layer, MetricChange, ModelSize, Report, Seconds, Verified, peak_memory_bytes
+from ndpass.report import Latency, Layer, MetricChange, ModelSize, Report, Seconds, Variant, Verified, peak_memory_bytes
 from ndpass.report import Target as Machine
 from ndpass.rewriting import Calibration, Listener, Rewriter, refused
 from ndpass.runtime import OnnxRuntime, OpenVINO, static_batch
 from ndpass.shapes import Shape
-from ndpass.target import Target, inference
+from ndpass.target import Target
 from ndpass.tuning import Tuner, check_resolution
 
 log = logging.getLogger(__name__)
 
 OpenData = Callable[[Sequence[InputSpec]], Feeds]
 
-BATCH = 32  # samples per inference while the metric is measured
 AGREEMENT_SAMPLES = 16  # on how many samples the two runtimes are compared
 NOISE_SAMPLES = 4  # how many random inputs stand in for data that nobody gave
-TIMED = 4.0  # seconds for the last comparison of latencies
+ROUNDING = 1e-9  # of a drop in points
 HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation data are given
 
 
@@ -51,7 +54,7 @@ class Options:
 
     memory: bytes of activations that are kept; target: what latencies are measured for; cache: folder of those measured
     before; batch: of the target, the model's own or 1 if left out; plan: a file whose choices are applied in the place
-    of a budget; save_plan: where they are written to.
+    of a budget; save_plan: where they are written to; metric: of one's own (`ndpass.judge`); int8: quantise the result.
     """
 
     passes: Sequence[Pass]
@@ -68,6 +71,8 @@ class Options:
     cache: Path | None = None
     plan: Path | None = None
     save_plan: Path | None = None
+    metric: OwnMetric | None = None
+    int8: bool = False
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
@@ -75,7 +80,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
 
     Raises UsageError, InputError, BudgetError or VerificationError; then nothing is at `output` that was not before.
     """
-    _check_output(model, output)
+    _check_output(model, output, options)
     clock = _Clock()
     checkpoint = Checkpoint.beside(output) if options.calibration else None
     if options.resume and checkpoint is None:
@@ -93,15 +98,24 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
             convert.save(rewritten, stage.onnx, as_external=bool(job.beside))
             del rewritten
         with clock("verify"):
-            checked = _verify(model, stage.onnx, job, options, listen)
-            latency = _latency(model, stage.onnx, job, options, listen)
+            checked = _verify(stage.onnx, job, options, listen)
+            variants: list[Variant] = []
+            latency: Latency | None
+            if options.int8:
+                compared = _quantised(model, stage, job, options, checked, listen)
+                variants, latency = compared.rows, compared.latency
+                _check_slower(compared.slower, job, options.budget)
+                checked = replace(checked, evaluation=compared.evaluation)
+            else:
+                latency = _latency(model, stage.onnx, job, options, listen)
             stage.finish()
+            _check_drop(checked.evaluation, options.budget)
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), convert.stored_bytes(stage.path)
         stage.commit()
     if options.save_plan and options.target:
         plan_of(layers, options.passes, digest_file(model, *job.beside), options.budget.to_json(),
                 options.target).save(options.save_plan)  # fmt: skip
-    return _report(job, layers, checked, latency, sizes, clock.seconds, options)
+    return _report(job, layers, checked, latency, variants, sizes, clock.seconds, options)
 
 
 @contextmanager
@@ -135,6 +149,8 @@ def _fingerprint(model: Path, beside: Sequence[Path], options: Options, calibrat
         "target": str(options.target) if options.budget.in_milliseconds else "",
         "ignore": str(sorted(options.ignore)),
         "options": f"seed {options.seed}, threads {options.threads}, memory {options.memory}",
+        "metric": str(options.metric or ""),
+        "int8": str(options.int8),
     }
 
 
@@ -147,6 +163,7 @@ class _Job:
     fit: Feeds | None
     measured: Feeds
     guessed: bool  # whether `measured` is noise, for want of data
+    judge: Judge
     beside: Sequence[Path]  # files that hold the model's external data
     interface: onnx.ModelProto
     macs: tuple[int, int]
@@ -175,7 +192,8 @@ def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job
     found = _ignored(graph.sites(), options.ignore)
     macs, params = graph.macs(), graph.params()
     feeds = measured or noise(graph, options.seed)
-    return _Job(graph, found, fit, feeds, measured is None, beside, verify.interface(proto),
+    judge = Judge(model, feeds, options.threads, options.metric)
+    return _Job(graph, found, fit, feeds, measured is None, judge, beside, verify.interface(proto),
                 (macs, macs), (params, params), graph.inputs(), graph.sizes)  # fmt: skip
 
 
@@ -289,18 +307,23 @@ def _tuned(
     listen: Listener,
 ) -> list[Layer]:
     """Plans that are timed, and fitted until the metric has room no more."""
-    sizes, reference = job.graph.sizes, stored(OpenVINO(model, threads=options.threads), job.measured, BATCH)
-
-    if options.budget.kind == "max_drop" and score_output(reference[0]) is None:
-        raise UsageError("--max-drop is about class scores, which this model does not give: use --speedup or --macs")
+    sizes = job.graph.sizes
+    if options.budget.kind == "max_drop" and not job.judge.can_drop:
+        raise UsageError(
+            "--max-drop is about class scores, which this model does not give: name a --metric, or use --speedup or "
+            "--macs"
+        )
 
     def fresh() -> tuple[Graph, Sequence[Found]]:
         graph = Graph(convert.load(model), sizes)
         return graph, _ignored(graph.sites(), options.ignore)
 
     def measure(graph: Graph) -> Evaluation:
-        runner = OpenVINO(graph.to_model().SerializeToString(), threads=options.threads)
-        return evaluate(reference, runner, job.measured, BATCH)
+        rewritten = graph.to_model().SerializeToString()
+        if not options.int8:
+            return job.judge(rewritten)
+        assert job.fit is not None
+        return job.judge(quantise(rewritten, job.fit, job.inputs), "int8")
 
     assert options.target is not None
     tuner = Tuner(fresh, [s.name for s in sites], options.passes, options.budget, options.target, options.cache,
@@ -312,11 +335,17 @@ def _tuned(
 
 def _check_budget(job: _Job, options: Options) -> None:
     """Raise UsageError for a budget that cannot be measured; warn of one that can be only roughly."""
+    if options.int8:
+        if job.fit is None:
+            raise UsageError("--int8 sets its ranges by data: give --calibration PATH")
+        check_nncf()
     if options.budget.kind != "max_drop" or options.plan is not None:
         return
-    if job.guessed:
+    if job.guessed and options.metric is None:
         raise UsageError("--max-drop is measured on data: give --calibration or --validation PATH, or use --speedup")
     assert options.budget.value is not None
+    if options.metric is not None:
+        return  # on samples of its own, and maybe in other units
     warning = check_resolution(len(job.measured), options.budget.value)
     if warning:
         log.warning(warning)
@@ -330,22 +359,46 @@ def _target(job: _Job, options: Options) -> Target:
 
 
 def _latency(model: Path, written: Path, job: _Job, options: Options, listen: Listener) -> Latency | None:
-    """The whole model before and after, in turns, if the budget is about that. Raises BudgetError for a slower one."""
+    """The whole model before and after, if the budget is about that. Raises BudgetError for a slower one."""
     if not options.budget.in_milliseconds or options.target is None:
         return None
     listen("timing the result", 0, 1)
-    feed = feed_of(job.inputs, job.sizes, options.target)
-    before, after = (inference(path, options.target, feed) for path in (model, written))
-    a, b = time_in_turns([before, after], seconds=TIMED, min_rounds=20)
-    speedups = [x / y for x, y in zip(a, b, strict=True)]
-    if verdict(speedups) == "slower":
-        raise BudgetError(
-            f"the rewritten model is {float(np.median(speedups)):.2f} times as fast as the original, that is slower: "
-            "nothing was written"
+    return timed(model, written, options.target, feed_of(job.inputs, job.sizes, options.target))
+
+
+def _quantised(
+    model: Path, stage: convert.Staged, job: _Job, options: Options, checked: _Checked, listen: Listener
+) -> Compared:
+    """Write the result in int8; what the four models that there are now come to."""
+    assert job.fit is not None
+    assert options.target is not None
+    listen("quantising", 0, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        original = Path(folder, "original.xml")
+        convert.save_ir(quantise(model, job.fit, job.inputs), original)
+        listen("quantising", 1, 2)
+        convert.save_ir(quantise(stage.onnx, job.fit, job.inputs), stage.path)
+        listen("timing the result", 0, 1)
+        feed, target = feed_of(job.inputs, job.sizes, options.target), options.target
+        plain, quantised = (model, stage.onnx), (original, stage.path)
+        return compare(plain, quantised, checked.evaluation, job.judge, target, feed)
+
+
+def _check_slower(sentence: str, job: _Job, budget: Budget) -> None:
+    """BudgetError for a slower result if the budget is about milliseconds, else a warning."""
+    if sentence and budget.in_milliseconds:
+        raise BudgetError(f"{sentence}: nothing was written")
+    if sentence:
+        log.warning(sentence)
+        job.warnings.append(sentence)
+
+
+def _check_drop(evaluation: Evaluation, budget: Budget) -> None:
+    """Raise VerificationError where the metric of what was written falls by more than was allowed."""
+    if budget.kind == "max_drop" and budget.value is not None and drop_of(evaluation) > budget.value + ROUNDING:
+        raise VerificationError(
+            f"the metric of the written model falls by {drop_of(evaluation):.2f} points, {budget.value:g} were allowed"
         )
-    low, high = percentiles(speedups)
-    return Latency(before=1e3 * float(np.median(a)), after=1e3 * float(np.median(b)),
-                   speedup=float(np.median(speedups)), spread=(low, high))  # fmt: skip
 
 
 @dataclass
@@ -356,18 +409,17 @@ class _Checked:
     runtimes: Agreement  # of OpenVINO and onnxruntime, on the rewritten model
 
 
-def _verify(model: Path, written: Path, job: _Job, options: Options, listen: Listener) -> _Checked:
+def _verify(written: Path, job: _Job, options: Options, listen: Listener) -> _Checked:
     """Check the written ONNX, one model in memory at a time. Raises VerificationError."""
     listen("verifying", 0, 4)
     verify.check_file(written, job.interface, job.macs[1], job.graph.sizes)
     few = job.measured.take(range(min(AGREEMENT_SAMPLES, len(job.measured))))
     listen("verifying", 1, 4)
-    reference = stored(OpenVINO(model, threads=options.threads), job.measured, BATCH)
-    listen("verifying", 2, 4)
     runner = OpenVINO(written, threads=options.threads)
-    evaluation = evaluate(reference, runner, job.measured, BATCH)
+    evaluation = job.judge(runner)
+    listen("verifying", 2, 4)
     outputs = stored(runner, few, BATCH)
-    del runner, reference
+    del runner
     listen("verifying", 3, 4)
     agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, BATCH).agreement
     verify.check_agreement(agreement)
@@ -376,10 +428,12 @@ def _verify(model: Path, written: Path, job: _Job, options: Options, listen: Lis
     return _Checked(evaluation, agreement)
 
 
-def _check_output(model: Path, output: Path) -> None:
-    """Raise UsageError for an output that is no model file or is the input itself."""
+def _check_output(model: Path, output: Path, options: Options) -> None:
+    """Raise UsageError for an output that is no model file, not of the kind asked for, or is the input itself."""
     if output.suffix not in (".onnx", ".xml"):
         raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
+    if options.int8 and output.suffix != ".xml":
+        raise UsageError(f"{output}: --int8 is written as OpenVINO IR: give -o {output.stem}.xml")
     if output.exists() and model.exists() and output.samefile(model):
         raise UsageError(f"{output} is the input itself: give another name for the output")
 
@@ -407,6 +461,7 @@ def _report(
     layers: list[Layer],
     checked: _Checked,
     latency: Latency | None,
+    variants: list[Variant],
     sizes: tuple[int, int],
     seconds: Mapping[str, float],
     options: Options,
@@ -424,8 +479,10 @@ def _report(
                        batch=options.target.batch, openvino=around.openvino),
         model=ModelSize(macs=job.macs, params=job.params, bytes=sizes),
         metric=None if before is None or after is None else MetricChange(
-            name=before.name, before=before.value, after=after.value, samples=before.samples),
+            name=before.name, before=before.value, after=after.value, samples=before.samples,
+            higher_is_better=before.higher_is_better),
         latency_ms=latency,
+        variants=variants,
         seconds=Seconds(**seconds),
         peak_memory_bytes=peak_memory_bytes(),
         layers=layers,

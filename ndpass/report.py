@@ -69,6 +69,22 @@ class Latency(Part):
     spread: tuple[float, float]
 
 
+class Variant(Part):
+    """One of the four that a run with --int8 measures side by side: the original and the rewritten model, each as it
+    is, in f32 or bf16, and in int8.
+
+    metric: as in `MetricChange`, without labels the per cent of samples with the original's best class; speedup: times
+    as fast as the original as it is, spread its 10th and 90th percentile.
+    """
+
+    name: str
+    precision: Literal["f32", "bf16", "int8"]
+    metric: float | None
+    latency_ms: float
+    speedup: float
+    spread: tuple[float, float]
+
+
 class Seconds(Part):
     """Wall-clock time of each stage; null where there was none, as calibration without data."""
 
@@ -118,6 +134,7 @@ class Report(Part):
     model: ModelSize
     metric: MetricChange | None = None
     latency_ms: Latency | None = None
+    variants: list[Variant] = Field(default_factory=list)
     seconds: Seconds
     peak_memory_bytes: int | None = None
     layers: list[Layer]
@@ -173,6 +190,12 @@ def summary(report: Report) -> Iterator[str]:
         low, high = latency.spread
         times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms"
         yield f"latency: {times} ({latency.speedup:.2f} times as fast, {low:.2f} to {high:.2f})"
+    for row in report.variants:
+        value = "" if row.metric is None else f"{row.metric:.2f}, "
+        low, high = row.spread
+        name = row.name if row.precision == "int8" else f"{row.name} {row.precision}"
+        times = f"{row.speedup:.2f} times as fast as the original, {low:.2f} to {high:.2f}"
+        yield f"{name}: {value}{row.latency_ms:.3g} ms" + ("" if row.name == "original" else f" ({times})")
     for name, result in report.verified.items():
         top1 = "" if result.top1_agreement is None else f", top-1 agreement {result.top1_agreement:.2f} %"
         error = "not finite" if result.relative_error is None else f"{result.relative_error:.2g}"

@@ -20,6 +20,7 @@ from ndpass.coupling import Coupling
 from ndpass.errors import UsageError
 from ndpass.evaluate import Evaluation
 from ndpass.graph import Found, Graph, Site
+from ndpass.judge import drop_of
 from ndpass.passes import Pass
 from ndpass.planner import Budget, Candidate, Choice
 from ndpass.pricing import Table, priced
@@ -156,15 +157,6 @@ class Tuner:
             if layer.name in before else layer
             for layer in layers
         ]  # fmt: skip
-
-
-def drop_of(evaluation: Evaluation) -> float:
-    """Points that the metric has fallen: of accuracy, or without labels of top-1 answers that have changed."""
-    before, after = evaluation.before, evaluation.after
-    if before is not None and after is not None:
-        return before.value - after.value
-    assert evaluation.agreement.top1_agreement is not None
-    return 100 - evaluation.agreement.top1_agreement
 
 
 def check_resolution(samples: int, limit: float) -> str | None:

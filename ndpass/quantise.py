@@ -1,0 +1,59 @@
+"""int8 on top of the passes, by NNCF (the extra `int8`)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ndpass.calibration.feeds import Feeds
+from ndpass.errors import UsageError
+from ndpass.latency_model import fold
+from ndpass.runtime import blaming, filled, port_name, static_batch
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from ndpass.calibration.feeds import InputSpec
+
+SAMPLES = 300  # what NNCF looks at unless told otherwise
+
+
+def check_nncf() -> None:
+    """Raise UsageError where NNCF is not installed."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import nncf  # noqa: F401 - only whether it is there
+    except ImportError as e:
+        raise UsageError(f"--int8 quantises with NNCF, which is not there ({e}): pip install 'ndpass[int8]'") from e
+
+
+def quantise(model: Path | bytes, feeds: Feeds, inputs: Sequence[InputSpec]) -> ov.Model:
+    """The model (an ONNX file, its bytes, or IR) in int8 by NNCF, with ranges from SAMPLES of `feeds`, evenly spread.
+
+    inputs: what the model takes. Constants are folded first: NNCF looks for the channels of a depthwise weight on the
+    axis where they are then.
+    Raises InputError where OpenVINO or NNCF refuses the model.
+    """
+    import nncf
+    import openvino as ov
+
+    with blaming("the model that is to be quantised: OpenVINO cannot read it"):
+        read = ov.Core().read_model(model)
+    fold(read)
+    order = [port_name(port) for port in read.inputs]
+    batch = static_batch(inputs)
+    taken = feeds.take(np.linspace(0, len(feeds) - 1, min(SAMPLES, len(feeds)), dtype=np.intp))  # may be class by class
+    # by number: NNCF runs a model that it has changed, whose tensors may go by other names
+    items = [
+        {i: filled(feed[name], batch.size) if batch else feed[name] for i, name in enumerate(order)}
+        for feed in taken.batches(batch.size if batch else 1)
+    ]
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), blaming("the model cannot be quantised: NNCF"):
+        return nncf.quantize(read, nncf.Dataset(items), subset_size=len(items))
