@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,16 +76,19 @@ def _budget(given: Mapping[str, float | None], default: tuple[BudgetKind, float]
     return Budget(*default) if default else Budget("pinned")
 
 
-def target_of(precision: Precision | None, threads: int | None, budget: Budget, int8: bool) -> Target | None:
-    """None where nothing is timed. Raises UsageError for a precision that this CPU has not or that int8 is not."""
+def target_of(
+    precision: Precision | None, threads: int | None, device: str, budget: Budget, *, int8: bool
+) -> Target | None:
+    """None where nothing is timed. Raises UsageError for a device or precision that is not there or not int8's."""
     from ndpass.target import Target
 
     if int8 and precision not in (None, "int8"):
         raise UsageError(f"--int8 gives an int8 model, which does not run in {precision}: leave --precision out")
+    asked = Target(device=device)  # which looks whether it is there
     if not budget.in_milliseconds and not int8:
         return None
-    kind: Precision = "int8" if int8 else precision or Target.default_precision()
-    target = Target(kind, threads)
+    kind: Precision = "int8" if int8 else precision or Target.default_precision(device)
+    target = replace(asked, precision=kind, threads=threads)
     target.properties()
     return target
 

@@ -157,6 +157,7 @@ def run(
     precision: Annotated[
         TargetPrecision | None, typer.Option(help="that latencies are measured at; default: OpenVINO's choice here")
     ] = None,
+    device: Annotated[str, typer.Option(help="that latencies are measured on, as OpenVINO names it")] = "CPU",
     int8: Annotated[
         bool, typer.Option("--int8", help="quantise the result by NNCF, on the calibration data; written as OUT.xml")
     ] = False,
@@ -173,6 +174,12 @@ def run(
         Path | None, typer.Option(help="apply a saved plan instead of a budget", metavar="PLAN.json")
     ] = None,
     save_plan: Annotated[Path | None, typer.Option(help="write what was chosen", metavar="PLAN.json")] = None,
+    model_server: Annotated[
+        Path | None,
+        typer.Option(
+            help="also write DIR/1/model.xml, as OpenVINO Model Server has it, or its next version", metavar="DIR"
+        ),
+    ] = None,
     memory: Annotated[str, typer.Option(help="activations that calibration keeps, at most, as 512MB or 4GB")] = "1GB",
     resume: Annotated[bool, typer.Option("--resume", help="go on where a calibrated run was cut off")] = False,
     json: Json = None,
@@ -192,7 +199,7 @@ def run(
     original as it is, and original and result are reported in both precisions.
     """
     from ndpass import pipeline
-    from ndpass.convert import check_writable, write_text
+    from ndpass.convert import check_served, check_writable, serve, write_text
     from ndpass.latency_cache import cache_folder
 
     _log(verbose, quiet)
@@ -216,17 +223,20 @@ def run(
     for path in (json, save_plan):
         if path:
             check_writable(path, model, output)
+    if model_server:
+        check_served(model_server)
     options = pipeline.Options(
         rules, budget, ignore or (), fit, measured, threads, seed, parse_bytes(memory), resume,
-        target_of(precision.value if precision else None, threads, budget, int8), batch, cache_folder(), plan,
-        save_plan, metric, int8,
+        target_of(precision.value if precision else None, threads, device, budget, int8=int8), batch, cache_folder(),
+        plan, save_plan, metric, int8,
     )  # fmt: skip
     with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
     if json:
         write_text(json, report.to_json())
+    written = [output, serve(output, model_server)] if model_server else [output]
     if not quiet:
-        terminal.report(report, output)
+        terminal.report(report, written)
 
 
 @app.command()

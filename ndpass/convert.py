@@ -223,6 +223,35 @@ def save_ir(model: Path | ov.Model, path: Path) -> None:
         raise OSError(errno.EIO, f"OpenVINO cannot write it, is the disk full? ({last_words(str(e))})") from e
 
 
+def check_served(folder: Path) -> None:
+    """Make a folder for OpenVINO Model Server. Raises OutputError where it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder):
+            pass
+    except OSError as e:
+        raise OutputError(f"{folder}: cannot be written for the model server: {e.strerror or e}") from e
+
+
+def serve(model: Path, folder: Path) -> Path:
+    """Write a model as IR where OpenVINO Model Server looks: folder/N/model.xml, N one above the versions there are.
+
+    The version appears whole or not at all. Returns the path of the .xml; raises OutputError.
+    """
+    versions = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
+    place = folder / str(max(versions, default=0) + 1)
+    stage = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+    try:
+        save_ir(model, stage / "model.xml")
+        stage.chmod(0o755)  # the server may run as somebody else
+        stage.rename(place)
+    except OSError as e:
+        raise OutputError(f"{place}: cannot be written: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return place / "model.xml"
+
+
 def data_file(path: Path) -> Path:
     """Where ndpass puts the weights of the model at `path` that are not in it."""
     return path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")

@@ -36,7 +36,7 @@ class Compared:
 def compare(plain: Pair, quantised: Pair, rewritten: Evaluation, judge: Judge, target: Target, feed: Feed) -> Compared:
     """plain, quantised: (original, rewritten); rewritten: what the judge found of the latter as it is, in f32."""
     found = [judge(path, "int8") for path in quantised]
-    as_is = replace(target, precision=Target.default_precision())
+    as_is = replace(target, precision=Target.default_precision(target.device))
     calls = [inference(path, as_is, feed) for path in plain] + [inference(path, target, feed) for path in quantised]
     before, after, before8, after8 = time_in_turns(calls, seconds=2 * SECONDS, min_rounds=ROUNDS)
     rows = [

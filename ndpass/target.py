@@ -40,36 +40,43 @@ PROFILED = 12  # inferences each time
 
 @dataclass(frozen=True)
 class Target:
-    """Precision, CPU threads (None: OpenVINO's choice) and batch. UsageError for a number below 1."""
+    """Precision, CPU threads (None: OpenVINO's choice), batch and OpenVINO's name of the device.
+
+    Raises UsageError for a number below 1 and for a device that is not there.
+    """
 
     precision: Precision = "f32"
     threads: int | None = None
     batch: int = 1
+    device: str = "CPU"
 
     def __post_init__(self) -> None:
         for name, value in (("threads", self.threads), ("batch", self.batch)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} of a target is a whole number from 1 on; got {value}")
+        if self.device != "CPU" and self.device not in _core().available_devices:
+            there = ", ".join(_core().available_devices)
+            raise UsageError(f"device {self.device} is not there: OpenVINO finds {there} on this machine")
 
     def properties(self) -> dict[str, Any]:
-        """OpenVINO's, one stream so that all threads work on one request; UsageError for bf16 on a CPU without it.
+        """OpenVINO's, one stream so that all threads work on one request; UsageError for bf16 on a device without it.
 
         int8: a model that is quantised already; what is not is left to OpenVINO.
         """
-        if self.precision == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise UsageError("precision bf16 needs a CPU that has it, this one has not: use f32 or int8")
+        if self.precision == "bf16" and "BF16" not in _core().get_property(self.device, "OPTIMIZATION_CAPABILITIES"):
+            raise UsageError(f"precision bf16 needs a device that has it, {self.device} here has not: use f32 or int8")
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         config |= {} if self.precision == "int8" else {"INFERENCE_PRECISION_HINT": self.precision}
-        return config | ({"INFERENCE_NUM_THREADS": self.threads} if self.threads else {})
+        return config | ({"INFERENCE_NUM_THREADS": self.threads} if self.threads and self.device == "CPU" else {})
 
     @classmethod
-    def default_precision(cls) -> Literal["f32", "bf16"]:
-        """What OpenVINO runs an f32 model in on this CPU if it is left the choice."""
+    def default_precision(cls, device: str = "CPU") -> Literal["f32", "bf16"]:
+        """What OpenVINO runs an f32 model in on this device if it is left the choice, f16 counted as f32."""
         import openvino as ov
         from openvino import opset13
 
         x = opset13.parameter([1, 1], np.float32)
-        compiled = _core().compile_model(ov.Model([opset13.relu(x)], [x]), "CPU", {})
+        compiled = _core().compile_model(ov.Model([opset13.relu(x)], [x]), device, {})
         return "bf16" if compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16 else "f32"
 
     def environment(self) -> dict[str, str]:
@@ -78,8 +85,9 @@ class Target:
 
         core = _core()
         return {
-            "cpu": str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
-            "capabilities": " ".join(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
+            "device": self.device,
+            "cpu": str(core.get_property(self.device, "FULL_DEVICE_NAME")).strip(),
+            "capabilities": " ".join(sorted(core.get_property(self.device, "OPTIMIZATION_CAPABILITIES"))),
             "isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(),
             "openvino": str(ov.__version__),
             "threads": str(self.threads or f"all {_cpus()}"),
@@ -164,7 +172,7 @@ class Latencies:
         if self.target.precision == "int8":
             read = quantised(read)
         with blaming("a block that is to be timed: OpenVINO cannot run it"):
-            request = _core().compile_model(read, "CPU", self._config).create_infer_request()
+            request = _core().compile_model(read, self.target.device, self._config).create_infer_request()
             shape = list(request.get_input_tensor(0).shape)
             x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
             request.set_input_tensor(0, ov.Tensor(x))
@@ -201,7 +209,7 @@ def node_seconds(
     with blaming("the model that is to be profiled: OpenVINO cannot run it"):
         read = _read(source, target, feed)
         config = target.properties() | {"PERF_COUNT": True}
-        rounds = [_profile(_core().compile_model(read, "CPU", config), feed) for _ in range(PROFILES)]
+        rounds = [_profile(_core().compile_model(read, target.device, config), feed) for _ in range(PROFILES)]
     owners, times = rounds[0].owners(sites, _renamed(source)), [r.micros for r in rounds]
     total = dict.fromkeys(sites if sites is not None else (), 0.0)
     for node in times[0]:
@@ -215,7 +223,7 @@ def inference(model: Path | bytes, target: Target, feed: Feed) -> Timed:
     import openvino as ov
 
     with blaming("the model that is to be timed: OpenVINO cannot run it"):
-        compiled = _core().compile_model(_read(model, target, feed), "CPU", target.properties())
+        compiled = _core().compile_model(_read(model, target, feed), target.device, target.properties())
         request = compiled.create_infer_request()
         for i, port in enumerate(compiled.inputs):
             request.set_input_tensor(i, ov.Tensor(np.ascontiguousarray(feed[port_name(port)])))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ndpass.studies import Depth, Rank, Score, Slope, Subject
 
 
-def report(done: Report, output: Path) -> None:
+def report(done: Report, written: Sequence[Path]) -> None:
     """What became of each layer, a summary, and where the model is."""
     from ndpass.report import layer_table, plain, summary
 
@@ -27,7 +27,7 @@ def report(done: Report, output: Path) -> None:
         console.print("\n".join(["", *summary(done)]), markup=False)
     else:
         print(plain(done), end="")
-    print(f"written: {output}")
+    print(f"written: {', '.join(map(str, written))}")
 
 
 def inspection(rows: Sequence[Row], graph: Graph) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from conftest import Command
 from models import EXACT, feed_of, network, normal, relative, run_ort
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from ndpass import convert
+from ndpass import convert, digits
 from ndpass.errors import InputError, OutputError
+from ndpass.runtime import OpenVINO
 
 # a weight of 1728 bytes: what is smaller than 1 KiB stays in the model also when the others lie outside
 TEXT = "(float[1,3,8,8] x) => (float[1,16,6,6] y) { y = Conv(x, W) }"
@@ -332,3 +334,26 @@ def test_ir_keeps_the_type_of_the_weights_and_takes_no_onnx_along(tmp_path: Path
     ]
     np.testing.assert_array_equal(constants, [normal(16, 3, 3, 3)])
     assert convert.stored_bytes(target) == sum(p.stat().st_size for p in tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("folder")
+def test_model_server_gets_version_after_version(ndpass: Command) -> None:
+    """As OpenVINO Model Server lays models out: NAME/VERSION/model.xml and .bin, and nothing else."""
+    for version in ("1", "2"):
+        done = ndpass("run", "--passes", "nd:rank=2", "-o", "out.onnx", "--model-server", "served/digits")
+        assert done.code == 0, done.err
+        assert f"served/digits/{version}/model.xml" in done.out
+    assert sorted(p.name for p in Path("served/digits").iterdir()) == ["1", "2"]
+    assert sorted(p.name for p in Path("served/digits/1").iterdir()) == ["model.bin", "model.xml"]
+    image = digits.images()[1][0][:4]
+    (wanted,) = OpenVINO(Path("out.onnx"))({"image": image}).values()
+    (found,) = OpenVINO(Path("served/digits/1/model.xml"))({"image": image}).values()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_model_server_folder_that_is_a_file(ndpass: Command, folder: Path) -> None:
+    (folder / "served").write_text("")
+    done = ndpass("run", "-q", "--passes", "nd:rank=2", "-o", "out.onnx", "--model-server", "served")
+    assert done.code == 2
+    assert "served" in done.err
+    assert not Path("out.onnx").exists()

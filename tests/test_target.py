@@ -51,6 +51,11 @@ def test_properties_are_those_of_a_runtime_session() -> None:
     assert "INFERENCE_PRECISION_HINT" not in Target("int8").properties()
 
 
+def test_device_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match=r"device NPU9 is not there: OpenVINO finds .*CPU"):
+        Target(device="NPU9")
+
+
 def test_the_default_precision_is_one_that_this_cpu_has() -> None:
     found = Target.default_precision()
     assert found in ("f32", "bf16")
@@ -67,7 +72,7 @@ def test_bf16_is_refused_in_one_line_where_the_cpu_has_none_and_taken_where_it_h
     if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert Target("bf16").properties()["INFERENCE_PRECISION_HINT"] == "bf16"
         return
-    with pytest.raises(UsageError, match="precision bf16 needs a CPU that has it"):
+    with pytest.raises(UsageError, match="precision bf16 needs a device that has it"):
         Latencies(Target("bf16"), None)
 
 
