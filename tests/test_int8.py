@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,19 @@ def test_samples_are_spread_over_classes() -> None:
     (first,) = [i.get_node() for i in feed.output(0).get_target_inputs()]
     assert first.get_type_name() == "FakeQuantize"
     assert first.input_value(2).get_node().data.max() > 50
+
+
+def test_recipe_of_the_readme(ndpass: Command) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    recipe = textwrap.dedent(text[text.index("      import nncf") : text.index("- **Serving**")])
+    assert ndpass("run", "-q", "--passes", "nd:rank=3", "-o", "fast.onnx").code == 0
+    np.save("images.npy", digits.images()[0][0][:50])
+    exec(compile(recipe, "README.md", "exec"), {})
+    _, measured = fit_and_measured()
+    found = Judge(Path("fast.onnx"), measured, threads=1)(Path("fast_int8.xml"), "int8")
+    assert found.before is not None
+    assert found.after is not None
+    assert found.after.value == pytest.approx(found.before.value, abs=2)
 
 
 @pytest.mark.parametrize(
