@@ -136,7 +136,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "vgg16_224.onnx"
             # in a process of its own: the memory that this one once held would count as that of the processes it starts
-            run_once([sys.executable, "-m", "benchmarks.vgg16_224", "-o", str(model)])
+            run_once([sys.executable, "-m", "benchmarks.models", "vgg16", str(model)])
             report(model, args.rounds, args.output)
 
 

@@ -1,84 +1,92 @@
-"""Published networks with seeded weights, for measurements that depend on sizes and not on what was learnt."""
+"""Writes VGG16, ResNet-18 or SSD300 at full size as ONNX, with seeded weights or those of a file.
+
+    python -m benchmarks.models vgg16|resnet18|ssd300 OUT.onnx [--weights FILE.onnx] [--seed N]
+
+It needs neither torch nor a download. Seeded weights are for measurements that depend on sizes and not on what was
+learnt; they keep activations of order one at every depth. Trained ones come from an ONNX file of the same network,
+whatever its layers are called; torchvision's, for example:
+
+    model = torchvision.models.vgg16(weights="DEFAULT").eval()  # or resnet18
+    torch.onnx.export(model, torch.zeros(1, 3, 224, 224), "trained.onnx", external_data=False)
+
+VGG16 and ResNet-18 take `image` (batch, 3, 224, 224), RGB, normalised with ImageNet's mean and deviation (--preprocess
+imagenet); SSD300 takes pixels, see `benchmarks/ssd300.py`.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import argparse
+from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
-OPSET, IR_VERSION = 17, 8
-VGG16_BLOCKS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)  # channels; a max-pool ends each block
+from benchmarks.layers import Network, filled, seeded, tensor
+from benchmarks.ssd300 import ssd300
+from benchmarks.vgg import BLOCKS, vgg_block
+
 VGG16_LINEAR = (("fc6", 512 * 7 * 7, 4096), ("fc7", 4096, 4096), ("fc8", 4096, 1000))
+RESNET18_WIDTHS = (64, 128, 256, 512)  # channels of each stage of two blocks; every stage but the first halves the size
+BRANCH_GAIN = 0.5  # on a residual branch's last layer: with 1 the power would double at each of the 8 additions
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """A network without its numbers; shapes: those of its weights by name, biases named `*.bias`."""
-
-    nodes: list[onnx.NodeProto]
-    shapes: dict[str, tuple[int, ...]]
-    output: str
-
-
-def vgg16() -> Architecture:
-    """VGG16 (Simonyan & Zisserman 2014, configuration D) on 224x224 images: 13 convolutions and 3 linear layers."""
-    nodes: list[onnx.NodeProto] = []
-    shapes: dict[str, tuple[int, ...]] = {}
+def vgg16() -> Network:
+    """VGG16 (Simonyan & Zisserman 2014, configuration D): 13 convolutions and 3 linear layers."""
+    net = Network("vgg16", [tensor("image", ["batch", 3, 224, 224])], [tensor("fc8", ["batch", 1000])])
     x, n_i = "image", 3
-    for block, widths in enumerate(VGG16_BLOCKS, 1):
-        for i, n_o in enumerate(widths, 1):
-            name = f"conv{block}_{i}"
-            shapes |= {f"{name}.weight": (n_o, n_i, 3, 3), f"{name}.bias": (n_o,)}
-            nodes += _with_relu("Conv", name, x, kernel_shape=[3, 3], pads=[1] * 4)
-            x, n_i = f"{name}.relu", n_o
-        nodes.append(
-            helper.make_node("MaxPool", [x], [f"pool{block}"], f"pool{block}", kernel_shape=[2, 2], strides=[2, 2])
-        )
-        x = f"pool{block}"
-    nodes.append(helper.make_node("Flatten", [x], ["features"], "flatten"))
-    x = "features"
+    for block, widths in enumerate(BLOCKS, 1):
+        x = net.max_pool(f"pool{block}", vgg_block(net, block, x, n_i, widths), 2, 2)
+        n_i = widths[-1]
+    x = net.node("Flatten", "features", x)
     for name, n_i, n_o in VGG16_LINEAR:
-        shapes |= {f"{name}.weight": (n_o, n_i), f"{name}.bias": (n_o,)}
-        nodes += _with_relu("Gemm", name, x, transB=1)
-        x = f"{name}.relu"
-    return Architecture(nodes[:-1], shapes, "fc8")  # no ReLU behind the scores
+        x = net.linear(name, x, n_i, n_o)
+        x = net.relu(x) if name != "fc8" else x
+    return net
 
 
-def _with_relu(op: str, name: str, x: str, **attributes: int | list[int]) -> list[onnx.NodeProto]:
-    inputs = [x, f"{name}.weight", f"{name}.bias"]
-    return [
-        helper.make_node(op, inputs, [name], name, **attributes),
-        helper.make_node("Relu", [name], [f"{name}.relu"], f"{name}.relu"),
-    ]
+def resnet18() -> Network:
+    """ResNet-18 (He et al. 2016, Table 1) with the BatchNorms folded, as torch.onnx.export leaves a model in eval mode.
+
+    20 convolutions, the stride in a block's first one, 1x1 where a shortcut changes the size, and 1 linear layer.
+    """
+    net = Network("resnet18", [tensor("image", ["batch", 3, 224, 224])], [tensor("fc", ["batch", 1000])])
+    x = net.relu(net.conv("conv1", "image", 3, 64, 7, stride=2))
+    x, n_i = net.max_pool("maxpool", x, 3, 2, 1), 64
+    for stage, n_o in enumerate(RESNET18_WIDTHS, 1):
+        for block in range(2):
+            x = _basic_block(net, f"layer{stage}.{block}", x, n_i, n_o)
+            n_i = n_o
+    x = net.node("Flatten", "features", net.node("GlobalAveragePool", "avgpool", x))
+    net.linear("fc", x, n_i, 1000)
+    return net
 
 
-def outline(architecture: Architecture) -> onnx.ModelProto:
-    """The model with its weights as inputs: megabytes of numbers less, for counting."""
-    weights = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in architecture.shapes.items()]
-    graph = helper.make_graph(
-        architecture.nodes,
-        "vgg16",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 224, 224]), *weights],
-        [helper.make_tensor_value_info(architecture.output, TensorProto.FLOAT, ["batch", 1000])],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+def _basic_block(net: Network, name: str, x: str, n_i: int, n_o: int) -> str:
+    """relu(F(x) + x), or with a projection of x where F halves the size (He et al. 2016, section 3.3, option B)."""
+    stride = 1 if n_i == n_o else 2
+    y = net.relu(net.conv(f"{name}.conv1", x, n_i, n_o, stride=stride))
+    y = net.conv(f"{name}.conv2", y, n_o, n_o, gain=BRANCH_GAIN)
+    if n_i != n_o:
+        # no ReLU halves the power behind it, which He's factor of 2 makes up for
+        x = net.conv(f"{name}.downsample", x, n_i, n_o, 1, stride=stride, gain=0.5**0.5)
+    return net.relu(net.node("Add", f"{name}.add", y, x))
 
 
-def seeded(architecture: Architecture, seed: int = 0) -> onnx.ModelProto:
-    """The model with weights as He et al. (2015) draw them, which keep the scale of the signal, and small biases."""
-    model = outline(architecture)
-    del model.graph.input[1:]
-    rng = np.random.default_rng(seed)
-    for name, shape in architecture.shapes.items():
-        model.graph.initializer.append(numpy_helper.from_array(_draw(rng, shape), name))
-    return model
+BUILDERS = {"vgg16": vgg16, "resnet18": resnet18, "ssd300": ssd300}
 
 
-def _draw(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Weights (n_o, n_i, ...) of variance 2 / fan-in, or a bias (n_o,) of standard deviation 0.01."""
-    scale = math.sqrt(2 / math.prod(shape[1:])) if len(shape) > 1 else 0.01
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+def main() -> None:
+    """Write the model."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("network", choices=BUILDERS)
+    parser.add_argument("output", type=Path, metavar="OUT.onnx")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--weights", type=Path, metavar="FILE.onnx", help="a trained model of the same network")
+    source.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    net = BUILDERS[args.network]()
+    onnx.save(filled(net, args.weights) if args.weights else seeded(net, args.seed), args.output)
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()
