@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from ndpass import __version__, convert, verify
+from ndpass import __version__, convert, model_file, verify
 from ndpass.bench import environment, percentiles, time_in_turns, verdict
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
-from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError, about
+from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError
 from ndpass.evaluate import Agreement, Evaluation, evaluate, score_output, stored
 from ndpass.graph import Found, Graph, Site
 from ndpass.passes import Pass
@@ -51,7 +50,7 @@ class Options:
 
     memory: bytes of activations that are kept; target: what latencies are measured for; cache: folder of those measured
     before; batch: of the target, the model's own or 1 if left out; plan: a file whose choices are applied in the place
-    of a budget; save_plan: where they are written to.
+    of a budget; save_plan: where they are written to; compress: store the weights of IR in float16.
     """
 
     passes: Sequence[Pass]
@@ -68,20 +67,21 @@ class Options:
     cache: Path | None = None
     plan: Path | None = None
     save_plan: Path | None = None
+    compress: bool = False
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
-    """Rewrite the ONNX file `model` into `output` (.onnx or .xml) and verify what was written.
+    """Rewrite the file `model` (.onnx or .xml) into `output` (.xml, or .onnx from one) and verify what was written.
 
     Raises UsageError, InputError, BudgetError or VerificationError; then nothing is at `output` that was not before.
     """
-    _check_output(model, output)
+    model_file.check_output(model, output)
     clock = _Clock()
     checkpoint = Checkpoint.beside(output) if options.calibration else None
     if options.resume and checkpoint is None:
         raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
     check_data(options.passes, options.calibration is not None)
-    with convert.staged(output) as stage, _kept_if_cut_off(checkpoint):
+    with convert.staged(output, options.compress) as stage, _kept_if_cut_off(checkpoint):
         job = _read(model, output, options, listen)
         options = replace(options, target=_target(job, options))
         _check_budget(job, options)
@@ -90,11 +90,11 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
             listen("writing", 0, 1)
             rewritten = job.graph.to_model()
             job.release()
-            convert.save(rewritten, stage.onnx, as_external=bool(job.beside))
+            written = model_file.write(rewritten, stage, model, as_external=bool(job.beside))
             del rewritten
         with clock("verify"):
-            checked = _verify(model, stage.onnx, job, options, listen)
-            latency = _latency(model, stage.onnx, job, options, listen)
+            checked = _verify(model, written, job, options, listen)
+            latency = _latency(model, written, job, options, listen)
             stage.finish()
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), convert.stored_bytes(stage.path)
         stage.commit()
@@ -148,7 +148,7 @@ class _Job:
     measured: Feeds
     guessed: bool  # whether `measured` is noise, for want of data
     beside: Sequence[Path]  # files that hold the model's external data
-    interface: onnx.ModelProto
+    interface: verify.Interface
     macs: tuple[int, int]
     params: tuple[int, int]
     inputs: Sequence[InputSpec]
@@ -164,18 +164,16 @@ class _Job:
 
 def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job:
     listen("reading", 0, 1)
-    proto, beside = convert.read(model)
+    graph, beside, interface = model_file.open_graph(model)
     if convert.data_file(output).resolve() in {p.resolve() for p in beside}:
         raise UsageError(f"{output}: its weights would overwrite those of the input: give another name for the output")
-    with about(model):
-        graph = Graph(proto)
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and measured is not None:
         graph.assume({name: value.shape for name, value in next(measured.batches(1)).items()})
     found = _ignored(graph.sites(), options.ignore)
     macs, params = graph.macs(), graph.params()
     feeds = measured or noise(graph, options.seed)
-    return _Job(graph, found, fit, feeds, measured is None, beside, verify.interface(proto),
+    return _Job(graph, found, fit, feeds, measured is None, beside, interface,
                 (macs, macs), (params, params), graph.inputs(), graph.sizes)  # fmt: skip
 
 
@@ -295,11 +293,11 @@ def _tuned(
         raise UsageError("--max-drop is about class scores, which this model does not give: use --speedup or --macs")
 
     def fresh() -> tuple[Graph, Sequence[Found]]:
-        graph = Graph(convert.load(model), sizes)
+        graph = model_file.open_graph(model, sizes).graph
         return graph, _ignored(graph.sites(), options.ignore)
 
     def measure(graph: Graph) -> Evaluation:
-        runner = OpenVINO(graph.to_model().SerializeToString(), threads=options.threads)
+        runner = OpenVINO(graph.runnable(), threads=options.threads)
         return evaluate(reference, runner, job.measured, BATCH)
 
     assert options.target is not None
@@ -353,11 +351,11 @@ class _Checked:
     """What the verification of the written file found."""
 
     evaluation: Evaluation
-    runtimes: Agreement  # of OpenVINO and onnxruntime, on the rewritten model
+    runtimes: Agreement | None  # of OpenVINO and onnxruntime, on the rewritten model, where both read it
 
 
 def _verify(model: Path, written: Path, job: _Job, options: Options, listen: Listener) -> _Checked:
-    """Check the written ONNX, one model in memory at a time. Raises VerificationError."""
+    """Check the written model, one in memory at a time. Raises VerificationError."""
     listen("verifying", 0, 4)
     verify.check_file(written, job.interface, job.macs[1], job.graph.sizes)
     few = job.measured.take(range(min(AGREEMENT_SAMPLES, len(job.measured))))
@@ -369,19 +367,13 @@ def _verify(model: Path, written: Path, job: _Job, options: Options, listen: Lis
     outputs = stored(runner, few, BATCH)
     del runner, reference
     listen("verifying", 3, 4)
-    agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, BATCH).agreement
-    verify.check_agreement(agreement)
+    agreement = None
+    if written.suffix != model_file.IR:
+        agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, BATCH).agreement
+        verify.check_agreement(agreement)
     if not np.isfinite(evaluation.agreement.relative_error):
         raise VerificationError(f"output '{evaluation.agreement.worst_output}' of the rewritten model is not finite")
     return _Checked(evaluation, agreement)
-
-
-def _check_output(model: Path, output: Path) -> None:
-    """Raise UsageError for an output that is no model file or is the input itself."""
-    if output.suffix not in (".onnx", ".xml"):
-        raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
-    if output.exists() and model.exists() and output.samefile(model):
-        raise UsageError(f"{output} is the input itself: give another name for the output")
 
 
 class _Clock:
@@ -433,8 +425,8 @@ def _report(
             name: Verified(samples=agreement.samples, relative_error=agreement.relative_error,
                            top1_agreement=agreement.top1_agreement, kl=agreement.kl,
                            worst_output=agreement.worst_output),
-            "itself in onnxruntime": Verified(samples=checked.runtimes.samples,
-                                              relative_error=checked.runtimes.relative_error),
+            **({} if checked.runtimes is None else {"itself in onnxruntime": Verified(
+                samples=checked.runtimes.samples, relative_error=checked.runtimes.relative_error)}),
         },
         warnings=[*job.warnings, *checked.evaluation.warnings],
     )  # fmt: skip
