@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import onnx_graphsurgeon as gs
 import openvino as ov
+from openvino import opset13 as ops
 
 from ndpass.channel_walk import Labels
 from ndpass.errors import InputError
@@ -35,7 +36,7 @@ class OvGraph(Graph):
         self._in_place = in_place
         fold(self._model)
         graph, self._places = describe(self._model)
-        self._resized: set[str] = set()
+        self._pruned = False
         self._results = {port_name(r.output(0)): t.name
                          for r, t in zip(self._model.get_results(), graph.outputs, strict=True)}  # fmt: skip
         self._inner = [found for op in self._model.get_ops() for found in _inside(op)]
@@ -49,7 +50,7 @@ class OvGraph(Graph):
         return [*super().sites(), *self._inner]
 
     def _lowered(self) -> Lowered:
-        return lower(self._graph, self._places, self._model.clone(), self._resized)
+        return lower(self._graph, self._places, self._model.clone(), self._pruned)
 
     def _infer(self, sizes: Mapping[str, Shape], strict: bool) -> Inferred:
         now = self._lowered()
@@ -79,10 +80,11 @@ class OvGraph(Graph):
             parameter = known.get(name) if cut is None else None
             if parameter is None:
                 port = now.tensors[name]
-                parameter = ov.opset13.parameter(list(shapes[name]), port.get_element_type(), name)
+                parameter = ops.parameter(list(shapes[name]), port.get_element_type())
+                parameter.set_friendly_name(name)
                 port.replace(parameter.output(0))
             start.append(parameter)
-        results = [ov.opset13.result(now.tensors[self._results.get(name, name)]) for name in outputs]
+        results = [ops.result(now.tensors[self._results.get(name, name)]) for name in outputs]
         for name, result in zip(outputs, results, strict=True):
             result.set_friendly_name(f"{name}/sink_port_0")
         part = ov.Model(results, start, "segment")
@@ -90,21 +92,16 @@ class OvGraph(Graph):
         return part
 
     def keep_channels(self, group: Group, channels: Labels) -> None:
-        self._resized |= {node.name for node in group.nodes if node.op == "Flatten"}
+        self._pruned = True
         super().keep_channels(group, channels)
 
     def to_model(self) -> ov.Model:
         """The model as it is now; names, shapes and info of inputs, outputs and the model are the original's."""
         model = self._model if self._in_place else self._model.clone()
-        return lower(self._graph, self._places, model, self._resized).model
+        return lower(self._graph, self._places, model, self._pruned).model
 
     def runnable(self) -> ov.Model:
         return self.to_model() if not self._in_place else self._lowered().model
-
-    def copy(self) -> OvGraph:
-        other = cast(OvGraph, super().copy())
-        other._resized = set(self._resized)
-        return other
 
     def release(self) -> None:
         super().release()

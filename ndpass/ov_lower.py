@@ -6,7 +6,7 @@ model reads weights where they are; a tensor that was there keeps its names, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,36 +30,41 @@ class Lowered:
     tensors: dict[str, Any]
 
 
-def lower(graph: gs.Graph, places: Places, model: ov.Model, resized: Collection[str]) -> Lowered:
+def lower(graph: gs.Graph, places: Places, model: ov.Model, pruned: bool) -> Lowered:
     """Edit `model`, the one that was described or a clone of it, in place.
 
-    resized: names of the Flattens that give fewer columns than the model's.
+    pruned: whether tensors have fewer channels than in the model.
     """
-    return _Writer(graph, places, model, resized).run()
+    return _Writer(graph, places, model, pruned).run()
 
 
 class _Writer:
-    def __init__(self, graph: gs.Graph, places: Places, model: ov.Model, resized: Collection[str]) -> None:
-        self.graph, self.places, self.model, self.resized = graph, places, model, resized
+    def __init__(self, graph: gs.Graph, places: Places, model: ov.Model, pruned: bool) -> None:
+        self.graph, self.places, self.model, self.pruned = graph, places, model, pruned
         self.ops = model.get_ordered_ops()
         self.tensors = {name: self.ops[i].output(port) for name, (i, port) in places.tensors.items()}
         self.made: dict[int, Any] = {}  # new constant -> its port, for those that share it
+        self.settled: set[str] = set()  # operators whose shapes are those of the model as it will be
 
     def run(self) -> Lowered:
         for t in self.graph.inputs:
             if t.name not in self.places.tensors:  # a switch, of a network that is only probed
-                parameter = ops.parameter(list(t.shape), t.dtype, t.name)
+                parameter = ops.parameter(list(t.shape), t.dtype)
+                parameter.set_friendly_name(t.name)
                 self.model.add_parameters([parameter])
                 self.tensors[t.name] = parameter.output(0)
         for node in self.graph.nodes:
             if not self._as_it_was(node):
                 self._write(node)
+            if self.pruned:
+                for tensor in node.outputs:
+                    self._settle(self.tensors[tensor.name].get_node())
         self.model.validate_nodes_and_infer_types()
         return Lowered(self.model, self.tensors)
 
     def _as_it_was(self, node: gs.Node) -> bool:
         """Also where constants that it reads were replaced: these are put in here."""
-        if node.name in self.resized or node.name not in self.places.slots:
+        if node.name not in self.places.slots or (self.pruned and node.op == "Flatten"):
             return False
         if node.op in ("Conv", "Gemm") and node.name in self.places.layers:
             return self.places.layers[node.name] == layer(node)
@@ -81,6 +86,14 @@ class _Writer:
                 made.get_rt_info()[key] = value
             old.replace(out)
         self.tensors[node.outputs[0].name] = out
+
+    def _settle(self, op: ov.Node) -> None:
+        """Infer shapes anew up to this operator: a new one is refused where its inputs have still those of before."""
+        if op.get_name() not in self.settled:
+            for port in op.input_values():
+                self._settle(port.get_node())
+            op.validate_and_infer_types()
+            self.settled.add(op.get_name())
 
     def _read(self, tensor: gs.Tensor) -> Any:
         if isinstance(tensor, gs.Constant) and tensor.name not in self.places.tensors:
