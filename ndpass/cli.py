@@ -19,7 +19,7 @@ import typer
 
 from ndpass import __version__, terminal
 from ndpass.arguments import height_width, parse_bytes, passes_and_budget, sizes_of, target_of
-from ndpass.errors import NdpassError, UsageError, about
+from ndpass.errors import NdpassError, UsageError
 from ndpass.progress import progress
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 PREPROCESS_HELP = "imagenet, caffe, cifar10, digits, or size=..,crop=..,mean=..,std=..,scale=..,color=..,layout=.."
 
-Model = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
+Model = Annotated[Path, typer.Argument(help="an ONNX file or OpenVINO IR (.xml)", show_default=False)]
 Preprocess = Annotated[str | None, typer.Option(help=PREPROCESS_HELP, metavar="SPEC")]
 Samples = Annotated[int | None, typer.Option(min=1, help="use this many samples, drawn with the seed; default: all")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: what the runtime picks")]
@@ -113,7 +113,8 @@ def _root(
 @app.command()
 def run(
     model: Annotated[
-        Path | None, typer.Argument(help="an ONNX file; left out: a small digits model, at half its MACs")
+        Path | None,
+        typer.Argument(help="an ONNX file or OpenVINO IR (.xml); left out: a small digits model, at half its MACs"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="OUT.onnx or OUT.xml (OpenVINO IR)", metavar="FILE")
@@ -182,6 +183,9 @@ def run(
     ] = None,
     memory: Annotated[str, typer.Option(help="activations that calibration keeps, at most, as 512MB or 4GB")] = "1GB",
     resume: Annotated[bool, typer.Option("--resume", help="go on where a calibrated run was cut off")] = False,
+    compress_to_fp16: Annotated[
+        bool, typer.Option("--compress-to-fp16", help="store the weights of OUT.xml in half precision")
+    ] = False,
     json: Json = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -198,7 +202,7 @@ def run(
     With --int8 layers are chosen by their latency in int8, the metric is that of the quantised result beside the
     original as it is, and original and result are reported in both precisions.
     """
-    from ndpass import pipeline
+    from ndpass import model_file, pipeline
     from ndpass.convert import check_served, check_writable, serve, write_text
     from ndpass.latency_cache import cache_folder
 
@@ -219,7 +223,9 @@ def run(
         model = digits.model_path()
     elif preprocess and not (calibration or validation):
         raise UsageError("--preprocess is about data: give --calibration or --validation PATH too")
-    output = output or Path(f"{model.stem}.ndpass.{'xml' if int8 else 'onnx'}")
+    output = output or model_file.default_output(model, int8)
+    if compress_to_fp16 and output.suffix != model_file.IR:
+        raise UsageError(f"--compress-to-fp16 is about OpenVINO IR: give an .xml as output, not {output}")
     for path in (json, save_plan):
         if path:
             check_writable(path, model, output)
@@ -228,7 +234,7 @@ def run(
     options = pipeline.Options(
         rules, budget, ignore or (), fit, measured, threads, seed, parse_bytes(memory), resume,
         target_of(precision.value if precision else None, threads, device, budget, int8=int8), batch, cache_folder(),
-        plan, save_plan, metric, int8,
+        plan, save_plan, metric, int8, compress_to_fp16,
     )  # fmt: skip
     with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
@@ -254,12 +260,11 @@ def inspect(
     """
     import json as jsonlib
 
-    from ndpass.convert import load, write_text
-    from ndpass.graph import Graph
+    from ndpass.convert import write_text
     from ndpass.inspection import inspect as rows_of
+    from ndpass.model_file import open_graph
 
-    with about(model):
-        graph = Graph(load(model))
+    graph = open_graph(model).graph
     if size is not None:
         graph.assume(sizes_of(graph.inputs(), size))
     rows = list(rows_of(graph))

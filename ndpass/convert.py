@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from onnx.external_data_helper import (
 from ndpass.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    import openvino as ov
+    pass
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
@@ -46,8 +45,6 @@ def read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix == ".xml":
-        raise InputError(f"{path}: OpenVINO IR cannot be read yet: give the ONNX model that it was made from")
     try:
         onnx.checker.check_model(str(path))
         model = onnx.load(path, load_external_data=False)
@@ -110,10 +107,14 @@ def _finite(array: NDArray[np.floating], weight: bool) -> bool:
 
 @dataclass(frozen=True)
 class Staged:
-    """A file being written: `path` is where to write it, in a hidden folder beside its final place."""
+    """A file being written: `path` is where to write it, in a hidden folder beside its final place.
+
+    compress: whether IR is to have its weights in float16.
+    """
 
     path: Path
     target: Path
+    compress: bool = False
 
     @property
     def onnx(self) -> Path:
@@ -122,9 +123,9 @@ class Staged:
 
     def finish(self) -> None:
         """Make the IR from the ONNX model if an IR was asked for and is not there yet; the ONNX model then goes."""
-        if self.path.suffix == ".xml":
+        if self.path.suffix == ".xml" and self.onnx.exists():
             if not self.path.exists():
-                save_ir(self.onnx, self.path)
+                save_ir(self.onnx, self.path, self.compress)
             for part in list(self.path.parent.iterdir()):
                 if part.name.startswith(self.onnx.name):
                     part.unlink()
@@ -148,7 +149,7 @@ class Staged:
 
 
 @contextmanager
-def staged(target: Path) -> Iterator[Staged]:
+def staged(target: Path, compress: bool = False) -> Iterator[Staged]:
     """A staging folder beside `target`, removed at the end whatever happens.
 
     Raises OutputError at once where the folder is missing or cannot be written, and later where the disk is full.
@@ -160,7 +161,7 @@ def staged(target: Path) -> Iterator[Staged]:
     except OSError as e:
         raise OutputError(f"{target}: cannot write into {target.parent.resolve()}: {e.strerror}") from e
     try:
-        yield Staged(folder / target.name, target)
+        yield Staged(folder / target.name, target, compress)
     except OSError as e:
         raise OutputError(f"{target}: cannot be written: {e.strerror or e}") from e
     finally:
@@ -210,17 +211,14 @@ def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
     onnx.save(model, path)
 
 
-def save_ir(model: Path | ov.Model, path: Path) -> None:
-    """Write an ONNX file or a model in memory as IR at `path` (.xml, .bin beside it); weights keep their type."""
-    import openvino as ov
+def save_ir(model: Path, path: Path, compress: bool = False) -> None:
+    """Convert the ONNX file `model` to OpenVINO IR at `path` (.xml, .bin beside it).
 
-    from ndpass.runtime import last_words
+    Weights keep their type unless `compress`, which stores float32 as float16.
+    """
+    from ndpass.ir import convert_onnx
 
-    converted = ov.Core().read_model(model) if isinstance(model, Path) else model
-    try:
-        ov.save_model(converted, path, compress_to_fp16=False)
-    except RuntimeError as e:  # OpenVINO writes with C++ streams, which do not say why they fail
-        raise OSError(errno.EIO, f"OpenVINO cannot write it, is the disk full? ({last_words(str(e))})") from e
+    convert_onnx(model, path, compress)
 
 
 def check_served(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,13 +14,16 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from ndpass.calibration.feeds import InputSpec
 from ndpass.channel_walk import Labels
-from ndpass.conv import Block, Sum
+from ndpass.conv import Block, Conv, Sum
 from ndpass.emit import Emitter
 from ndpass.groups import Group, input_group, keep
 from ndpass.names import Names, all_nodes, tensor_names
 from ndpass.normalise import import_graph, normalise
 from ndpass.shapes import Inferred, Shape, count_macs, inference, node_macs
 from ndpass.sites import WEIGHTED, Found, Site, Skipped, read
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 __all__ = ["DEFAULT_HW", "WEIGHTED", "Found", "Graph", "Site", "Skipped"]
 
@@ -34,11 +39,14 @@ class Graph:
 
     def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, Shape] | None = None) -> None:
         self._shell = _shell(model)
-        self._graph = normalise(import_graph(model))
+        self._begin(normalise(import_graph(model)), sizes)
+
+    def _begin(self, graph: gs.Graph, sizes: Mapping[str, Shape] | None) -> None:
+        self._graph = graph
         self._names = Names(tensor_names(self._graph) | {n.name for n in all_nodes(self._graph)})
         self._written: dict[str, str] = {}  # node -> the site that `splice` put it in the place of
         self.dynamic_hw = any(not isinstance(d, int) for t in self._graph.inputs for d in (t.shape or ())[1:])
-        self._declared = inference(self._graph, {})
+        self._declared = self._infer({}, True)
         # what nobody asked for proves nothing: a model may well be too large for an open axis taken as 1
         self._count_at(sizes or {t.name: _concrete(t.shape) for t in self._graph.inputs if t.shape is not None}, False)
 
@@ -55,8 +63,11 @@ class Graph:
         """What is known of the graph as it is now, at `sizes` or at another batch; inferred once between changes."""
         if batch not in self._known:
             sizes = self.sizes if batch is None else {name: (batch, *s[1:]) for name, s in self.sizes.items()}
-            self._known[batch] = inference(self._graph, sizes, self._strict)
+            self._known[batch] = self._infer(sizes, self._strict)
         return self._known[batch]
+
+    def _infer(self, sizes: Mapping[str, Shape], strict: bool) -> Inferred:
+        return inference(self._graph, sizes, strict)
 
     def inputs(self) -> list[InputSpec]:
         """What the model takes; None stands for a dynamic axis."""
@@ -111,15 +122,13 @@ class Graph:
         needed = {t.name: None for node in self._graph.nodes[index:] for t in _reads(node) if id(t) in made}
         return tuple(needed)
 
-    def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes:
-        """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), as ONNX.
+    def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes | ov.Model:
+        """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), to be run.
 
         Its shapes are fixed at `batch` samples.
         """
         shapes, types, tensors = self.shapes(batch), self._inferred(batch).types, self._graph.tensors()
-        start = [tensors[name] for name in cut] if cut is not None else list(self._graph.inputs)
-        stop = {id(t) for t in start}
-        nodes = _upstream([tensors[name] for name in outputs], stop)
+        start, nodes = self._part(outputs, cut)
         used = {id(t) for node in nodes for t in _reads(node)}
         part = onnx.helper.make_graph(
             [OnnxExporter.export_node(n) for n in self._graph.nodes if id(n) in {id(m) for m in nodes}],
@@ -132,6 +141,18 @@ class Graph:
         opsets = self._graph.import_domains
         model = onnx.helper.make_model(part, opset_imports=opsets, ir_version=max(self._shell.ir_version, 4))
         return bytes(model.SerializeToString())
+
+    def _part(self, outputs: Sequence[str], cut: Sequence[str] | None) -> tuple[list[gs.Tensor], list[gs.Node]]:
+        """Where the part of the graph that computes `outputs` from `cut` may begin, and its nodes."""
+        tensors = self._graph.tensors()
+        start = [tensors[name] for name in cut] if cut is not None else list(self._graph.inputs)
+        return start, _upstream([tensors[name] for name in outputs], {id(t) for t in start})
+
+    def _read_by(self, outputs: Sequence[str], cut: Sequence[str] | None) -> list[str]:
+        """What of `cut` (None: the inputs) the computation of `outputs` reads."""
+        start, nodes = self._part(outputs, cut)
+        used = {id(t) for node in nodes for t in _reads(node)} | {id(self._graph.tensors()[name]) for name in outputs}
+        return [str(t.name) for t in start if id(t) in used]
 
     def _node(self, site: Site) -> gs.Node:
         return next(n for n in self._graph.nodes if n.name == site.name)
@@ -163,6 +184,29 @@ class Graph:
         # not sorted anew: calibration cuts the graph between sites, so that their order must stay
         self._graph.nodes[index:index] = emit.nodes
         self._written |= {n.name: site.name for n in emit.nodes}
+        self._known.clear()
+
+    def copy(self) -> Graph:
+        """A graph that can be edited apart from this one; weights are shared."""
+        other = copy.copy(self)
+        other._graph, other._names, other._written = self._graph.copy(), copy.deepcopy(self._names), {**self._written}
+        other._known = {}
+        return other
+
+    def perturb(self, site: Site, by: Conv, switch: str) -> None:
+        """Let the site's output y become y + a by(y); a is a new input of the model, named `switch`, of one element."""
+        node = self._node(site)
+        y, index, dtype = node.outputs[0], _index(self._graph.nodes, node) + 1, np.dtype(node.inputs[1].dtype)
+        raw, scaled = (gs.Variable(self._names.fresh(f"{switch}.{role}"), dtype) for role in ("raw", "scaled"))
+        strength = gs.Variable(switch, dtype, [1])
+        node.outputs = [raw]
+        emit = Emitter(switch, node.op, dtype, "Add", self._names)
+        emit(by, raw)
+        lost = emit.nodes[-1].outputs[0]
+        behind = [gs.Node("Mul", f"{switch}.mul", {}, [lost, strength], [scaled]),
+                  gs.Node("Add", f"{switch}.add", {}, [raw, scaled], [y])]  # fmt: skip
+        self._graph.nodes[index:index] = [*emit.nodes, *behind]
+        self._graph.inputs.append(strength)
         self._known.clear()
 
     def _take_out(self, node: gs.Node) -> int:
@@ -208,8 +252,12 @@ class Graph:
         self._graph.cleanup(remove_unused_graph_inputs=False).toposort()
         self._known.clear()
 
-    def to_model(self) -> onnx.ModelProto:
-        """The model as it is now, with the original's metadata; weights are copied."""
+    def runnable(self) -> bytes | ov.Model:
+        """The model as it is now, for a runtime."""
+        return bytes(self.to_model().SerializeToString())
+
+    def to_model(self) -> Any:
+        """The model as it is now, of the kind that was given, with the original's metadata; weights are copied."""
         model: onnx.ModelProto = gs.export_onnx(self._graph, ir_version=self._shell.ir_version)
         model.ir_version = max(self._shell.ir_version, 4)  # before 4 every initializer had to be listed as an input
         for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from ndpass import __version__, convert, verify
+from ndpass import __version__, model_file, verify
 from ndpass.bench import environment
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
-from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError, about
+from ndpass.convert import Staged, data_file, staged, stored_bytes
+from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError
 from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.graph import Found, Graph, Site
+from ndpass.ir import write_ir
 from ndpass.judge import BATCH, Judge, OwnMetric, drop_of
 from ndpass.outcome import Compared, compare, timed
 from ndpass.passes import Pass
@@ -54,7 +55,8 @@ class Options:
 
     memory: bytes of activations that are kept; target: what latencies are measured for; cache: folder of those measured
     before; batch: of the target, the model's own or 1 if left out; plan: a file whose choices are applied in the place
-    of a budget; save_plan: where they are written to; metric: of one's own (`ndpass.judge`); int8: quantise the result.
+    of a budget; save_plan: where they are written to; metric: of one's own (`ndpass.judge`); int8: quantise the result;
+    compress: store the weights of IR in float16.
     """
 
     passes: Sequence[Pass]
@@ -73,20 +75,21 @@ class Options:
     save_plan: Path | None = None
     metric: OwnMetric | None = None
     int8: bool = False
+    compress: bool = False
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
-    """Rewrite the ONNX file `model` into `output` (.onnx or .xml) and verify what was written.
+    """Rewrite the file `model` (.onnx or .xml) into `output` (.xml, or .onnx from one) and verify what was written.
 
     Raises UsageError, InputError, BudgetError or VerificationError; then nothing is at `output` that was not before.
     """
-    _check_output(model, output, options)
+    model_file.check_output(model, output, options.int8)
     clock = _Clock()
     checkpoint = Checkpoint.beside(output) if options.calibration else None
     if options.resume and checkpoint is None:
         raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
     check_data(options.passes, options.calibration is not None)
-    with convert.staged(output) as stage, _kept_if_cut_off(checkpoint):
+    with staged(output, options.compress) as stage, _kept_if_cut_off(checkpoint):
         job = _read(model, output, options, listen)
         options = replace(options, target=_target(job, options))
         _check_budget(job, options)
@@ -95,22 +98,22 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
             listen("writing", 0, 1)
             rewritten = job.graph.to_model()
             job.release()
-            convert.save(rewritten, stage.onnx, as_external=bool(job.beside))
+            written = model_file.write(rewritten, stage, model, as_external=bool(job.beside))
             del rewritten
         with clock("verify"):
-            checked = _verify(stage.onnx, job, options, listen)
+            checked = _verify(written, job, options, listen)
             variants: list[Variant] = []
             latency: Latency | None
             if options.int8:
-                compared = _quantised(model, stage, job, options, checked, listen)
+                compared = _quantised(model, written, stage, job, options, checked, listen)
                 variants, latency = compared.rows, compared.latency
                 _check_slower(compared.slower, job, options.budget)
                 checked = replace(checked, evaluation=compared.evaluation)
             else:
-                latency = _latency(model, stage.onnx, job, options, listen)
+                latency = _latency(model, written, job, options, listen)
             stage.finish()
             _check_drop(checked.evaluation, options.budget)
-        sizes = sum(p.stat().st_size for p in (model, *job.beside)), convert.stored_bytes(stage.path)
+        sizes = sum(p.stat().st_size for p in (model, *job.beside)), stored_bytes(stage.path)
         stage.commit()
     if options.save_plan and options.target:
         plan_of(layers, options.passes, digest_file(model, *job.beside), options.budget.to_json(),
@@ -165,7 +168,7 @@ class _Job:
     guessed: bool  # whether `measured` is noise, for want of data
     judge: Judge
     beside: Sequence[Path]  # files that hold the model's external data
-    interface: onnx.ModelProto
+    interface: verify.Interface
     macs: tuple[int, int]
     params: tuple[int, int]
     inputs: Sequence[InputSpec]
@@ -181,11 +184,9 @@ class _Job:
 
 def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job:
     listen("reading", 0, 1)
-    proto, beside = convert.read(model)
-    if convert.data_file(output).resolve() in {p.resolve() for p in beside}:
+    graph, beside, interface = model_file.open_graph(model)
+    if data_file(output).resolve() in {p.resolve() for p in beside}:
         raise UsageError(f"{output}: its weights would overwrite those of the input: give another name for the output")
-    with about(model):
-        graph = Graph(proto)
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and measured is not None:
         graph.assume({name: value.shape for name, value in next(measured.batches(1)).items()})
@@ -193,7 +194,7 @@ def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job
     macs, params = graph.macs(), graph.params()
     feeds = measured or noise(graph, options.seed)
     judge = Judge(model, feeds, options.threads, options.metric)
-    return _Job(graph, found, fit, feeds, measured is None, judge, beside, verify.interface(proto),
+    return _Job(graph, found, fit, feeds, measured is None, judge, beside, interface,
                 (macs, macs), (params, params), graph.inputs(), graph.sizes)  # fmt: skip
 
 
@@ -315,15 +316,14 @@ def _tuned(
         )
 
     def fresh() -> tuple[Graph, Sequence[Found]]:
-        graph = Graph(convert.load(model), sizes)
+        graph = model_file.open_graph(model, sizes).graph
         return graph, _ignored(graph.sites(), options.ignore)
 
     def measure(graph: Graph) -> Evaluation:
-        rewritten = graph.to_model().SerializeToString()
         if not options.int8:
-            return job.judge(rewritten)
+            return job.judge(graph.runnable())
         assert job.fit is not None
-        return job.judge(quantise(rewritten, job.fit, job.inputs), "int8")
+        return job.judge(quantise(graph.runnable(), job.fit, job.inputs), "int8")
 
     assert options.target is not None
     tuner = Tuner(fresh, [s.name for s in sites], options.passes, options.budget, options.target, options.cache,
@@ -367,21 +367,24 @@ def _latency(model: Path, written: Path, job: _Job, options: Options, listen: Li
 
 
 def _quantised(
-    model: Path, stage: convert.Staged, job: _Job, options: Options, checked: _Checked, listen: Listener
+    model: Path, written: Path, stage: Staged, job: _Job, options: Options, checked: _Checked, listen: Listener
 ) -> Compared:
-    """Write the result in int8; what the four models that there are now come to."""
+    """Put the int8 result into the place of `written`; what the four models that there are then come to."""
     assert job.fit is not None
     assert options.target is not None
-    listen("quantising", 0, 2)
-    with tempfile.TemporaryDirectory() as folder:
-        original = Path(folder, "original.xml")
-        convert.save_ir(quantise(model, job.fit, job.inputs), original)
+    feed = feed_of(job.inputs, job.sizes, options.target)
+    with tempfile.TemporaryDirectory(dir=stage.path.parent) as folder:
+        original, result = (Path(folder, f"{name}.xml") for name in ("original", "result"))
+        listen("quantising", 0, 2)
+        write_ir(quantise(model, job.fit, job.inputs), original, False)
         listen("quantising", 1, 2)
-        convert.save_ir(quantise(stage.onnx, job.fit, job.inputs), stage.path)
+        write_ir(quantise(written, job.fit, job.inputs), result, stage.compress)
         listen("timing the result", 0, 1)
-        feed, target = feed_of(job.inputs, job.sizes, options.target), options.target
-        plain, quantised = (model, stage.onnx), (original, stage.path)
-        return compare(plain, quantised, checked.evaluation, job.judge, target, feed)
+        plain, quantised = (model, written), (original, result)
+        found = compare(plain, quantised, checked.evaluation, job.judge, options.target, feed)
+        for end in (".xml", ".bin"):
+            result.with_suffix(end).replace(stage.path.with_suffix(end))
+    return found
 
 
 def _check_slower(sentence: str, job: _Job, budget: Budget) -> None:
@@ -406,11 +409,11 @@ class _Checked:
     """What the verification of the written file found."""
 
     evaluation: Evaluation
-    runtimes: Agreement  # of OpenVINO and onnxruntime, on the rewritten model
+    runtimes: Agreement | None  # of OpenVINO and onnxruntime, on the rewritten model, where both read it
 
 
 def _verify(written: Path, job: _Job, options: Options, listen: Listener) -> _Checked:
-    """Check the written ONNX, one model in memory at a time. Raises VerificationError."""
+    """Check the written model, one in memory at a time. Raises VerificationError."""
     listen("verifying", 0, 4)
     verify.check_file(written, job.interface, job.macs[1], job.graph.sizes)
     few = job.measured.take(range(min(AGREEMENT_SAMPLES, len(job.measured))))
@@ -421,21 +424,13 @@ def _verify(written: Path, job: _Job, options: Options, listen: Listener) -> _Ch
     outputs = stored(runner, few, BATCH)
     del runner
     listen("verifying", 3, 4)
-    agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, BATCH).agreement
-    verify.check_agreement(agreement)
+    agreement = None
+    if written.suffix != model_file.IR:
+        agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, BATCH).agreement
+        verify.check_agreement(agreement)
     if not np.isfinite(evaluation.agreement.relative_error):
         raise VerificationError(f"output '{evaluation.agreement.worst_output}' of the rewritten model is not finite")
     return _Checked(evaluation, agreement)
-
-
-def _check_output(model: Path, output: Path, options: Options) -> None:
-    """Raise UsageError for an output that is no model file, not of the kind asked for, or is the input itself."""
-    if output.suffix not in (".onnx", ".xml"):
-        raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
-    if options.int8 and output.suffix != ".xml":
-        raise UsageError(f"{output}: --int8 is written as OpenVINO IR: give -o {output.stem}.xml")
-    if output.exists() and model.exists() and output.samefile(model):
-        raise UsageError(f"{output} is the input itself: give another name for the output")
 
 
 class _Clock:
@@ -490,8 +485,8 @@ def _report(
             name: Verified(samples=agreement.samples, relative_error=agreement.relative_error,
                            top1_agreement=agreement.top1_agreement, kl=agreement.kl,
                            worst_output=agreement.worst_output),
-            "itself in onnxruntime": Verified(samples=checked.runtimes.samples,
-                                              relative_error=checked.runtimes.relative_error),
+            **({} if checked.runtimes is None else {"itself in onnxruntime": Verified(
+                samples=checked.runtimes.samples, relative_error=checked.runtimes.relative_error)}),
         },
         warnings=[*job.warnings, *checked.evaluation.warnings],
     )  # fmt: skip

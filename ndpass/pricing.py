@@ -19,7 +19,7 @@ from ndpass.conv import Block
 from ndpass.errors import UsageError
 from ndpass.graph import Graph, Site
 from ndpass.planner import Candidate, pareto, seconds_of
-from ndpass.runtime import Feed, static_batch
+from ndpass.runtime import Feed, Runnable, static_batch
 from ndpass.shapes import Shape
 from ndpass.target import Latencies, Target, inference, node_seconds
 
@@ -80,13 +80,15 @@ def priced(
         rows = None if site.outline.kernel else site.rows * target.batch
         times = latencies.of([block_of(site, c) for c in few], site.in_hw or (), rows)
         small[site.name] = [replace(c, seconds=t) for c, t in zip(few, times, strict=True)]
-    model, feed = whole(graph), feed_of(graph.inputs(), graph.sizes, target)
+    model, feed = graph.runnable(), feed_of(graph.inputs(), graph.sizes, target)
     clock = float(np.median(time_in_turns([inference(model, target, feed)], seconds=SECONDS, min_rounds=ROUNDS)[0]))
     in_place = layer_seconds(model, target, feed, list(small), clock)
     return Table({n: corrected(ways, in_place[n]) for n, ways in small.items()}, clock, in_place)
 
 
-def layer_seconds(model: bytes, target: Target, feed: Feed, names: Collection[str], clock: float) -> dict[str, float]:
+def layer_seconds(
+    model: Runnable, target: Target, feed: Feed, names: Collection[str], clock: float
+) -> dict[str, float]:
     """Seconds of each layer inside the model; together no more than `clock`: counters have a cost of their own."""
     found = node_seconds(model, target, feed, names)
     shown = sum(found.values())
@@ -97,11 +99,6 @@ def corrected(ways: Sequence[Candidate], in_place: float) -> list[Candidate]:
     """The candidates of a layer that takes `in_place` seconds as it is, the ratios between them as they were."""
     ratio = float(np.clip(in_place / seconds_of(ways[0]), *CORRECTION)) if in_place > 0 else 1.0
     return [replace(c, seconds=ratio * seconds_of(c)) for c in ways]
-
-
-def whole(graph: Graph) -> bytes:
-    """The model as it is now, for a runtime."""
-    return bytes(graph.to_model().SerializeToString())
 
 
 def feed_of(specs: Sequence[InputSpec], sizes: Mapping[str, Shape], target: Target) -> Feed:

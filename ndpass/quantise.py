@@ -33,8 +33,8 @@ def check_nncf() -> None:
         raise UsageError(f"--int8 quantises with NNCF, which is not there ({e}): pip install 'ndpass[int8]'") from e
 
 
-def quantise(model: Path | bytes, feeds: Feeds, inputs: Sequence[InputSpec]) -> ov.Model:
-    """The model (an ONNX file, its bytes, or IR) in int8 by NNCF, with ranges from SAMPLES of `feeds`, evenly spread.
+def quantise(model: Path | bytes | ov.Model, feeds: Feeds, inputs: Sequence[InputSpec]) -> ov.Model:
+    """The model (a file, ONNX in bytes, or in memory) in int8 by NNCF, with ranges from SAMPLES evenly spread samples.
 
     inputs: what the model takes. Constants are folded first: NNCF looks for the channels of a depthwise weight on the
     axis where they are then.
@@ -44,7 +44,7 @@ def quantise(model: Path | bytes, feeds: Feeds, inputs: Sequence[InputSpec]) -> 
     import openvino as ov
 
     with blaming("the model that is to be quantised: OpenVINO cannot read it"):
-        read = ov.Core().read_model(model)
+        read = model.clone() if isinstance(model, ov.Model) else ov.Core().read_model(model)
     fold(read)
     order = [port_name(port) for port in read.inputs]
     batch = static_batch(inputs)

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ndpass.calibration.feeds import InputSpec
 
+Runnable: TypeAlias = "bytes | ov.Model"  # an ONNX model in one message, or OpenVINO's own
 Feed = dict[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
 Shapes = Callable[[tuple["InputSpec", ...]], Mapping[str, Sequence[int]]]

@@ -27,7 +27,7 @@ from ndpass.latency_model import filled
 from ndpass.pairs import Forest
 from ndpass.passes import Pass
 from ndpass.planner import Choice, Fronts, damage, least_damage, pareto, seconds_of, separate
-from ndpass.pricing import CORRECTION, ROUNDS, SECONDS, Table, feed_of, kind, layer_seconds, whole
+from ndpass.pricing import CORRECTION, ROUNDS, SECONDS, Table, feed_of, kind, layer_seconds
 from ndpass.rewriting import channel_group
 from ndpass.target import Target, inference
 
@@ -145,8 +145,8 @@ class Search:
         """The plan on a stand-in, in turns with the original, and layer by layer."""
         graph = self.fresh()
         feed = feed_of(graph.inputs(), graph.sizes, self.target)
-        before = inference(whole(graph), self.target, feed)
-        model = whole(self.stand_in(graph, plan))
+        before = inference(graph.runnable(), self.target, feed)
+        model = self.stand_in(graph, plan).runnable()
         after = inference(model, self.target, feed)
         a, b = time_in_turns([before, after], seconds=SECONDS, min_rounds=ROUNDS)
         speedups = [x / y for x, y in zip(a, b, strict=True)]

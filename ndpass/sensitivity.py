@@ -22,18 +22,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
 
 from ndpass.calibration.collect import Data
 from ndpass.calibration.feeds import InputSpec
-from ndpass.conv import Array
+from ndpass.conv import Array, Conv
 from ndpass.evaluate import Agreement, compare, stored
 from ndpass.graph import Graph, Site
 from ndpass.runtime import Feed, OpenVINO, Outputs
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 ERRORS = (0.05, 0.2)  # relative errors of the response that are injected
 PASSES_OVER_DATA = 2.0  # what all slopes together may cost, in forward passes over the calibration images
@@ -141,45 +142,19 @@ def switch(number: int) -> str:
     return f"ndpass.switch{number}"
 
 
-def probed(graph: Graph, sites: Sequence[Site], probes: Mapping[str, Probe], batch: int) -> bytes:
+def probed(graph: Graph, sites: Sequence[Site], probes: Mapping[str, Probe], batch: int) -> bytes | ov.Model:
     """The network with a probe behind every site and an input for each; a copy that is only ever run."""
-    model = onnx.ModelProto.FromString(graph.segment(graph.outputs(), None, batch))
-    made = {name: node for node in model.graph.node for name in node.output}
-    kinds = {t.name: helper.tensor_dtype_to_np_dtype(t.data_type) for t in model.graph.initializer}
-    behind: dict[str, list[onnx.NodeProto]] = {}
+    copy = graph.copy()
     for i, site in enumerate(sites):
-        y = graph.output_of(site)
-        node, raw = made[y], f"{y}/ndpass.raw"
-        node.output[list(node.output).index(y)] = raw
-        behind[raw], weights = _subtract(probes[site.name], site, i, raw, y, kinds[node.input[1]])
-        model.graph.initializer.extend(weights)
-        kind = helper.np_dtype_to_tensor_dtype(kinds[node.input[1]])
-        model.graph.input.append(helper.make_tensor_value_info(switch(i), kind, [1]))
-    nodes = [n for node in model.graph.node for n in (node, *(b for o in node.output for b in behind.get(o, ())))]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return bytes(model.SerializeToString())
+        copy.perturb(site, _subtracted(probes[site.name], site), switch(i))
+    return copy.segment(copy.outputs(), None, batch)
 
 
-def _subtract(
-    one: Probe, site: Site, i: int, raw: str, y: str, kind: np.dtype[Any]
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Nodes and weights for y = raw − a P(raw − ȳ), a the switch."""
-    weight, bias, lost, scaled = (f"{switch(i)}.{name}" for name in ("weight", "bias", "lost", "scaled"))
-    P, offset = -one.projection.astype(kind), (one.projection @ one.mean).astype(kind)
-    if site.op == "Conv":
-        P = P.reshape(*P.shape, *(1,) * len(site.outline.kernel))
-        nodes = [helper.make_node("Conv", [raw, weight, bias], [lost])]
-    else:  # P is symmetric
-        nodes = [
-            helper.make_node("MatMul", [raw, weight], [f"{lost}.product"]),
-            helper.make_node("Add", [f"{lost}.product", bias], [lost]),
-        ]
-    nodes += [
-        helper.make_node("Mul", [lost, switch(i)], [scaled]),
-        helper.make_node("Add", [raw, scaled], [y]),
-    ]
-    return nodes, [numpy_helper.from_array(P, weight), numpy_helper.from_array(offset, bias)]
+def _subtracted(one: Probe, site: Site) -> Conv:
+    """−P(y − ȳ) as a pointwise layer of the site's kind."""
+    P = -one.projection.astype(np.float32)
+    weight = P.reshape(*P.shape, *(1,) * len(site.outline.kernel))
+    return Conv(weight, (one.projection @ one.mean).astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -96,17 +96,25 @@ def _refuse(node: gs.Node) -> str | None:
     """Why this node is no site, from its inputs and attributes alone."""
     if node.op == "ConvTranspose":
         return "transposed convolution"
+    if any(_made_by(t, "Dequantize") for t in node.inputs[1:]):
+        return "its weights are quantised already: run ndpass before quantising"
     if not all(is_weight(t) or t.is_empty() for t in node.inputs[1:]):
         return "weights are computed at run time"
     if node.inputs[1].dtype not in (np.float16, np.float32, np.float64):
         return f"weights of type {node.inputs[1].dtype}"
     if isinstance(node.inputs[0], gs.Constant):
         return "its input is constant"
+    if _made_by(node.inputs[0], "FakeQuantize"):
+        return "its input is quantised already: run ndpass before quantising"
     if node.op == "Gemm" and (node.attrs.get("transA", 0) or not _row_bias(node)):
         return "Gemm with a transposed input or a bias that is not one number an output"
     if node.op == "MatMul" and len(node.inputs[1].shape) != 2:
         return "the weight is not a matrix"
     return None
+
+
+def _made_by(tensor: gs.Tensor, op: str) -> bool:
+    return any(node.op == op for node in tensor.inputs)
 
 
 def _row_bias(gemm: gs.Node) -> bool:

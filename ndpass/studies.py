@@ -17,17 +17,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from ndpass import __version__
 from ndpass.calibration.collect import Frontier
 from ndpass.calibration.feeds import Feeds, InputSpec
 from ndpass.calibration.moments import Moments
 from ndpass.candidates import block_of, is_pinned, spread, ways
-from ndpass.convert import load
-from ndpass.errors import InputError, about
+from ndpass.errors import InputError
 from ndpass.evaluate import Evaluation, evaluate, stored
 from ndpass.graph import Graph, Site
+from ndpass.model_file import open_graph
 from ndpass.passes import ChannelPruning, Pass, Setting
 from ndpass.pipeline import HELD_OUT
 from ndpass.planner import Budget, Candidate, Choice
@@ -114,7 +112,7 @@ class Depth:
 
 def layer_slopes(model: Path, options: Options, listen: Step = lambda *_: None) -> list[Slope]:
     """A row for each layer, on all calibration data. Raises InputError where there is no layer."""
-    graph, _, fit, _ = _opened(model, replace(options, validation=options.calibration))
+    graph, fit, _ = _opened(model, replace(options, validation=options.calibration))
     sites = _sites(model, graph, options.passes)
     calibration = Calibration.of(graph, sites, fit, options.threads, options.seed, MEMORY)
     found = slopes(graph, sites, calibration.responses, calibration.data, listen)
@@ -129,7 +127,6 @@ def layer_slopes(model: Path, options: Options, listen: Step = lambda *_: None) 
 class Subject:
     """A network that is taken apart: the original, the data that rewrites are fitted to and the yardstick."""
 
-    proto: onnx.ModelProto
     graph: Graph  # as it is; rewritten are others
     sites: list[Site]
     passes: Sequence[Pass]
@@ -139,10 +136,10 @@ class Subject:
     @classmethod
     def open(cls, model: Path, options: Options) -> Subject:
         """Runs the original once over all data. Raises InputError where no layer can be rewritten."""
-        graph, proto, fit, measured = _opened(model, options)
+        graph, fit, measured = _opened(model, options)
         sites = _sites(model, graph, options.passes)
         calibration = Calibration.of(graph, sites, fit, options.threads, options.seed, MEMORY)
-        return cls(proto, graph, sites, options.passes, calibration, Yardstick(graph, measured, options.threads))
+        return cls(graph, sites, options.passes, calibration, Yardstick(graph, measured, options.threads))
 
     def ranks(self) -> Iterator[Rank]:
         """Layer by layer, pass by pass, setting by setting; each fitted to the original's own activations."""
@@ -211,7 +208,7 @@ class Subject:
 
     def _fresh(self) -> tuple[Graph, dict[str, Site]]:
         """The original anew, to be rewritten, and its sites."""
-        graph = Graph(self.proto, self.graph.sizes)
+        graph = self.graph.copy()
         return graph, {found.name: found for found in graph.sites() if isinstance(found, Site)}
 
 
@@ -233,7 +230,7 @@ class Yardstick:
     """
 
     def __init__(self, graph: Graph, feeds: Feeds, threads: int | None) -> None:
-        runner = OpenVINO(graph.to_model().SerializeToString(), threads=threads)
+        runner = OpenVINO(graph.runnable(), threads=threads)
         self.feeds, self.threads = feeds, threads
         self.reference = stored(runner, feeds, BATCH)
         found = evaluate(self.reference, runner, feeds, BATCH)
@@ -247,7 +244,7 @@ class Yardstick:
     def __call__(self, graph: Graph) -> Score:
         """Of a rewritten network, whose graph is tidied."""
         graph.tidy()
-        runner = OpenVINO(graph.to_model().SerializeToString(), threads=self.threads)
+        runner = OpenVINO(graph.runnable(), threads=self.threads)
         return self._score(evaluate(self.reference, runner, self.feeds, BATCH))
 
     def _score(self, found: Evaluation) -> Score:
@@ -257,11 +254,9 @@ class Yardstick:
         return Score(metric, agreement.kl, agreement.relative_error)
 
 
-def _opened(model: Path, options: Options) -> tuple[Graph, onnx.ModelProto, Feeds, Feeds]:
+def _opened(model: Path, options: Options) -> tuple[Graph, Feeds, Feeds]:
     """The model and its data; what is measured on is held out from the calibration data where nothing else is given."""
-    proto = load(model)
-    with about(model):
-        graph = Graph(proto)
+    graph = open_graph(model).graph
     fit = options.calibration(graph.inputs())
     if options.validation is None:
         fit, measured = fit.split(HELD_OUT, options.seed)
@@ -269,7 +264,7 @@ def _opened(model: Path, options: Options) -> tuple[Graph, onnx.ModelProto, Feed
         measured = options.validation(graph.inputs())
     if graph.dynamic_hw:
         graph.assume({name: value.shape for name, value in next(measured.batches(1)).items()})
-    return graph, proto, fit, measured
+    return graph, fit, measured
 
 
 def _sites(model: Path, graph: Graph, passes: Sequence[Pass]) -> list[Site]:

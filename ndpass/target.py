@@ -22,7 +22,7 @@ from ndpass.conv import Block, Conv
 from ndpass.errors import UsageError
 from ndpass.latency_cache import LatencyCache
 from ndpass.latency_model import copies_for, geometry, quantised, small_model
-from ndpass.runtime import Feed, Precision, blaming, existing, port_name
+from ndpass.runtime import Feed, Precision, Runnable, blaming, existing, port_name
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -168,7 +168,7 @@ class Latencies:
         """One inference on random numbers."""
         import openvino as ov
 
-        read = _core().read_model(model)
+        read = _core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
         if self.target.precision == "int8":
             read = quantised(read)
         with blaming("a block that is to be timed: OpenVINO cannot run it"):
@@ -196,7 +196,7 @@ class Latencies:
 
 
 def node_seconds(
-    model: Path | bytes, target: Target, feed: Feed, sites: Collection[str] | None = None
+    model: Path | Runnable, target: Target, feed: Feed, sites: Collection[str] | None = None
 ) -> dict[str, float]:
     """Seconds of each layer inside the whole model, by OpenVINO's counters; where the sum and a clock differ, trust it.
 
@@ -218,7 +218,7 @@ def node_seconds(
     return total
 
 
-def inference(model: Path | bytes, target: Target, feed: Feed) -> Timed:
+def inference(model: Path | Runnable, target: Target, feed: Feed) -> Timed:
     """One inference of the whole model on `feed` as the target runs it, for timing; int8 as in `node_seconds`."""
     import openvino as ov
 
@@ -230,9 +230,9 @@ def inference(model: Path | bytes, target: Target, feed: Feed) -> Timed:
     return lambda: request.infer(share_outputs=True)
 
 
-def _read(model: Path | bytes, target: Target, feed: Feed) -> ov.Model:
+def _read(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
     """The model at the shapes of `feed`, quantised if the target is int8 and it is not."""
-    read = _core().read_model(model)
+    read = _core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
     read.reshape({port: list(feed[port_name(port)].shape) for port in read.inputs})
     if target.precision == "int8" and not any(op.get_type_name() == "FakeQuantize" for op in read.get_ops()):
         return quantised(read)
@@ -262,11 +262,11 @@ class _Profile:
         return owned
 
 
-def _renamed(source: Path | bytes) -> dict[str, str]:
+def _renamed(source: Path | Runnable) -> dict[str, str]:
     """Output of the model -> the ONNX node that computes it: OpenVINO names such nodes after the output."""
     import onnx
 
-    if isinstance(source, Path) and source.suffix == ".xml":
+    if not isinstance(source, Path | bytes) or (isinstance(source, Path) and source.suffix == ".xml"):
         return {}
     model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source, load_external_data=False)
     outputs = {output.name for output in model.graph.output}

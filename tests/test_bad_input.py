@@ -202,7 +202,7 @@ def test_external_data_behind_a_symbolic_link(folder: Path, ndpass: Command) -> 
 
 def test_intermediate_representation(folder: Path, ndpass: Command) -> None:
     (folder / "net.xml").write_text("<net/>")
-    assert_refused(ndpass("run", "net.xml", "-q"), INPUT, "net.xml", "ONNX model that it was made from")
+    assert_refused(ndpass("run", "net.xml", "-q"), INPUT, "net.xml", "not an OpenVINO IR")
 
 
 def test_nothing_to_rewrite(folder: Path, ndpass: Command) -> None:

@@ -172,7 +172,7 @@ def test_moments_are_the_same_whatever_the_memory_and_the_threads(memory: int, t
 class Watched(Graph):
     """Notes the nodes and the inputs of each segment that is asked for."""
 
-    def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes:
+    def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> Any:
         part = super().segment(outputs, cut, batch)
         graph = onnx.load_model_from_string(part).graph
         self.ran = [*getattr(self, "ran", []), ([n.output[0] for n in graph.node], [i.name for i in graph.input])]

@@ -58,11 +58,6 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert refused(tmp_path / "m.onnx").endswith("no such file")
 
 
-def test_openvino_ir_is_refused_with_what_to_give(tmp_path: Path) -> None:
-    (tmp_path / "m.xml").write_text("<net/>")
-    assert "give the ONNX model" in refused(tmp_path / "m.xml")
-
-
 @pytest.mark.parametrize(
     "content",
     [b"\x89PNG\r\n\x1a\n" + bytes(range(256)), b"no model at all", b"\xff" * 100],

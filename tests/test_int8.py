@@ -84,6 +84,18 @@ def test_what_is_written_is_what_is_reported(ndpass: Command) -> None:
     assert "rewritten int8: " in done.out
 
 
+def test_from_ir_to_int8(ndpass: Command) -> None:
+    ov.save_model(ov.Core().read_model(digits.model_path()), "digits.xml", compress_to_fp16=False)
+    images, labels = digits.images()[1]
+    np.savez("data.npz", images=images, labels=labels)
+    done = ndpass("run", "digits.xml", "--passes", "cd", "--int8", "--macs", 0.6, "--calibration", "data.npz",
+                  "-o", "out.xml", "--json", "r.json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "FakeQuantize" in kinds(ov.Core().read_model("out.xml"))
+    report = Report.model_validate_json(Path("r.json").read_text())
+    assert [row.metric is not None for row in report.variants] == [True] * 4
+
+
 def test_drop_is_that_of_the_quantised_model(ndpass: Command) -> None:
     done = ndpass("run", "--int8", "--max-drop", 1.0, "--threads", 1, "--json", "r.json")
     if done.code == 4:  # on this CPU no layer so small is faster in int8

@@ -1,0 +1,68 @@
+"""Models of either kind, ONNX or OpenVINO IR, from a path to a graph and back; the file's ending says which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ndpass import convert, verify
+from ndpass.errors import UsageError, about
+from ndpass.graph import Graph
+from ndpass.shapes import Shape
+
+IR = ".xml"
+
+
+class Opened(NamedTuple):
+    """A model that was read; beside: files that hold its weights; interface: what the rewritten one must have too."""
+
+    graph: Graph
+    beside: Sequence[Path]
+    interface: verify.Interface
+
+
+def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
+    """Read .xml as OpenVINO IR, anything else as ONNX. sizes: as of `Graph`. Raises InputError."""
+    if path.suffix != IR:
+        proto, beside = convert.read(path)
+        with about(path):
+            return Opened(Graph(proto, sizes), beside, verify.interface(proto))
+    from ndpass.ir import read_ir
+    from ndpass.ov_graph import OvGraph
+
+    model = read_ir(path)
+    with about(path):
+        weights = convert.data_file(path)
+        return Opened(OvGraph(model, sizes), [weights] * weights.exists(), verify.ov_interface(model))
+
+
+def write(model: Any, stage: convert.Staged, source: Path, as_external: bool) -> Path:
+    """Write what `Graph.to_model` of the graph of `source` gave; the path that it can be read from.
+
+    From ONNX it is ONNX, whatever the stage is for (`Staged.finish` makes IR of it). Raises OSError.
+    """
+    if source.suffix != IR:
+        convert.save(model, stage.onnx, as_external)
+        return stage.onnx
+    from ndpass.ir import write_ir
+
+    write_ir(model, stage.path, stage.compress)
+    return stage.path
+
+
+def check_output(source: Path, output: Path, int8: bool = False) -> None:
+    """Raise UsageError for an output that is no model file, the input itself, or ONNX where only IR can be written."""
+    if output.suffix not in (".onnx", IR):
+        raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
+    if output.suffix != IR and source.suffix == IR:
+        raise UsageError(f"{output}: OpenVINO cannot write ONNX and {source} is its IR: name an .xml as output")
+    if output.suffix != IR and int8:
+        raise UsageError(f"{output}: --int8 is written as OpenVINO IR: give -o {output.stem}.xml")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"{output} is the input itself: give another name for the output")
+
+
+def default_output(source: Path, int8: bool = False) -> Path:
+    """Where the rewritten model goes if nobody says: in the working folder, of the same kind; int8 is IR."""
+    return Path(f"{source.stem}.ndpass{IR if int8 or source.suffix == IR else '.onnx'}")
