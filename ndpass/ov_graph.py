@@ -83,6 +83,7 @@ class OvGraph(Graph):
                 parameter = ops.parameter(list(shapes[name]), port.get_element_type())
                 parameter.set_friendly_name(name)
                 port.replace(parameter.output(0))
+                parameter.output(0).set_names({name})  # it has got those of the tensor, which may be others
             start.append(parameter)
         results = [ops.result(now.tensors[self._results.get(name, name)]) for name in outputs]
         for name, result in zip(outputs, results, strict=True):
