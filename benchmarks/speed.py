@@ -1,0 +1,152 @@
+"""`python -m benchmarks.speed`: the pipelines of the paper's Tables 1 and 3, at its own MACs, in milliseconds.
+
+    python -m benchmarks.speed [--networks vgg16 ssd300] [--threads 1 2] [--batches 1 8] [--quick]
+
+Builds VGG16@224 and SSD300 with seeded weights, rewrites them without data with every pipeline to the MACs that the
+paper gives for it (Guo et al. 2018), and times all side by side: OpenVINO in f32, bf16 and int8 (ranges of no meaning),
+onnxruntime, and OpenVINO with nothing newer than AVX2. Weights that are not trained make errors meaningless and so the
+choice of ranks by layer; MACs and milliseconds are those of the shapes. A column is times as fast as the original under
+the same conditions; beside the MACs it shows where the papers' measure holds and where it inverts. Rows are appended to
+benchmarks/results/speed.json as they come, those there are not measured again; --quick: one condition, three pipelines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from benchmarks.layers import seeded
+from benchmarks.models import BUILDERS
+from ndpass.bench import environment
+from ndpass.graph import Graph, Site
+from ndpass.ir import write_ir
+from ndpass.latency_model import quantised
+from ndpass.passes import parse
+from ndpass.planner import Budget
+from ndpass.rewriting import Rewriter, refused
+
+RESULTS = Path(__file__).parent / "results"
+PAPER = {  # pipeline -> GMACs in convolutions; Tables 1 and 3
+    "vgg16": {"nd": 8.61, "sd": 7.20, "cd": 6.52, "cp": 9.89, "cd,nd": 4.72, "sd,nd": 4.15, "cp,nd": 8.49,
+              "cd,sd": 4.32, "cd,sd,nd": 4.28, "cp,cd,nd": 5.45, "cp,cd,sd,nd": 4.70},
+    "ssd300": {"nd": 20.27, "cd": 18.69, "cd,nd": 15.01},
+}  # fmt: skip
+QUICK = ("nd", "sd", "cd")
+CONDITIONS = {  # name -> runtime, precision, instruction set
+    "OpenVINO f32": ("openvino", "f32", ""),
+    "OpenVINO bf16": ("openvino", "bf16", ""),
+    "OpenVINO int8": ("openvino", "int8", ""),
+    "OpenVINO f32 AVX2": ("openvino", "f32", "AVX2"),
+    "onnxruntime f32": ("onnxruntime", "f32", ""),
+}
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    args = arguments()
+    out = RESULTS / f"speed{'_quick' if args.quick else ''}.json"
+    for network in args.networks:
+        pipelines = {p: g for p, g in PAPER[network].items() if not args.quick or p in QUICK}
+        models = [built(args.models, network, pipeline, gmacs) for pipeline, gmacs in {"": 0.0, **pipelines}.items()]
+        for name, threads, batch in itertools.product(args.conditions, args.threads, args.batches):
+            key = {"network": network, "condition": name, "threads": threads, "batch": batch}
+            rows = json.loads(out.read_text()) if out.exists() else []
+            if not any(all(row[k] == v for k, v in key.items()) for row in rows):
+                found = timed(models, *CONDITIONS[name], threads, batch, args.seconds)
+                rows += [{**key, "cpu": environment().cpu, **row} for row in found]
+                out.write_text(json.dumps(rows, indent=1) + "\n")
+            print_rows([row for row in rows if all(row[k] == v for k, v in key.items())], key)
+
+
+def print_rows(rows: list[Row], key: Row) -> None:
+    print("{network}, {condition}, threads {threads}, batch {batch}".format(**key))
+    for row in rows:
+        ratio = f"{row['speedup']:5.2f} ({row['spread'][0]:.2f} to {row['spread'][1]:.2f})" if row["pipeline"] else ""
+        print(f"  {row['pipeline'] or 'original':12} {row['times_fewer']:5.2f} times fewer MACs  {row['ms']:8.2f} ms  "
+              f"{ratio}", flush=True)  # fmt: skip
+
+
+def built(folder: Path, network: str, pipeline: str, gmacs: float) -> Row:
+    """The network as ONNX and, for int8, as quantised IR in `folder`, made once; pipeline "": the original."""
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / f"{network}{'_' + pipeline.replace(',', '-') if pipeline else ''}.onnx"
+    original = Graph(onnx.load(built(folder, network, "", 0)["path"])) if pipeline else None
+    if not path.exists():
+        print(f"building {path.name}", flush=True)
+        onnx.save(rewritten(original, pipeline, gmacs) if original else seeded(BUILDERS[network](), 0), path)
+        quantise(path)
+    macs = Graph(onnx.load(path)).macs()
+    return {"path": str(path), "pipeline": pipeline, "macs": macs,
+            "times_fewer": original.macs() / macs if original else 1.0}  # fmt: skip
+
+
+def rewritten(graph: Graph, pipeline: str, gmacs: float) -> onnx.ModelProto:
+    """To `gmacs` in convolutions, without data; what is not a convolution is left alone."""
+    passes = parse(",".join("cp:criterion=l2" if p == "cp" else p for p in pipeline.split(",")))
+    found = graph.sites()
+    sites = [f for f in found if isinstance(f, Site) and f.op == "Conv" and refused(graph, f, passes, False) is None]
+    convolutions = sum(f.macs(f.outline) or 0 for f in found if isinstance(f, Site) and f.op == "Conv")
+    share = 1 - (convolutions - gmacs * 1e9) / graph.macs()
+    rewriter = Rewriter(graph, passes, Budget("macs", share), None)
+    rewriter.rewrite(found, sites, rewriter.plan(sites, lambda *_: None), lambda *_: None)
+    graph.tidy()
+    return graph.to_model()
+
+
+def quantise(path: Path) -> None:
+    import openvino as ov
+
+    model = ov.Core().read_model(path)
+    model.reshape({p: [1 if d.is_dynamic else d.get_length() for d in p.get_partial_shape()] for p in model.inputs})
+    quantised(model)
+    model.reshape({p: [-1, *list(p.get_partial_shape())[1:]] for p in model.inputs})
+    write_ir(model, path.with_suffix(".xml"), compress=False)
+
+
+def timed(
+    models: list[Row], runtime: str, precision: str, isa: str, threads: int, batch: int, seconds: float
+) -> list[Row]:
+    """All models in turns, in a process of its own, for the instruction set is read when OpenVINO starts."""
+    end = ".xml" if precision == "int8" else ".onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "bench.json"
+        paths = [str(Path(m["path"]).with_suffix(end)) for m in models]
+        command = [sys.executable, "-m", "ndpass.cli", "bench", *paths, "--runtime", runtime, "--precision", precision, "--threads", str(threads), "--batch", str(batch),
+                   "--seconds", str(seconds * len(models)), "--json", str(report)]  # fmt: skip
+        around = os.environ | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
+        subprocess.run(command, check=True, env=around, stdout=subprocess.DEVNULL)
+        rows = json.loads(report.read_text())["rows"]
+    return [
+        {k: m[k] for k in ("pipeline", "macs", "times_fewer")}
+        | {"ms": r["median_ms"], "speedup": r["speedup"], "spread": r["speedup_spread"]}
+        for m, r in zip(models, rows, strict=True)
+    ]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=list(PAPER), default=list(PAPER))
+    parser.add_argument("--conditions", nargs="+", choices=list(CONDITIONS), default=list(CONDITIONS))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each model under each condition")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder where they are kept, about 15 GB")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    if args.quick:
+        args.networks, args.conditions, args.threads, args.batches = ["vgg16"], ["OpenVINO f32"], [2], [1]
+    return args
+
+
+if __name__ == "__main__":
+    main()
