@@ -18,6 +18,7 @@ from ndpass import __version__, convert, verify
 from ndpass.bench import environment, percentiles, time_in_turns, verdict
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
+from ndpass.compared import showing, viewed
 from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError, about
 from ndpass.evaluate import Agreement, Evaluation, evaluate, score_output, stored
 from ndpass.graph import Found, Graph, Site
@@ -149,11 +150,16 @@ class _Job:
     guessed: bool  # whether `measured` is noise, for want of data
     beside: Sequence[Path]  # files that hold the model's external data
     interface: onnx.ModelProto
+    compared: Sequence[str]  # what the original and the result are compared by
     macs: tuple[int, int]
     params: tuple[int, int]
     inputs: Sequence[InputSpec]
     sizes: Mapping[str, Shape]
     warnings: list[str] = field(default_factory=list)
+
+    def view(self, model: Path) -> Path | bytes:
+        """The model at this path, with what is compared as its outputs."""
+        return viewed(model, self.compared, [o.name for o in self.interface.graph.output])
 
     def release(self) -> None:
         """Let go of all weights: the runtimes need the room."""
@@ -175,8 +181,15 @@ def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job
     found = _ignored(graph.sites(), options.ignore)
     macs, params = graph.macs(), graph.params()
     feeds = measured or noise(graph, options.seed)
-    return _Job(graph, found, fit, feeds, measured is None, beside, verify.interface(proto),
+    return _Job(graph, found, fit, feeds, measured is None, beside, verify.interface(proto), _compared(graph, proto),
                 (macs, macs), (params, params), graph.inputs(), graph.sizes)  # fmt: skip
+
+
+def _compared(graph: Graph, original: onnx.ModelProto) -> list[str]:
+    """What the models are compared by; the outputs where the original lacks a tensor, inside an If that was folded."""
+    names = graph.compared()
+    made = {output for node in original.graph.node for output in node.output}
+    return names if made.issuperset(names) else graph.outputs()
 
 
 def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
@@ -289,9 +302,9 @@ def _tuned(
     listen: Listener,
 ) -> list[Layer]:
     """Plans that are timed, and fitted until the metric has room no more."""
-    sizes, reference = job.graph.sizes, stored(OpenVINO(model, threads=options.threads), job.measured, BATCH)
+    sizes, reference = job.graph.sizes, stored(OpenVINO(job.view(model), threads=options.threads), job.measured, BATCH)
 
-    if options.budget.kind == "max_drop" and score_output(reference[0]) is None:
+    if options.budget.kind == "max_drop" and score_output(reference[0], next(job.measured.batches(BATCH))) is None:
         raise UsageError("--max-drop is about class scores, which this model does not give: use --speedup or --macs")
 
     def fresh() -> tuple[Graph, Sequence[Found]]:
@@ -299,7 +312,7 @@ def _tuned(
         return graph, _ignored(graph.sites(), options.ignore)
 
     def measure(graph: Graph) -> Evaluation:
-        runner = OpenVINO(graph.to_model().SerializeToString(), threads=options.threads)
+        runner = OpenVINO(showing(graph.to_model(), job.compared), threads=options.threads)
         return evaluate(reference, runner, job.measured, BATCH)
 
     assert options.target is not None
@@ -362,14 +375,14 @@ def _verify(model: Path, written: Path, job: _Job, options: Options, listen: Lis
     verify.check_file(written, job.interface, job.macs[1], job.graph.sizes)
     few = job.measured.take(range(min(AGREEMENT_SAMPLES, len(job.measured))))
     listen("verifying", 1, 4)
-    reference = stored(OpenVINO(model, threads=options.threads), job.measured, BATCH)
+    reference = stored(OpenVINO(job.view(model), threads=options.threads), job.measured, BATCH)
     listen("verifying", 2, 4)
-    runner = OpenVINO(written, threads=options.threads)
+    runner = OpenVINO(job.view(written), threads=options.threads)
     evaluation = evaluate(reference, runner, job.measured, BATCH)
     outputs = stored(runner, few, BATCH)
     del runner, reference
     listen("verifying", 3, 4)
-    agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, BATCH).agreement
+    agreement = evaluate(outputs, OnnxRuntime(job.view(written), threads=options.threads), few, BATCH).agreement
     verify.check_agreement(agreement)
     if not np.isfinite(evaluation.agreement.relative_error):
         raise VerificationError(f"output '{evaluation.agreement.worst_output}' of the rewritten model is not finite")

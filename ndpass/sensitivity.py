@@ -143,7 +143,7 @@ def switch(number: int) -> str:
 
 def probed(graph: Graph, sites: Sequence[Site], probes: Mapping[str, Probe], batch: int) -> bytes:
     """The network with a probe behind every site and an input for each; a copy that is only ever run."""
-    model = onnx.ModelProto.FromString(graph.segment(graph.outputs(), None, batch))
+    model = onnx.ModelProto.FromString(graph.segment(graph.compared(), None, batch))
     made = {name: node for node in model.graph.node for name in node.output}
     kinds = {t.name: helper.tensor_dtype_to_np_dtype(t.data_type) for t in model.graph.initializer}
     behind: dict[str, list[onnx.NodeProto]] = {}

@@ -24,6 +24,7 @@ from ndpass.calibration.collect import Frontier
 from ndpass.calibration.feeds import Feeds, InputSpec
 from ndpass.calibration.moments import Moments
 from ndpass.candidates import block_of, is_pinned, spread, ways
+from ndpass.compared import showing
 from ndpass.convert import load
 from ndpass.errors import InputError, about
 from ndpass.evaluate import Evaluation, evaluate, stored
@@ -233,8 +234,8 @@ class Yardstick:
     """
 
     def __init__(self, graph: Graph, feeds: Feeds, threads: int | None) -> None:
-        runner = OpenVINO(graph.to_model().SerializeToString(), threads=threads)
-        self.feeds, self.threads = feeds, threads
+        self.feeds, self.threads, self.compared = feeds, threads, graph.compared()
+        runner = OpenVINO(showing(graph.to_model(), self.compared), threads=threads)
         self.reference = stored(runner, feeds, BATCH)
         found = evaluate(self.reference, runner, feeds, BATCH)
         for warning in found.warnings:
@@ -247,7 +248,7 @@ class Yardstick:
     def __call__(self, graph: Graph) -> Score:
         """Of a rewritten network, whose graph is tidied."""
         graph.tidy()
-        runner = OpenVINO(graph.to_model().SerializeToString(), threads=self.threads)
+        runner = OpenVINO(showing(graph.to_model(), self.compared), threads=self.threads)
         return self._score(evaluate(self.reference, runner, self.feeds, BATCH))
 
     def _score(self, found: Evaluation) -> Score:
