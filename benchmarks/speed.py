@@ -121,7 +121,8 @@ def timed(
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "bench.json"
         paths = [str(Path(m["path"]).with_suffix(end)) for m in models]
-        command = [sys.executable, "-m", "ndpass.cli", "bench", *paths, "--runtime", runtime, "--precision", precision, "--threads", str(threads), "--batch", str(batch),
+        command = [sys.executable, "-m", "ndpass.cli", "bench", *paths, "--runtime", runtime, "--precision", precision,
+                   "--threads", str(threads), "--batch", str(batch),
                    "--seconds", str(seconds * len(models)), "--json", str(report)]  # fmt: skip
         around = os.environ | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
         subprocess.run(command, check=True, env=around, stdout=subprocess.DEVNULL)

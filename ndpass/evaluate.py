@@ -88,7 +88,7 @@ def accuracy(runner: Runner, feeds: Samples, batch: int) -> float:
     hits = _Hits(feeds.labels)
     for feed in feeds.batches(batch):
         outputs = runner(feed)
-        if (name := score_output(outputs)) is None:
+        if (name := score_output(outputs, feed)) is None:
             shapes = {key: value.shape for key, value in outputs.items()}
             raise InputError(f"accuracy needs an output (samples, classes), the model has {shapes}: give --metric")
         hits.add(class_scores(outputs[name]))
@@ -107,10 +107,10 @@ def evaluate(reference: Reference, runner: Runner, feeds: Samples, batch: int) -
     scores, UsageError when stored outputs are of other data or another batch size.
     """
     distance, constancy, top1 = _Distance(), _Constancy(), _Top1(feeds.labels)
-    for a, b in _pairs(reference, runner, feeds, batch):
+    for feed, a, b in _pairs(reference, runner, feeds, batch):
         distance.add(a, b)
         constancy.add(a)
-        if (name := score_output(a)) is not None:
+        if (name := score_output(a, feed)) is not None:
             top1.add(class_scores(a[name]), class_scores(b[name]))
     errors = distance.errors
     worst = max(errors, key=lambda name: errors[name])
@@ -119,10 +119,15 @@ def evaluate(reference: Reference, runner: Runner, feeds: Samples, batch: int) -
     return Evaluation(agreement, *top1.metrics(), warnings)
 
 
-def score_output(outputs: Outputs) -> str | None:
-    """The first output that can be class scores: (samples, classes) with two classes or more, trailing ones allowed."""
+def score_output(outputs: Outputs, feed: Feed) -> str | None:
+    """The first output that can be class scores: (samples, classes) with two classes or more, trailing ones allowed.
+
+    feed: what the outputs are of. Boxes (detections, 4) are no class scores: there are not as many as samples.
+    """
+    samples = {len(value) for value in feed.values() if value.ndim}
     for name, value in outputs.items():
-        if value.ndim > 1 and value.shape[1] > 1 and math.prod(value.shape[2:]) == 1 and value.dtype.kind == "f":
+        table = value.ndim > 1 and value.shape[1] > 1 and math.prod(value.shape[2:]) == 1
+        if table and len(value) in samples and value.dtype.kind == "f":
             return name
     return None
 
@@ -310,7 +315,8 @@ def _relative(difference: float, norm: float) -> float:
     return math.sqrt(difference / norm)
 
 
-def _pairs(reference: Reference, runner: Runner, feeds: Samples, batch: int) -> Iterator[tuple[Outputs, Outputs]]:
+def _pairs(reference: Reference, runner: Runner, feeds: Samples, batch: int) -> Iterator[tuple[Feed, Outputs, Outputs]]:
+    """Batch by batch the feed and what the two models give for it."""
     kept = None if callable(reference) else iter(reference)
     for feed in feeds.batches(batch):
         a = cast(Runner, reference)(feed) if kept is None else next(kept, None)
@@ -318,7 +324,7 @@ def _pairs(reference: Reference, runner: Runner, feeds: Samples, batch: int) -> 
         if a is None:
             raise UsageError("outputs stored for comparison are of the same data and batch size; these are too few")
         _check(a, b)
-        yield a, b
+        yield feed, a, b
     if kept is not None and next(kept, None) is not None:
         raise UsageError("outputs stored for comparison are of the same data and batch size; these are too many")
 

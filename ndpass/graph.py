@@ -14,10 +14,11 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from ndpass.calibration.feeds import InputSpec
 from ndpass.channel_walk import Labels
+from ndpass.compared import compared
 from ndpass.conv import Block, Conv, Sum
 from ndpass.emit import Emitter
 from ndpass.groups import Group, input_group, keep
-from ndpass.names import Names, all_nodes, tensor_names
+from ndpass.names import Names, all_nodes, reads, tensor_names
 from ndpass.normalise import import_graph, normalise
 from ndpass.shapes import Inferred, Shape, count_macs, inference, node_macs
 from ndpass.sites import WEIGHTED, Found, Site, Skipped, read
@@ -82,6 +83,11 @@ class Graph:
         """The names of what the model gives."""
         return [str(t.name) for t in self._graph.outputs]
 
+    def compared(self) -> list[str] | None:
+        """What the model is compared by where its outputs are picked, see compared.py; None: its outputs."""
+        names = compared(self._graph, self._inferred().types)
+        return None if names == [t.name for t in self._graph.outputs] else names
+
     def sites(self) -> list[Found]:
         """Every Conv, ConvTranspose, Gemm and MatMul in graph order: what can be rewritten, and what not and why."""
         shapes = self._inferred().shapes
@@ -119,7 +125,7 @@ class Graph:
         """The computed tensors that the site and what follows it need of what comes before."""
         index = _index(self._graph.nodes, self._node(site))
         made = {id(t) for node in self._graph.nodes[:index] for t in node.outputs} | {id(t) for t in self._graph.inputs}
-        needed = {t.name: None for node in self._graph.nodes[index:] for t in _reads(node) if id(t) in made}
+        needed = {t.name: None for node in self._graph.nodes[index:] for t in reads(node) if id(t) in made}
         return tuple(needed)
 
     def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes | ov.Model:
@@ -129,7 +135,7 @@ class Graph:
         """
         shapes, types, tensors = self.shapes(batch), self._inferred(batch).types, self._graph.tensors()
         start, nodes = self._part(outputs, cut)
-        used = {id(t) for node in nodes for t in _reads(node)}
+        used = {id(t) for node in nodes for t in reads(node)}
         part = onnx.helper.make_graph(
             [OnnxExporter.export_node(n) for n in self._graph.nodes if id(n) in {id(m) for m in nodes}],
             "segment",
@@ -151,7 +157,7 @@ class Graph:
     def _read_by(self, outputs: Sequence[str], cut: Sequence[str] | None) -> list[str]:
         """What of `cut` (None: the inputs) the computation of `outputs` reads."""
         start, nodes = self._part(outputs, cut)
-        used = {id(t) for node in nodes for t in _reads(node)} | {id(self._graph.tensors()[name]) for name in outputs}
+        used = {id(t) for node in nodes for t in reads(node)} | {id(self._graph.tensors()[name]) for name in outputs}
         return [str(t.name) for t in start if id(t) in used]
 
     def _node(self, site: Site) -> gs.Node:
@@ -290,12 +296,6 @@ def _index(nodes: list[gs.Node], node: gs.Node) -> int:
     return next(i for i, n in enumerate(nodes) if n is node)
 
 
-def _reads(node: gs.Node) -> list[gs.Tensor]:
-    """The tensors that a node reads, those included that the graphs inside it take from outside."""
-    inner = [t for g in node.attrs.values() if isinstance(g, gs.Graph) for n in g.nodes for t in _reads(n)]
-    return [t for t in [*node.inputs, *inner] if not t.is_empty()]
-
-
 def _upstream(tensors: list[gs.Tensor], stop: set[int]) -> list[gs.Node]:
     """Every node that the tensors depend on, up to the tensors whose ids are in `stop`."""
     seen: dict[int, gs.Node] = {}
@@ -307,5 +307,5 @@ def _upstream(tensors: list[gs.Tensor], stop: set[int]) -> list[gs.Node]:
         for node in tensor.inputs:
             if id(node) not in seen:
                 seen[id(node)] = node
-                queue.extend(_reads(node))
+                queue.extend(reads(node))
     return list(seen.values())

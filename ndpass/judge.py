@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ndpass.calibration.feeds import Feeds
+from ndpass.compared import shown
 from ndpass.evaluate import Evaluation, Metric, evaluate, measure, resolve_metric, score_output, stored
 from ndpass.runtime import OpenVINO, Precision
 
@@ -17,17 +18,26 @@ if TYPE_CHECKING:
 BATCH = 32  # samples per inference while the metric is measured
 
 OwnMetric = str | Callable[[Any], float]
+Model: TypeAlias = "Path | bytes | ov.Model"
 
 
 class Judge:
     """What `evaluate` finds on `feeds`, or a metric of one's own in the place of accuracy.
 
-    metric: a callable (compiled OpenVINO model) -> float or 'module:function'; UsageError where there is none such. The
-    original runs once, in f32, at the first model that is judged.
+    metric: a callable (compiled OpenVINO model) -> float or 'module:function'; UsageError where there is none such.
+    compared: the tensors that models are compared by, None for their outputs. The original runs once, in f32, at the
+    first model that is judged.
     """
 
-    def __init__(self, original: Path, feeds: Feeds, threads: int | None, metric: OwnMetric | None = None) -> None:
-        self.feeds, self._original, self._threads = feeds, original, threads
+    def __init__(
+        self,
+        original: Path,
+        feeds: Feeds,
+        threads: int | None,
+        metric: OwnMetric | None = None,
+        compared: Sequence[str] | None = None,
+    ) -> None:
+        self.feeds, self._original, self._threads, self._compared = feeds, original, threads, compared
         self._metric = None if metric is None else resolve_metric(metric)
         self._reference: list[dict[str, Any]] | None = None
         self._before: Metric | None = None
@@ -35,25 +45,33 @@ class Judge:
     @property
     def can_drop(self) -> bool:
         """Whether there is a metric that may fall: one's own, or answers that are class scores."""
-        return self._metric is not None or score_output(self._stored()[0]) is not None
+        first = next(self.feeds.batches(BATCH))
+        return self._metric is not None or score_output(self._stored()[0], first) is not None
 
-    def __call__(self, model: Path | bytes | ov.Model | OpenVINO, precision: Precision = "f32") -> Evaluation:
-        """One model, compiled at `precision` unless it is already, beside the original."""
+    def __call__(self, model: Model, precision: Precision = "f32", runner: OpenVINO | None = None) -> Evaluation:
+        """One model beside the original, in OpenVINO at `precision`; runner: of what is compared, compiled already."""
         reference = self._stored()
-        runner = model if isinstance(model, OpenVINO) else OpenVINO(model, precision=precision, threads=self._threads)
+        runner = runner or self._runner(shown(model, self._compared), precision)
         found = evaluate(reference, runner, self.feeds, BATCH)
-        return found if self._metric is None else replace(found, before=self._before, after=self._own(runner))
+        if self._metric is None:
+            return found
+        return replace(found, before=self._before, after=self._own(model, precision, runner))
 
     def _stored(self) -> list[dict[str, Any]]:
         if self._reference is None:
-            runner = OpenVINO(self._original, threads=self._threads)
+            runner = self._runner(shown(self._original, self._compared), "f32")
             self._reference = stored(runner, self.feeds, BATCH)
-            self._before = None if self._metric is None else self._own(runner)
+            self._before = None if self._metric is None else self._own(self._original, "f32", runner)
         return self._reference
 
-    def _own(self, runner: OpenVINO) -> Metric:
+    def _runner(self, model: Model, precision: Precision) -> OpenVINO:
+        return OpenVINO(model, precision=precision, threads=self._threads)
+
+    def _own(self, model: Model, precision: Precision, runner: OpenVINO) -> Metric:
+        """runner: of what is compared; a metric is about the outputs that the model really has."""
         assert self._metric is not None
-        return measure(self._metric, runner.compiled, len(self.feeds))
+        whole = runner if self._compared is None else self._runner(model, precision)
+        return measure(self._metric, whole.compiled, len(self.feeds))
 
 
 def drop_of(evaluation: Evaluation) -> float:

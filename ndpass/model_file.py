@@ -15,11 +15,16 @@ IR = ".xml"
 
 
 class Opened(NamedTuple):
-    """A model that was read; beside: files that hold its weights; interface: what the rewritten one must have too."""
+    """A model that was read.
+
+    beside: files that hold its weights; interface: what the rewritten one must have too; compared: the tensors that
+    both are compared by, None for their outputs.
+    """
 
     graph: Graph
     beside: Sequence[Path]
     interface: verify.Interface
+    compared: Sequence[str] | None
 
 
 def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
@@ -27,14 +32,18 @@ def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
     if path.suffix != IR:
         proto, beside = convert.read(path)
         with about(path):
-            return Opened(Graph(proto, sizes), beside, verify.interface(proto))
+            graph, made = Graph(proto, sizes), {name for node in proto.graph.node for name in node.output}
+            names = graph.compared()  # those inside an If that was folded are not in the original
+            compared = names if names and made.issuperset(names) else None
+            return Opened(graph, beside, verify.interface(proto), compared)
     from ndpass.ir import read_ir
     from ndpass.ov_graph import OvGraph
 
     model = read_ir(path)
     with about(path):
         weights = convert.data_file(path)
-        return Opened(OvGraph(model, sizes), [weights] * weights.exists(), verify.ov_interface(model))
+        graph = OvGraph(model, sizes)
+        return Opened(graph, [weights] * weights.exists(), verify.ov_interface(model), graph.compared())
 
 
 def write(model: Any, stage: convert.Staged, source: Path, as_external: bool) -> Path:

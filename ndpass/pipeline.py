@@ -18,6 +18,7 @@ from ndpass import __version__, model_file, verify
 from ndpass.bench import environment
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
+from ndpass.compared import shown
 from ndpass.convert import Staged, data_file, staged, stored_bytes
 from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError
 from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
@@ -169,6 +170,7 @@ class _Job:
     judge: Judge
     beside: Sequence[Path]  # files that hold the model's external data
     interface: verify.Interface
+    compared: Sequence[str] | None  # tensors that original and result are compared by; None: their outputs
     macs: tuple[int, int]
     params: tuple[int, int]
     inputs: Sequence[InputSpec]
@@ -184,8 +186,9 @@ class _Job:
 
 def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job:
     listen("reading", 0, 1)
-    graph, beside, interface = model_file.open_graph(model)
-    if data_file(output).resolve() in {p.resolve() for p in beside}:
+    opened = model_file.open_graph(model)
+    graph = opened.graph
+    if data_file(output).resolve() in {p.resolve() for p in opened.beside}:
         raise UsageError(f"{output}: its weights would overwrite those of the input: give another name for the output")
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and measured is not None:
@@ -193,8 +196,8 @@ def _read(model: Path, output: Path, options: Options, listen: Listener) -> _Job
     found = _ignored(graph.sites(), options.ignore)
     macs, params = graph.macs(), graph.params()
     feeds = measured or noise(graph, options.seed)
-    judge = Judge(model, feeds, options.threads, options.metric)
-    return _Job(graph, found, fit, feeds, measured is None, judge, beside, interface,
+    judge = Judge(model, feeds, options.threads, options.metric, opened.compared)
+    return _Job(graph, found, fit, feeds, measured is None, judge, opened.beside, opened.interface, opened.compared,
                 (macs, macs), (params, params), graph.inputs(), graph.sizes)  # fmt: skip
 
 
@@ -418,15 +421,16 @@ def _verify(written: Path, job: _Job, options: Options, listen: Listener) -> _Ch
     verify.check_file(written, job.interface, job.macs[1], job.graph.sizes)
     few = job.measured.take(range(min(AGREEMENT_SAMPLES, len(job.measured))))
     listen("verifying", 1, 4)
-    runner = OpenVINO(written, threads=options.threads)
-    evaluation = job.judge(runner)
+    runner = OpenVINO(shown(written, job.compared), threads=options.threads)
+    evaluation = job.judge(written, runner=runner)
     listen("verifying", 2, 4)
     outputs = stored(runner, few, BATCH)
     del runner
     listen("verifying", 3, 4)
     agreement = None
     if written.suffix != model_file.IR:
-        agreement = evaluate(outputs, OnnxRuntime(written, threads=options.threads), few, BATCH).agreement
+        other = OnnxRuntime(shown(written, job.compared), threads=options.threads)
+        agreement = evaluate(outputs, other, few, BATCH).agreement
         verify.check_agreement(agreement)
     if not np.isfinite(evaluation.agreement.relative_error):
         raise VerificationError(f"output '{evaluation.agreement.worst_output}' of the rewritten model is not finite")

@@ -101,7 +101,12 @@ class Session:
         return {name: self._joined(name, [part[name] for part in parts], count, size) for name in self.outputs}
 
     def _joined(self, name: str, parts: list[NDArray[Any]], count: int, size: int) -> NDArray[Any]:
-        """Parts (size·k, ...) end to end, cut to (count·k, ...): an output may have k rows a sample."""
+        """Parts (size·k, ...) end to end, cut to (count·k, ...): an output may have k rows a sample.
+
+        A part of one sample may have any number, as detections have.
+        """
+        if parts[0].ndim and size == 1:
+            return np.concatenate(parts)
         if not parts[0].ndim or len(parts[0]) % size:
             shape = parts[0].shape
             raise InputError(

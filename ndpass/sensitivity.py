@@ -147,7 +147,7 @@ def probed(graph: Graph, sites: Sequence[Site], probes: Mapping[str, Probe], bat
     copy = graph.copy()
     for i, site in enumerate(sites):
         copy.perturb(site, _subtracted(probes[site.name], site), switch(i))
-    return copy.segment(copy.outputs(), None, batch)
+    return copy.segment(graph.compared() or graph.outputs(), None, batch)
 
 
 def _subtracted(one: Probe, site: Site) -> Conv:

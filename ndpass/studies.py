@@ -22,6 +22,7 @@ from ndpass.calibration.collect import Frontier
 from ndpass.calibration.feeds import Feeds, InputSpec
 from ndpass.calibration.moments import Moments
 from ndpass.candidates import block_of, is_pinned, spread, ways
+from ndpass.compared import shown
 from ndpass.errors import InputError
 from ndpass.evaluate import Evaluation, evaluate, stored
 from ndpass.graph import Graph, Site
@@ -230,8 +231,8 @@ class Yardstick:
     """
 
     def __init__(self, graph: Graph, feeds: Feeds, threads: int | None) -> None:
-        runner = OpenVINO(graph.runnable(), threads=threads)
-        self.feeds, self.threads = feeds, threads
+        self.feeds, self.threads, self.compared = feeds, threads, graph.compared()
+        runner = OpenVINO(shown(graph.runnable(), self.compared), threads=threads)
         self.reference = stored(runner, feeds, BATCH)
         found = evaluate(self.reference, runner, feeds, BATCH)
         for warning in found.warnings:
@@ -244,7 +245,7 @@ class Yardstick:
     def __call__(self, graph: Graph) -> Score:
         """Of a rewritten network, whose graph is tidied."""
         graph.tidy()
-        runner = OpenVINO(graph.runnable(), threads=self.threads)
+        runner = OpenVINO(shown(graph.runnable(), self.compared), threads=self.threads)
         return self._score(evaluate(self.reference, runner, self.feeds, BATCH))
 
     def _score(self, found: Evaluation) -> Score:

@@ -173,6 +173,16 @@ def test_layers_left_over_are_refused(tmp_path: Path) -> None:
         filled(_one_layer(), path)
 
 
+def test_one_command_writes_a_model(tmp_path: Path) -> None:
+    """Another seed gives other weights, a file its own."""
+    first, second, third = (tmp_path / f"{name}.onnx" for name in ("first", "second", "third"))
+    _command("benchmarks.models", "resnet18", first)
+    _command("benchmarks.models", "resnet18", second, "--seed", 3)
+    _command("benchmarks.models", "resnet18", third, "--weights", second)
+    assert first.read_bytes() != second.read_bytes()
+    assert second.read_bytes() == third.read_bytes()
+
+
 def test_every_command_is_listed() -> None:
     """`python -m benchmarks`, which imports none of them."""
     listed = dict(commands())
@@ -180,9 +190,13 @@ def test_every_command_is_listed() -> None:
     assert all(len(line) > 20 for line in listed.values())
     runnable = {p.stem for p in FOLDER.glob("*.py") if "__main__" in p.read_text() and p.stem != "__main__"}
     assert runnable == set(listed)
-    done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=FOLDER.parent, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == len(listed)
+    assert len(_command("benchmarks").splitlines()) == len(listed)
+
+
+def _command(module: str, *args: object) -> str:
+    """What `python -m module args` prints."""
+    command = [sys.executable, "-m", module, *map(str, args)]
+    return subprocess.run(command, cwd=FOLDER.parent, check=True, capture_output=True, text=True).stdout
 
 
 def _one_layer(gain: float = 1.0) -> Network:

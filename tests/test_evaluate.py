@@ -199,9 +199,11 @@ def test_score_output_wants_floats_of_two_classes_or_more() -> None:
         "boxes": np.zeros((2, 3, 4), np.float32), "one": np.zeros((2, 1), np.float32),
         "ids": np.zeros((2, 5), np.int64), "scores": np.zeros((2, 5), np.float32),
     }  # fmt: skip
-    assert score_output(arrays) == "scores"
+    feed = {"x": np.zeros((2, 7), np.float32)}
+    assert score_output(arrays, feed) == "scores"
+    assert score_output(arrays, {"x": np.zeros((1, 7), np.float32)}) is None  # two detections in one image
     del arrays["scores"]
-    assert score_output(arrays) is None
+    assert score_output(arrays, feed) is None
 
 
 def write_metric(folder: Path, name: str, text: str) -> str:

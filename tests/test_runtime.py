@@ -104,6 +104,14 @@ def test_an_output_without_a_batch_axis_cannot_be_joined(runtime: Runtime) -> No
 
 
 @both
+def test_one_sample_at_a_time_may_give_any_number_of_rows(runtime: Runtime) -> None:
+    text = "g (float[1, 6] x) => (int64[n, 2] y) { z = NonZero(x) y = Transpose(z) }"
+    x = np.array([[0, 1, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 2]], np.float32)
+    y = runtime(model(text))({"x": x})["y"]
+    np.testing.assert_array_equal(y[:, 1], [1, 0, 1, 3, 5])
+
+
+@both
 def test_no_samples_are_refused(runtime: Runtime) -> None:
     with pytest.raises(InputError, match="at least one sample"):
         runtime(model(FIXED))({"x": samples(0, 2, 3, 3)})
