@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 import openvino as ov
+from onnx import TensorProto
 from openvino import opset13 as ops
 
 from ndpass.channel_walk import Labels
@@ -20,6 +21,7 @@ from ndpass.runtime import last_words, port_name
 from ndpass.shapes import Inferred, Shape
 
 BODIES = {"If": ("get_then_body", "get_else_body"), "Loop": ("get_function",), "TensorIterator": ("get_function",)}
+TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "f64": TensorProto.DOUBLE}
 INNER = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 
 
@@ -66,7 +68,8 @@ class OvGraph(Graph):
             now = self._lowered()
         axes = {name: _axes(port) for name, port in now.tensors.items()}
         constants = {t.name: tuple(t.shape) for t in self._graph.tensors().values() if isinstance(t, gs.Constant)}
-        return Inferred({n: a for n, a in axes.items() if a is not None} | constants, {})
+        types = {name: TYPES.get(port.get_element_type().get_type_name(), 0) for name, port in now.tensors.items()}
+        return Inferred({n: a for n, a in axes.items() if a is not None} | constants, types)
 
     def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> ov.Model:
         """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), as a model.
