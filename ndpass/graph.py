@@ -18,7 +18,7 @@ from ndpass.conv import Block, Conv, Sum
 from ndpass.emit import Emitter
 from ndpass.groups import Group, input_group, keep
 from ndpass.names import Names, all_nodes, tensor_names
-from ndpass.normalise import import_graph, normalise
+from ndpass.normalise import import_graph, is_weight, normalise
 from ndpass.shapes import Inferred, Shape, count_macs, inference, node_macs
 from ndpass.sites import WEIGHTED, Found, Site, Skipped, read
 
@@ -48,7 +48,7 @@ class Graph:
         self.dynamic_hw = any(not isinstance(d, int) for t in self._graph.inputs for d in (t.shape or ())[1:])
         self._declared = self._infer({}, True)
         # what nobody asked for proves nothing: a model may well be too large for an open axis taken as 1
-        self._count_at(sizes or {t.name: _concrete(t.shape) for t in self._graph.inputs if t.shape is not None}, False)
+        self._count_at(sizes or {t.name: _concrete(t) for t in self._graph.inputs if t.shape is not None}, False)
 
     def assume(self, sizes: Mapping[str, Shape]) -> None:
         """Count costs at these input shapes from now on. Raises InputError where the model does not run at them."""
@@ -280,9 +280,12 @@ def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def _concrete(shape: tuple[int | str | None, ...]) -> Shape:
-    """An input shape with its dynamic axes filled in."""
-    return tuple(d if isinstance(d, int) and d > 0 else (1 if axis < 2 else DEFAULT_HW) for axis, d in enumerate(shape))
+def _concrete(tensor: gs.Variable) -> Shape:
+    """An input's shape with its dynamic axes filled in; a convolution that reads it says how many channels it has."""
+    readers = [n for n in tensor.outputs if n.op == "Conv" and is_weight(n.inputs[1]) and n.inputs[0] is tensor]
+    channels = next((n.inputs[1].shape[1] * n.attrs.get("group", 1) for n in readers), 1)
+    likely = (1, channels, *(DEFAULT_HW,) * len(tensor.shape))
+    return tuple(d if isinstance(d, int) and d > 0 else v for d, v in zip(tensor.shape, likely, strict=False))
 
 
 def _index(nodes: list[gs.Node], node: gs.Node) -> int:
