@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +16,7 @@ from ndpass import convert, model_file, pipeline
 from ndpass.arguments import passes_and_budget, target_of
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.errors import InputError, UsageError
+from ndpass.errors import InputError, NdpassError, UsageError
 from ndpass.latency_cache import cache_folder
 from ndpass.plan_file import PlanFile
 from ndpass.rewriting import Listener
@@ -104,7 +105,8 @@ def run(
             target=target_of(precision, threads, budget), batch=batch, cache=cache_folder(), plan=known,
             save_plan=saved,
         )  # fmt: skip
-        report = pipeline.run(source, output, options, progress)
+        with _known_as(source, "the model in memory" if source.parent == folder else None):
+            report = pipeline.run(source, output, options, progress)
         return Result(_load(output), report, PlanFile.read(saved))
 
 
@@ -144,6 +146,17 @@ def convert_model(
         model, passes, calibration=calibration, validation=validation, preprocess=preprocess, max_drop=max_drop,
         speedup=speedup, macs=macs, energy=energy, samples=samples, threads=threads, seed=seed, ignore=ignore,
     ).model  # fmt: skip
+
+
+@contextmanager
+def _known_as(path: Path, name: str | None) -> Iterator[None]:
+    """Puts what the caller knows in the place of a path that nobody has given."""
+    try:
+        yield
+    except NdpassError as e:
+        if name is None or str(path) not in str(e):
+            raise
+        raise type(e)(str(e).replace(str(path), name)) from e
 
 
 def _converted(source: Any, conversion: dict[str, Any]) -> ov.Model:
