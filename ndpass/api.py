@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,42 +111,21 @@ def run(
         return Result(_load(output), report, PlanFile.read(saved))
 
 
-def convert_model(
-    source: Any,
-    *,
-    passes: str | Sequence[Pass] = "nd",
-    calibration: Any = None,
-    validation: Any = None,
-    preprocess: str | Preprocess | None = None,
-    max_drop: float | None = None,
-    speedup: float | None = None,
-    macs: float | None = None,
-    energy: float | None = None,
-    samples: int | None = None,
-    threads: int | None = None,
-    seed: int = 0,
-    ignore: Iterable[str] = (),
-    **conversion: Any,
-) -> ov.Model:
+def convert_model(source: Any, **options: Any) -> ov.Model:
     """`openvino.convert_model`, and the convolutions rewritten: to stand where that stood.
 
     source: what OpenVINO converts (path of a model, a torch.nn.Module with example_input, ...), an .xml or an ov.Model.
-    conversion: openvino.convert_model's own arguments; all others as of `run`, which says what is raised.
+    options: those of `run`, as passes, calibration and a budget; all others are openvino.convert_model's own.
+    Raises as `run`, and InputError for what OpenVINO cannot convert.
     """
     import openvino as ov
 
-    if isinstance(source, str | Path) and Path(source).suffix == model_file.IR:
-        from ndpass.ir import read_ir
-
-        model = read_ir(Path(source))
-    elif isinstance(source, ov.Model):
-        model = source
-    else:
-        model = _converted(source, conversion)
-    return run(
-        model, passes, calibration=calibration, validation=validation, preprocess=preprocess, max_drop=max_drop,
-        speedup=speedup, macs=macs, energy=energy, samples=samples, threads=threads, seed=seed, ignore=ignore,
-    ).model  # fmt: skip
+    ours = {key: options.pop(key) for key in inspect.signature(run).parameters if key in options}
+    known = isinstance(source, ov.Model) or (isinstance(source, str | Path) and Path(source).suffix == model_file.IR)
+    if known and options:
+        raise UsageError(f"{', '.join(options)}: there is nothing to convert, the model is OpenVINO's already")
+    model = source if known else _converted(source, options)
+    return run(model, **ours).model
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from ndpass.names import Names, all_nodes, tensor_names
 from ndpass.normalise import import_graph, is_weight, normalise
 from ndpass.shapes import Inferred, Shape, count_macs, inference, node_macs
 from ndpass.sites import WEIGHTED, Found, Site, Skipped, read
+from ndpass.upstream import index_of, reads, upstream
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -117,9 +118,9 @@ class Graph:
 
     def live(self, site: Site) -> tuple[str, ...]:
         """The computed tensors that the site and what follows it need of what comes before."""
-        index = _index(self._graph.nodes, self._node(site))
+        index = index_of(self._graph.nodes, self._node(site))
         made = {id(t) for node in self._graph.nodes[:index] for t in node.outputs} | {id(t) for t in self._graph.inputs}
-        needed = {t.name: None for node in self._graph.nodes[index:] for t in _reads(node) if id(t) in made}
+        needed = {t.name: None for node in self._graph.nodes[index:] for t in reads(node) if id(t) in made}
         return tuple(needed)
 
     def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes | ov.Model:
@@ -129,7 +130,7 @@ class Graph:
         """
         shapes, types, tensors = self.shapes(batch), self._inferred(batch).types, self._graph.tensors()
         start, nodes = self._part(outputs, cut)
-        used = {id(t) for node in nodes for t in _reads(node)}
+        used = {id(t) for node in nodes for t in reads(node)}
         part = onnx.helper.make_graph(
             [OnnxExporter.export_node(n) for n in self._graph.nodes if id(n) in {id(m) for m in nodes}],
             "segment",
@@ -146,12 +147,12 @@ class Graph:
         """Where the part of the graph that computes `outputs` from `cut` may begin, and its nodes."""
         tensors = self._graph.tensors()
         start = [tensors[name] for name in cut] if cut is not None else list(self._graph.inputs)
-        return start, _upstream([tensors[name] for name in outputs], {id(t) for t in start})
+        return start, upstream([tensors[name] for name in outputs], {id(t) for t in start})
 
     def _read_by(self, outputs: Sequence[str], cut: Sequence[str] | None) -> list[str]:
         """What of `cut` (None: the inputs) the computation of `outputs` reads."""
         start, nodes = self._part(outputs, cut)
-        used = {id(t) for node in nodes for t in _reads(node)} | {id(self._graph.tensors()[name]) for name in outputs}
+        used = {id(t) for node in nodes for t in reads(node)} | {id(self._graph.tensors()[name]) for name in outputs}
         return [str(t.name) for t in start if id(t) in used]
 
     def _node(self, site: Site) -> gs.Node:
@@ -196,7 +197,7 @@ class Graph:
     def perturb(self, site: Site, by: Conv, switch: str) -> None:
         """Let the site's output y become y + a by(y); a is a new input of the model, named `switch`, of one element."""
         node = self._node(site)
-        y, index, dtype = node.outputs[0], _index(self._graph.nodes, node) + 1, np.dtype(node.inputs[1].dtype)
+        y, index, dtype = node.outputs[0], index_of(self._graph.nodes, node) + 1, np.dtype(node.inputs[1].dtype)
         raw, scaled = (gs.Variable(self._names.fresh(f"{switch}.{role}"), dtype) for role in ("raw", "scaled"))
         strength = gs.Variable(switch, dtype, [1])
         node.outputs = [raw]
@@ -211,7 +212,7 @@ class Graph:
 
     def _take_out(self, node: gs.Node) -> int:
         """Remove the node from the graph; returns where it was."""
-        index = _index(self._graph.nodes, node)
+        index = index_of(self._graph.nodes, node)
         node.inputs.clear()
         node.outputs.clear()
         del self._graph.nodes[index]
@@ -286,29 +287,3 @@ def _concrete(tensor: gs.Variable) -> Shape:
     channels = next((n.inputs[1].shape[1] * n.attrs.get("group", 1) for n in readers), 1)
     likely = (1, channels, *(DEFAULT_HW,) * len(tensor.shape))
     return tuple(d if isinstance(d, int) and d > 0 else v for d, v in zip(tensor.shape, likely, strict=False))
-
-
-def _index(nodes: list[gs.Node], node: gs.Node) -> int:
-    """Position by identity: graph-surgeon compares nodes by content, weights included."""
-    return next(i for i, n in enumerate(nodes) if n is node)
-
-
-def _reads(node: gs.Node) -> list[gs.Tensor]:
-    """The tensors that a node reads, those included that the graphs inside it take from outside."""
-    inner = [t for g in node.attrs.values() if isinstance(g, gs.Graph) for n in g.nodes for t in _reads(n)]
-    return [t for t in [*node.inputs, *inner] if not t.is_empty()]
-
-
-def _upstream(tensors: list[gs.Tensor], stop: set[int]) -> list[gs.Node]:
-    """Every node that the tensors depend on, up to the tensors whose ids are in `stop`."""
-    seen: dict[int, gs.Node] = {}
-    queue = list(tensors)
-    while queue:
-        tensor = queue.pop()
-        if id(tensor) in stop:
-            continue
-        for node in tensor.inputs:
-            if id(node) not in seen:
-                seen[id(node)] = node
-                queue.extend(_reads(node))
-    return list(seen.values())

@@ -227,6 +227,8 @@ def test_convert_model_stands_where_openvinos_stood(net: Path) -> None:
     assert isinstance(model, ov.Model)
     assert model.inputs[0].shape == ov.Shape([2, 3, 8, 8])
     assert relative(answers(small_network()), answers(model)) < 1e-4
+    with pytest.raises(UsageError, match="input: there is nothing to convert"):
+        package.convert_model(model, input=[1, 3, 8, 8])
     with pytest.raises(InputError, match="no such file"):
         package.convert_model("none.onnx")
     (net.parent / "bad.onnx").write_bytes(b"nothing")
