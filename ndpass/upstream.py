@@ -1,4 +1,4 @@
-"""What nodes read and what tensors depend on, by identity: graph-surgeon compares nodes by content, weights included."""
+"""What nodes read and tensors depend on, by identity: graph-surgeon compares nodes by content, weights included."""
 
 from __future__ import annotations
 
