@@ -32,14 +32,14 @@ def parse_bytes(text: str) -> int:
 
 
 def passes_and_budget(
-    spec: str,
+    spec: str | Sequence[Pass],
     given: Mapping[str, float | None],
     plan: Path | None,
     default: tuple[BudgetKind, float],
     *,
     calibrated: bool,
 ) -> tuple[list[Pass], Budget]:
-    """What --passes and the budget's options say, or a plan. Raises UsageError for what does not go together."""
+    """What the passes and the budget's options say, or a plan. Raises UsageError for what does not go together."""
     from ndpass.candidates import is_pinned
     from ndpass.passes import parse
     from ndpass.plan_file import PlanFile
@@ -50,7 +50,9 @@ def passes_and_budget(
         if asked:
             raise UsageError(f"--plan says what every layer becomes: leave {' and '.join(asked)} out")
         return PlanFile.read(plan).rules(), Budget("pinned")
-    passes = parse(("cp,cd,sd,nd" if calibrated else "cd,sd,nd") if spec == "auto" else spec)
+    if spec == "auto":
+        spec = "cp,cd,sd,nd" if calibrated else "cd,sd,nd"
+    passes = parse(spec) if isinstance(spec, str) else list(spec)
     return passes, _budget(given, None if is_pinned(passes) else default)
 
 

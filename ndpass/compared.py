@@ -14,7 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ndpass.errors import InputError
-from ndpass.names import all_nodes, reads
+from ndpass.names import all_nodes
+from ndpass.upstream import reads
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -18,10 +18,11 @@ from ndpass.compared import compared
 from ndpass.conv import Block, Conv, Sum
 from ndpass.emit import Emitter
 from ndpass.groups import Group, input_group, keep
-from ndpass.names import Names, all_nodes, reads, tensor_names
-from ndpass.normalise import import_graph, normalise
+from ndpass.names import Names, all_nodes, tensor_names
+from ndpass.normalise import import_graph, is_weight, normalise
 from ndpass.shapes import Inferred, Shape, count_macs, inference, node_macs
 from ndpass.sites import WEIGHTED, Found, Site, Skipped, read
+from ndpass.upstream import index_of, reads, upstream
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -49,7 +50,7 @@ class Graph:
         self.dynamic_hw = any(not isinstance(d, int) for t in self._graph.inputs for d in (t.shape or ())[1:])
         self._declared = self._infer({}, True)
         # what nobody asked for proves nothing: a model may well be too large for an open axis taken as 1
-        self._count_at(sizes or {t.name: _concrete(t.shape) for t in self._graph.inputs if t.shape is not None}, False)
+        self._count_at(sizes or {t.name: _concrete(t) for t in self._graph.inputs if t.shape is not None}, False)
 
     def assume(self, sizes: Mapping[str, Shape]) -> None:
         """Count costs at these input shapes from now on. Raises InputError where the model does not run at them."""
@@ -123,7 +124,7 @@ class Graph:
 
     def live(self, site: Site) -> tuple[str, ...]:
         """The computed tensors that the site and what follows it need of what comes before."""
-        index = _index(self._graph.nodes, self._node(site))
+        index = index_of(self._graph.nodes, self._node(site))
         made = {id(t) for node in self._graph.nodes[:index] for t in node.outputs} | {id(t) for t in self._graph.inputs}
         needed = {t.name: None for node in self._graph.nodes[index:] for t in reads(node) if id(t) in made}
         return tuple(needed)
@@ -152,7 +153,7 @@ class Graph:
         """Where the part of the graph that computes `outputs` from `cut` may begin, and its nodes."""
         tensors = self._graph.tensors()
         start = [tensors[name] for name in cut] if cut is not None else list(self._graph.inputs)
-        return start, _upstream([tensors[name] for name in outputs], {id(t) for t in start})
+        return start, upstream([tensors[name] for name in outputs], {id(t) for t in start})
 
     def _read_by(self, outputs: Sequence[str], cut: Sequence[str] | None) -> list[str]:
         """What of `cut` (None: the inputs) the computation of `outputs` reads."""
@@ -202,7 +203,7 @@ class Graph:
     def perturb(self, site: Site, by: Conv, switch: str) -> None:
         """Let the site's output y become y + a by(y); a is a new input of the model, named `switch`, of one element."""
         node = self._node(site)
-        y, index, dtype = node.outputs[0], _index(self._graph.nodes, node) + 1, np.dtype(node.inputs[1].dtype)
+        y, index, dtype = node.outputs[0], index_of(self._graph.nodes, node) + 1, np.dtype(node.inputs[1].dtype)
         raw, scaled = (gs.Variable(self._names.fresh(f"{switch}.{role}"), dtype) for role in ("raw", "scaled"))
         strength = gs.Variable(switch, dtype, [1])
         node.outputs = [raw]
@@ -217,7 +218,7 @@ class Graph:
 
     def _take_out(self, node: gs.Node) -> int:
         """Remove the node from the graph; returns where it was."""
-        index = _index(self._graph.nodes, node)
+        index = index_of(self._graph.nodes, node)
         node.inputs.clear()
         node.outputs.clear()
         del self._graph.nodes[index]
@@ -286,26 +287,9 @@ def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def _concrete(shape: tuple[int | str | None, ...]) -> Shape:
-    """An input shape with its dynamic axes filled in."""
-    return tuple(d if isinstance(d, int) and d > 0 else (1 if axis < 2 else DEFAULT_HW) for axis, d in enumerate(shape))
-
-
-def _index(nodes: list[gs.Node], node: gs.Node) -> int:
-    """Position by identity: graph-surgeon compares nodes by content, weights included."""
-    return next(i for i, n in enumerate(nodes) if n is node)
-
-
-def _upstream(tensors: list[gs.Tensor], stop: set[int]) -> list[gs.Node]:
-    """Every node that the tensors depend on, up to the tensors whose ids are in `stop`."""
-    seen: dict[int, gs.Node] = {}
-    queue = list(tensors)
-    while queue:
-        tensor = queue.pop()
-        if id(tensor) in stop:
-            continue
-        for node in tensor.inputs:
-            if id(node) not in seen:
-                seen[id(node)] = node
-                queue.extend(reads(node))
-    return list(seen.values())
+def _concrete(tensor: gs.Variable) -> Shape:
+    """An input's shape with its dynamic axes filled in; a convolution that reads it says how many channels it has."""
+    readers = [n for n in tensor.outputs if n.op == "Conv" and is_weight(n.inputs[1]) and n.inputs[0] is tensor]
+    channels = next((n.inputs[1].shape[1] * n.attrs.get("group", 1) for n in readers), 1)
+    likely = (1, channels, *(DEFAULT_HW,) * len(tensor.shape))
+    return tuple(d if isinstance(d, int) and d > 0 else v for d, v in zip(tensor.shape, likely, strict=False))

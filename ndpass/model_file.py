@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import onnx
+
 from ndpass import convert, verify
 from ndpass.errors import UsageError, about
 from ndpass.graph import Graph
@@ -46,12 +48,12 @@ def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
         return Opened(graph, [weights] * weights.exists(), verify.ov_interface(model), graph.compared())
 
 
-def write(model: Any, stage: convert.Staged, source: Path, as_external: bool) -> Path:
-    """Write what `Graph.to_model` of the graph of `source` gave; the path that it can be read from.
+def write(model: Any, stage: convert.Staged, as_external: bool) -> Path:
+    """Write what `Graph.to_model` gave; the path that it can be read from.
 
     From ONNX it is ONNX, whatever the stage is for (`Staged.finish` makes IR of it). Raises OSError.
     """
-    if source.suffix != IR:
+    if isinstance(model, onnx.ModelProto):
         convert.save(model, stage.onnx, as_external)
         return stage.onnx
     from ndpass.ir import write_ir
@@ -62,14 +64,19 @@ def write(model: Any, stage: convert.Staged, source: Path, as_external: bool) ->
 
 def check_output(source: Path, output: Path, int8: bool = False) -> None:
     """Raise UsageError for an output that is no model file, the input itself, or ONNX where only IR can be written."""
-    if output.suffix not in (".onnx", IR):
-        raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
-    if output.suffix != IR and source.suffix == IR:
-        raise UsageError(f"{output}: OpenVINO cannot write ONNX and {source} is its IR: name an .xml as output")
-    if output.suffix != IR and int8:
-        raise UsageError(f"{output}: --int8 is written as OpenVINO IR: give -o {output.stem}.xml")
+    check_kind(output, source.suffix == IR, int8)
     if output.exists() and source.exists() and output.samefile(source):
         raise UsageError(f"{output} is the input itself: give another name for the output")
+
+
+def check_kind(output: Path, from_ir: bool, int8: bool = False) -> None:
+    """Raise UsageError for an output that is no model file, or ONNX where only IR can be written."""
+    if output.suffix not in (".onnx", IR):
+        raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
+    if output.suffix != IR and from_ir:
+        raise UsageError(f"{output}: an OpenVINO model cannot be written as ONNX: name an .xml as output")
+    if output.suffix != IR and int8:
+        raise UsageError(f"{output}: --int8 is written as OpenVINO IR: give -o {output.stem}.xml")
 
 
 def default_output(source: Path, int8: bool = False) -> Path:

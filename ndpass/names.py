@@ -39,12 +39,6 @@ def tensor_names(graph: gs.Graph) -> set[str]:
     return {name for part in all_graphs(graph) for name in part.tensors()}
 
 
-def reads(node: gs.Node) -> list[gs.Tensor]:
-    """The tensors that a node reads, those included that the graphs inside it take from outside."""
-    inner = [t for g in node.attrs.values() if isinstance(g, gs.Graph) for n in g.nodes for t in reads(n)]
-    return [t for t in [*node.inputs, *inner] if not t.is_empty()]
-
-
 def label(node: gs.Node) -> str:
     """What to call a node: its name, else that of its first output, else its operator."""
     return str(node.name or next((t.name for t in node.outputs if t.name), node.op))

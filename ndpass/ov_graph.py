@@ -56,8 +56,7 @@ class OvGraph(Graph):
 
     def _infer(self, sizes: Mapping[str, Shape], strict: bool) -> Inferred:
         now = self._lowered()
-        wanted = {i: list(sizes[op.get_friendly_name()]) for i, op in enumerate(now.model.get_parameters())
-                  if op.get_friendly_name() in sizes}  # fmt: skip
+        wanted = {port: list(sizes[port_name(port)]) for port in now.model.inputs if port_name(port) in sizes}
         try:
             now.model.reshape(wanted)
         except RuntimeError as e:
@@ -77,7 +76,7 @@ class OvGraph(Graph):
         Its shapes are fixed at `batch` samples.
         """
         shapes, now = self.shapes(batch), self._lowered()
-        known = {op.get_friendly_name(): op for op in now.model.get_parameters()}
+        known = {port_name(op.output(0)): op for op in now.model.get_parameters()}
         start = []
         for name in self._read_by([self._results.get(name, name) for name in outputs], cut):
             parameter = known.get(name) if cut is None else None
@@ -86,13 +85,13 @@ class OvGraph(Graph):
                 parameter = ops.parameter(list(shapes[name]), port.get_element_type())
                 parameter.set_friendly_name(name)
                 port.replace(parameter.output(0))
-                parameter.output(0).set_names({name})  # it has got those of the tensor, which may be others
+                parameter.output(0).set_names({name})  # not those that the tensor has in the whole model
             start.append(parameter)
         results = [ops.result(now.tensors[self._results.get(name, name)]) for name in outputs]
         for name, result in zip(outputs, results, strict=True):
             result.set_friendly_name(f"{name}/sink_port_0")
         part = ov.Model(results, start, "segment")
-        part.reshape({i: list(shapes[op.get_friendly_name()]) for i, op in enumerate(start)})
+        part.reshape({port: list(shapes[port_name(port)]) for port in part.inputs})
         return part
 
     def keep_channels(self, group: Group, channels: Labels) -> None:

@@ -88,7 +88,7 @@ class _Reader:
         self.made: dict[tuple[Key, tuple[int, ...] | None], gs.Tensor] = {}
 
     def graph(self) -> gs.Graph:
-        inputs = [self._variable(op.output(0), op.get_friendly_name()) for op in self.model.get_parameters()]
+        inputs = [self._variable(op.output(0), port_name(op.output(0))) for op in self.model.get_parameters()]
         results = self.model.get_results()
         for op in results:  # before the others, so that they get the names by which they are known outside
             if self._key(op.input_value(0)) not in {key for key, _ in self.made}:

@@ -99,7 +99,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
             listen("writing", 0, 1)
             rewritten = job.graph.to_model()
             job.release()
-            written = model_file.write(rewritten, stage, model, as_external=bool(job.beside))
+            written = model_file.write(rewritten, stage, as_external=bool(job.beside))
             del rewritten
         with clock("verify"):
             checked = _verify(written, job, options, listen)

@@ -286,8 +286,9 @@ def _profile(compiled: ov.CompiledModel, feed: Feed) -> _Profile:
     for _ in range(PROFILED - 1):
         request.infer(values)
     mean = _counters(request)
-    # the counters hold the mean of all runs: the first, which finds everything cold, is taken out again
-    micros = {n: max(0.0, mean[n] * PROFILED - first[n]) / (PROFILED - 1) for n in mean}
+    # the counters hold the mean of all runs: the first, which finds everything cold, is taken out again; a node that
+    # took less than a microsecond is none that was executed
+    micros = {n: max(0.0, mean[n] * PROFILED - first.get(n, 0.0)) / (PROFILED - 1) for n in mean}
     ops = compiled.get_runtime_model().get_ordered_ops()
     originals = {op.get_friendly_name(): f",{_info(op, 'originalLayersNames')}," for op in ops}
     after = {

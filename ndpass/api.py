@@ -1,0 +1,213 @@
+"""What `ndpass run` does, from Python: a model in, a rewritten one and what became of it out."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import onnx
+
+from ndpass import convert, model_file, pipeline
+from ndpass.arguments import passes_and_budget, target_of
+from ndpass.calibration.feeds import Feeds, open_feeds
+from ndpass.calibration.preprocess import Preprocess
+from ndpass.errors import InputError, NdpassError, UsageError
+from ndpass.judge import OwnMetric
+from ndpass.latency_cache import cache_folder
+from ndpass.plan_file import PlanFile
+from ndpass.rewriting import Listener
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from ndpass.passes import Pass
+    from ndpass.planner import BudgetKind
+    from ndpass.report import Report
+    from ndpass.runtime import Precision
+
+Model: TypeAlias = "str | Path | onnx.ModelProto | ov.Model"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `run` gives. model: of the kind that was given, for a path what its file holds (ModelProto or ov.Model)."""
+
+    model: Any
+    report: Report
+    plan: PlanFile
+
+    def save(self, path: str | Path, *, compress_to_fp16: bool = False) -> None:
+        """Write the model: .xml is OpenVINO IR, .onnx is ONNX; whole or not at all.
+
+        compress_to_fp16: store the float32 weights of IR in half precision, which is never done unasked.
+        Raises UsageError for ONNX of an OpenVINO model, OutputError where it cannot be written.
+        """
+        target, is_onnx = Path(path), isinstance(self.model, onnx.ModelProto)
+        model_file.check_kind(target, from_ir=not is_onnx)
+        if compress_to_fp16 and target.suffix != model_file.IR:
+            raise UsageError(f"{target}: compress_to_fp16 is about OpenVINO IR: name an .xml as output")
+        with convert.staged(target, compress_to_fp16) as stage:
+            model = copy.deepcopy(self.model) if is_onnx else self.model  # writing takes external data out of it
+            model_file.write(model, stage, as_external=False)
+            stage.finish()
+            stage.commit()
+
+
+def run(
+    model: Model,
+    passes: str | Sequence[Pass] = "nd",
+    *,
+    calibration: Any = None,
+    validation: Any = None,
+    preprocess: str | Preprocess | None = None,
+    max_drop: float | None = None,
+    speedup: float | None = None,
+    macs: float | None = None,
+    energy: float | None = None,
+    plan: str | Path | PlanFile | None = None,
+    metric: OwnMetric | None = None,
+    precision: Precision | None = None,
+    device: str = "CPU",
+    int8: bool = False,
+    threads: int | None = None,
+    batch: int | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    memory: int = 1 << 30,
+    ignore: Iterable[str] = (),
+    progress: Listener = lambda *_: None,
+) -> Result:
+    """Rewrite a model's convolutions into cheaper ones and verify the result; the model that is given stays as it is.
+
+    model: path of an .onnx or .xml file, ModelProto or ov.Model. passes: as of `--passes`, or passes as objects.
+    calibration, validation: a path (folder of images, .npz, .npy), an array, any iterable of arrays or of
+    {input name: array}, or an nncf.Dataset; what is an iterator is read once. One budget of max_drop (points of the
+    metric), speedup (times as fast), macs (share left, 0..1), energy (share of each layer's response kept, 0..1); left
+    out: max_drop 1.0 with data, energy 0.95 without. metric: of one's own, a function of a compiled OpenVINO model.
+    int8: quantise the result by NNCF, which makes it an ov.Model. memory: bytes of activations that are kept.
+    progress: called with (stage, steps done, steps in all).
+    Raises UsageError, InputError, BudgetError or VerificationError (`ndpass.errors`).
+    """
+    with tempfile.TemporaryDirectory(prefix="ndpass.") as name:
+        folder = Path(name)
+        source = _file_of(model, folder)
+        known = _plan_file(plan, folder)
+        data = calibration is not None or validation is not None
+        default: tuple[BudgetKind, float] = ("max_drop", 1.0) if data else ("energy", 0.95)
+        given = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
+        rules, budget = passes_and_budget(passes, given, known, default, calibrated=calibration is not None)
+        spec = Preprocess.parse(preprocess) if isinstance(preprocess, str) else preprocess
+        fit, measured = (_opener(d, spec, samples, seed) for d in (calibration, validation))
+        output = folder / model_file.default_output(source, int8)
+        saved = folder / "plan.json"
+        options = pipeline.Options(
+            rules, budget, tuple(ignore), fit, measured, threads, seed, memory,
+            target=target_of(precision, threads, device, budget, int8=int8), batch=batch, cache=cache_folder(),
+            plan=known, save_plan=saved, metric=metric, int8=int8,
+        )  # fmt: skip
+        with _known_as(source, "the model in memory" if source.parent == folder else None):
+            report = pipeline.run(source, output, options, progress)
+        return Result(_load(output), report, PlanFile.read(saved))
+
+
+def convert_model(source: Any, **options: Any) -> ov.Model:
+    """`openvino.convert_model`, and the convolutions rewritten: to stand where that stood.
+
+    source: what OpenVINO converts (path of a model, a torch.nn.Module with example_input, ...), an .xml or an ov.Model.
+    options: those of `run`, as passes, calibration and a budget; all others are openvino.convert_model's own.
+    Raises as `run`, and InputError for what OpenVINO cannot convert.
+    """
+    import openvino as ov
+
+    ours = {key: options.pop(key) for key in inspect.signature(run).parameters if key in options}
+    known = isinstance(source, ov.Model) or (isinstance(source, str | Path) and Path(source).suffix == model_file.IR)
+    if known and options:
+        raise UsageError(f"{', '.join(options)}: there is nothing to convert, the model is OpenVINO's already")
+    model = source if known else _converted(source, options)
+    return run(model, **ours).model
+
+
+@contextmanager
+def _known_as(path: Path, name: str | None) -> Iterator[None]:
+    """Puts what the caller knows in the place of a path that nobody has given."""
+    try:
+        yield
+    except NdpassError as e:
+        if name is None or str(path) not in str(e):
+            raise
+        raise type(e)(str(e).replace(str(path), name)) from e
+
+
+def _converted(source: Any, conversion: dict[str, Any]) -> ov.Model:
+    """Raises InputError for an ONNX file that is none, before OpenVINO says so in many lines."""
+    import openvino as ov
+
+    from ndpass.runtime import blaming
+
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        if path.suffix == ".onnx":
+            convert.read(path)
+    what = source if isinstance(source, str | Path) else f"the {type(source).__name__}"
+    with blaming(f"{what}: OpenVINO cannot convert it"):
+        return ov.convert_model(source, **conversion)
+
+
+def _file_of(model: Any, folder: Path) -> Path:
+    """The path itself, or where in `folder` the model was written."""
+    import openvino as ov
+
+    if isinstance(model, str | Path):
+        return Path(model)
+    if isinstance(model, onnx.ModelProto):
+        path = folder / "model.onnx"
+        convert.save(copy.deepcopy(model), path)
+        return path
+    if isinstance(model, ov.Model):
+        from ndpass.ir import write_ir
+
+        path = folder / "model.xml"
+        write_ir(model, path, compress=False)
+        return path
+    law = "a model is a path, an onnx.ModelProto or an openvino.Model"
+    raise UsageError(f"{law}; got {type(model).__name__}: ndpass.convert_model takes what OpenVINO converts")
+
+
+def _load(path: Path) -> Any:
+    """A model with its weights in memory: the file will go."""
+    if path.suffix != model_file.IR:
+        return onnx.load(path)
+    import openvino as ov
+
+    return ov.Core().read_model(path, config={"ENABLE_MMAP": False})
+
+
+def _plan_file(plan: str | Path | PlanFile | None, folder: Path) -> Path | None:
+    if isinstance(plan, PlanFile):
+        plan.save(folder / "given.json")
+        return folder / "given.json"
+    return None if plan is None else Path(plan)
+
+
+def _opener(data: Any, spec: Preprocess | None, samples: int | None, seed: int) -> Callable[[Any], Feeds] | None:
+    """How to open the samples once the inputs are known; None where none are given."""
+    if data is None:
+        return None
+    if hasattr(data, "get_inference_data"):  # an nncf.Dataset, whatever its version
+        data = [_alone(item) for item in data.get_inference_data()]
+    if isinstance(data, str | Path) and not Path(data).exists():
+        raise InputError(f"{data}: no such file or folder")
+    return lambda inputs: open_feeds(data, inputs, spec, samples=samples, seed=seed)
+
+
+def _alone(item: Any) -> Any:
+    """What NNCF feeds a model with one input may come in a tuple."""
+    return item[0] if isinstance(item, tuple | list) and len(item) == 1 else item

@@ -1,0 +1,31 @@
+"""What nodes read and tensors depend on, by identity: graph-surgeon compares nodes by content, weights included."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+
+def index_of(nodes: list[gs.Node], node: gs.Node) -> int:
+    """Position of the node itself."""
+    return next(i for i, n in enumerate(nodes) if n is node)
+
+
+def reads(node: gs.Node) -> list[gs.Tensor]:
+    """The tensors that a node reads, those included that the graphs inside it take from outside."""
+    inner = [t for g in node.attrs.values() if isinstance(g, gs.Graph) for n in g.nodes for t in reads(n)]
+    return [t for t in [*node.inputs, *inner] if not t.is_empty()]
+
+
+def upstream(tensors: list[gs.Tensor], stop: set[int]) -> list[gs.Node]:
+    """Every node that the tensors depend on, up to the tensors whose ids are in `stop`."""
+    seen: dict[int, gs.Node] = {}
+    queue = list(tensors)
+    while queue:
+        tensor = queue.pop()
+        if id(tensor) in stop:
+            continue
+        for node in tensor.inputs:
+            if id(node) not in seen:
+                seen[id(node)] = node
+                queue.extend(reads(node))
+    return list(seen.values())
