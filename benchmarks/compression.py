@@ -116,7 +116,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Bench:
-    """The model, the data, and the candidates and slopes of all layers."""
+    """The model, the data, the candidates of all layers and their slopes."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.model = args, onnx.load(args.model)
@@ -126,27 +126,38 @@ class Bench:
         self.measured = open_feeds(args.validation, graph.inputs(), spec)
         sites = sites_of(graph, args.passes)
         self.calibration = Calibration.of(graph, sites, self.fit, args.threads, 0, MEMORY)
-        self.candidates, slopes = self._candidates(graph, sites)
-        self.slopes = None if args.no_slopes else slopes
+        self.candidates = self._candidates(graph, sites)
+        self.slopes: dict[str, float] | None = None  # of the pipeline that is being planned
+        self._known_slopes: dict[bool, dict[str, float]] = {}
 
-    def _candidates(self, graph: Graph, sites: Sequence[Site]) -> tuple[dict[str, list[Candidate]], dict[str, float]]:
-        """Site name -> candidates, from the original's own activations, and slopes; kept in a file."""
+    def _slopes(self, pipeline: str) -> dict[str, float] | None:
+        """Site name -> slope; other ones where cp is in the pipeline."""
+        if self.args.no_slopes:
+            return None
+        pruning = "cp" in pipeline.split(",")
+        if pruning not in self._known_slopes:
+            graph = Graph(self.model)
+            found = self.calibration.slopes(graph, sites_of(graph, self.args.passes), parse(pipeline))
+            self._known_slopes[pruning] = found
+        return self._known_slopes[pruning]
+
+    def _candidates(self, graph: Graph, sites: Sequence[Site]) -> dict[str, list[Candidate]]:
+        """Site name -> candidates, from the original's own activations; kept in a file."""
         kept = RESULTS / f"candidates_{self.args.model.stem}_{self.args.passes.replace(',', '-')}.json"
         if not kept.exists():
             start = time.perf_counter()
             rewriter = Rewriter(graph, parse(self.args.passes), Budget("macs", 1.0), self.calibration)
-            slopes = self.calibration.slopes(graph, sites)
             found = rewriter.candidates(sites, lambda stage, i, n: print(f"  {stage} {i}/{n}", flush=True))
             print(f"candidates in {time.perf_counter() - start:.0f} s")
             kept.parent.mkdir(exist_ok=True)
             plain = {name: [[c.macs, c.error, c.setting] for c in ways] for name, ways in found.items()}
-            kept.write_text(json.dumps({"slopes": slopes, "candidates": plain}))
+            kept.write_text(json.dumps({"candidates": plain}))
         known = json.loads(kept.read_text())
-        return {name: [Candidate(*c) for c in ways] for name, ways in known["candidates"].items()}, known["slopes"]
+        return {name: [Candidate(*c) for c in ways] for name, ways in known["candidates"].items()}
 
     def row(self, pipeline: str, budget: Mapping[str, float]) -> Row:
         """Choose, rewrite and measure one pipeline at one budget."""
-        start = time.perf_counter()
+        start, self.slopes = time.perf_counter(), self._slopes(pipeline)
         graph = Graph(self.model)
         found, sites = graph.sites(), sites_of(graph, pipeline)
         plan = self.plan(graph, sites, pipeline, budget)

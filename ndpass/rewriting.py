@@ -60,9 +60,9 @@ class Calibration:
         chosen = samples(graph, sites, data)
         return cls(data, memory, chosen, references(graph, sites, chosen, data))
 
-    def slopes(self, graph: Graph, sites: Sequence[Site]) -> dict[str, float]:
-        """What an error in each site's response costs at the outputs (`ndpass.sensitivity`)."""
-        return slopes(graph, sites, self.responses, self.data)
+    def slopes(self, graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> dict[str, float]:
+        """What an error of these passes in each site's response costs at the outputs (`ndpass.sensitivity`)."""
+        return slopes(graph, sites, self.responses, self.data, pruning=split(passes)[1] is not None)
 
     def frontier(self, graph: Graph) -> Frontier:
         return Frontier(graph, self.data, self.memory)
@@ -148,7 +148,7 @@ class Rewriter:
         return found
 
     def _slopes(self, sites: Sequence[Site]) -> dict[str, float] | None:
-        return None if self.calibration is None else self.calibration.slopes(self.graph, sites)
+        return None if self.calibration is None else self.calibration.slopes(self.graph, sites, self.passes)
 
     def _most(self) -> int:
         """Compositions of three are seldom chosen and each candidate has to be timed."""

@@ -12,7 +12,14 @@ of the response,
 
     y' = y − a UUᵀ(y − ȳ)    U (n_o, r): the last eigenvectors of E[yyᵀ], a ≤ 1 so that the relative error is as wanted
 
-which is the error that a decomposition of low rank makes, at the cost of a pointwise convolution. The divergence is
+which is the error that a decomposition of low rank makes, at the cost of a pointwise convolution. Pruning makes
+another: what its input channels told is lost in strong directions of the response as in weak ones. Where cp is among
+the passes, random directions of the whitened response are tried too,
+
+    y' = y − a G^½ QQᵀ G^−½ (y − ȳ)    Q (n_o, r) orthonormal, r/n_o the relative error wanted
+
+(measured on ResNet-20, cp at 0.7 of the MACs: a drop of 11.3 points when planned with the weakest directions alone, of
+3.7 with both; the last layer before the average does not feel its weakest directions at all). The divergence is
 that of the class probabilities (KL) where an output is class scores, else the squared relative error of the outputs;
 of several outputs all count.
 """
@@ -45,7 +52,7 @@ NOTHING = 1e-12  # variance, relative to the response's square, that is rounding
 
 @dataclass(frozen=True)
 class Probe:
-    """What a switch does at full strength: y − P(y − ȳ); P = UUᵀ (n_o, n_o), mean (n_o,), its relative error."""
+    """What a switch does at full strength: y − P(y − ȳ); P (n_o, n_o), mean (n_o,), its relative error."""
 
     projection: Array
     mean: Array
@@ -75,12 +82,15 @@ def slopes(
     responses: Mapping[str, Array],
     data: Data,
     listen: Callable[[int, int], None] = lambda *_: None,
+    *,
+    pruning: bool = False,
 ) -> dict[str, float]:
     """Site name -> √divergence of the outputs per relative error of its response; all above zero and finite.
 
-    responses: (rows, n_o) of each site, as `calibration.collect.references` gives them.
+    responses: (rows, n_o) of each site, as `calibration.collect.references` gives them. pruning: whether cp may be what
+    makes the error.
     """
-    found = effects(graph, sites, responses, data, listen)
+    found = effects(graph, sites, responses, data, listen, pruning=pruning)
     ratios = {name: effect.slope for name, effect in found.items()}
     most = max((ratio for ratio in ratios.values() if math.isfinite(ratio)), default=0.0)
     least = LEAST * most or 1.0  # no layer is free: what is lost there may show elsewhere
@@ -93,20 +103,23 @@ def effects(
     responses: Mapping[str, Array],
     data: Data,
     listen: Callable[[int, int], None] = lambda *_: None,
+    *,
+    pruning: bool = False,
 ) -> dict[str, Effect]:
-    """Site name -> what its probe does to the outputs, of ERRORS the one with the steeper slope. See `slopes`.
+    """Site name -> what its probes do to the outputs, of all the one with the steepest slope. See `slopes`.
 
     Nothing where the response never varies.
     """
-    few = probing_data(data, len(ERRORS) * len(sites))
+    kinds = [(kind, error) for kind in ((probe, spread_probe) if pruning else (probe,)) for error in ERRORS]
+    few = probing_data(data, len(kinds) * len(sites))
     found: dict[str, Effect] = {}
-    for turn, error in enumerate(ERRORS):
-        probes = {site.name: probe(responses[site.name], error) for site in sites}
+    for turn, (kind, error) in enumerate(kinds):
+        probes = {site.name: kind(responses[site.name], error) for site in sites}
         runner = OpenVINO(probed(graph, sites, probes, data.batch), threads=data.threads)
         off = {switch(i): np.zeros(1, np.float32) for i in range(len(sites))}
         before = stored(_Switched(runner, off), few.feeds, few.batch)
         for i, site in enumerate(sites):
-            listen(turn * len(sites) + i, len(ERRORS) * len(sites))
+            listen(turn * len(sites) + i, len(kinds) * len(sites))
             strength, injected = probes[site.name].dose(error)
             on = {**off, switch(i): np.full(1, strength, np.float32)}
             moved = divergence(compare(before, _Switched(runner, on), few.feeds, few.batch)) if injected else 0.0
@@ -135,6 +148,22 @@ def probe(responses: Array, error: float) -> Probe:
     share = values.cumsum() / (values.sum() or 1.0)
     weakest = vectors[:, : int(np.searchsorted(share, error)) + 1]
     return Probe(weakest @ weakest.T, mean, float(share[weakest.shape[1] - 1]))
+
+
+def spread_probe(responses: Array, error: float) -> Probe:
+    """Seeded random directions of the whitened responses (rows, n_o), so many that `error` of the variance is lost."""
+    y = responses.astype(np.float64)
+    mean = y.mean(0)
+    G = np.cov(y, rowvar=False, bias=True).reshape(y.shape[1], -1)
+    values, vectors = np.linalg.eigh(G)
+    varying = values > NOTHING * max(float(np.square(y).mean(0).sum()), values[-1])
+    if not varying.any():
+        return Probe(np.zeros_like(G), mean, 0.0)
+    roots, vectors = np.sqrt(values[varying]), vectors[:, varying]
+    noise = np.random.default_rng(0).standard_normal((len(roots), max(1, math.ceil(error * len(roots)))))
+    Q = np.linalg.qr(noise)[0]
+    P = (vectors * roots) @ Q @ Q.T @ (vectors / roots).T
+    return Probe(P, mean, float(np.einsum("ij,jk,ik->", P, G, P) / np.trace(G)))
 
 
 def switch(number: int) -> str:

@@ -84,7 +84,7 @@ class Tuner:
         coupling = Coupling(graph, sites, self.passes)
         if known is None:
             rewriter = Rewriter(graph, self.passes, self.budget, self.calibration)
-            slopes = self.calibration.slopes(graph, sites) if self.calibration else None
+            slopes = self.calibration.slopes(graph, sites, self.passes) if self.calibration else None
             found = rewriter.candidates(sites, self.listen)
             groups = {site.name: channel_group(graph, site, self.passes) for site in sites}
             latencies = Latencies(self.target, self.cache)

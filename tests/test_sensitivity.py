@@ -28,6 +28,7 @@ from ndpass.sensitivity import (
     probed,
     probing_data,
     slopes,
+    spread_probe,
     switch,
 )
 
@@ -89,6 +90,47 @@ def test_probe_of_one_channel_takes_it_out_whole() -> None:
     made = probe(normal(50, 1), ERROR)
     np.testing.assert_allclose(made.projection, [[1]])
     assert made.error == pytest.approx(1)
+
+
+def test_spread_probe_takes_of_strong_directions_as_of_weak_ones() -> None:
+    """On average over the draws of what is random, here over permuted channels."""
+    scales = np.linspace(1, 20, 40)
+    shares, errors = [], []
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(40)
+        y = normal(4_000, 40, dtype=np.float64) * scales[order]
+        made = spread_probe(y, 0.2)
+        lost = (y - y.mean(0)) @ made.projection.T
+        assert np.linalg.matrix_rank(made.projection) == 8
+        np.testing.assert_allclose(made.projection, made.projection @ made.projection, atol=1e-8)
+        assert made.error == pytest.approx(np.square(lost).sum() / np.square(y - y.mean(0)).sum())
+        share = np.square(lost).mean(0) / y.var(0)
+        shares.append([share[order < 20].mean(), share[order >= 20].mean()])
+        errors.append(made.error)
+    weak, strong = np.mean(shares, 0)
+    assert strong == pytest.approx(0.2, abs=0.05)
+    assert weak == pytest.approx(0.2, abs=0.15)
+    assert np.mean(errors) == pytest.approx(0.2, abs=0.05)
+
+
+def test_spread_probe_leaves_what_never_varies() -> None:
+    assert spread_probe(np.full((50, 3), 7.3, np.float32), ERROR).error == 0
+    y = normal(500, 3) * np.float32([1, 0, 2])
+    assert np.isfinite(spread_probe(y, ERROR).projection).all()
+    assert spread_probe(y, ERROR).projection[1].tolist() == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+def test_pruning_is_felt_where_the_weakest_directions_are_not() -> None:
+    """Of a, the layer behind reads but the strongest channel: its slope comes from random directions."""
+    weight = np.zeros((5, 6, 1, 1), np.float32)
+    weight[:, 0] = 1
+    W1 = normal(6, 3, 3, 3) * np.float32([2, 1, 1, 1, 1, 1])[:, None, None, None]
+    model = network(LINEAR, W1=W1, B1=normal(6), W2=weight, B2=normal(5))
+    graph, sites, calibration = calibrated(model, pictures(8))
+    plain, pruning = (
+        slopes(graph, sites, calibration.responses, calibration.data, pruning=p) for p in (False, True)
+    )  # fmt: skip
+    assert pruning["a"] > 2 * plain["a"]
 
 
 # ---------------------------------------------------------------------------------------------------- closed forms
