@@ -209,6 +209,33 @@ def test_names_types_and_open_shapes_stay() -> None:
     assert result.outputs[1].node.input_value(0).get_node().get_friendly_name() == "features"
 
 
+def test_what_is_known_of_a_layer_goes_to_what_gives_its_output() -> None:
+    x = ops.parameter([1, 3, 8, 8], np.float32, name="x")
+    before = convolution(x, ops.constant(KERNEL))
+    before.set_friendly_name("layer")
+    before.get_rt_info()["mine"] = "kept"
+    before.output(0).set_names({"one", "two"})
+    graph = OvGraph(ov.Model([before], [x]))
+    decoupled(graph)
+    made = graph.to_model().outputs[0].node.input_value(0).get_node()
+    assert made.get_friendly_name() == "layer"
+    assert made.get_rt_info()["mine"].value == "kept"
+    assert made.output(0).get_names() == {"one", "two"}
+
+
+@pytest.mark.parametrize("rank", ["static", "open"])
+def test_what_follows_from_shapes_is_folded(rank: str) -> None:
+    """ONNX's global pooling, as OpenVINO reads it: over the axes from 2 to the rank of the tensor."""
+    body = "a = Conv(x, w)  b = Relu(a)  p = GlobalAveragePool(b)  y = Conv(p, v)"
+    text = f"(float[1,3,4,4] x) => (float[1,8,1,1] y) {{ {body} }}"
+    model = network(
+        text.replace("1,3,4,4", "n,3,h,w") if rank == "open" else text, w=normal(6, 3, 3, 3), v=normal(8, 6, 1, 1)
+    )
+    graph = OvGraph(ov_of(model))
+    assert isinstance(graph.channel_group(sites(graph)[1]), Group)
+    assert "Range" not in kinds(graph.to_model())
+
+
 def test_the_model_given_is_not_changed_unless_in_place() -> None:
     model = ov_of(onnx_net())
     before = kinds(model)
