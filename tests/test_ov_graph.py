@@ -155,6 +155,31 @@ def test_a_model_with_state_is_refused() -> None:
         OvGraph(ov.Model([ops.result(total)], [ops.assign(total, "s")], [x]))
 
 
+def test_weights_that_are_an_input_of_the_model() -> None:
+    x, w = ops.parameter([1, 3, 8, 8], np.float32, name="x"), ops.parameter([4, 3, 3, 3], np.float32, name="w")
+    (found,) = OvGraph(ov.Model([convolution(x, w)], [x, w])).sites()
+    assert isinstance(found, Skipped)
+    assert found.reason == "weights are computed at run time"
+
+
+def test_weights_in_bfloat16() -> None:
+    """Stored in it they are read as float32; used in it they are left alone, NumPy having no such type."""
+    stored = ov.op.Constant(ov.Type.bf16, ov.Shape([4, 3, 3, 3]), [1.5] * 108)
+    (found,) = OvGraph(single(lambda x: convolution(x, ops.convert(stored, "f32")), 1, 3, 8, 8)).sites()
+    assert isinstance(found, Site)
+    assert (found.conv.weight == 1.5).all()
+    x = ops.parameter([1, 3, 8, 8], ov.Type.bf16, name="x")
+    (left,) = OvGraph(ov.Model([convolution(x, stored)], [x])).sites()
+    assert isinstance(left, Skipped)
+    assert "bfloat16" in left.reason
+
+
+def test_an_input_of_any_rank_is_refused() -> None:
+    x = ops.parameter(ov.PartialShape.dynamic(), np.float32, name="x")
+    with pytest.raises(InputError, match="input 'x' may have any number of axes"):
+        OvGraph(ov.Model([convolution(x, ops.constant(KERNEL))], [x]))
+
+
 def test_scale_and_shift_behind_a_convolution_are_folded() -> None:
     """What OpenVINO makes of a BatchNormalization: Multiply and Add by a number for each channel."""
     scale, shift = normal(1, 4, 1, 1, seed=1), normal(1, 4, 1, 1, seed=2)
