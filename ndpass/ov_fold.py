@@ -77,7 +77,7 @@ def _values(op: ov.Node) -> list[NDArray[Any]] | None:
         return None
     outputs = [ov.Tensor(port.get_element_type(), port.get_shape()) for port in op.outputs()]
     try:
-        done = op.evaluate(outputs, [ov.Tensor(np.ascontiguousarray(value)) for value in inputs])
+        done = op.evaluate(outputs, [ov.Tensor(np.array(value, order="C")) for value in inputs])
     except (RuntimeError, TypeError):  # no evaluator for this operator or type: it stays
         return None
     return [np.array(tensor.data) for tensor in outputs] if done else None

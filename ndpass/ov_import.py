@@ -64,10 +64,14 @@ def layer(node: gs.Node) -> tuple[tuple[str, ...], str]:
 def describe(model: ov.Model) -> tuple[gs.Graph, Places]:
     """The description of a model whose constants are folded (`ov_fold.fold`), normalised as an ONNX graph would be.
 
-    Raises InputError for a model that keeps state between inferences.
+    Raises InputError for a model that keeps state between inferences, or whose inputs have no known number of axes.
     """
     if model.get_sinks():
         raise InputError("the model keeps state between inferences (ReadValue, Assign): ndpass rewrites models without")
+    for op in model.get_parameters():
+        if op.get_output_partial_shape(0).rank.is_dynamic:
+            name = port_name(op.output(0))
+            raise InputError(f"input '{name}' may have any number of axes: convert the model with its input's shape")
     reader = _Reader(model)
     graph = reader.graph()
     absorb_biases(graph, reader.reshaped)

@@ -83,7 +83,7 @@ class _Writer:
             before = old.get_node()
             made.set_friendly_name(before.get_friendly_name())
             for key, value in before.get_rt_info().items():
-                made.get_rt_info()[key] = value
+                made.set_rt_info(value, key)
             old.replace(out)
         self.tensors[node.outputs[0].name] = out
 

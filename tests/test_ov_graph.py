@@ -155,6 +155,31 @@ def test_a_model_with_state_is_refused() -> None:
         OvGraph(ov.Model([ops.result(total)], [ops.assign(total, "s")], [x]))
 
 
+def test_weights_that_are_an_input_of_the_model() -> None:
+    x, w = ops.parameter([1, 3, 8, 8], np.float32, name="x"), ops.parameter([4, 3, 3, 3], np.float32, name="w")
+    (found,) = OvGraph(ov.Model([convolution(x, w)], [x, w])).sites()
+    assert isinstance(found, Skipped)
+    assert found.reason == "weights are computed at run time"
+
+
+def test_weights_in_bfloat16() -> None:
+    """Stored in it they are read as float32; used in it they are left alone, NumPy having no such type."""
+    stored = ov.op.Constant(ov.Type.bf16, ov.Shape([4, 3, 3, 3]), [1.5] * 108)
+    (found,) = OvGraph(single(lambda x: convolution(x, ops.convert(stored, "f32")), 1, 3, 8, 8)).sites()
+    assert isinstance(found, Site)
+    assert (found.conv.weight == 1.5).all()
+    x = ops.parameter([1, 3, 8, 8], ov.Type.bf16, name="x")
+    (left,) = OvGraph(ov.Model([convolution(x, stored)], [x])).sites()
+    assert isinstance(left, Skipped)
+    assert "bfloat16" in left.reason
+
+
+def test_an_input_of_any_rank_is_refused() -> None:
+    x = ops.parameter(ov.PartialShape.dynamic(), np.float32, name="x")
+    with pytest.raises(InputError, match="input 'x' may have any number of axes"):
+        OvGraph(ov.Model([convolution(x, ops.constant(KERNEL))], [x]))
+
+
 def test_scale_and_shift_behind_a_convolution_are_folded() -> None:
     """What OpenVINO makes of a BatchNormalization: Multiply and Add by a number for each channel."""
     scale, shift = normal(1, 4, 1, 1, seed=1), normal(1, 4, 1, 1, seed=2)
@@ -207,6 +232,33 @@ def test_names_types_and_open_shapes_stay() -> None:
     names = {name for op in result.get_ops() for port in op.outputs() for name in port.get_names()}
     assert {"r", "c", "t", "features"} <= names
     assert result.outputs[1].node.input_value(0).get_node().get_friendly_name() == "features"
+
+
+def test_what_is_known_of_a_layer_goes_to_what_gives_its_output() -> None:
+    x = ops.parameter([1, 3, 8, 8], np.float32, name="x")
+    before = convolution(x, ops.constant(KERNEL))
+    before.set_friendly_name("layer")
+    before.get_rt_info()["mine"] = "kept"
+    before.output(0).set_names({"one", "two"})
+    graph = OvGraph(ov.Model([before], [x]))
+    decoupled(graph)
+    made = graph.to_model().outputs[0].node.input_value(0).get_node()
+    assert made.get_friendly_name() == "layer"
+    assert made.get_rt_info()["mine"].value == "kept"
+    assert made.output(0).get_names() == {"one", "two"}
+
+
+@pytest.mark.parametrize("rank", ["static", "open"])
+def test_what_follows_from_shapes_is_folded(rank: str) -> None:
+    """ONNX's global pooling, as OpenVINO reads it: over the axes from 2 to the rank of the tensor."""
+    body = "a = Conv(x, w)  b = Relu(a)  p = GlobalAveragePool(b)  y = Conv(p, v)"
+    text = f"(float[1,3,4,4] x) => (float[1,8,1,1] y) {{ {body} }}"
+    model = network(
+        text.replace("1,3,4,4", "n,3,h,w") if rank == "open" else text, w=normal(6, 3, 3, 3), v=normal(8, 6, 1, 1)
+    )
+    graph = OvGraph(ov_of(model))
+    assert isinstance(graph.channel_group(sites(graph)[1]), Group)
+    assert "Range" not in kinds(graph.to_model())
 
 
 def test_the_model_given_is_not_changed_unless_in_place() -> None:

@@ -14,7 +14,7 @@ from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
 from ndpass.planner import Candidate, Choice
-from ndpass.pricing import PER_KIND, Table, corrected, feed_of, kind, thinned, whole
+from ndpass.pricing import PER_KIND, Table, corrected, feed_of, kind, thinned
 from ndpass.search import MOST_FITS, Search, Settled, within_drop
 from ndpass.target import Target, inference
 
@@ -187,5 +187,5 @@ def test_a_stand_in_has_the_planned_shapes_and_runs(spec: str) -> None:
     one = Search(lambda: Graph(deep()), parse(spec), table(), None, Target(threads=1))
     stand_in = one.stand_in(Graph(deep()), plan)
     assert stand_in.macs() < graph.macs() / 2
-    inference(whole(stand_in), Target(threads=1), feed_of(graph.inputs(), graph.sizes, Target(threads=1)))()
+    inference(stand_in.runnable(), Target(threads=1), feed_of(graph.inputs(), graph.sizes, Target(threads=1)))()
     assert stand_in.outputs() == graph.outputs()
