@@ -22,7 +22,7 @@ from ndpass.bench import percentiles, time_in_turns
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
 from ndpass.planner import Candidate, Choice
-from ndpass.pricing import Table, feed_of, whole
+from ndpass.pricing import Table, feed_of
 from ndpass.search import Search
 from ndpass.target import Target, inference
 
@@ -63,7 +63,7 @@ def one(model: Path, row: dict[str, Any], target: Target) -> dict[str, Any]:
     plan = {name: Choice(Candidate(0, 0.0, settings.get(name, {}))) for name in names}
     search = Search(lambda: Graph(proto), passes, Table({}, 0.0, {}), None, target)
     feed = feed_of(original.inputs(), original.sizes, target)
-    models = [whole(original), whole(search.stand_in(Graph(proto), plan))]
+    models = [original.runnable(), search.stand_in(Graph(proto), plan).runnable()]
     a, b = time_in_turns([inference(m, target, feed) for m in models], seconds=SECONDS, min_rounds=ROUNDS)
     speedups = [x / y for x, y in zip(a, b, strict=True)]
     return {**{k: row[k] for k in ("pipeline", "times_fewer", "drop", "kl")}, "ms": 1e3 * float(np.median(b)),
