@@ -116,6 +116,20 @@ def run(
         return Result(_load(output), report, PlanFile.read(saved))
 
 
+class Pipeline:
+    """Passes in their order inside a layer, ready to be run on models.
+
+    Pipeline([ChannelDecomposition(rank=64), NetworkDecoupling(rank=2)])(model, calibration=images).model
+    """
+
+    def __init__(self, passes: Sequence[Pass]) -> None:
+        self.passes = list(passes)
+
+    def __call__(self, model: Model, **options: Any) -> Result:
+        """`run` with these passes and any of its other options."""
+        return run(model, self.passes, **options)
+
+
 def convert_model(source: Any, **options: Any) -> ov.Model:
     """`openvino.convert_model`, and the convolutions rewritten: to stand where that stood.
 

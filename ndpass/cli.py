@@ -287,8 +287,10 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Measure a model's accuracy on labelled data, or its agreement with another model, in OpenVINO at f32."""
+    from ndpass.compared import shown
     from ndpass.evaluate import accuracy, stored
     from ndpass.evaluate import evaluate as compare
+    from ndpass.model_file import open_graph
     from ndpass.runtime import OpenVINO
 
     runner = OpenVINO(model, threads=threads)
@@ -301,7 +303,10 @@ def evaluate(
     elif against is None:
         raise UsageError(f"{data} has no labels: give --against MODEL to measure agreement instead")
     if against is not None:
-        found = compare(stored(OpenVINO(against, threads=threads), feeds, batch), runner, feeds, batch).agreement
+        names = open_graph(against).compared
+        reference, other = (runner if names is None and path is model else OpenVINO(shown(path, names), threads=threads)
+                            for path in (against, model))  # fmt: skip
+        found = compare(stored(reference, feeds, batch), other, feeds, batch).agreement
         if found.top1_agreement is not None:
             print(f"agreement  {found.top1_agreement:.2f} % of top-1 answers as {against}")
         print(f"error      {found.relative_error:.3g} of the outputs' norm, largest on '{found.worst_output}'")

@@ -153,6 +153,26 @@ def key(array: NDArray[Any]) -> int:
     return array.size
 
 
+def test_a_pipeline_is_run_with_its_passes() -> None:
+    steps = [ChannelDecomposition(rank=4), NetworkDecoupling(rank=2)]
+    result = package.Pipeline(steps)(small_network(), calibration=IMAGES)
+    assert result.report.passes == ["cd", "nd"]
+    again = package.run(small_network(), steps, calibration=IMAGES)
+    assert result.model.SerializeToString() == again.model.SerializeToString()
+
+
+def test_own_metric_and_int8_from_python() -> None:
+    def norm(compiled: Any) -> float:
+        return float(np.square(next(iter(compiled(IMAGES).values()))).mean())
+
+    result = package.run(small_network(), "cd:rank=8", calibration=IMAGES, metric=norm, int8=True)
+    assert isinstance(result.model, ov.Model)
+    assert "FakeQuantize" in {op.get_type_name() for op in result.model.get_ops()}
+    assert result.report.metric is not None
+    assert result.report.metric.name == "norm"
+    assert result.report.variants[3].metric == pytest.approx(norm(ov.compile_model(result.model, "CPU")), rel=1e-3)
+
+
 def test_what_is_given_is_not_changed() -> None:
     model = small_network()
     before, other = model.SerializeToString(), ov.Core().read_model(model.SerializeToString())

@@ -123,3 +123,12 @@ def test_labels_of_images_are_not_compared_with_boxes(detector: Path, ndpass: Co
                   "--preprocess", "size=300", "-o", "out.onnx")  # fmt: skip
     assert done.code == 0, done.err
     assert "accuracy" not in done.out
+
+
+def test_detectors_are_compared_by_evaluate(detector: Path, ndpass: Command) -> None:
+    np.save("data.npy", np.random.default_rng(0).integers(0, 256, (3, 300, 300, 3), dtype=np.uint8))
+    assert ndpass("run", "-q", detector, "--passes", "nd:rank=2", "-o", "out.onnx").code == 0
+    done = ndpass("evaluate", "out.onnx", "--data", "data.npy", "--preprocess", "size=300", "--against", detector)
+    assert done.code == 0, done.err
+    assert "of the outputs' norm" in done.out
+    assert "top-1" not in done.out
