@@ -31,10 +31,20 @@ WIDE = 1024  # n from which on sweeps run in float32
 OUTPUTS_AT_ONCE = 32  # of pw-dw's depthwise solve, to bound its memory to OUTPUTS_AT_ONCE·T·K·n numbers
 
 
-def fit(weight: Array, moments: Moments, rank: int, form: str, sweeps: int = SWEEPS) -> tuple[Array, Array]:
-    """Pointwise (T, n_o, n_i) and depthwise (T, c, K) factors for W (n_o, n_i, *kernel); c as in `factors`."""
+Factors = tuple[Array, Array]  # pointwise (T, n_o, n_i) and depthwise (T, c, K)
+
+
+def fit(
+    weight: Array, moments: Moments, rank: int, form: str, sweeps: int = SWEEPS, start: Factors | None = None
+) -> Factors:
+    """Factors for W (n_o, n_i, *kernel), c as in `network_decoupling.factors`; no step raises the error.
+
+    start: the factors to begin with; left out, those of W* in the metric of each channel's own moments.
+    """
     n_o, n_i = weight.shape[:2]
     solver = (_DwPw if form == "dw-pw" else _PwDw)(moments, n_o, n_i, rank)
+    if start is not None:
+        solver.begin(*start)
     for _ in range(sweeps):
         solver.sweep()
     solver.finish()
@@ -66,6 +76,10 @@ class _Solver:
         cut = moments.C.reshape(n_i, self.K, n_i, self.K)
         self.own = cut[np.arange(n_i), :, np.arange(n_i), :]  # (n_i, K, K)
         self.best = moments.best.reshape(n_o, n_i, self.K)
+
+    def begin(self, point: Array, depth: Array) -> None:
+        """With these factors."""
+        raise NotImplementedError
 
     def kernel(self) -> Array:
         """M as (n_o, n_i, K)."""
@@ -103,6 +117,9 @@ class _DwPw(_Solver):
         self.P, self.D = scaled @ first, (self.inverse_root @ first).transpose(0, 2, 1)
         self.finish()
 
+    def begin(self, point: Array, depth: Array) -> None:
+        self.P, self.D = point.transpose(2, 1, 0).copy(), depth.transpose(1, 0, 2).copy()
+
     def kernel(self) -> Array:
         kernel: Array = (self.P @ self.D).transpose(1, 0, 2)
         return kernel
@@ -124,7 +141,7 @@ class _DwPw(_Solver):
         solved = solve(square, right.reshape(self.n_o, m).T).T
         self.P = np.ascontiguousarray(solved.reshape(self.n_o, self.n_i, self.rank).transpose(1, 0, 2))
 
-    def factors(self) -> tuple[Array, Array]:
+    def factors(self) -> Factors:
         return self.P.transpose(2, 1, 0), self.D.transpose(1, 0, 2)
 
 
@@ -136,6 +153,9 @@ class _PwDw(_Solver):
         root, inverse_root = (r[0] for r in roots(self.own.mean(axis=0)[None]))
         first = leading(self.best @ root, rank)
         self.P, self.D = (self.best @ root) @ first, (inverse_root @ first).transpose(0, 2, 1)
+
+    def begin(self, point: Array, depth: Array) -> None:
+        self.P, self.D = point.transpose(1, 2, 0).copy(), depth.transpose(1, 0, 2).copy()
 
     def kernel(self) -> Array:
         kernel: Array = self.P @ self.D
@@ -167,7 +187,7 @@ class _PwDw(_Solver):
     def finish(self) -> None:
         """The last sweep has solved the taps."""
 
-    def factors(self) -> tuple[Array, Array]:
+    def factors(self) -> Factors:
         return self.P.transpose(2, 0, 1), self.D.transpose(1, 0, 2)
 
 
