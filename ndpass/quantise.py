@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,17 @@ def quantise(model: Path | bytes | ov.Model, feeds: Feeds, inputs: Sequence[Inpu
         {i: filled(feed[name], batch.size) if batch else feed[name] for i, name in enumerate(order)}
         for feed in taken.batches(batch.size if batch else 1)
     ]
-    nncf.set_log_level(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), blaming("the model cannot be quantised: NNCF"):
+    with _silenced(logging.getLogger("nncf")), blaming("the model cannot be quantised: NNCF"):
         return nncf.quantize(read, nncf.Dataset(items), subset_size=len(items))
+
+
+@contextlib.contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    """Progress bars and all but errors; both go to stdout, where results are."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
