@@ -315,9 +315,9 @@ def evaluate(
 @app.command()
 def passes() -> None:
     """List the passes, a line each."""
-    from ndpass.passes import PASSES
+    from ndpass.passes import find, names
 
-    for rule in PASSES:
+    for rule in map(find, names()):
         words = "; ".join(f"{key}={'|'.join(('N', *names))}" if key == "rank" else f"{key}={'|'.join(names)}"
                           for key, names in rule.options.items())  # fmt: skip
         print(f"{rule.name:4} {rule.summary} ({words})")

@@ -11,7 +11,8 @@ convolution, as pure functions on arrays; it never sees a graph:
 `ndpass.calibration.moments`), the prior already in them; with them the block is fitted in their metric, never worse
 than data-free there, and the bias is refitted. `errors` predicts the relative error of each setting; the default
 rewrites with each and compares, a pass that can read all ranks off one spectrum overrides it. Options stand in
-`__init__`: those given pin the settings.
+`__init__`: those given pin the settings. A package of your own offers it in the entry-point group "ndpass.passes"
+under its name, and `--passes` and `ndpass passes` know it.
 """
 
 from __future__ import annotations
