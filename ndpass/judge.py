@@ -46,18 +46,19 @@ class Judge:
     def can_drop(self) -> bool:
         """Whether there is a metric that may fall: one's own, or answers that are class scores."""
         first = next(self.feeds.batches(BATCH))
-        return self._metric is not None or score_output(self._stored()[0], first) is not None
+        return self._metric is not None or score_output(self.reference()[0], first) is not None
 
     def __call__(self, model: Model, precision: Precision = "f32", runner: OpenVINO | None = None) -> Evaluation:
         """One model beside the original, in OpenVINO at `precision`; runner: of what is compared, compiled already."""
-        reference = self._stored()
+        reference = self.reference()
         runner = runner or self._runner(shown(model, self._compared), precision)
         found = evaluate(reference, runner, self.feeds, BATCH)
         if self._metric is None:
             return found
         return replace(found, before=self._before, after=self._own(model, precision, runner))
 
-    def _stored(self) -> list[dict[str, Any]]:
+    def reference(self) -> list[dict[str, Any]]:
+        """What the original gives, run now if it has not been: before another model is in memory."""
         if self._reference is None:
             runner = self._runner(shown(self._original, self._compared), "f32")
             self._reference = stored(runner, self.feeds, BATCH)

@@ -112,8 +112,8 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
                 checked = replace(checked, evaluation=compared.evaluation)
             else:
                 latency = _latency(model, written, job, options, listen)
+            _check_written(checked.evaluation, options.budget)
             stage.finish()
-            _check_drop(checked.evaluation, options.budget)
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), stored_bytes(stage.path)
         stage.commit()
     if options.save_plan and options.target:
@@ -399,8 +399,10 @@ def _check_slower(sentence: str, job: _Job, budget: Budget) -> None:
         job.warnings.append(sentence)
 
 
-def _check_drop(evaluation: Evaluation, budget: Budget) -> None:
-    """Raise VerificationError where the metric of what was written falls by more than was allowed."""
+def _check_written(evaluation: Evaluation, budget: Budget) -> None:
+    """Raise VerificationError where outputs are not finite or the metric falls by more than was allowed."""
+    if not np.isfinite(evaluation.agreement.relative_error):
+        raise VerificationError(f"output '{evaluation.agreement.worst_output}' of the rewritten model is not finite")
     if budget.kind == "max_drop" and budget.value is not None and drop_of(evaluation) > budget.value + ROUNDING:
         raise VerificationError(
             f"the metric of the written model falls by {drop_of(evaluation):.2f} points, {budget.value:g} were allowed"
@@ -421,6 +423,7 @@ def _verify(written: Path, job: _Job, options: Options, listen: Listener) -> _Ch
     verify.check_file(written, job.interface, job.macs[1], job.graph.sizes)
     few = job.measured.take(range(min(AGREEMENT_SAMPLES, len(job.measured))))
     listen("verifying", 1, 4)
+    job.judge.reference()
     runner = OpenVINO(shown(written, job.compared), threads=options.threads)
     evaluation = job.judge(written, runner=runner)
     listen("verifying", 2, 4)
@@ -432,8 +435,6 @@ def _verify(written: Path, job: _Job, options: Options, listen: Listener) -> _Ch
         other = OnnxRuntime(shown(written, job.compared), threads=options.threads)
         agreement = evaluate(outputs, other, few, BATCH).agreement
         verify.check_agreement(agreement)
-    if not np.isfinite(evaluation.agreement.relative_error):
-        raise VerificationError(f"output '{evaluation.agreement.worst_output}' of the rewritten model is not finite")
     return _Checked(evaluation, agreement)
 
 

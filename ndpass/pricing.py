@@ -1,8 +1,10 @@
 """What candidates cost in milliseconds on the target: timed in small models, corrected by the whole one.
 
-Only some of a layer's candidates are timed: of every kind (passes and forms) those that nothing of their kind beats,
-at most PER_KIND of them, evenly spread. Where the layer takes another time inside the whole network than in its small
-model (other layouts around it, other caches), the whole model is right: the candidates of that layer are scaled alike.
+Of a layer's candidates those count that nothing of their kind (passes and forms) beats. At most PER_KIND of a kind are
+timed, their MACs in a geometric row: what is worth having is often a tenth of the layer, and there ranks lie close. The
+others' seconds are interpolated by MACs between their timed neighbours. Where the layer takes another time inside the
+whole network than in its small model (other layouts around it, other caches), the whole model is right: the candidates
+of that layer are scaled alike.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import numpy as np
 
 from ndpass.bench import random_feed, time_in_turns
 from ndpass.calibration.feeds import InputSpec
-from ndpass.candidates import spread
 from ndpass.conv import Block
 from ndpass.errors import UsageError
 from ndpass.graph import Graph, Site
@@ -55,12 +56,27 @@ def kind(candidate: Candidate) -> tuple[str, ...]:
     return tuple(":".join(word) for word in words)
 
 
-def thinned(ways: Sequence[Candidate]) -> list[Candidate]:
-    """The layer as it is and the few of every kind that are worth timing."""
+def fronts_of(ways: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Of every kind among ways[1:] those that nothing of their kind beats, fewest MACs first."""
     kinds: dict[tuple[str, ...], list[Candidate]] = {}
     for candidate in ways[1:]:
         kinds.setdefault(kind(candidate), []).append(candidate)
-    return [ways[0], *(c for same in kinds.values() for c in spread(pareto(same), PER_KIND))]
+    return [sorted(pareto(same), key=lambda c: c.macs) for same in kinds.values()]
+
+
+def thinned(front: Sequence[Candidate]) -> list[Candidate]:
+    """The first, the last and some between, at most PER_KIND, their MACs as near to a geometric row as there are."""
+    if len(front) <= PER_KIND:
+        return list(front)
+    logs = np.log([c.macs for c in front])
+    wanted = np.linspace(logs[0], logs[-1], PER_KIND)
+    return [front[i] for i in np.unique([np.abs(logs - w).argmin() for w in wanted])]
+
+
+def interpolated(front: Sequence[Candidate], timed: Mapping[int, float]) -> list[Candidate]:
+    """All of a front with seconds; timed: MACs -> seconds of those that were timed, first and last among them."""
+    macs = sorted(timed)
+    return [replace(c, seconds=float(np.interp(c.macs, macs, [timed[m] for m in macs]))) for c in front]
 
 
 def priced(
@@ -76,10 +92,13 @@ def priced(
     small: dict[str, list[Candidate]] = {}
     for i, site in enumerate(sites):
         listen(i, len(sites))
-        few = thinned(candidates[site.name])
+        dense, fronts = candidates[site.name][0], fronts_of(candidates[site.name])
+        few = [dense, *(c for front in fronts for c in thinned(front))]
         rows = None if site.outline.kernel else site.rows * target.batch
-        times = latencies.of([block_of(site, c) for c in few], site.in_hw or (), rows)
-        small[site.name] = [replace(c, seconds=t) for c, t in zip(few, times, strict=True)]
+        times = iter(latencies.of([block_of(site, c) for c in few], site.in_hw or (), rows))
+        small[site.name] = [replace(dense, seconds=next(times))]
+        for front in fronts:
+            small[site.name] += interpolated(front, {c.macs: next(times) for c in thinned(front)})
     model, feed = graph.runnable(), feed_of(graph.inputs(), graph.sizes, target)
     clock = float(np.median(time_in_turns([inference(model, target, feed)], seconds=SECONDS, min_rounds=ROUNDS)[0]))
     in_place = layer_seconds(model, target, feed, list(small), clock)

@@ -14,7 +14,7 @@ from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
 from ndpass.planner import Candidate, Choice
-from ndpass.pricing import PER_KIND, Table, corrected, feed_of, kind, thinned
+from ndpass.pricing import PER_KIND, Table, corrected, feed_of, fronts_of, interpolated, kind, thinned
 from ndpass.search import MOST_FITS, Search, Settled, within_drop
 from ndpass.target import Target, inference
 
@@ -55,14 +55,25 @@ def test_a_few_of_every_kind_are_timed_the_dearest_and_the_cheapest_among_them()
     graph = Graph(deep())
     site = next(s for s in graph.sites() if isinstance(s, Site))
     found = ways(site, parse("cd,sd,nd"))
-    few = thinned(found)
-    kinds = {kind(c) for c in found[1:]}
-    assert few[0] is found[0]
-    for each in kinds:
-        own, kept = ([c for c in of if kind(c) == each] for of in (found[1:], few[1:]))
+    fronts = fronts_of(found)
+    assert {kind(front[0]) for front in fronts} == {kind(c) for c in found[1:]}
+    for front in fronts:
+        own, kept = [c for c in found[1:] if kind(c) == kind(front[0])], thinned(front)
         assert 1 <= len(kept) <= PER_KIND
         assert min(c.macs for c in kept) == min(c.macs for c in own)
         assert min(c.error for c in kept) == min(c.error for c in own)
+
+
+def test_candidates_lie_closer_where_they_are_cheap() -> None:
+    front = [Candidate(16 * rank, 1 / rank, {"sd": {"rank": rank}}) for rank in range(1, 49)]
+    assert [c.setting["sd"]["rank"] for c in thinned(front)] == [1, 2, 5, 10, 22, 48]
+    assert thinned(front[:4]) == front[:4]
+
+
+def test_what_is_not_timed_is_interpolated_by_macs() -> None:
+    front = [Candidate(macs, 1 / macs, {"sd": {"rank": macs}}) for macs in (10, 20, 30, 50)]
+    found = interpolated(front, {10: 1.0, 30: 2.0, 50: 5.0})
+    assert [c.seconds for c in found] == pytest.approx([1.0, 1.5, 2.0, 5.0])
 
 
 def test_a_layer_is_scaled_to_what_it_takes_in_place() -> None:
