@@ -42,7 +42,7 @@ def main() -> None:
     known = json.loads((RESULTS / f"compression_{args.model.stem}.json").read_text())
     rows = [r for r in known if r["compensated"] and r["slopes"] and r["drop"] <= args.drop]
     best = {r["pipeline"]: r for r in sorted(rows, key=lambda r: float(r["times_fewer"]))}
-    found = []
+    out, found = RESULTS / f"plans_timed_{args.model.stem}.json", list[dict[str, Any]]()
     for precision in args.precisions:
         for row in best.values():
             timed = one(args.model, row, Target(precision, args.threads, args.batch))
@@ -52,7 +52,7 @@ def main() -> None:
                 "{speedup:.2f} times as fast ({spread[0]:.2f} to {spread[1]:.2f})".format(**found[-1]),
                 flush=True,
             )
-    (RESULTS / f"plans_timed_{args.model.stem}.json").write_text(json.dumps(found, indent=1) + "\n")
+            out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def one(model: Path, row: dict[str, Any], target: Target) -> dict[str, Any]:
