@@ -48,6 +48,9 @@ def main() -> None:
 
 def one(args: argparse.Namespace, images: int) -> dict[str, Any]:
     """A run on `images` images between two forward passes over them."""
+    found = len(opened(args, images))
+    if found < images:
+        raise SystemExit(f"{args.calibration} holds {found} images, {images} were asked for")
     before = forward(args, images)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
@@ -77,13 +80,14 @@ def one(args: argparse.Namespace, images: int) -> dict[str, Any]:
     }
 
 
+def opened(args: argparse.Namespace, images: int) -> Feeds:
+    inputs = OpenVINO(args.model, threads=args.threads).inputs
+    return open_feeds(args.calibration, inputs, Preprocess.parse(args.preprocess), samples=images, seed=0)
+
+
 def forward(args: argparse.Namespace, images: int) -> float:
     """Seconds of one pass of the original over the images, without decoding them."""
-    runner = OpenVINO(args.model, threads=args.threads)
-    feeds: Feeds = open_feeds(
-        args.calibration, runner.inputs, Preprocess.parse(args.preprocess), samples=images, seed=0
-    )
-    batches = list(feeds.batches(BATCH))
+    runner, batches = OpenVINO(args.model, threads=args.threads), list(opened(args, images).batches(BATCH))
     runner(batches[0])
     start = time.perf_counter()
     for batch in batches:
