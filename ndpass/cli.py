@@ -304,9 +304,9 @@ def evaluate(
         raise UsageError(f"{data} has no labels: give --against MODEL to measure agreement instead")
     if against is not None:
         names = open_graph(against).compared
-        reference, other = (runner if names is None and path is model else OpenVINO(shown(path, names), threads=threads)
-                            for path in (against, model))  # fmt: skip
-        found = compare(stored(reference, feeds, batch), other, feeds, batch).agreement
+        outputs = stored(OpenVINO(shown(against, names), threads=threads), feeds, batch)
+        runner = runner if names is None else OpenVINO(shown(model, names), threads=threads)
+        found = compare(outputs, runner, feeds, batch).agreement
         if found.top1_agreement is not None:
             print(f"agreement  {found.top1_agreement:.2f} % of top-1 answers as {against}")
         print(f"error      {found.relative_error:.3g} of the outputs' norm, largest on '{found.worst_output}'")

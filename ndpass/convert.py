@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -22,9 +22,6 @@ from onnx.external_data_helper import (
 )
 
 from ndpass.errors import InputError, OutputError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
@@ -125,7 +122,9 @@ class Staged:
         """Make the IR from the ONNX model if an IR was asked for and is not there yet; the ONNX model then goes."""
         if self.path.suffix == ".xml" and self.onnx.exists():
             if not self.path.exists():
-                save_ir(self.onnx, self.path, self.compress)
+                from ndpass.ir import write_file
+
+                write_file(self.onnx, self.path, self.compress)
             for part in list(self.path.parent.iterdir()):
                 if part.name.startswith(self.onnx.name):
                     part.unlink()
@@ -211,16 +210,6 @@ def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
     onnx.save(model, path)
 
 
-def save_ir(model: Path, path: Path, compress: bool = False) -> None:
-    """Convert the ONNX file `model` to OpenVINO IR at `path` (.xml, .bin beside it).
-
-    Weights keep their type unless `compress`, which stores float32 as float16.
-    """
-    from ndpass.ir import convert_onnx
-
-    convert_onnx(model, path, compress)
-
-
 def check_served(folder: Path) -> None:
     """Make a folder for OpenVINO Model Server. Raises OutputError where it cannot be made or written."""
     try:
@@ -236,11 +225,13 @@ def serve(model: Path, folder: Path) -> Path:
 
     The version appears whole or not at all. Returns the path of the .xml; raises OutputError.
     """
+    from ndpass.ir import write_file
+
     versions = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
     place = folder / str(max(versions, default=0) + 1)
     stage = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     try:
-        save_ir(model, stage / "model.xml")
+        write_file(model, stage / "model.xml", compress=False)
         stage.chmod(0o755)  # the server may run as somebody else
         stage.rename(place)
     except OSError as e:

@@ -55,8 +55,8 @@ def write_ir(model: ov.Model, path: Path, compress: bool) -> None:
         raise OSError(errno.EIO, f"OpenVINO cannot write it, is the disk full? ({last_words(str(e))})") from e
 
 
-def convert_onnx(source: Path, path: Path, compress: bool) -> None:
-    """Write the ONNX model at `source` as IR at `path`; as `write_ir`."""
+def write_file(source: Path, path: Path, compress: bool) -> None:
+    """Write the model at `source`, ONNX or IR, as IR at `path`; see `write_ir`. InputError for what cannot be read."""
     with blaming(f"{source}: OpenVINO cannot read it"):
         model = ov.Core().read_model(source)
     write_ir(model, path, compress)

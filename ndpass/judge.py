@@ -31,7 +31,7 @@ class Judge:
 
     def __init__(
         self,
-        original: Path,
+        original: Model,
         feeds: Feeds,
         threads: int | None,
         metric: OwnMetric | None = None,
@@ -45,8 +45,9 @@ class Judge:
     @property
     def can_drop(self) -> bool:
         """Whether there is a metric that may fall: one's own, or answers that are class scores."""
-        first = next(self.feeds.batches(BATCH))
-        return self._metric is not None or score_output(self.reference()[0], first) is not None
+        if self._metric is not None:
+            return True
+        return score_output(self.reference()[0], next(self.feeds.batches(BATCH))) is not None
 
     def __call__(self, model: Model, precision: Precision = "f32", runner: OpenVINO | None = None) -> Evaluation:
         """One model beside the original, in OpenVINO at `precision`; runner: of what is compared, compiled already."""

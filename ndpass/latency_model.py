@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ndpass.conv import Block, Chain, Conv
 from ndpass.emit import Emitter
 from ndpass.names import Names
+from ndpass.ov_fold import fold_and_unpack
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -109,7 +110,7 @@ def quantised(model: ov.Model) -> ov.Model:
     Weights: int8, symmetric, by output channel. Activations: 8 bits, by tensor (before a depthwise convolution by
     channel), on the input of every convolution and matrix product and on what is added up.
     """
-    fold(model)
+    fold_and_unpack(model)
     for node in list(model.get_ordered_ops()):
         kind = node.get_type_name()
         if kind in ("Convolution", "GroupConvolution", "MatMul"):
@@ -122,15 +123,6 @@ def quantised(model: ov.Model) -> ov.Model:
             _quantise_input(node, 0)
     model.validate_nodes_and_infer_types()
     return model
-
-
-def fold(model: ov.Model) -> None:
-    """Compute what is constant, in place, so that a grouped weight, which the front end reshapes, can be found."""
-    from openvino.passes import ConstantFolding, Manager
-
-    manager = Manager()
-    manager.register_pass(ConstantFolding())
-    manager.run_passes(model)
 
 
 def _quantise_weight(node: ov.Node) -> None:

@@ -23,7 +23,7 @@ Pair = tuple[Path, Path]
 
 
 @dataclass(frozen=True)
-class Compared:
+class Variants:
     """rows: original, original int8, rewritten, rewritten int8; evaluation: of the last; latency: of the int8 ones;
     slower: a sentence where the last is slower than the original in int8, else empty."""
 
@@ -33,7 +33,9 @@ class Compared:
     slower: str
 
 
-def compare(plain: Pair, quantised: Pair, rewritten: Evaluation, judge: Judge, target: Target, feed: Feed) -> Compared:
+def compare_variants(
+    plain: Pair, quantised: Pair, rewritten: Evaluation, judge: Judge, target: Target, feed: Feed
+) -> Variants:
     """plain, quantised: (original, rewritten); rewritten: what the judge found of the latter as it is, in f32."""
     found = [judge(path, "int8") for path in quantised]
     as_is = replace(target, precision=Target.default_precision(target.device))
@@ -45,7 +47,7 @@ def compare(plain: Pair, quantised: Pair, rewritten: Evaluation, judge: Judge, t
         _row("rewritten", as_is, _value(rewritten), after, before),
         _row("rewritten int8", target, _value(found[1]), after8, before),
     ]
-    return Compared(rows, found[1], *_latency(before8, after8))
+    return Variants(rows, found[1], *_latency(before8, after8))
 
 
 def _value(found: Evaluation, before: bool = False) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from openvino.passes import ConstantFolding, Manager
 
 NEVER = {"Parameter", "Result", "Constant", "FakeQuantize", "FakeConvert", "RandomUniform", "Multinomial", "ReadValue",
          "Assign", "If", "Loop", "TensorIterator"}  # fmt: skip
@@ -39,6 +40,13 @@ def fold(model: ov.Model) -> None:
             constant = ov.op.Constant(value)
             constant.set_friendly_name(op.get_friendly_name())
             port.replace(constant.output(0))
+
+
+def fold_and_unpack(model: ov.Model) -> None:
+    """OpenVINO's own ConstantFolding, in place: a grouped weight, which the front end reshapes, is a Constant then."""
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(model)
 
 
 def decompressed(op: ov.Node) -> ov.Node | None:

@@ -104,7 +104,7 @@ class OvGraph(Graph):
         return lower(self._graph, self._places, model, self._pruned).model
 
     def runnable(self) -> ov.Model:
-        return self.to_model() if not self._in_place else self._lowered().model
+        return self._lowered().model
 
     def release(self) -> None:
         super().release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -27,6 +27,14 @@ POOLS = {"AvgPool": "AveragePool", "MaxPool": "MaxPool", "AdaptiveAvgPool": "Glo
 REDUCED = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
 UNPACKING = ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract", "Transpose")
+
+
+class Met(NamedTuple):
+    """An operator of the model, the tensors that it reads in the description, and its attributes."""
+
+    op: ov.Node
+    inputs: Sequence[gs.Tensor]
+    attributes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def told(op: ov.Node, inputs: Sequence[gs.Tensor]) -> Told | None:
     if kind in POOLS:
         return Told(POOLS[kind], (0,), known=True)
     rule = RULES.get(kind)
-    return rule(op, inputs, attributes) if rule else None
+    return rule(Met(op, inputs, attributes)) if rule else None
 
 
 def unpacks(op: ov.Node, inputs: Sequence[gs.Tensor]) -> bool:
@@ -62,44 +70,44 @@ def unpacks(op: ov.Node, inputs: Sequence[gs.Tensor]) -> bool:
     )
 
 
-def _convolution(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told:
+def _convolution(met: Met) -> Told:
     """Weights of a GroupConvolution are (groups, outputs of one, inputs of one, ...), ONNX's (outputs, inputs, ...)."""
-    transposed = "Backprop" in op.get_type_name()
-    grouped = op.get_type_name().startswith("Group")
-    attrs: dict[str, Any] = {"strides": list(attributes["strides"]), "dilations": list(attributes["dilations"]),
-                             "pads": [*attributes["pads_begin"], *attributes["pads_end"]]}  # fmt: skip
-    if attributes["auto_pad"] != "explicit":
-        attrs["auto_pad"] = str(attributes["auto_pad"]).upper()
+    transposed = "Backprop" in met.op.get_type_name()
+    grouped = met.op.get_type_name().startswith("Group")
+    attrs: dict[str, Any] = {"strides": list(met.attributes["strides"]), "dilations": list(met.attributes["dilations"]),
+                             "pads": [*met.attributes["pads_begin"], *met.attributes["pads_end"]]}  # fmt: skip
+    if met.attributes["auto_pad"] != "explicit":
+        attrs["auto_pad"] = str(met.attributes["auto_pad"]).upper()
         del attrs["pads"]
     shapes = None
-    weight = op.get_input_partial_shape(1)
+    weight = met.op.get_input_partial_shape(1)
     if grouped and weight.is_static:
         groups, a, b, *kernel = weight.to_shape()
         attrs["group"] = groups
-        if isinstance(inputs[1], gs.Constant):
+        if isinstance(met.inputs[1], gs.Constant):
             shapes = (None, (groups * a, b, *kernel))
     return Told("ConvTranspose" if transposed else "Conv", (0, 1), attrs, shapes, known=True)
 
 
-def _matmul(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told | None:  # noqa: ARG001
-    turned = {"transA": int(attributes["transpose_a"]), "transB": int(attributes["transpose_b"])}
-    if isinstance(inputs[1], gs.Constant) and len(inputs[1].shape) == 2:
+def _matmul(met: Met) -> Told | None:
+    turned = {"transA": int(met.attributes["transpose_a"]), "transB": int(met.attributes["transpose_b"])}
+    if isinstance(met.inputs[1], gs.Constant) and len(met.inputs[1].shape) == 2:
         return Told("Gemm", (0, 1), turned, known=True)
     return None if turned["transA"] else Told("MatMul", (0, 1), known=not turned["transB"])
 
 
-def _reduce(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told | None:  # noqa: ARG001
+def _reduce(met: Met) -> Told | None:
     """Over all or some axes behind the channels: these stay what and where they are."""
-    rank = op.get_input_partial_shape(0).rank
-    if rank.is_dynamic or not isinstance(inputs[1], gs.Constant):
+    rank = met.op.get_input_partial_shape(0).rank
+    if rank.is_dynamic or not isinstance(met.inputs[1], gs.Constant):
         return None
-    axes = {int(a) % rank.get_length() for a in np.atleast_1d(values(inputs[1]))}
-    return Told(REDUCED[op.get_type_name()], (0,), known=True) if min(axes, default=0) > 1 else None
+    axes = {int(a) % rank.get_length() for a in np.atleast_1d(values(met.inputs[1]))}
+    return Told(REDUCED[met.op.get_type_name()], (0,), known=True) if min(axes, default=0) > 1 else None
 
 
-def _flatten(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told | None:  # noqa: ARG001
+def _flatten(met: Met) -> Told | None:
     """A Reshape or Squeeze from (N, C, ...) to (N, C·...)."""
-    x, y = op.get_input_partial_shape(0), op.get_output_partial_shape(0)
+    x, y = met.op.get_input_partial_shape(0), met.op.get_output_partial_shape(0)
     if x.rank.is_dynamic or y.rank.is_dynamic or x.rank.get_length() < 3 or y.rank.get_length() != 2:
         return None
     inner = list(x)[1:]
@@ -109,39 +117,41 @@ def _flatten(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, 
     return Told("Flatten", (0,), {"axis": 1}, known=True) if whole else None
 
 
-def _concat(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told:  # noqa: ARG001
-    return Told("Concat", tuple(range(len(inputs))), {"axis": int(attributes["axis"])}, known=True)
+def _concat(met: Met) -> Told:
+    return Told("Concat", tuple(range(len(met.inputs))), {"axis": int(met.attributes["axis"])}, known=True)
 
 
-def _pad(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told | None:  # noqa: ARG001
-    if not all(isinstance(t, gs.Constant) for t in inputs[1:3]):
+def _pad(met: Met) -> Told | None:
+    if not all(isinstance(t, gs.Constant) for t in met.inputs[1:3]):
         return None
-    pads = [int(p) for t in inputs[1:3] for p in values(t)]
+    pads = [int(p) for t in met.inputs[1:3] for p in values(t)]
     return Told("Pad", (0,), {"pads": pads}, known=True)
 
 
-def _interpolate(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told | None:  # noqa: ARG001
-    number = {4: 3, 3: 2}.get(len(inputs), 99) if "shape_calculation_mode" in attributes else 99
-    axes = inputs[number] if number < len(inputs) else None
-    if not isinstance(axes, gs.Constant) or any([*attributes.get("pads_begin", ()), *attributes.get("pads_end", ())]):
+def _interpolate(met: Met) -> Told | None:
+    number = {4: 3, 3: 2}.get(len(met.inputs), 99) if "shape_calculation_mode" in met.attributes else 99
+    axes = met.inputs[number] if number < len(met.inputs) else None
+    if not isinstance(axes, gs.Constant) or any(
+        [*met.attributes.get("pads_begin", ()), *met.attributes.get("pads_end", ())]
+    ):
         return None
     return Told("Resize", (0,), {"axes": [int(a) for a in values(axes)]}, known=True)
 
 
-def _batchnorm(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told | None:  # noqa: ARG001
-    if isinstance(inputs[0], gs.Constant):  # an older version has the data third
+def _batchnorm(met: Met) -> Told | None:
+    if isinstance(met.inputs[0], gs.Constant):  # an older version has the data third
         return None
-    epsilon = attributes.get("epsilon", attributes.get("eps", 1e-5))
+    epsilon = met.attributes.get("epsilon", met.attributes.get("eps", 1e-5))
     return Told("BatchNormalization", (0, 1, 2, 3, 4), {"epsilon": float(epsilon)}, known=True)
 
 
-def _prelu(op: ov.Node, inputs: Sequence[gs.Tensor], attributes: Mapping[str, Any]) -> Told | None:  # noqa: ARG001
+def _prelu(met: Met) -> Told | None:
     """Its slopes, if there are several, lie along the channels, where ONNX aligns them with the last axis."""
-    single = isinstance(inputs[1], gs.Constant) and math.prod(inputs[1].shape) == 1
+    single = isinstance(met.inputs[1], gs.Constant) and math.prod(met.inputs[1].shape) == 1
     return Told("PRelu", (0, 1), known=True) if single else None
 
 
-RULES: dict[str, Callable[[ov.Node, Sequence[gs.Tensor], Mapping[str, Any]], Told | None]] = {
+RULES: dict[str, Callable[[Met], Told | None]] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
     **dict.fromkeys(REDUCED, _reduce),
     **dict.fromkeys(("Reshape", "Squeeze"), _flatten),

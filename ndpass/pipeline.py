@@ -25,7 +25,7 @@ from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.graph import Found, Graph, Site
 from ndpass.ir import write_ir
 from ndpass.judge import BATCH, Judge, OwnMetric, drop_of
-from ndpass.outcome import Compared, compare, timed
+from ndpass.outcome import Variants, compare_variants, timed
 from ndpass.passes import Pass
 from ndpass.plan_file import PlanFile, plan_of
 from ndpass.planner import Budget, Choice
@@ -371,7 +371,7 @@ def _latency(model: Path, written: Path, job: _Job, options: Options, listen: Li
 
 def _quantised(
     model: Path, written: Path, stage: Staged, job: _Job, options: Options, checked: _Checked, listen: Listener
-) -> Compared:
+) -> Variants:
     """Put the int8 result into the place of `written`; what the four models that there are then come to."""
     assert job.fit is not None
     assert options.target is not None
@@ -384,7 +384,7 @@ def _quantised(
         write_ir(quantise(written, job.fit, job.inputs), result, stage.compress)
         listen("timing the result", 0, 1)
         plain, quantised = (model, written), (original, result)
-        found = compare(plain, quantised, checked.evaluation, job.judge, options.target, feed)
+        found = compare_variants(plain, quantised, checked.evaluation, job.judge, options.target, feed)
         for end in (".xml", ".bin"):
             result.with_suffix(end).replace(stage.path.with_suffix(end))
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from ndpass.calibration.feeds import Feeds
 from ndpass.errors import UsageError
-from ndpass.latency_model import fold
+from ndpass.ov_fold import fold_and_unpack
 from ndpass.runtime import blaming, filled, port_name, static_batch
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def quantise(model: Path | bytes | ov.Model, feeds: Feeds, inputs: Sequence[Inpu
 
     with blaming("the model that is to be quantised: OpenVINO cannot read it"):
         read = model.clone() if isinstance(model, ov.Model) else ov.Core().read_model(model)
-    fold(read)
+    fold_and_unpack(read)
     order = [port_name(port) for port in read.inputs]
     batch = static_batch(inputs)
     taken = feeds.take(np.linspace(0, len(feeds) - 1, min(SAMPLES, len(feeds)), dtype=np.intp))  # may be class by class

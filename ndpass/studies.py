@@ -22,16 +22,15 @@ from ndpass.calibration.collect import Frontier
 from ndpass.calibration.feeds import Feeds, InputSpec
 from ndpass.calibration.moments import Moments
 from ndpass.candidates import block_of, is_pinned, spread, ways
-from ndpass.compared import shown
 from ndpass.errors import InputError
-from ndpass.evaluate import Evaluation, evaluate, stored
+from ndpass.evaluate import Evaluation
 from ndpass.graph import Graph, Site
+from ndpass.judge import Judge
 from ndpass.model_file import open_graph
 from ndpass.passes import ChannelPruning, Pass, Setting
 from ndpass.pipeline import HELD_OUT
 from ndpass.planner import Budget, Candidate, Choice
 from ndpass.rewriting import Calibration, Rewriter, channel_group, refused
-from ndpass.runtime import OpenVINO
 from ndpass.sensitivity import slopes
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,6 @@ OpenData = Callable[[Sequence[InputSpec]], Feeds]
 Step = Callable[[int, int], None]  # steps done, steps in all
 
 MOST_SETTINGS = 6  # of a curve, evenly spread over those that save MACs
-BATCH = 32  # samples per inference while the metric is measured
 MEMORY = 1 << 30  # bytes of activations that are kept
 
 
@@ -231,10 +229,9 @@ class Yardstick:
     """
 
     def __init__(self, graph: Graph, feeds: Feeds, threads: int | None) -> None:
-        self.feeds, self.threads, self.compared = feeds, threads, graph.compared()
-        runner = OpenVINO(shown(graph.runnable(), self.compared), threads=threads)
-        self.reference = stored(runner, feeds, BATCH)
-        found = evaluate(self.reference, runner, feeds, BATCH)
+        self.feeds, original = feeds, graph.runnable()
+        self.judge = Judge(original, feeds, threads, compared=graph.compared())
+        found = self.judge(original)
         for warning in found.warnings:
             log.warning(warning)
         accuracy, top1 = found.after is not None, found.agreement.top1_agreement is not None
@@ -245,8 +242,7 @@ class Yardstick:
     def __call__(self, graph: Graph) -> Score:
         """Of a rewritten network, whose graph is tidied."""
         graph.tidy()
-        runner = OpenVINO(shown(graph.runnable(), self.compared), threads=self.threads)
-        return self._score(evaluate(self.reference, runner, self.feeds, BATCH))
+        return self._score(self.judge(graph.runnable()))
 
     def _score(self, found: Evaluation) -> Score:
         agreement = found.agreement
