@@ -18,10 +18,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
+from benchmarks import rows
+from benchmarks.rows import RESULTS, Row
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.coupling import Coupling
@@ -33,35 +34,29 @@ from ndpass.planner import Budget, Candidate, Choice, choose, damage
 from ndpass.rewriting import Calibration, Rewriter, refused
 from ndpass.runtime import OpenVINO
 
-RESULTS = Path(__file__).parent / "results"
 MEMORY = 1 << 30
-
-
-Row = dict[str, Any]
 
 
 def main() -> None:
     args = arguments()
-    out = RESULTS / f"compression_{args.model.stem}.json"
+    name = f"compression_{args.model.stem}"
     if not args.table:
-        run(args, out)
-    print_table(json.loads(out.read_text()), args.drop)
+        run(args, name)
+    print_table(rows.read(name), args.drop)
 
 
-def run(args: argparse.Namespace, out: Path) -> None:
+def run(args: argparse.Namespace, name: str) -> None:
     """Every pipeline at every budget that has no row yet."""
     bench = Bench(args)
     budgets = [{"damage": d} for d in args.damage] if args.damage else [{"macs": m} for m in args.macs]
     for budget, pipeline in itertools.product(budgets, args.pipelines):
         key = {"pipeline": pipeline, **budget, "compensated": not args.no_compensation, "slopes": not args.no_slopes,
                "samples": len(bench.fit)}  # fmt: skip
-        rows = json.loads(out.read_text()) if out.exists() else []
-        if any(all(row.get(k) == v for k, v in key.items()) for row in rows):
+        if rows.known(name, key):
             continue
         row = {**key, **bench.row(pipeline, budget)}
         print(line(row), flush=True)
-        rows = json.loads(out.read_text()) if out.exists() else []  # another run may have added some
-        out.write_text(json.dumps([*rows, row], indent=1) + "\n")
+        rows.add(name, row)
 
 
 def line(row: Row) -> str:
@@ -69,13 +64,13 @@ def line(row: Row) -> str:
             f"KL {row['kl']:.4f}, {row['seconds']:.0f} s")  # fmt: skip
 
 
-def print_table(rows: Sequence[Row], drop: float) -> None:
+def print_table(found: Sequence[Row], drop: float) -> None:
     """MACs at `drop` points, on the line between the nearest rows below and above it; `?` where there is none."""
-    kinds = list(dict.fromkeys((r["pipeline"], r["samples"], r["compensated"], r["slopes"]) for r in rows))
+    kinds = list(dict.fromkeys((r["pipeline"], r["samples"], r["compensated"], r["slopes"]) for r in found))
     print(f"pipeline    images  times fewer MACs at {drop:g} points    rows (times fewer: points)")
     for kind in kinds:
         own = sorted(
-            (r["times_fewer"], r["drop"]) for r in rows
+            (r["times_fewer"], r["drop"]) for r in found
              if (r["pipeline"], r["samples"], r["compensated"], r["slopes"]) == kind
         )  # fmt: skip
         name = kind[0] + ("" if kind[2] else " *") + ("" if kind[3] else " =")

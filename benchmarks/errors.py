@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks.rows import RESULTS
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.graph import Graph, Site
@@ -24,7 +25,6 @@ from ndpass.passes.base import block_error
 from ndpass.passes.network_decoupling import FORMS, NetworkDecoupling
 from ndpass.rewriting import Calibration, blas_threads, refused
 
-RESULTS = Path(__file__).parent / "results"
 MEMORY = 1 << 30
 
 Row = dict[str, str | int | float]

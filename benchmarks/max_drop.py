@@ -20,26 +20,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-
-Row = dict[str, Any]
+from benchmarks import rows
+from benchmarks.rows import Row
 
 
 def main() -> None:
     args = arguments()
-    out = RESULTS / f"max_drop_{args.model.stem}.json"
+    name = f"max_drop_{args.model.stem}"
     for precision, pipeline in itertools.product(args.precisions, args.pipelines):
         key = {"precision": precision, "pipeline": pipeline, "budget": args.budget, "threads": args.threads,
                "cold": args.cold}  # fmt: skip
-        rows = json.loads(out.read_text()) if out.exists() else []
-        row = next((r for r in rows if all(r.get(k) == v for k, v in key.items())), None)
-        if row is None:
-            row = {**key, **one(args, precision, pipeline)}
-            rows = json.loads(out.read_text()) if out.exists() else []
-            out.write_text(json.dumps([*rows, row], indent=1) + "\n")
-        print(line(row), flush=True)
+        if not rows.known(name, key):
+            rows.add(name, {**key, **one(args, precision, pipeline)})
+        print(line(rows.known(name, key)[-1]), flush=True)
 
 
 def line(row: Row) -> str:

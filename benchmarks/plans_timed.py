@@ -11,13 +11,13 @@ buys. Rows go to benchmarks/results/plans_timed_<model>.json.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
+from benchmarks import rows
+from benchmarks.rows import Row
 from ndpass.bench import percentiles, time_in_turns
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
@@ -26,7 +26,6 @@ from ndpass.pricing import Table, feed_of
 from ndpass.search import Search
 from ndpass.target import Target, inference
 
-RESULTS = Path(__file__).parent / "results"
 SECONDS = 8.0
 ROUNDS = 20
 
@@ -39,23 +38,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--batch", type=int, default=1)
     args = parser.parse_args()
-    known = json.loads((RESULTS / f"compression_{args.model.stem}.json").read_text())
-    rows = [r for r in known if r["compensated"] and r["slopes"] and r["drop"] <= args.drop]
-    best = {r["pipeline"]: r for r in sorted(rows, key=lambda r: float(r["times_fewer"]))}
-    out, found = RESULTS / f"plans_timed_{args.model.stem}.json", list[dict[str, Any]]()
+    chosen = rows.read(f"compression_{args.model.stem}")
+    chosen = [r for r in chosen if r["compensated"] and r["slopes"] and r["drop"] <= args.drop]
+    best = {r["pipeline"]: r for r in sorted(chosen, key=lambda r: float(r["times_fewer"]))}
+    name = f"plans_timed_{args.model.stem}"
     for precision in args.precisions:
         for row in best.values():
-            timed = one(args.model, row, Target(precision, args.threads, args.batch))
-            found.append({"precision": precision, "threads": args.threads, "batch": args.batch, **timed})
+            key = {"precision": precision, "threads": args.threads, "batch": args.batch,
+                   **{k: row[k] for k in ("pipeline", "times_fewer", "drop", "kl")}}  # fmt: skip
+            if not rows.known(name, key):
+                rows.add(name, {**key, **one(args.model, row, Target(precision, args.threads, args.batch))})
             print(
                 "{precision:5} {pipeline:10} {times_fewer:5.2f} times fewer MACs, drop {drop:5.2f}: {ms:.3f} ms, "
-                "{speedup:.2f} times as fast ({spread[0]:.2f} to {spread[1]:.2f})".format(**found[-1]),
+                "{speedup:.2f} times as fast ({spread[0]:.2f} to {spread[1]:.2f})".format(**rows.known(name, key)[-1]),
                 flush=True,
             )
-            out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def one(model: Path, row: dict[str, Any], target: Target) -> dict[str, Any]:
+def one(model: Path, row: Row, target: Target) -> Row:
     passes, proto = parse(row["pipeline"]), onnx.load(model)
     settings = {layer["name"]: layer["setting"] for layer in row["layers"]}
     original = Graph(proto)
@@ -66,9 +66,13 @@ def one(model: Path, row: dict[str, Any], target: Target) -> dict[str, Any]:
     models = [original.runnable(), search.stand_in(Graph(proto), plan).runnable()]
     a, b = time_in_turns([inference(m, target, feed) for m in models], seconds=SECONDS, min_rounds=ROUNDS)
     speedups = [x / y for x, y in zip(a, b, strict=True)]
-    return {**{k: row[k] for k in ("pipeline", "times_fewer", "drop", "kl")}, "ms": 1e3 * float(np.median(b)),
-            "original_ms": 1e3 * float(np.median(a)), "speedup": float(np.median(speedups)),
-            "spread": percentiles(speedups)}  # fmt: skip
+    before, after = (1e3 * float(np.median(x)) for x in (a, b))
+    return {
+        "ms": after,
+        "original_ms": before,
+        "speedup": float(np.median(speedups)),
+        "spread": percentiles(speedups),
+    }
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ that speedup is searched too. Rows go to benchmarks/results/prediction.json, whi
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from scipy.stats import spearmanr
 
-from ndpass.bench import environment
+from benchmarks import rows
+from benchmarks.rows import Row
 from ndpass.candidates import block_of
 from ndpass.graph import Graph, Site
 from ndpass.latency_cache import cache_folder
@@ -31,8 +30,6 @@ from ndpass.rewriting import Rewriter, refused
 from ndpass.runtime import Precision
 from ndpass.search import Search
 from ndpass.target import Latencies, Target
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -45,7 +42,6 @@ def main() -> None:
     parser.add_argument("--speedup", type=float)
     parser.add_argument("--cold", action="store_true", help="measure all latencies anew, remember none")
     args = parser.parse_args()
-    out = RESULTS / "prediction.json"
     for model in args.models:
         for precision in args.precisions:
             row = one(model, precision, args)
@@ -53,12 +49,10 @@ def main() -> None:
                   "table {table_s:.0f} s, {whole_ms:.2f} ms".format(**row), flush=True)  # fmt: skip
             if "speedup" in row:
                 print("    --speedup {wanted:g}: {speedup:.2f} ({seconds:.0f} s)".format(**row["speedup"]), flush=True)
-            rows = json.loads(out.read_text()) if out.exists() else []
-            rows = [r for r in rows if (r["model"], r["precision"]) != (row["model"], row["precision"])]
-            out.write_text(json.dumps([*rows, row], indent=1) + "\n")
+            rows.add("prediction", row)
 
 
-def one(path: Path, precision: Precision, args: argparse.Namespace) -> dict[str, Any]:
+def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
     """A model at a precision. Candidates are fitted to the weights alone: how long they take does not depend on it."""
     target, passes = Target(precision, args.threads), parse(args.passes)
     graph = Graph(onnx.load(path))
@@ -74,7 +68,7 @@ def one(path: Path, precision: Precision, args: argparse.Namespace) -> dict[str,
         timed = search.timed({name: Choice(c) for name, c in picked.items()})
         plans.append({"predicted_ms": 1e3 * table.predicted(picked), "measured_ms": 1e3 * timed.seconds})
     predicted, measured = (np.array([p[key] for p in plans]) for key in ("predicted_ms", "measured_ms"))
-    row: dict[str, Any] = {
+    row: Row = {
         "model": path.stem,
         "precision": precision,
         "rank_correlation": float(spearmanr(predicted, measured).statistic),
@@ -84,7 +78,6 @@ def one(path: Path, precision: Precision, args: argparse.Namespace) -> dict[str,
         "candidates": sum(map(len, table.candidates.values())),
         "noisy": latencies.noisy,
         "threads": args.threads,
-        "cpu": environment().cpu,
         "plans": plans,
     }
     if args.speedup:

@@ -16,14 +16,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from ndpass.bench import environment
+from benchmarks import rows
+from benchmarks.rows import Row
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.runtime import OpenVINO
 
-RESULTS = Path(__file__).parent / "results"
 BATCH = 8
 
 
@@ -36,17 +35,15 @@ def main() -> None:
     parser.add_argument("--options", default="--passes cd,nd --macs 0.4", help="of ndpass run")
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
-    out = RESULTS / "scaling.json"
     for images in args.images:
         row = one(args, images)
         stages = ", ".join(f"{name} {s:.0f} s" for name, s in row["seconds"].items() if s is not None)
         print(f"{images} images: {row['ratio']:.1f} forward passes of {row['forward_s']:.1f} s ({stages}), "
               f"{row['peak_memory_bytes'] / 1e9:.2f} GB", flush=True)  # fmt: skip
-        rows = json.loads(out.read_text()) if out.exists() else []
-        out.write_text(json.dumps([*rows, row], indent=1) + "\n")
+        rows.add("scaling", row)
 
 
-def one(args: argparse.Namespace, images: int) -> dict[str, Any]:
+def one(args: argparse.Namespace, images: int) -> Row:
     """A run on `images` images between two forward passes over them."""
     found = len(opened(args, images))
     if found < images:
@@ -76,7 +73,6 @@ def one(args: argparse.Namespace, images: int) -> dict[str, Any]:
         "peak_memory_bytes": found["peak_memory_bytes"],
         "macs": found["model"]["macs"],
         "threads": args.threads,
-        "cpu": environment().cpu,
     }
 
 

@@ -20,13 +20,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import onnx
 
+from benchmarks import rows
 from benchmarks.layers import seeded
 from benchmarks.models import BUILDERS
-from ndpass.bench import environment
+from benchmarks.rows import Row
 from ndpass.graph import Graph, Site
 from ndpass.ir import write_ir
 from ndpass.latency_model import quantised
@@ -34,7 +34,6 @@ from ndpass.passes import parse
 from ndpass.planner import Budget
 from ndpass.rewriting import Rewriter, refused
 
-RESULTS = Path(__file__).parent / "results"
 PAPER = {  # pipeline -> GMACs in convolutions; Tables 1 and 3
     "vgg16": {"nd": 8.61, "sd": 7.20, "cd": 6.52, "cp": 9.89, "cd,nd": 4.72, "sd,nd": 4.15, "cp,nd": 8.49,
               "cd,sd": 4.32, "cd,sd,nd": 4.28, "cp,cd,nd": 5.45, "cp,cd,sd,nd": 4.70},
@@ -49,28 +48,24 @@ CONDITIONS = {  # name -> runtime, precision, instruction set
     "onnxruntime f32": ("onnxruntime", "f32", ""),
 }
 
-Row = dict[str, Any]
-
 
 def main() -> None:
     args = arguments()
-    out = RESULTS / f"speed{'_quick' if args.quick else ''}.json"
+    file = f"speed{'_quick' if args.quick else ''}"
     for network in args.networks:
         pipelines = {p: g for p, g in PAPER[network].items() if not args.quick or p in QUICK}
         models = [built(args.models, network, pipeline, gmacs) for pipeline, gmacs in {"": 0.0, **pipelines}.items()]
         for name, threads, batch in itertools.product(args.conditions, args.threads, args.batches):
             key = {"network": network, "condition": name, "threads": threads, "batch": batch}
-            rows = json.loads(out.read_text()) if out.exists() else []
-            if not any(all(row[k] == v for k, v in key.items()) for row in rows):
+            if not rows.known(file, key):
                 found = timed(models, *CONDITIONS[name], threads, batch, args.seconds)
-                rows += [{**key, "cpu": environment().cpu, **row} for row in found]
-                out.write_text(json.dumps(rows, indent=1) + "\n")
-            print_rows([row for row in rows if all(row[k] == v for k, v in key.items())], key)
+                rows.add(file, *({**key, **row} for row in found))
+            print_rows(rows.known(file, key), key)
 
 
-def print_rows(rows: list[Row], key: Row) -> None:
+def print_rows(found: list[Row], key: Row) -> None:
     print("{network}, {condition}, threads {threads}, batch {batch}".format(**key))
-    for row in rows:
+    for row in found:
         ratio = f"{row['speedup']:5.2f} ({row['spread'][0]:.2f} to {row['spread'][1]:.2f})" if row["pipeline"] else ""
         print(f"  {row['pipeline'] or 'original':12} {row['times_fewer']:5.2f} times fewer MACs  {row['ms']:8.2f} ms  "
               f"{ratio}", flush=True)  # fmt: skip
@@ -127,11 +122,11 @@ def timed(
                    "--seconds", str(seconds * len(models)), "--json", str(report)]  # fmt: skip
         around = os.environ | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
         subprocess.run(command, check=True, env=around, stdout=subprocess.DEVNULL)
-        rows = json.loads(report.read_text())["rows"]
+        found = json.loads(report.read_text())["rows"]
     return [
         {k: m[k] for k in ("pipeline", "macs", "times_fewer")}
         | {"ms": r["median_ms"], "speedup": r["speedup"], "spread": r["speedup_spread"]}
-        for m, r in zip(models, rows, strict=True)
+        for m, r in zip(models, found, strict=True)
     ]
 
 

@@ -1,0 +1,57 @@
+"""Rows of figures in benchmarks/results: added as they come, so that a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ndpass.bench import environment
+from ndpass.convert import write_bytes
+
+RESULTS = Path(__file__).parent / "results"
+
+Row = dict[str, Any]
+
+
+def read(name: str) -> list[Row]:
+    """All rows of benchmarks/results/<name>.json, none if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    found: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
+
+
+def known(name: str, key: Row) -> list[Row]:
+    """The rows whose entries are those of `key`."""
+    return [row for row in read(name) if all(row.get(k) == v for k, v in key.items())]
+
+
+def add(name: str, *rows: Row) -> None:
+    """Rows behind those of the file (read again: another run may have added some), each with where it comes from."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps([*read(name), *({**row, "about": about()} for row in rows)], indent=1) + "\n"
+    write_bytes(RESULTS / f"{name}.json", lambda file: file.write(text.encode()))
+
+
+def about() -> str:
+    """CPU, versions and command in a line: what somebody needs to run it again."""
+    found = environment()
+    kept = [Path(a).name if os.sep in a else a for a in sys.argv[1:]]  # files by name: folders are the machine's own
+    command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *kept])
+    return (
+        f"{found.cpu} ({' '.join(found.features)}), {os.cpu_count()} cores, OpenVINO {found.openvino.split('-')[0]}, "
+        f"onnxruntime {found.onnxruntime}, Python {found.python}, ndpass {version('ndpass')} {_commit()}: {command}"
+    )
+
+
+def _commit() -> str:
+    """Of the checkout; empty outside of one."""
+    command = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
