@@ -22,7 +22,7 @@ from ndpass.calibration.patches import Sample, patches, responses
 from ndpass.conv import Array
 from ndpass.errors import InputError
 from ndpass.graph import Graph, Site
-from ndpass.runtime import OpenVINO
+from ndpass.runtime import OpenVINO, static_batch
 
 log = logging.getLogger(__name__)
 
@@ -71,24 +71,37 @@ def samples(graph: Graph, sites: Sequence[Site], data: Data) -> dict[str, Sample
     }
 
 
-def references(graph: Graph, sites: Sequence[Site], chosen: Mapping[str, Sample], data: Data) -> dict[str, Array]:
+def references(
+    graph: Graph, sites: Sequence[Site], chosen: Mapping[str, Sample], data: Data, memory: int = 1 << 30
+) -> dict[str, Array]:
     """Site name -> responses (rows, n_o) of the network as `graph` is now, float32, from one run over the data.
 
+    memory: bytes that the responses of the images which are run at once take at most, if those of one image do.
     Raises InputError naming the layer whose responses are not finite.
     """
     names = {site.name: graph.output_of(site) for site in sites}
-    runner = OpenVINO(graph.segment(list(names.values()), None, data.batch), threads=data.threads)
+    batch = _fitting(graph, list(names.values()), data, memory)
+    runner = OpenVINO(graph.segment(list(names.values()), None, batch), threads=data.threads)
     taken: dict[str, list[Array]] = {name: [] for name in names}
-    for number, feed in enumerate(data.batches()):
-        outputs = runner({spec.name: feed[spec.name] for spec in runner.inputs})
+    for number, feed in enumerate(data.feeds.batches(batch)):
+        outputs = runner.lent({spec.name: feed[spec.name] for spec in runner.inputs})
         for site in sites:
-            positions = chosen[site.name].of(number * data.batch, data.batch)
+            positions = chosen[site.name].of(number * batch, batch)
             taken[site.name].append(responses(outputs[names[site.name]], positions, not site.outline.kernel))
     found = {name: np.concatenate(parts) for name, parts in taken.items()}
     for site in sites:
         _check_finite(site.name, found[site.name])
         _check_enough(site, data.images, chosen[site.name].rows)
     return found
+
+
+def _fitting(graph: Graph, names: Sequence[str], data: Data, memory: int) -> int:
+    """How many images are run at once: a part of the batch, so that a batch fixed by the model stays whole."""
+    if static_batch(graph.inputs()):
+        return data.batch
+    shapes = graph.shapes(data.batch)
+    most = memory // (sum(4 * int(np.prod(shapes[name])) for name in names) // data.batch)
+    return max(b for b in range(1, data.batch + 1) if data.batch % b == 0 and (b == 1 or b <= most))
 
 
 def _check_finite(name: str, array: Array) -> None:

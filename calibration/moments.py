@@ -16,7 +16,7 @@ sets are merged by their means (Chan, Golub & LeVeque 1979). So neither a large 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 
 SHRINKAGES = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the prior among which held-out samples choose
-WIDE = 1024  # unknowns from which on the best kernel is solved for in float32
+WIDE = 1024  # unknowns from which on products with C run in float32
+JUDGES = 128  # outputs that the strength of the prior is chosen by, evenly spread over those of a wider layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,19 +73,47 @@ class Moments:
         """W* = BC⁻¹ (n_o, n), the best kernel of all for this input; C must be positive definite, so shrink first.
 
         Solved as a correction of the prior's weight, W + (B − WC)C⁻¹: what float32 rounds off in a wide layer is then
-        a part of the correction in directions where the input hardly varies.
+        a part of the correction in directions where the input hardly varies. There is nothing to correct where the
+        responses are those of the weight itself, as an inner leaf's are.
         """
-        anchor = np.zeros_like(self.B) if self.anchor is None else self.anchor
-        kind = np.float32 if len(self.C) >= WIDE and self.anchor is not None else np.float64
-        return anchor + _solved(self.C.astype(kind), self.B - anchor @ self.C)
+        if self.anchor is None:
+            return _solved(self.C.copy(), self.B)
+        if np.abs(self._pull).max() <= 1e-12 * np.abs(self.B).max():
+            return self.anchor
+        return self.anchor + _solved(self.C.astype(self._kind), self._pull)
+
+    @cached_property
+    def _pull(self) -> Array:
+        """B − WC (n_o, n) for the prior's weight W: half the negative slope of the error there."""
+        return self.B if self.anchor is None else self.B - self.anchor @ self.C
+
+    @property
+    def _kind(self) -> type[np.floating[Any]]:
+        """float32 in wide layers, where there is a weight that only the distance from is rounded."""
+        return np.float32 if len(self.C) >= WIDE and self.anchor is not None else np.float64
 
     def error(self, kernel: Array) -> float:
-        """Relative error of a kernel (n_o, n) with its best bias; 0 where the responses are constant."""
+        """Relative error of a kernel (n_o, n) with its best bias; 0 where the responses are constant.
+
+        Taken from the prior's weight W on: with M = W + D it is that of W, less 2 tr(D(B − WC)ᵀ), plus tr(DCDᵀ).
+        """
         if self.energy <= 0:
             return 0.0
         kernel = kernel.reshape(self.B.shape)
-        quadratic = float(np.einsum("on,on->", kernel @ self.C, kernel))
-        return max(0.0, (self.energy - 2 * float(np.einsum("on,on->", kernel, self.B)) + quadratic) / self.energy)
+        start, change = self.energy, kernel
+        if self.anchor is not None:
+            start -= float(np.vdot(self.anchor, self.B) + np.vdot(self.anchor, self._pull))
+            change = kernel - self.anchor
+        narrow = change.astype(self._kind)
+        quadratic = float(np.einsum("on,on->", narrow @ self.C.astype(self._kind, copy=False), change))
+        return max(0.0, (start - 2 * float(np.vdot(change, self._pull)) + quadratic) / self.energy)
+
+    @cached_property
+    def answered(self) -> tuple[Array, Array]:
+        """Variances (n_o,), falling, and directions (n_o, n_o) of what W* answers: eigenvectors of W*CW*ᵀ = W*Bᵀ."""
+        H = self.best @ self.B.T
+        values, vectors = np.linalg.eigh((H + H.T) / 2)
+        return values[::-1].clip(0), vectors[:, ::-1]
 
     def bias(self, kernel: Array) -> Array:
         """The bias (n_o,) that fits best with a kernel: b = ȳ − Mx̄."""
@@ -125,15 +154,15 @@ class Sums:
 
     def __init__(self, n: int, n_o: int) -> None:
         self.count = 0
-        self.x_shift, self.y_shift = np.zeros(n), np.zeros(n_o)
+        self.x_shift, self.y_shift = np.zeros(n), np.zeros(n_o)  # near the mean, in the samples' own type
         self.x_sum, self.y_sum, self.g = np.zeros(n), np.zeros(n_o), np.zeros(n_o)
         self.upper, self.B = np.zeros((n, n), order="F"), np.zeros((n_o, n))
 
     def add(self, x: Array, y: Array) -> None:
         """A block of patches (S, n) and responses (S, n_o), S at least 1."""
         if not self.count:
-            self.x_shift, self.y_shift = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
-        xc, yc = (x - self.x_shift).astype(np.float32), (y - self.y_shift).astype(np.float32)
+            self.x_shift, self.y_shift = (a.mean(0, dtype=np.float64).astype(a.dtype) for a in (x, y))
+        xc, yc = ((a - shift).astype(np.float32, copy=False) for a, shift in ((x, self.x_shift), (y, self.y_shift)))
         self.count += len(x)
         self.x_sum += x.sum(0, dtype=np.float64)
         self.y_sum += y.sum(0, dtype=np.float64)
@@ -188,6 +217,9 @@ def choose_strength(fit: Moments, weight: Array, x: Array, y: Array) -> float:
     """
     if len(x) < 2:
         return 1e-2
+    judges = slice(None, None, -(-len(fit.B) // JUDGES))
+    fit = replace(fit, y_mean=fit.y_mean[judges], B=fit.B[judges], g=fit.g[judges])
+    weight, y = weight[judges], y[:, judges]
 
     def damage(kernel: Array) -> float:
         residual = y - (x @ kernel.T.astype(x.dtype) + fit.bias(kernel))

@@ -163,7 +163,8 @@ def _pinned(site: Site, conv: Conv, passes: Sequence[Decomposition], moments: Mo
         macs = _macs(site, passes, settings)
         if full or macs < dense:
             block = compose(passes, conv, settings, moments)
-            yield Candidate(macs, block_error(conv, block, moments), settings)
+            fitted = None if moments is None else block
+            yield Candidate(macs, block_error(conv, block, moments), settings, block=fitted)
 
 
 def _products(site: Site, passes: Sequence[Decomposition]) -> Iterator[Settings]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ndpass.conv import Array
+from ndpass.conv import Array, Block
 from ndpass.errors import BudgetError
 from ndpass.pairs import Forest, Pair
 from ndpass.passes import Setting
@@ -48,12 +48,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to write a layer: setting by pass name (empty: left as it is), relative error, MACs, seconds if timed."""
+    """One way to write a layer: setting by pass name (empty: left as it is), relative error, MACs, seconds if timed.
+
+    block: where it had to be fitted to know its error.
+    """
 
     macs: int
     error: float = 0.0
     setting: Mapping[str, Setting] = field(default_factory=dict)
     seconds: float | None = None
+    block: Block | None = field(default=None, compare=False, repr=False)
 
 
 Cost = Callable[[Candidate], float]

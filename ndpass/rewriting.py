@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class Calibration:
         batch = static_batch(graph.inputs())
         data = Data.of(feeds, batch.size if batch else None, threads, seed)
         chosen = samples(graph, sites, data)
-        return cls(data, memory, chosen, references(graph, sites, chosen, data))
+        return cls(data, memory, chosen, references(graph, sites, chosen, data, memory))
 
     def slopes(self, graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> dict[str, float]:
         """What an error of these passes in each site's response costs at the outputs (`ndpass.sensitivity`)."""
@@ -144,7 +144,8 @@ class Rewriter:
             listen("planning", i, len(sites))
             moments = self._moments(site, frontier)
             with blas_threads(site):
-                found[site.name] = ways(site, self.passes, moments, self._group(site), self._most())
+                own = ways(site, self.passes, moments, self._group(site), self._most())
+            found[site.name] = [replace(c, block=None) for c in own]  # layers before it will have changed by then
         return found
 
     def _slopes(self, sites: Sequence[Site]) -> dict[str, float] | None:
@@ -232,6 +233,8 @@ class Rewriter:
         """The layer written as the candidate says, fitted."""
         rules, pruning = split(self.passes)
         conv, settings, channels = site.conv, candidate.setting, None
+        if candidate.block is not None:
+            return Record(_done(site, candidate, candidate.block, candidate.error), True, candidate.block)
         with blas_threads(site):
             if pruning is not None and pruning.name in settings:
                 conv, moments, channels = self._prune(site, conv, pruning, settings[pruning.name], moments)

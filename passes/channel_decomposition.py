@@ -22,11 +22,14 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+import scipy.sparse.linalg
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
 from ndpass.passes import relu_regression
 from ndpass.passes.base import Decomposition, Setting, refuse_common
+
+WIDE, FEW = 1024, 16  # outputs from which on one in `FEW` directions are found by themselves
 
 
 class ChannelDecomposition(Decomposition):
@@ -53,7 +56,7 @@ class ChannelDecomposition(Decomposition):
         if rank >= full_rank(conv):
             left, right = factors(moments.best, rank)
         else:
-            left = _responses(moments)[1][:, :rank]
+            left = _directions(moments, rank)
             right = left.T @ moments.best
         block = assemble(conv, left, right)
         return block.with_bias(moments.bias(left @ right))
@@ -65,7 +68,7 @@ class ChannelDecomposition(Decomposition):
         self, conv: Conv, setting: Setting, moments: Moments, answers: Array, responses: Array
     ) -> tuple[Block, float]:
         """The linear block and 0 where no better one is found."""
-        left = _responses(moments)[1][:, : min(int(setting["rank"]), full_rank(conv))]
+        left = moments.answered[1][:, : min(int(setting["rank"]), full_rank(conv))]
         linear = relu_regression.Affine(left, left.T, moments.bias(left @ (left.T @ moments.best)))
         found, gain = relu_regression.fit(answers, responses, moments.best @ moments.B.T, linear)
         if gain <= 0:
@@ -80,7 +83,7 @@ class ChannelDecomposition(Decomposition):
 
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
         """All ranks from one spectrum."""
-        values = spectrum(conv.matrix) if moments is None else _responses(moments)[0]
+        values = spectrum(conv.matrix) if moments is None else moments.answered[0]
         total = float(values.sum()) if moments is None else moments.energy
         if total <= 0:
             return [0.0] * len(settings)
@@ -130,10 +133,15 @@ def spectrum(matrix: Array) -> Array:
     return _eigen(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide)[0]
 
 
-def _responses(moments: Moments) -> tuple[Array, Array]:
-    """Eigenvalues (n_o,) and eigenvectors (n_o, n_o) of H = W*Bᵀ, largest first."""
+def _directions(moments: Moments, rank: int) -> Array:
+    """The first eigenvectors (n_o, d) of H = W*Bᵀ; few of many by Lanczos: all 4,096 of a linear layer take 13 s."""
+    n_o = len(moments.B)
+    if n_o < WIDE or FEW * rank > n_o:
+        return moments.answered[1][:, :rank]
     H = moments.best @ moments.B.T
-    return _eigen((H + H.T) / 2)
+    start = np.random.default_rng(0).standard_normal(n_o)
+    vectors: Array = scipy.sparse.linalg.eigsh((H + H.T) / 2, k=rank, v0=start)[1][:, ::-1]
+    return vectors
 
 
 def _eigen(square: Array) -> tuple[Array, Array]:

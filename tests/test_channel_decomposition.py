@@ -210,3 +210,13 @@ def test_tiny_and_huge_weights_lose_nothing(scale: float) -> None:
     conv = Conv((random_weight((4, 5, 3, 3)) * scale).astype(np.float32))
     block = ChannelDecomposition().rewrite(conv, {"rank": 4})
     assert relative_error(conv.weight, block.dense().weight) < ROUNDING
+
+
+def test_few_directions_of_many_are_those_of_the_whole_spectrum() -> None:
+    """Lanczos, which a linear layer of a thousand outputs takes, against all eigenvectors."""
+    rng = np.random.default_rng(3)
+    weight = (rng.standard_normal((1024, 40)) * np.linspace(1, 2, 40)) @ rng.standard_normal((40, 48))
+    moments = moments_of(weight)
+    block = ChannelDecomposition().rewrite(Conv(weight), {"rank": 8}, moments)
+    left = moments.answered[1][:, :8]
+    np.testing.assert_allclose(block.dense().weight, left @ (left.T @ moments.best), atol=1e-8)

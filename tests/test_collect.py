@@ -116,12 +116,14 @@ def assert_moments(got: Moments, expected: tuple[F, F, F], rtol: float = F32) ->
         np.testing.assert_allclose(value, reference, rtol=0, atol=rtol * np.abs(reference).max())
 
 
-def test_references_are_the_responses_at_the_sampled_positions() -> None:
+@pytest.mark.parametrize("memory", [1, PLENTY])
+def test_references_are_the_responses_at_the_sampled_positions(memory: int) -> None:
+    """In whole batches and, where memory is short, image by image."""
     model = residual()
     graph = Graph(model)
     data = Data(feeds_for(graph, pictures()), BATCH)
     chosen = samples(graph, sites_in(graph), data)
-    found = references(graph, sites_in(graph), chosen, data)
+    found = references(graph, sites_in(graph), chosen, data, memory)
     values = activations(model, list(TAPS), pictures())
     for site in sites_in(graph):
         expected = taken(responses_of(site.outline, values[site.name]), chosen[site.name].positions)

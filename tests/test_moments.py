@@ -106,6 +106,17 @@ def test_error_is_that_of_the_samples() -> None:
     assert moments.error(moments.best) <= moments.error(weight)
 
 
+def test_error_with_a_prior_is_that_of_the_formula_in_wide_layers_too() -> None:
+    """Products in float32 are of the distance from the prior's weight, so that small errors keep their digits."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((300, 1024)).astype(np.float32)
+    weight = rng.standard_normal((4, 1024))
+    moments = Moments.of(x, (x @ weight.T).astype(np.float32)).shrunk(weight, 1e-2)
+    for kernel in (weight + 1e-3 * rng.standard_normal(weight.shape), 0 * weight, moments.best):
+        lost = moments.g.sum() - 2 * np.trace(kernel @ moments.B.T) + np.trace(kernel @ moments.C @ kernel.T)
+        assert moments.error(kernel) == pytest.approx(lost / moments.g.sum(), rel=1e-4, abs=1e-11)
+
+
 def test_error_takes_a_kernel_in_the_shape_of_a_weight() -> None:
     x, y, weight = samples()
     moments = Moments.of(x, y)
