@@ -21,7 +21,7 @@ from ndpass.groups import Group
 from ndpass.passes import ChannelDecomposition, ChannelPruning, Decomposition, Pass, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.channel_pruning import errors_by_size
-from ndpass.passes.compose import Settings, compose, leaf_moments, outline, refusal
+from ndpass.passes.compose import Settings, applied, compose, finished, leaf_moments, outline, refusal
 from ndpass.planner import Candidate, pareto
 
 T = TypeVar("T")
@@ -224,15 +224,18 @@ def _added_errors(
     moments: Moments | None,
 ) -> list[tuple[Setting, float]]:
     """What the last pass adds to the error at one setting of the others, for its settings that save MACs there."""
-    last = passes[-1].name
-    costs = [(s, _macs(site, passes, {**middle.setting, last: s})) for s in settings]
+    *others, last = passes
+    costs = [(s, _macs(site, passes, {**middle.setting, last.name: s})) for s in settings]
     cheaper = sorted((macs, i) for i, (_, macs) in enumerate(costs) if macs < middle.macs)
-    if moments is not None and [rule.name for rule in passes[:-1]] == [ChannelDecomposition.name]:
+    if moments is not None and [rule.name for rule in others] == [ChannelDecomposition.name]:
         return _after_cd(conv, passes, middle, [settings[i] for _, i in cheaper], moments)
-    base = block_error(conv, compose(passes[:-1], conv, middle.setting, moments), moments)
+    ahead: Block = conv.with_bias(None)
+    for rule in others:
+        ahead = applied(rule, middle.setting[rule.name], ahead, conv, moments)
+    base = block_error(conv, finished(ahead, conv, moments, refitted=len(others) > 1), moments)
     added = []
     for _, i in cheaper:
-        block = compose(passes, conv, {**middle.setting, last: settings[i]}, moments)
+        block = finished(applied(last, settings[i], ahead, conv, moments), conv, moments, refitted=True)
         added.append((settings[i], max(0.0, block_error(conv, block, moments) - base) / max(1 - base, 1e-9)))
     return added
 

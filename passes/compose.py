@@ -37,10 +37,20 @@ def compose(passes: Sequence[Decomposition], conv: Conv, settings: Settings, mom
     block: Block = conv.with_bias(None)
     chosen = [rule for rule in passes if rule.name in settings]
     for rule in chosen:
-        block = _apply(rule, settings[rule.name], block, None, conv, moments)
+        block = applied(rule, settings[rule.name], block, conv, moments)
+    return finished(block, conv, moments, refitted=len(chosen) > 1)
+
+
+def applied(rule: Decomposition, setting: Setting, block: Block, conv: Conv, moments: Moments | None) -> Block:
+    """What one pass makes of the block that those before it have made of `conv`, without bias."""
+    return _apply(rule, setting, block, None, conv, moments)
+
+
+def finished(block: Block, conv: Conv, moments: Moments | None, *, refitted: bool) -> Block:
+    """With its bias, and with moments and `refitted` the last factor solved for again."""
     if moments is None:
         return block.with_bias(conv.bias)
-    if len(chosen) > 1:
+    if refitted:
         block = refit(block, conv, moments)
     return block.with_bias(moments.bias(block.dense().matrix))
 
