@@ -23,7 +23,7 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks import rows
+from benchmarks import options, plots, rows
 from benchmarks.layers import seeded
 from benchmarks.models import BUILDERS
 from benchmarks.rows import Row
@@ -39,7 +39,9 @@ PAPER = {  # pipeline -> GMACs in convolutions; Tables 1 and 3
               "cd,sd": 4.32, "cd,sd,nd": 4.28, "cp,cd,nd": 5.45, "cp,cd,sd,nd": 4.70},
     "ssd300": {"nd": 20.27, "cd": 18.69, "cd,nd": 15.01},
 }  # fmt: skip
+PAPER_ORIGINAL = {"vgg16": 15.35, "ssd300": 31.37}  # GMACs in convolutions of the networks as published
 QUICK = ("nd", "sd", "cd")
+SEED = 0  # of weights
 CONDITIONS = {  # name -> runtime, precision, instruction set
     "OpenVINO f32": ("openvino", "f32", ""),
     "OpenVINO bf16": ("openvino", "bf16", ""),
@@ -59,8 +61,9 @@ def main() -> None:
             key = {"network": network, "condition": name, "threads": threads, "batch": batch}
             if not rows.known(file, key):
                 found = timed(models, *CONDITIONS[name], threads, batch, args.seconds)
-                rows.add(file, *({**key, **row} for row in found))
+                rows.add(file, *({**key, **row, "seed": SEED} for row in found))
             print_rows(rows.known(file, key), key)
+    plots.draw(file)
 
 
 def print_rows(found: list[Row], key: Row) -> None:
@@ -79,7 +82,7 @@ def built(folder: Path, network: str, pipeline: str, gmacs: float) -> Row:
     if not path.exists():
         print(f"building {path.name}", flush=True)
         made = rewritten(Graph(onnx.load(original["path"])), pipeline, gmacs) if original else None
-        onnx.save(made or seeded(BUILDERS[network](), 0), path)
+        onnx.save(made or seeded(BUILDERS[network](), SEED), path)
         quantise(path)
     macs = Graph(onnx.load(path)).macs()
     return {"path": str(path), "pipeline": pipeline, "macs": macs,
@@ -96,7 +99,8 @@ def rewritten(graph: Graph, pipeline: str, gmacs: float) -> onnx.ModelProto:
     rewriter = Rewriter(graph, passes, Budget("macs", share), None)
     rewriter.rewrite(found, sites, rewriter.plan(sites, lambda *_: None), lambda *_: None)
     graph.tidy()
-    return graph.to_model()
+    made: onnx.ModelProto = graph.to_model()
+    return made
 
 
 def quantise(path: Path) -> None:
@@ -137,7 +141,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seconds", type=float, default=4.0, help="for each model under each condition")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder where they are kept, about 15 GB")
+    parser.add_argument("--models", type=Path, default=options.MODELS, help="folder where they are kept, about 15 GB")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
