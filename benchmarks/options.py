@@ -11,7 +11,7 @@ import numpy as np
 
 from ndpass import digits
 
-MODELS = Path(__file__).parent / "built"  # models and data that benchmarks make; git ignores them
+MODELS = Path(__file__).parents[1] / "built"  # models and data that benchmarks make; git ignores them
 PIXELS = 16.0  # scikit-learn's digits hold 0..16, and so does what --preprocess digits takes
 
 

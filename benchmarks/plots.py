@@ -15,6 +15,8 @@ from benchmarks.summary import FORMS, curves, timed
 from ndpass.convert import write_bytes
 
 SUFFIXES = (".png", ".svg")
+WIDTH = 0.7  # of what belongs to a pipeline, of the way to the next one
+LEAST = 1e-4  # relative error that is still drawn: at full rank there is none but that of rounding
 STAGES = ("calibrate", "plan", "rewrite", "verify")
 
 
@@ -58,6 +60,7 @@ def errors(found: Sequence[Row]) -> Any:
                 panel.plot(places, [own[layers[n]][key] for n in places], style, color=f"C{i}", marker=".",
                            label=f"T={rank}, {said}")  # fmt: skip
         panel.set(yscale="log", title=form, ylabel="relative error of the response")
+        panel.set_ylim(bottom=LEAST)
         panel.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize=7)
@@ -81,7 +84,7 @@ def max_drop(found: Sequence[Row]) -> Any:
 
 
 def plans_timed(found: Sequence[Row]) -> Any:
-    """Times as fast against times fewer MACs, a colour a precision."""
+    """Times as fast beside times fewer MACs, a colour a precision."""
     figure = _figure(7, 5)
     axes = figure.subplots()
     _ratios(axes, found, "precision")
@@ -126,7 +129,7 @@ def scaling(found: Sequence[Row]) -> Any:
 
 
 def speed(found: Sequence[Row]) -> Any:
-    """Times as fast against times fewer MACs, a panel a network; on the dotted line both agree."""
+    """Times as fast beside times fewer MACs, a panel a network and a colour a condition."""
     found = timed(found)
     networks = list(dict.fromkeys(row["network"] for row in found))
     figure = _figure(6.0 * len(networks) + 2, 5)
@@ -145,14 +148,18 @@ DRAWN: dict[str, Callable[[Sequence[Row]], Any]] = {
 
 
 def _ratios(axes: Any, found: Sequence[Row], colours: str) -> None:
-    """MACs against milliseconds; what lies below the level line got slower with fewer MACs."""
-    for i, kind in enumerate(dict.fromkeys(row[colours] for row in found)):
-        own = [row for row in found if row[colours] == kind]
-        axes.errorbar([r["times_fewer"] for r in own], [r["speedup"] for r in own], yerr=_bars(own), fmt=".",
-                      color=f"C{i}", elinewidth=0.5, label=kind)  # fmt: skip
-    axes.axline((1, 1), slope=1, color="grey", linestyle=":")
+    """Milliseconds beside MACs, pipeline by pipeline; what lies below the level line got slower with fewer MACs."""
+    macs = dict(sorted(((r["pipeline"], r["times_fewer"]) for r in found), key=lambda pair: float(pair[1])))
+    kinds, places = list(dict.fromkeys(row[colours] for row in found)), {name: i for i, name in enumerate(macs)}
+    for i, kind in enumerate(kinds):
+        own, aside = [row for row in found if row[colours] == kind], WIDTH * ((i + 0.5) / len(kinds) - 0.5)
+        axes.errorbar([places[r["pipeline"]] + aside for r in own], [r["speedup"] for r in own], yerr=_bars(own),
+                      fmt=".", color=f"C{i}", elinewidth=0.5, label=kind)  # fmt: skip
+    left = [place - WIDTH / 2 for place in places.values()]
+    axes.hlines(list(macs.values()), left, [x + WIDTH for x in left], color="black", label="times fewer MACs")
     axes.axhline(1.0, color="grey", linewidth=0.8)
-    axes.set(xlabel="times fewer MACs", ylabel="times as fast")
+    axes.set_xticks(list(places.values()), list(macs), rotation=90)
+    axes.set(ylabel="times as fast")
 
 
 def _bars(found: Sequence[Row]) -> list[list[float]]:

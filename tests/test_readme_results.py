@@ -59,6 +59,16 @@ def test_everything_that_readme_points_at_is_there() -> None:
     assert [t for t in targets if not (readme.README.parent / t).exists()] == []
 
 
+def test_tables_are_even() -> None:
+    assert_tables_are_even(readme.README.read_text(encoding="utf-8"))
+
+
+def assert_tables_are_even(text: str) -> None:
+    """As many cells in every row of a table, and no row that ran into another one."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({row.count("|") for row in table.splitlines()}) == 1, table
+
+
 def test_sections_without_rows_are_left_out() -> None:
     assert re.findall("^#+ .*", readme.render({}), re.MULTILINE) == ["## Results"]
     text = readme.render({"speed": SPEED, "plans_timed_net": TIMED})
@@ -66,6 +76,7 @@ def test_sections_without_rows_are_left_out() -> None:
         "Plans chosen by MACs, in milliseconds",
         "The paper's pipelines in milliseconds",
     ]
+    assert_tables_are_even(text)
     assert "| sd | 2.00 | 1.50–2.50 | 0.75 |" in text
     assert (
         "Of 3 measurements 2 gain less than the MACs say and 1 are slower than the original: VGG16 with sd (int8)"
