@@ -26,7 +26,8 @@ TEMPLATE = "results.md.j2"
 SECTION = re.compile(r"^## Results\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 QUICK = "_quick"
 NAMES = {"vgg16_cifar10": "VGG16 for CIFAR-10", "resnet20_cifar10": "ResNet-20 for CIFAR-10",
-         "vgg16_224": "VGG16 at 224×224", "vgg16": "VGG16", "ssd300": "SSD300"}  # fmt: skip
+         "vgg16": "VGG16", "ssd300": "SSD300"}  # fmt: skip
+FAMILIES = {"vgg": "VGG", "resnet": "ResNet-"}
 PAPER = {
     network: {p: speed.PAPER_ORIGINAL[network] / g for p, g in own.items()} for network, own in speed.PAPER.items()
 }
@@ -105,8 +106,13 @@ def span(values: Sequence[float], digits: int = 2) -> str:
 
 
 def named(model: str) -> str:
-    """A file's name as one would write it."""
-    return NAMES.get(model, model)
+    """A file's name as one would write it; see benchmarks.scaling for how networks are called by their sizes."""
+    found = re.fullmatch(r"(vgg|resnet)(\d+)(?:x([\d.]+))?_(\d+)", model)
+    if found is None:
+        return NAMES.get(model, model)
+    family, depth, width, size = found.groups()
+    name = f"{FAMILIES[family]}{depth}{f' with {width} of the channels' if width else ''}"
+    return f"{name} at {size}×{size}"
 
 
 if __name__ == "__main__":

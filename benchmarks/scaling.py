@@ -58,7 +58,7 @@ STUDIES = {
     "depth": Study(["vgg11x0.5_64", "vgg13x0.5_64", "vgg16x0.5_64", "vgg19x0.5_64", "resnet18_64"]),
     "threads": Study(["vgg16x0.5_64"], threads=[1, 2]),
 }
-QUICK = Study(["vgg11x0.125_32", "vgg11x0.25_32"], [50, 100], [1])
+QUICK = Study(["vgg11x0.125_32"], [50, 100], [1])
 
 
 @dataclass(frozen=True)

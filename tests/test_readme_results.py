@@ -19,7 +19,17 @@ SPEED = [
         ("f32", 1, "", 1.0), ("f32", 1, "sd", 1.5), ("f32", 2, "sd", 2.5), ("int8", 1, "sd", 0.75))
 ]  # fmt: skip
 TIMED = [
-    {"precision": precision, "pipeline": "sd", "times_fewer": 4.0, "drop": 0.5, "speedup": 3.0, "spread": [2.5, 3.25]}
+    {
+        "precision": precision,
+        "pipeline": "sd",
+        "times_fewer": 4.0,
+        "drop": 0.5,
+        "speedup": 3.0,
+        "spread": [2.5, 3.25],
+        "threads": threads,
+        "batch": 1,
+    }
+    for threads in (None, 1)
     for precision in ("f32", "bf16")
 ]
 
