@@ -11,12 +11,11 @@ from typing import Any
 
 from benchmarks import rows
 from benchmarks.rows import Row
-from benchmarks.summary import FORMS, curves, timed
+from benchmarks.summary import EXACT, FORMS, curves, timed
 from ndpass.convert import write_bytes
 
 SUFFIXES = (".png", ".svg")
 WIDTH = 0.7  # of what belongs to a pipeline, of the way to the next one
-LEAST = 1e-4  # relative error that is still drawn: at full rank there is none but that of rounding
 STAGES = ("calibrate", "plan", "rewrite", "verify")
 
 
@@ -60,7 +59,7 @@ def errors(found: Sequence[Row]) -> Any:
                 panel.plot(places, [own[layers[n]][key] for n in places], style, color=f"C{i}", marker=".",
                            label=f"T={rank}, {said}")  # fmt: skip
         panel.set(yscale="log", title=form, ylabel="relative error of the response")
-        panel.set_ylim(bottom=LEAST)
+        panel.set_ylim(bottom=EXACT)
         panel.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize=7)

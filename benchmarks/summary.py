@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.rows import Row, latest
 
 FORMS = ("pw-dw", "dw-pw")
+EXACT = 1e-4  # relative error below which there is nothing to gain: that of rounding, where T is a layer's full rank
 RUN = ("precision", "pipeline", "budget", "threads", "cold")  # what tells runs of benchmarks.max_drop apart
 
 
@@ -82,8 +83,10 @@ def error_medians(found: Sequence[Row]) -> list[Row]:
 
 def gains(found: Sequence[Row], rank: int) -> tuple[float, float]:
     """How many times less a layer loses with data than without at this T: in the layer that gains least, and most."""
-    found = latest(found, ("layer", "form", "rank"))
-    ratios = [row["data_free"] / max(row["calibrated"], 1e-12) for row in found if row["rank"] == rank]
+    found = [
+        row for row in latest(found, ("layer", "form", "rank")) if row["rank"] == rank and row["data_free"] > EXACT
+    ]
+    ratios = [row["data_free"] / row["calibrated"] for row in found]
     return min(ratios), max(ratios)
 
 

@@ -151,6 +151,14 @@ def test_macs_at_a_drop(points: list[tuple[float, float]], at: str) -> None:
     assert curve.at(1.0) == at
 
 
+def test_gains_leave_out_what_is_exact() -> None:
+    """At full rank both errors are rounding, and their ratio says nothing."""
+    errors_of = {"a": (0.5, 0.1), "b": (0.3, 0.2), "full rank": (1e-8, 1e-7)}
+    found = [{"layer": layer, "form": "pw-dw", "rank": 1, "data_free": free, "calibrated": fitted}
+             for layer, (free, fitted) in errors_of.items()]  # fmt: skip
+    assert summary.gains(found, 1) == (pytest.approx(1.5), pytest.approx(5.0))
+
+
 def _run(monkeypatch: pytest.MonkeyPatch, *args: str) -> None:
     monkeypatch.setattr(sys, "argv", ["errors", *args])
     errors.main()
