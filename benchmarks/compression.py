@@ -7,6 +7,7 @@ among those of its own passes, exactly, and rewrites the model layer after layer
 the MACs (`--macs`), or at the fewest MACs whose predicted damage is no more than asked (`--damage`), which brings all
 pipelines near the same accuracy. Rows are appended to benchmarks/results/compression_<model>.json as they come; those
 already there are not run again. `--table` prints, of all rows there, the MACs at `--drop` points between the nearest.
+`--quick`: nd and sd on 200 digits.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks import rows
-from benchmarks.rows import RESULTS, Row
+from benchmarks import options, plots, rows
+from benchmarks.rows import Row
+from benchmarks.summary import between
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.coupling import Coupling
@@ -39,10 +41,11 @@ MEMORY = 1 << 30
 
 def main() -> None:
     args = arguments()
-    name = f"compression_{args.model.stem}"
+    name = f"compression_{args.model.stem}{args.suffix}"
     if not args.table:
         run(args, name)
     print_table(rows.read(name), args.drop)
+    plots.draw(name)
 
 
 def run(args: argparse.Namespace, name: str) -> None:
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace, name: str) -> None:
     budgets = [{"damage": d} for d in args.damage] if args.damage else [{"macs": m} for m in args.macs]
     for budget, pipeline in itertools.product(budgets, args.pipelines):
         key = {"pipeline": pipeline, **budget, "compensated": not args.no_compensation, "slopes": not args.no_slopes,
-               "samples": len(bench.fit)}  # fmt: skip
+               "samples": len(bench.fit), "seed": args.seed}  # fmt: skip
         if rows.known(name, key):
             continue
         row = {**key, **bench.row(pipeline, budget)}
@@ -71,43 +74,30 @@ def print_table(found: Sequence[Row], drop: float) -> None:
     for kind in kinds:
         own = sorted(
             (r["times_fewer"], r["drop"]) for r in found
-             if (r["pipeline"], r["samples"], r["compensated"], r["slopes"]) == kind
+            if (r["pipeline"], r["samples"], r["compensated"], r["slopes"]) == kind
         )  # fmt: skip
         name = kind[0] + ("" if kind[2] else " *") + ("" if kind[3] else " =")
-        found = between(own, drop)
-        print(f"{name:11} {kind[1]:6} {'?' if found is None else f'{found:.2f}':>10}      "
+        meets = between(own, drop)
+        print(f"{name:11} {kind[1]:6} {'?' if meets is None else f'{meets:.2f}':>10}      "
               + "  ".join(f"{t:.2f}: {d:.2f}" for t, d in own))  # fmt: skip
     print("* every layer fitted to the original's own activations   = errors of all layers count alike")
 
 
-def between(rows: Sequence[tuple[float, float]], drop: float) -> float | None:
-    """rows: (times fewer, drop), ascending; where the line between two neighbours meets `drop`, the last such."""
-    found = None
-    for (t, d), (u, e) in itertools.pairwise(rows):
-        if d <= drop < e:
-            found = t + (u - t) * (drop - d) / (e - d)
-    return found
-
-
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--calibration", type=Path)
-    parser.add_argument("--validation", type=Path)
-    parser.add_argument("--preprocess", default="cifar10")
+    parser = options.parser(__doc__)
+    parser.add_argument("model", type=Path, nargs="?")
+    options.with_data(parser)
     parser.add_argument("--passes", default="cp,cd,sd,nd", help="whose candidates are computed")
     parser.add_argument("--pipelines", nargs="+", default=["nd", "cd", "sd", "cd,nd", "sd,nd", "cd,sd", "cd,sd,nd"])
     parser.add_argument("--macs", nargs="+", type=float, default=[0.28, 0.2, 0.15])
     parser.add_argument(
         "--damage", nargs="+", type=float, help="predicted divergence of the outputs, in the place of --macs"
     )
-    parser.add_argument("--samples", type=int)
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--no-slopes", action="store_true", help="count errors of all layers alike")
     parser.add_argument("--no-compensation", action="store_true", help="fit on the original's own activations")
     parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
     parser.add_argument("--drop", type=float, default=1.0)
-    return parser.parse_args()
+    return options.parse(parser, passes="sd,nd", pipelines=["nd", "sd", "sd,nd"], macs=[0.5, 0.35], samples=200)
 
 
 class Bench:
@@ -117,10 +107,10 @@ class Bench:
         self.args, self.model = args, onnx.load(args.model)
         graph, spec = Graph(self.model), Preprocess.parse(args.preprocess)
         self.total = graph.macs()
-        self.fit = open_feeds(args.calibration, graph.inputs(), spec, samples=args.samples)
+        self.fit = open_feeds(args.calibration, graph.inputs(), spec, samples=args.samples, seed=args.seed)
         self.measured = open_feeds(args.validation, graph.inputs(), spec)
         sites = sites_of(graph, args.passes)
-        self.calibration = Calibration.of(graph, sites, self.fit, args.threads, 0, MEMORY)
+        self.calibration = Calibration.of(graph, sites, self.fit, args.threads, args.seed, MEMORY)
         self.candidates = self._candidates(graph, sites)
         self.slopes: dict[str, float] | None = None  # of the pipeline that is being planned
         self._known_slopes: dict[bool, dict[str, float]] = {}
@@ -138,7 +128,8 @@ class Bench:
 
     def _candidates(self, graph: Graph, sites: Sequence[Site]) -> dict[str, list[Candidate]]:
         """Site name -> candidates, from the original's own activations; kept in a file."""
-        kept = RESULTS / f"candidates_{self.args.model.stem}_{self.args.passes.replace(',', '-')}.json"
+        data = f"{len(self.fit)}-{self.args.seed}"  # other images give other errors
+        kept = rows.RESULTS / f"candidates_{self.args.model.stem}_{self.args.passes.replace(',', '-')}_{data}.json"
         if not kept.exists():
             start = time.perf_counter()
             rewriter = Rewriter(graph, parse(self.args.passes), Budget("macs", 1.0), self.calibration)
@@ -173,6 +164,7 @@ class Bench:
             "drop": seen.before.value - seen.after.value,
             "kl": seen.agreement.kl,
             "top1_agreement": seen.agreement.top1_agreement,
+            "measured_on": len(self.measured),
             "predicted": predicted,
             "times_fewer": self.total / graph.macs(),
             "seconds": time.perf_counter() - start,

@@ -1,6 +1,6 @@
 """What a run of ndpass costs beside the least that any rewrite does: read, one SVD of every layer, write.
 
-    python -m benchmarks.cost [--model vgg16_224.onnx] [--rounds 3] [-o benchmarks/results/cost.json]
+    python -m benchmarks.cost [vgg16_224.onnx] [--rounds 3] [--quick]
 
 Each round runs, in turn and each in a process of its own:
 
@@ -8,44 +8,64 @@ Each round runs, in turn and each in a process of its own:
     svd of convs    onnx.load, numpy.linalg.svd of the matrix (n_o, n_i * K) of every convolution, onnx.save
     svd of all      the same with the linear layers as well, in the first round only
 
-Times are medians over the rounds, memory is the most that a process held in any of them.
+Times are medians over the rounds, memory is the most that a process held in any of them. Rows are appended to
+benchmarks/results/cost.json as they come, those there are not measured again; `--quick`: one
+round on the digits network.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ndpass.bench import environment
+from benchmarks import options, rows
+from benchmarks.rows import Row
 
 TIME_LIMIT = 3.0  # times the baseline
 MEMORY_LIMIT = 4.0  # times the model's bytes
+OURS, LEAST = "ndpass", "svd of convs"
 ONCE = "svd of all"  # minutes long, and not what the limits refer to
-BASELINES = {"convs": (4,), "all": (2, 4)}  # name -> how many axes the weights have that are decomposed
+BASELINES = {LEAST: (4,), ONCE: (2, 4)}  # name -> how many axes the weights have that are decomposed
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Wall time of each round and the largest resident set of all."""
+def main() -> None:
+    """Measure on the model given, else on VGG16 at 224x224 written to a temporary folder."""
+    args = arguments()
+    if args.baseline:
+        baseline(args.model, args.output, BASELINES[args.baseline])
+    elif args.model:
+        report(args.model, args)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / "vgg16_224.onnx"
+            # in a process of its own: the memory that this one once held would count as that of the processes it starts
+            run_once([sys.executable, "-m", "benchmarks.models", "vgg16", str(model)])
+            report(model, args)
 
-    seconds: list[float]
-    peak_bytes: int
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
+def report(model: Path, args: argparse.Namespace) -> None:
+    """Measure what has no row yet, the rounds interleaved so that a slow minute of the machine meets all commands."""
+    name = f"cost{args.suffix}"
+    with tempfile.TemporaryDirectory(dir=None if args.quick else model.parent) as folder:
+        for number in range(args.rounds):
+            for what, command in commands(model, Path(folder)).items():
+                key = {"model": model.stem, "what": what, "round": number}
+                if (number and what == ONCE) or rows.known(name, key):
+                    continue
+                seconds, peak = run_once(command)
+                print(f"round {number + 1}: {what} {seconds:.1f} s, {peak / 1e6:.0f} MB", flush=True)
+                rows.add(name, {**key, "seconds": seconds, "peak_bytes": peak, "model_bytes": model.stat().st_size})
+    print(table(rows.known(name, {"model": model.stem})))
 
 
 def baseline(model: Path, output: Path, axes: Sequence[int]) -> None:
@@ -57,7 +77,7 @@ def baseline(model: Path, output: Path, axes: Sequence[int]) -> None:
     onnx.save(proto, output)
 
 
-def run_once(command: Sequence[str]) -> tuple[float, int]:
+def run_once(command: list[str]) -> tuple[float, int]:
     """Wall seconds and largest resident set of a process of its own; SystemExit where it fails."""
     start = time.perf_counter()
     process = os.posix_spawn(command[0], command, os.environ)
@@ -70,74 +90,45 @@ def run_once(command: Sequence[str]) -> tuple[float, int]:
 
 def commands(model: Path, folder: Path) -> dict[str, list[str]]:
     """What is compared, by name."""
-    here = [sys.executable, "-m", "benchmarks.cost", "--model", str(model)]
+    here = [sys.executable, "-m", "benchmarks.cost", str(model), "--output", str(folder / "svd.onnx")]
     return {
-        "ndpass": [sys.executable, "-m", "ndpass.cli", "run", str(model), "--passes", "nd:rank=3", "--quiet",
-                   "--output", str(folder / "ndpass.onnx")],
-        **{f"svd of {name}": [*here, "--baseline", name, "-o", str(folder / f"{name}.onnx")] for name in BASELINES},
+        OURS: [sys.executable, "-m", "ndpass.cli", "run", str(model), "--passes", "nd:rank=3", "--quiet",
+               "--output", str(folder / "ndpass.onnx")],
+        **{name: [*here, "--baseline", name] for name in BASELINES},
     }  # fmt: skip
 
 
-def measure(model: Path, rounds: int) -> dict[str, Cost]:
-    """Cost of every command, the rounds interleaved so that a slow minute of the machine meets all of them."""
-    results: dict[str, list[tuple[float, int]]] = {}
-    with tempfile.TemporaryDirectory(dir=model.parent) as folder:
-        todo = commands(model, Path(folder))
-        for number in range(rounds):
-            for name, command in todo.items():
-                if number == 0 or name != ONCE:
-                    results.setdefault(name, []).append(run_once(command))
-    return {name: Cost([s for s, _ in runs], max(m for _, m in runs)) for name, runs in results.items()}
-
-
-def table(costs: dict[str, Cost], size: int) -> str:
+def table(found: Sequence[Row]) -> str:
     """Seconds, how many times each baseline ndpass takes, and memory over the model's bytes."""
-    ours = costs["ndpass"]
+    seconds, peaks = costs(found)
+    size = found[0]["model_bytes"]
     lines = [f"{'':14}{'seconds':>9}{'ndpass takes':>14}{'memory':>11}{'of the model':>14}"]
-    for name, cost in costs.items():
-        ratio = "" if cost is ours else f"{ours.median / cost.median:.2f} x"
-        lines.append(
-            f"{name:14}{cost.median:9.1f}{ratio:>14}{cost.peak_bytes / 1e6:8.0f} MB{cost.peak_bytes / size:12.2f} x"
-        )
-    met = ours.median <= TIME_LIMIT * costs["svd of convs"].median, ours.peak_bytes <= MEMORY_LIMIT * size
+    for name in seconds:
+        ratio = "" if name == OURS else f"{seconds[OURS] / seconds[name]:.2f} x"
+        lines.append(f"{name:14}{seconds[name]:9.1f}{ratio:>14}{peaks[name] / 1e6:8.0f} MB{peaks[name] / size:12.2f} x")
+    met = seconds[OURS] <= TIME_LIMIT * seconds[LEAST], peaks[OURS] <= MEMORY_LIMIT * size
     verdicts = ["met" if m else "MISSED" for m in met]
-    lines.append(f"limits: {TIME_LIMIT:g} x svd of convs {verdicts[0]}, {MEMORY_LIMIT:g} x the bytes {verdicts[1]}")
+    lines.append(f"limits: {TIME_LIMIT:g} x {LEAST} {verdicts[0]}, {MEMORY_LIMIT:g} x the bytes {verdicts[1]}")
     return "\n".join(lines)
 
 
-def to_json(costs: dict[str, Cost], size: int) -> str:
-    """The figures, and the machine they are from."""
-    figures = {name: {"median_seconds": cost.median, **asdict(cost)} for name, cost in costs.items()}
-    return json.dumps({"environment": asdict(environment()), "model_bytes": size, "costs": figures}, indent=1) + "\n"
+def costs(found: Sequence[Row]) -> tuple[dict[str, float], dict[str, int]]:
+    """By command: median seconds and largest resident set over the rounds."""
+    by_name = {name: [r for r in found if r["what"] == name] for name in dict.fromkeys(r["what"] for r in found)}
+    return (
+        {name: statistics.median(r["seconds"] for r in own) for name, own in by_name.items()},
+        {name: max(r["peak_bytes"] for r in own) for name, own in by_name.items()},
+    )
 
 
-def report(model: Path, rounds: int, output: Path) -> None:
-    """Measure, print, write."""
-    size = model.stat().st_size
-    costs = measure(model, rounds)
-    print(table(costs, size))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(to_json(costs, size), encoding="utf-8")
-
-
-def main() -> None:
-    """Measure on the model given, else on VGG16 at 224x224 written to a temporary folder."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description="What a run costs.")
-    parser.add_argument("--model", type=Path, help="an ONNX file; default: VGG16 at 224x224")
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", type=Path, nargs="?", help="an ONNX file; default: VGG16 at 224x224")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round on the digits network; rows in cost_quick.json")
     parser.add_argument("--baseline", choices=BASELINES, help=argparse.SUPPRESS)  # how this module runs itself
-    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/cost.json"))
-    args = parser.parse_args()
-    if args.baseline:
-        baseline(args.model, args.output, BASELINES[args.baseline])
-    elif args.model:
-        report(args.model, args.rounds, args.output)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder) / "vgg16_224.onnx"
-            # in a process of its own: the memory that this one once held would count as that of the processes it starts
-            run_once([sys.executable, "-m", "benchmarks.models", "vgg16", str(model)])
-            report(model, args.rounds, args.output)
+    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
+    return options.parse(parser, model_needed=False, rounds=1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Each row is `ndpass run --max-drop` (or with `--budget` another one) as a proces
 written file beside the original at the same precision, in turns, the drop that on the validation data; int8 rows are
 runs with --int8, their original is the int8 one and their drop that below the original in f32. --cold: with a cache of
 latencies that is empty at first. Rows are added to benchmarks/results/max_drop_<model>.json; those there are not run
-again.
+again. `--quick`: sd in f32 on 200 digits.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import rows
+from benchmarks import options, plots, rows
 from benchmarks.rows import Row
 
 
 def main() -> None:
     args = arguments()
-    name = f"max_drop_{args.model.stem}"
+    name = f"max_drop_{args.model.stem}{args.suffix}"
     for precision, pipeline in itertools.product(args.precisions, args.pipelines):
         key = {"precision": precision, "pipeline": pipeline, "budget": args.budget, "threads": args.threads,
-               "cold": args.cold}  # fmt: skip
+               "cold": args.cold, "seed": args.seed}  # fmt: skip
         if not rows.known(name, key):
             rows.add(name, {**key, **one(args, precision, pipeline)})
         print(line(rows.known(name, key)[-1]), flush=True)
+    plots.draw(name)
 
 
 def line(row: Row) -> str:
     head = f"{row['precision']:5} {row['pipeline']:10} "
     if row["refused"]:
-        return head + row["refused"]
+        return f"{head}{row['refused']}"
     low, high = row["spread"]
     drop = "" if row["drop"] is None else f"drop {row['drop']:5.2f}, "
     stages = ", ".join(f"{name} {s:.0f} s" for name, s in row["seconds"].items() if s is not None)
@@ -52,10 +53,10 @@ def one(args: argparse.Namespace, precision: str, pipeline: str) -> Row:
         report = Path(folder) / "report.json"
         kind = ["--int8"] if precision == "int8" else ["--precision", precision]
         given = {"calibration": args.calibration, "validation": args.validation, "preprocess": args.preprocess,
-                 "threads": args.threads, "samples": args.samples}  # fmt: skip
-        options = [str(x) for key, value in given.items() if value is not None for x in (f"--{key}", value)]
+                 "threads": args.threads, "samples": args.samples, "seed": args.seed}  # fmt: skip
+        given_options = [str(x) for key, value in given.items() if value is not None for x in (f"--{key}", value)]
         command = [sys.executable, "-m", "ndpass.cli", "run", str(args.model), "-q", "--passes", pipeline, *kind,
-                   *args.budget.split(), *options, "--json", str(report), "-o", f"{folder}/out.xml"]  # fmt: skip
+                   *args.budget.split(), *given_options, "--json", str(report), "-o", f"{folder}/out.xml"]  # fmt: skip
         around = os.environ | ({"NDPASS_CACHE": folder} if args.cold else {})
         start = time.perf_counter()
         done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
@@ -83,18 +84,14 @@ def figures(report: Row) -> Row:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--calibration", type=Path)
-    parser.add_argument("--validation", type=Path)
-    parser.add_argument("--preprocess", default="cifar10")
+    parser = options.parser(__doc__)
+    parser.add_argument("model", type=Path, nargs="?")
+    options.with_data(parser)
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
     parser.add_argument("--pipelines", nargs="+", default=["auto", "sd", "cd", "nd"])
     parser.add_argument("--budget", default="--max-drop 1.0", help="of ndpass run")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--samples", type=int)
     parser.add_argument("--cold", action="store_true", help="remember no latencies from other runs")
-    return parser.parse_args()
+    return options.parse(parser, precisions=["f32"], pipelines=["sd"], samples=200)
 
 
 if __name__ == "__main__":

@@ -16,39 +16,41 @@ imagenet); SSD300 takes pixels, see `benchmarks/ssd300.py`.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 
 from benchmarks.layers import Network, filled, seeded, tensor
 from benchmarks.ssd300 import ssd300
-from benchmarks.vgg import BLOCKS, vgg_block
+from benchmarks.vgg import blocks, vgg_block
 
-VGG16_LINEAR = (("fc6", 512 * 7 * 7, 4096), ("fc7", 4096, 4096), ("fc8", 4096, 1000))
+CLASSES = 1000
+VGG_LINEAR = 4096  # outputs of the first two linear layers
 RESNET18_WIDTHS = (64, 128, 256, 512)  # channels of each stage of two blocks; every stage but the first halves the size
 BRANCH_GAIN = 0.5  # on a residual branch's last layer: with 1 the power would double at each of the 8 additions
 
 
-def vgg16() -> Network:
-    """VGG16 (Simonyan & Zisserman 2014, configuration D): 13 convolutions and 3 linear layers."""
-    net = Network("vgg16", [tensor("image", ["batch", 3, 224, 224])], [tensor("fc8", ["batch", 1000])])
+def vgg(depth: int = 16, width: float = 1.0, size: int = 224) -> Network:
+    """VGG (Simonyan & Zisserman 2014) of `depth` layers, of which 3 are linear, `width` times the paper's channels."""
+    net = Network(f"vgg{depth}", [tensor("image", ["batch", 3, size, size])], [tensor("fc8", ["batch", CLASSES])])
     x, n_i = "image", 3
-    for block, widths in enumerate(BLOCKS, 1):
+    for block, widths in enumerate(blocks(depth, width), 1):
         x = net.max_pool(f"pool{block}", vgg_block(net, block, x, n_i, widths), 2, 2)
         n_i = widths[-1]
-    x = net.node("Flatten", "features", x)
-    for name, n_i, n_o in VGG16_LINEAR:
-        x = net.linear(name, x, n_i, n_o)
-        x = net.relu(x) if name != "fc8" else x
+    x, inner = net.node("Flatten", "features", x), round(width * VGG_LINEAR)
+    x = net.relu(net.linear("fc6", x, n_i * (size // 32) ** 2, inner))
+    x = net.relu(net.linear("fc7", x, inner, inner))
+    net.linear("fc8", x, inner, CLASSES)
     return net
 
 
-def resnet18() -> Network:
+def resnet18(size: int = 224) -> Network:
     """ResNet-18 (He et al. 2016, Table 1) with the BatchNorms folded, as torch.onnx.export leaves a model in eval mode.
 
     20 convolutions, the stride in a block's first one, 1x1 where a shortcut changes the size, and 1 linear layer.
     """
-    net = Network("resnet18", [tensor("image", ["batch", 3, 224, 224])], [tensor("fc", ["batch", 1000])])
+    net = Network("resnet18", [tensor("image", ["batch", 3, size, size])], [tensor("fc", ["batch", CLASSES])])
     x = net.relu(net.conv("conv1", "image", 3, 64, 7, stride=2))
     x, n_i = net.max_pool("maxpool", x, 3, 2, 1), 64
     for stage, n_o in enumerate(RESNET18_WIDTHS, 1):
@@ -56,7 +58,7 @@ def resnet18() -> Network:
             x = _basic_block(net, f"layer{stage}.{block}", x, n_i, n_o)
             n_i = n_o
     x = net.node("Flatten", "features", net.node("GlobalAveragePool", "avgpool", x))
-    net.linear("fc", x, n_i, 1000)
+    net.linear("fc", x, n_i, CLASSES)
     return net
 
 
@@ -71,7 +73,7 @@ def _basic_block(net: Network, name: str, x: str, n_i: int, n_o: int) -> str:
     return net.relu(net.node("Add", f"{name}.add", y, x))
 
 
-BUILDERS = {"vgg16": vgg16, "resnet18": resnet18, "ssd300": ssd300}
+BUILDERS: dict[str, Callable[[], Network]] = {"vgg16": vgg, "resnet18": resnet18, "ssd300": ssd300}
 
 
 def main() -> None:

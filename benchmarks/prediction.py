@@ -5,7 +5,8 @@
 Random plans, a candidate of nd, cd, sd or a pair for every layer, are predicted from the table (ndpass/pricing.py) and
 timed in place on a stand-in, in turns with the original. A row is a model and a precision: Spearman's rank correlation,
 the median of |predicted − measured| / measured, and how long the table took. With --speedup the plan of least damage at
-that speedup is searched too. Rows go to benchmarks/results/prediction.json, which has every plan's figures.
+that speedup is searched too. Rows go to benchmarks/results/prediction.json, which has every plan's figures; those there
+are not measured again, unless `--cold` asks for it. `--quick`: five plans for the digits, f32.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import onnx
 from scipy.stats import spearmanr
 
-from benchmarks import rows
+from benchmarks import options, plots, rows
 from benchmarks.rows import Row
 from ndpass.candidates import block_of
 from ndpass.graph import Graph, Site
@@ -33,23 +34,27 @@ from ndpass.target import Latencies, Target
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", type=Path, nargs="+")
+    parser = options.parser(__doc__)
+    parser.add_argument("models", type=Path, nargs="*")
     parser.add_argument("--passes", default="cd,sd,nd")
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"])
     parser.add_argument("--plans", type=int, default=20)
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--speedup", type=float)
     parser.add_argument("--cold", action="store_true", help="measure all latencies anew, remember none")
-    args = parser.parse_args()
+    args = options.parse(parser, passes="sd", precisions=["f32"], plans=5)
+    name = f"prediction{args.suffix}"
     for model in args.models:
         for precision in args.precisions:
-            row = one(model, precision, args)
+            key = {"model": model.stem, "precision": precision, "threads": args.threads, "passes": args.passes,
+                   "wanted": args.speedup, "seed": args.seed}  # fmt: skip
+            if args.cold or not rows.known(name, key):
+                rows.add(name, {**key, **one(model, precision, args)})
+            row = rows.known(name, key)[-1]
             print("{model:16} {precision:5} rank correlation {rank_correlation:.3f}, median error {median_error:.1%}, "
                   "table {table_s:.0f} s, {whole_ms:.2f} ms".format(**row), flush=True)  # fmt: skip
             if "speedup" in row:
                 print("    --speedup {wanted:g}: {speedup:.2f} ({seconds:.0f} s)".format(**row["speedup"]), flush=True)
-            rows.add("prediction", row)
+    plots.draw(name)
 
 
 def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
@@ -62,22 +67,19 @@ def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
     table = priced(graph, sites, found, lambda s, c: block_of(s, passes, c.setting), target, latencies)
     table_s = time.perf_counter() - start
     search = Search(lambda: Graph(onnx.load(path)), passes, table, None, target)
-    rng, plans = np.random.default_rng(0), []
+    rng, plans = np.random.default_rng(args.seed), []
     for _ in range(args.plans):
         picked = {name: ways[rng.integers(len(ways))] for name, ways in table.candidates.items()}
         timed = search.timed({name: Choice(c) for name, c in picked.items()})
         plans.append({"predicted_ms": 1e3 * table.predicted(picked), "measured_ms": 1e3 * timed.seconds})
     predicted, measured = (np.array([p[key] for p in plans]) for key in ("predicted_ms", "measured_ms"))
     row: Row = {
-        "model": path.stem,
-        "precision": precision,
         "rank_correlation": float(spearmanr(predicted, measured).statistic),
         "median_error": float(np.median(np.abs(predicted / measured - 1))),
         "table_s": table_s,
         "whole_ms": 1e3 * table.whole,
         "candidates": sum(map(len, table.candidates.values())),
         "noisy": latencies.noisy,
-        "threads": args.threads,
         "plans": plans,
     }
     if args.speedup:

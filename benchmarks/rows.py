@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ndpass.bench import environment
 from ndpass.convert import write_bytes
 
 RESULTS = Path(__file__).parent / "results"
+UNSAID = {"seed": 0}  # what rows had before they said so
 
 Row = dict[str, Any]
 
@@ -27,7 +30,12 @@ def read(name: str) -> list[Row]:
 
 def known(name: str, key: Row) -> list[Row]:
     """The rows whose entries are those of `key`."""
-    return [row for row in read(name) if all(row.get(k) == v for k, v in key.items())]
+    return [row for row in read(name) if all(row.get(k, UNSAID.get(k)) == v for k, v in key.items())]
+
+
+def latest(found: Iterable[Row], keys: Sequence[str]) -> list[Row]:
+    """Of rows that agree in `keys` the last one, in the order in which the first ones came."""
+    return list({tuple(row.get(key) for key in keys): row for row in found}.values())
 
 
 def add(name: str, *rows: Row) -> None:
@@ -37,6 +45,7 @@ def add(name: str, *rows: Row) -> None:
     write_bytes(RESULTS / f"{name}.json", lambda file: file.write(text.encode()))
 
 
+@cache
 def about() -> str:
     """CPU, versions and command in a line: what somebody needs to run it again."""
     found = environment()

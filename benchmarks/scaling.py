@@ -1,70 +1,162 @@
-"""`python -m benchmarks.scaling`: time and memory of a calibrated run against the number of images.
+"""`python -m benchmarks.scaling`: time and memory of a calibrated run against images, width, depth and threads.
 
-    python -m benchmarks.scaling vgg16_224.onnx --calibration images/ --preprocess imagenet --images 100 200 400
+    python -m benchmarks.scaling [--studies images width depth threads] [--quick]
+    python -m benchmarks.scaling model.onnx --calibration images/ --preprocess imagenet --images 100 200 400
 
-Each row is `ndpass run` as a process of its own on so many images, stage by stage, and one forward pass of the original
-over the same images (OpenVINO, f32, batches of 8, images decoded beforehand), timed before and after it; ratio: the
-whole run over the mean of the two. Rows are appended to benchmarks/results/scaling.json.
+The first runs the studies below on networks with seeded weights and pixels that are drawn, `vgg16x0.5_64` being VGG16
+with half the channels at 64x64; the second a model and images of one's own. Each row is `ndpass run` as a process of
+its own on so many images, stage by stage, and one forward pass of the original over the same images (OpenVINO, f32,
+batches of 8, images decoded beforehand), timed before and after it; ratio: the whole run over the mean of the two. Rows
+are appended to benchmarks/results/scaling.json as they come, those there are not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import rows
+import numpy as np
+import onnx
+
+from benchmarks import options, plots, rows
+from benchmarks.layers import Network, seeded
+from benchmarks.models import resnet18, vgg
+from benchmarks.options import MODELS
 from benchmarks.rows import Row
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.runtime import OpenVINO
 
 BATCH = 8
+IMAGES = (50, 100, 200, 400, 800)
+PINNED = "--passes cd:rank=64,nd:rank=2:form=dw-pw"  # every layer gets the same: nothing is searched
+CHOSEN = "--passes cd,nd --macs 0.4"  # every candidate of every layer is fitted, and the plan chosen among them
+
+
+@dataclass(frozen=True)
+class Study:
+    """Every network with every number of images and of threads."""
+
+    networks: Sequence[str]
+    images: Sequence[int] = (200,)
+    threads: Sequence[int | None] = (2,)
+    run: str = CHOSEN
+
+
+STUDIES = {
+    "images": Study(["vgg16_224"], IMAGES, [None], PINNED),
+    "width": Study(["vgg16x0.25_64", "vgg16x0.5_64", "vgg16_64"]),
+    "depth": Study(["vgg11x0.5_64", "vgg13x0.5_64", "vgg16x0.5_64", "vgg19x0.5_64", "resnet18_64"]),
+    "threads": Study(["vgg16x0.5_64"], threads=[1, 2]),
+}
+QUICK = Study(["vgg11x0.125_32"], [50, 100], [1])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of ndpass."""
+
+    model: Path
+    calibration: Path
+    preprocess: str
+    run: str
+    images: int
+    threads: int | None
+    seed: int
+
+    @property
+    def key(self) -> Row:
+        return {"model": self.model.stem, "options": self.run, "images": self.images, "threads": self.threads,
+                "seed": self.seed}  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--calibration", type=Path, required=True)
-    parser.add_argument("--preprocess", default="imagenet")
-    parser.add_argument("--images", type=int, nargs="+", default=[100, 200, 400])
-    parser.add_argument("--options", default="--passes cd,nd --macs 0.4", help="of ndpass run")
-    parser.add_argument("--threads", type=int)
-    args = parser.parse_args()
+    args = arguments()
+    name = f"scaling{args.suffix}"
+    for case in given(args) if args.model else drawn(args):
+        if not rows.known(name, case.key):
+            if not args.model:
+                build(case)
+            rows.add(name, {**case.key, **one(case)})
+        print(line(rows.known(name, case.key)[-1]), flush=True)
+    plots.draw(name)
+
+
+def line(row: Row) -> str:
+    stages = ", ".join(f"{name} {s:.1f} s" for name, s in row["seconds"].items() if s is not None)
+    return (f"{row['model']:14} {row['images']:4} images, {row['threads'] or 'all'} threads: {row['ratio']:.1f} "
+            f"passes of {row['forward_s']:.2f} s, {row['peak_memory_bytes'] / 1e9:.2f} GB ({stages})")  # fmt: skip
+
+
+def given(args: argparse.Namespace) -> Iterator[Case]:
+    """A model of one's own; SystemExit where it has no data or too few."""
+    if args.calibration is None:
+        raise SystemExit("a model of your own needs --calibration")
     for images in args.images:
-        row = one(args, images)
-        stages = ", ".join(f"{name} {s:.0f} s" for name, s in row["seconds"].items() if s is not None)
-        print(f"{images} images: {row['ratio']:.1f} forward passes of {row['forward_s']:.1f} s ({stages}), "
-              f"{row['peak_memory_bytes'] / 1e9:.2f} GB", flush=True)  # fmt: skip
-        rows.add("scaling", row)
+        case = Case(args.model, args.calibration, args.preprocess, args.options, images, args.threads, args.seed)
+        found = len(opened(case))
+        if found < images:
+            raise SystemExit(f"{args.calibration} holds {found} images, {images} were asked for")
+        yield case
 
 
-def one(args: argparse.Namespace, images: int) -> Row:
-    """A run on `images` images between two forward passes over them."""
-    found = len(opened(args, images))
-    if found < images:
-        raise SystemExit(f"{args.calibration} holds {found} images, {images} were asked for")
-    before = forward(args, images)
+def drawn(args: argparse.Namespace) -> Iterator[Case]:
+    """Of every study, with the files that `build` writes."""
+    folder = MODELS / f"seed{args.seed}"
+    for study in [QUICK] if args.quick else [STUDIES[name] for name in args.studies]:
+        for network in study.networks:
+            model, size = folder / f"{network}.onnx", network.partition("_")[2]
+            pixels = folder / f"pixels_{size}_{max(study.images)}.npy"
+            for images, threads in itertools.product(study.images, study.threads):
+                yield Case(model, pixels, f"imagenet,size={size}", study.run, images, threads, args.seed)
+
+
+def build(case: Case) -> None:
+    """The network and as many images as its study needs, unless they are there: time depends on the shapes alone."""
+    case.model.parent.mkdir(parents=True, exist_ok=True)
+    if not case.model.exists():
+        onnx.save(seeded(network(case.model.stem), case.seed), case.model)
+    if not case.calibration.exists():
+        size, count = map(int, case.calibration.stem.split("_")[1:])
+        pixels = np.random.default_rng(case.seed).integers(0, 256, (count, size, size, 3), np.uint8)
+        np.save(case.calibration, pixels)
+
+
+def network(name: str) -> Network:
+    """By its name: `vgg<depth>[x<width>]_<size>` or `resnet18_<size>`."""
+    found = re.fullmatch(r"(?:vgg(\d+)(?:x([\d.]+))?|resnet18)_(\d+)", name)
+    if found is None:
+        raise SystemExit(f"networks are called vgg16_224, vgg16x0.5_64 or resnet18_64; got {name}")
+    depth, width, size = found.groups()
+    return vgg(int(depth), float(width or 1), int(size)) if depth else resnet18(int(size))
+
+
+def one(case: Case) -> Row:
+    """A run between two forward passes over its images."""
+    before = forward(case)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "ndpass.cli", "run", str(args.model), "-q", "--calibration",
-                   str(args.calibration), "--preprocess", args.preprocess, "--samples", str(images), "--json",
-                   str(report), "-o", str(Path(folder) / "out.onnx"), *args.options.split()]  # fmt: skip
-        command += ["--threads", str(args.threads)] if args.threads else []
+        command = [sys.executable, "-m", "ndpass.cli", "run", str(case.model), "-q", "--calibration",
+                   str(case.calibration), "--preprocess", case.preprocess, "--samples", str(case.images),
+                   "--seed", str(case.seed), "--json", str(report), "-o", str(Path(folder) / "out.onnx"),
+                   *case.run.split()]  # fmt: skip
+        command += ["--threads", str(case.threads)] if case.threads else []
         start = time.perf_counter()
         subprocess.run(command, check=True)
         whole = time.perf_counter() - start
         found = json.loads(report.read_text())
-    passes = (before, forward(args, images))
+    passes = (before, forward(case))
     mean = sum(passes) / 2
     return {
-        "model": args.model.stem,
-        "options": args.options,
-        "images": images,
         "whole_s": whole,
         "forward_s": mean,
         "forward_both_s": passes,
@@ -72,23 +164,36 @@ def one(args: argparse.Namespace, images: int) -> Row:
         "seconds": found["seconds"],
         "peak_memory_bytes": found["peak_memory_bytes"],
         "macs": found["model"]["macs"],
-        "threads": args.threads,
+        "params": found["model"]["params"],
+        "layers": sum(layer["status"] != "skipped" for layer in found["layers"]),
     }
 
 
-def opened(args: argparse.Namespace, images: int) -> Feeds:
-    inputs = OpenVINO(args.model, threads=args.threads).inputs
-    return open_feeds(args.calibration, inputs, Preprocess.parse(args.preprocess), samples=images, seed=0)
+def opened(case: Case) -> Feeds:
+    inputs = OpenVINO(case.model, threads=case.threads).inputs
+    preprocess = Preprocess.parse(case.preprocess)
+    return open_feeds(case.calibration, inputs, preprocess, samples=case.images, seed=case.seed)
 
 
-def forward(args: argparse.Namespace, images: int) -> float:
+def forward(case: Case) -> float:
     """Seconds of one pass of the original over the images, without decoding them."""
-    runner, batches = OpenVINO(args.model, threads=args.threads), list(opened(args, images).batches(BATCH))
+    runner, batches = OpenVINO(case.model, threads=case.threads), list(opened(case).batches(BATCH))
     runner(batches[0])
     start = time.perf_counter()
     for batch in batches:
         runner(batch)
     return time.perf_counter() - start
+
+
+def arguments() -> argparse.Namespace:
+    parser = options.parser(__doc__)
+    parser.add_argument("model", type=Path, nargs="?", help="of one's own; default: the networks of the studies")
+    parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=list(STUDIES))
+    parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--preprocess", default="imagenet")
+    parser.add_argument("--images", type=int, nargs="+", default=list(IMAGES))
+    parser.add_argument("--options", default=CHOSEN, help="of ndpass run")
+    return options.parse(parser, model_needed=False, model=None)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks import rows
+from benchmarks import options, plots, rows
 from benchmarks.layers import seeded
 from benchmarks.models import BUILDERS
 from benchmarks.rows import Row
@@ -39,7 +39,9 @@ PAPER = {  # pipeline -> GMACs in convolutions; Tables 1 and 3
               "cd,sd": 4.32, "cd,sd,nd": 4.28, "cp,cd,nd": 5.45, "cp,cd,sd,nd": 4.70},
     "ssd300": {"nd": 20.27, "cd": 18.69, "cd,nd": 15.01},
 }  # fmt: skip
+PAPER_ORIGINAL = {"vgg16": 15.35, "ssd300": 31.37}  # GMACs in convolutions of the networks as published
 QUICK = ("nd", "sd", "cd")
+SEED = 0  # of weights
 CONDITIONS = {  # name -> runtime, precision, instruction set
     "OpenVINO f32": ("openvino", "f32", ""),
     "OpenVINO bf16": ("openvino", "bf16", ""),
@@ -54,13 +56,15 @@ def main() -> None:
     file = f"speed{'_quick' if args.quick else ''}"
     for network in args.networks:
         pipelines = {p: g for p, g in PAPER[network].items() if not args.quick or p in QUICK}
-        models = [built(args.models, network, pipeline, gmacs) for pipeline, gmacs in {"": 0.0, **pipelines}.items()]
+        int8 = any(CONDITIONS[name][1] == "int8" for name in args.conditions)
+        models = [built(args.models, network, p, gmacs, int8) for p, gmacs in {"": 0.0, **pipelines}.items()]
         for name, threads, batch in itertools.product(args.conditions, args.threads, args.batches):
             key = {"network": network, "condition": name, "threads": threads, "batch": batch}
             if not rows.known(file, key):
                 found = timed(models, *CONDITIONS[name], threads, batch, args.seconds)
-                rows.add(file, *({**key, **row} for row in found))
+                rows.add(file, *({**key, **row, "seed": SEED} for row in found))
             print_rows(rows.known(file, key), key)
+    plots.draw(file)
 
 
 def print_rows(found: list[Row], key: Row) -> None:
@@ -71,15 +75,16 @@ def print_rows(found: list[Row], key: Row) -> None:
               f"{ratio}", flush=True)  # fmt: skip
 
 
-def built(folder: Path, network: str, pipeline: str, gmacs: float) -> Row:
-    """The network as ONNX and, for int8, as quantised IR in `folder`, made once; pipeline "": the original."""
+def built(folder: Path, network: str, pipeline: str, gmacs: float, int8: bool) -> Row:
+    """The network as ONNX and, with `int8`, as quantised IR in `folder`, made once; pipeline "": the original."""
     folder.mkdir(exist_ok=True, parents=True)
     path = folder / f"{network}{'_' + pipeline.replace(',', '-') if pipeline else ''}.onnx"
-    original = built(folder, network, "", 0) if pipeline else None
+    original = built(folder, network, "", 0, int8) if pipeline else None
     if not path.exists():
         print(f"building {path.name}", flush=True)
         made = rewritten(Graph(onnx.load(original["path"])), pipeline, gmacs) if original else None
-        onnx.save(made or seeded(BUILDERS[network](), 0), path)
+        onnx.save(made or seeded(BUILDERS[network](), SEED), path)
+    if int8 and not path.with_suffix(".xml").exists():
         quantise(path)
     macs = Graph(onnx.load(path)).macs()
     return {"path": str(path), "pipeline": pipeline, "macs": macs,
@@ -96,7 +101,8 @@ def rewritten(graph: Graph, pipeline: str, gmacs: float) -> onnx.ModelProto:
     rewriter = Rewriter(graph, passes, Budget("macs", share), None)
     rewriter.rewrite(found, sites, rewriter.plan(sites, lambda *_: None), lambda *_: None)
     graph.tidy()
-    return graph.to_model()
+    made: onnx.ModelProto = graph.to_model()
+    return made
 
 
 def quantise(path: Path) -> None:
@@ -137,11 +143,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seconds", type=float, default=4.0, help="for each model under each condition")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder where they are kept, about 15 GB")
+    parser.add_argument("--models", type=Path, default=options.MODELS, help="folder where they are kept, about 15 GB")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
         args.networks, args.conditions, args.threads, args.batches = ["vgg16"], ["OpenVINO f32"], [2], [1]
+        args.seconds = min(args.seconds, 2.0)
     return args
 
 

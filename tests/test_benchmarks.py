@@ -18,7 +18,9 @@ from onnx import TensorProto, numpy_helper
 
 from benchmarks.__main__ import FOLDER, commands
 from benchmarks.layers import Network, filled, outline, seeded, tensor
-from benchmarks.models import BUILDERS, resnet18, vgg16
+from benchmarks.models import BUILDERS, resnet18, vgg
+from benchmarks.scaling import QUICK, STUDIES
+from benchmarks.scaling import network as study_network
 from benchmarks.ssd300 import MAPS, prior_boxes, ssd300
 from ndpass.graph import Graph, Skipped
 
@@ -43,6 +45,24 @@ def test_networks_have_the_published_size(name: str) -> None:
     counted = [found.macs for found in graph.sites() if isinstance(found, Skipped) and found.op == "Conv"]
     assert (len(counted), sum(macs or 0 for macs in counted)) == (convolutions, of_convolutions)
     assert graph.macs() == macs
+
+
+@pytest.mark.parametrize(("depth", "params"), [(11, 132_863_336), (13, 133_047_848), (19, 143_667_240)])
+def test_vgg_has_the_published_size_at_every_depth(depth: int, params: int) -> None:
+    net = vgg(depth)
+    assert sum(math.prod(shape) for shape in net.shapes.values()) == params
+    assert sum(node.op_type in ("Conv", "Gemm") for node in net.nodes) == depth
+
+
+def test_networks_of_the_studies_are_called_by_their_sizes() -> None:
+    """Half the channels and another input; every study's network can be built."""
+    net = study_network("vgg16x0.5_64")
+    assert net.shapes["conv5_3.weight"] == (256, 256, 3, 3)
+    assert interface(outline(net))[0] == ("image", TensorProto.FLOAT, ["batch", 3, 64, 64])
+    for name in {name for study in [*STUDIES.values(), QUICK] for name in study.networks}:
+        onnx.checker.check_model(outline(study_network(name)), full_check=True)
+    with pytest.raises(SystemExit, match="networks are called vgg16_224"):
+        study_network("vgg16@224")
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("vgg16", ["fc8"]), ("resnet18", ["fc"])])
@@ -158,7 +178,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"conv4_3_norm\.scale is a factor of 512 numbers, no Mul in the file has one"):
         filled(ssd300(), path)
     with pytest.raises(SystemExit, match="every layer needs weights, conv1_2 finds none of shape"):
-        filled(vgg16(), path)
+        filled(vgg(), path)
     onnx.save(seeded(ssd300(width=0.0625)), path)
     with pytest.raises(SystemExit, match="every layer needs weights, first finds none"):
         filled(_one_layer(), path)

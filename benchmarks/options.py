@@ -1,0 +1,59 @@
+"""Options that several benchmarks have in common, and `--quick`: the digits network, in under two minutes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndpass import digits
+
+MODELS = Path(__file__).parents[1] / "built"  # models and data that benchmarks make; git ignores them
+PIXELS = 16.0  # scikit-learn's digits hold 0..16, and so does what --preprocess digits takes
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """With the options that every benchmark has; doc: of the module, whose first line says what it does."""
+    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    made.add_argument("--quick", action="store_true", help="little of it on the digits network; rows in *_quick.json")
+    made.add_argument("--threads", type=int)
+    made.add_argument("--seed", type=int, default=0)
+    return made
+
+
+def with_data(made: argparse.ArgumentParser, *, measured: bool = True) -> None:
+    """Add what the model is fitted to and, with `measured`, what its accuracy is measured on."""
+    made.add_argument("--calibration", type=Path)
+    if measured:
+        made.add_argument("--validation", type=Path)
+    made.add_argument("--preprocess", default="cifar10")
+    made.add_argument("--samples", type=int, help="of the calibration data; default: all")
+
+
+def parse(made: argparse.ArgumentParser, *, model_needed: bool = True, **quick: Any) -> argparse.Namespace:
+    """The arguments; with --quick the defaults are those in `quick`, and model and data those of the digits.
+
+    `suffix` ends the names of the files that rows go to, so that quick figures never lie among the others.
+    """
+    if "--quick" in sys.argv[1:]:
+        made.set_defaults(**{**digits_data(), **quick})
+    args = made.parse_args()
+    for name in ("model", "models"):
+        if model_needed and getattr(args, name, True) in (None, []):
+            made.error("give an ONNX model, or --quick for the digits network")
+    args.suffix = "_quick" if args.quick else ""
+    return args
+
+
+def digits_data() -> dict[str, Any]:
+    """The model that ndpass ships, and its images in files; written where they are not there yet."""
+    MODELS.mkdir(exist_ok=True)
+    paths = {part: MODELS / f"digits_{part}.npz" for part in ("calibration", "validation")}
+    for path, (images, labels) in zip(paths.values(), digits.images(), strict=True):
+        if not path.exists():
+            np.savez(path, images=PIXELS * images, labels=labels)
+    model = digits.model_path()
+    return {"model": model, "models": [model], "preprocess": "digits", **paths}

@@ -1,0 +1,196 @@
+"""Pictures of the rows in benchmarks/results, PNG and SVG: each command draws its own, `benchmarks.readme` all of them.
+
+Without matplotlib (the extras `plots`, `test` and `bench` have it) there are none, and a line says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from benchmarks import rows
+from benchmarks.rows import Row
+from benchmarks.summary import EXACT, FORMS, curves, timed
+from ndpass.convert import write_bytes
+
+SUFFIXES = (".png", ".svg")
+WIDTH = 0.7  # of what belongs to a pipeline, of the way to the next one
+STAGES = ("calibrate", "plan", "rewrite", "verify")
+
+
+def draw(name: str) -> None:
+    """The picture of benchmarks/results/<name>.json beside it, where there are rows and one is drawn of such."""
+    found, drawn = rows.read(name), next((d for kind, d in DRAWN.items() if name.startswith(kind)), None)
+    if not found or drawn is None:
+        return
+    if find_spec("matplotlib") is None:
+        print('no picture: it is drawn with matplotlib (pip install "ndpass[plots]")')
+        return
+    figure = drawn(found)
+    for suffix in SUFFIXES:
+        _save(figure, name, suffix)
+
+
+def compression(found: Sequence[Row]) -> Any:
+    """Points lost against times fewer MACs, a line a pipeline."""
+    figure = _figure(8, 5)
+    axes = figure.subplots()
+    for i, curve in enumerate(curves(found)):
+        axes.plot([r["times_fewer"] for r in curve.rows], [r["drop"] for r in curve.rows],
+                  "o^sv"[i // 10 % 4] + "-", color=f"C{i % 10}", markersize=4, label=curve.pipeline)  # fmt: skip
+    axes.axhline(1.0, color="grey", linestyle=":")
+    axes.set(xlabel="times fewer MACs", ylabel="accuracy lost, points")
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def errors(found: Sequence[Row]) -> Any:
+    """Errors by layer, a panel a form; dashed: data-free."""
+    found = rows.latest(found, ("layer", "form", "rank"))
+    layers = list(dict.fromkeys(row["layer"] for row in found))
+    figure = _figure(6.5 * len(FORMS), 4.5)
+    panels = figure.subplots(1, len(FORMS), sharey=True)
+    for panel, form in zip(panels, FORMS, strict=True):
+        for i, rank in enumerate(sorted({row["rank"] for row in found})):
+            own = {row["layer"]: row for row in found if row["form"] == form and row["rank"] == rank}
+            for key, style, said in (("data_free", "--", "data-free"), ("calibrated", "-", "fitted to data")):
+                places = [n for n, layer in enumerate(layers) if layer in own]
+                panel.plot(places, [own[layers[n]][key] for n in places], style, color=f"C{i}", marker=".",
+                           label=f"T={rank}, {said}")  # fmt: skip
+        panel.set(yscale="log", title=form, ylabel="relative error of the response")
+        panel.set_ylim(bottom=EXACT)
+        panel.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=7)
+    return figure
+
+
+def max_drop(found: Sequence[Row]) -> Any:
+    """Times as fast, a bar a pipeline and budget, with the spread; colours are precisions."""
+    found = [row for row in found if not row["refused"]]
+    figure = _figure(max(4.0, 0.5 * len(found) + 2), 4.5)
+    axes = figure.subplots()
+    precisions = list(dict.fromkeys(row["precision"] for row in found))
+    for place, row in enumerate(found):
+        colour = precisions.index(row["precision"])
+        axes.bar(place, row["speedup"], yerr=_bars([row]), color=f"C{colour}", capsize=3)
+    axes.axhline(1.0, color="grey", linestyle=":")
+    axes.set_xticks(range(len(found)), [row["pipeline"] for row in found], rotation=90)
+    axes.set_ylabel("times as fast as the original at its precision")
+    _legend(figure, precisions)
+    return figure
+
+
+def plans_timed(found: Sequence[Row]) -> Any:
+    """Times as fast beside times fewer MACs, a colour a precision."""
+    figure = _figure(7, 5)
+    axes = figure.subplots()
+    _ratios(axes, found, "precision")
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def prediction(found: Sequence[Row]) -> Any:
+    """Measured against predicted milliseconds, a panel a model, precision and number of threads."""
+    found = rows.latest(found, ("model", "precision", "threads"))
+    figure = _figure(4.0 * min(len(found), 4), 4.0 * -(-len(found) // 4))
+    panels = figure.subplots(-(-len(found) // 4), min(len(found), 4), squeeze=False).flat
+    for panel, row in zip(panels, found, strict=False):
+        predicted, measured = ([plan[key] for plan in row["plans"]] for key in ("predicted_ms", "measured_ms"))
+        panel.plot(predicted, measured, ".")
+        panel.axline((predicted[0], predicted[0]), slope=1, color="grey", linestyle=":")
+        threads = f", {row['threads']} threads" if row["threads"] else ""
+        panel.set_title(f"{row['model']}, {row['precision']}{threads}", fontsize="medium")
+        panel.set(xlabel="predicted ms", ylabel="measured ms")
+    return figure
+
+
+def scaling(found: Sequence[Row]) -> Any:
+    """Seconds by stage, forward passes of the data and memory, a bar a run."""
+    figure = _figure(12, 0.35 * len(found) + 1.5)
+    seconds, ratios, memory = figure.subplots(1, 3, sharey=True)
+    places, left = range(len(found)), [0.0] * len(found)
+    for i, stage in enumerate(STAGES):
+        width = [row["seconds"].get(stage) or 0.0 for row in found]
+        seconds.barh(places, width, left=left, color=f"C{i}")
+        left = [a + b for a, b in zip(left, width, strict=True)]
+    ratios.barh(places, [row["ratio"] for row in found], color="grey")
+    memory.barh(places, [row["peak_memory_bytes"] / 1e9 for row in found], color="grey")
+    names = [f"{r['model']}, {r['images']} images, {r['threads'] or 'all'} threads" for r in found]
+    seconds.set_yticks(places, names, fontsize="small")
+    seconds.invert_yaxis()
+    seconds.set_xlabel("seconds")
+    ratios.set_xlabel("forward passes of the original over the images")
+    memory.set_xlabel("GB at the most")
+    _legend(figure, STAGES)
+    return figure
+
+
+def speed(found: Sequence[Row]) -> Any:
+    """Times as fast beside times fewer MACs, a panel a network and a colour a condition."""
+    found = timed(found)
+    networks = list(dict.fromkeys(row["network"] for row in found))
+    figure = _figure(6.0 * len(networks) + 2, 5)
+    panels = figure.subplots(1, len(networks), squeeze=False)[0]
+    for panel, name in zip(panels, networks, strict=True):
+        _ratios(panel, [row for row in found if row["network"] == name], "condition")
+        panel.set_title(name)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    return figure
+
+
+DRAWN: dict[str, Callable[[Sequence[Row]], Any]] = {
+    "compression": compression, "errors": errors, "max_drop": max_drop, "plans_timed": plans_timed,
+    "prediction": prediction, "scaling": scaling, "speed": speed,
+}  # fmt: skip
+
+
+def _ratios(axes: Any, found: Sequence[Row], colours: str) -> None:
+    """Milliseconds beside MACs, pipeline by pipeline; what lies below the level line got slower with fewer MACs."""
+    macs = dict(sorted(((r["pipeline"], r["times_fewer"]) for r in found), key=lambda pair: float(pair[1])))
+    kinds, places = list(dict.fromkeys(row[colours] for row in found)), {name: i for i, name in enumerate(macs)}
+    for i, kind in enumerate(kinds):
+        own, aside = [row for row in found if row[colours] == kind], WIDTH * ((i + 0.5) / len(kinds) - 0.5)
+        axes.errorbar([places[r["pipeline"]] + aside for r in own], [r["speedup"] for r in own], yerr=_bars(own),
+                      fmt=".", color=f"C{i}", elinewidth=0.5, label=kind)  # fmt: skip
+    left = [place - WIDTH / 2 for place in places.values()]
+    axes.hlines(list(macs.values()), left, [x + WIDTH for x in left], color="black", label="times fewer MACs")
+    axes.axhline(1.0, color="grey", linewidth=0.8)
+    axes.set_xticks(list(places.values()), list(macs), rotation=90)
+    axes.set(ylabel="times as fast")
+
+
+def _bars(found: Sequence[Row]) -> list[list[float]]:
+    """Below and above the median; its spread is that of the rounds."""
+    return [
+        [max(r["speedup"] - r["spread"][0], 0.0) for r in found],
+        [max(r["spread"][1] - r["speedup"], 0.0) for r in found],
+    ]
+
+
+def _legend(figure: Any, names: Sequence[str]) -> None:
+    """C0, C1, ... by name."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=f"C{i}", label=name) for i, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside right upper", fontsize="small")
+
+
+def _figure(width: float, height: float) -> Any:
+    """In inches; without pyplot, which would look for a screen."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, name: str, suffix: str) -> None:
+    """The same rows give the same bytes: without a date, and names inside an SVG from a fixed salt."""
+    import matplotlib
+
+    kind = suffix[1:]
+    metadata = {"Date": None} if kind == "svg" else {}
+    with matplotlib.rc_context({"svg.hashsalt": "ndpass"}):
+        write_bytes(
+            rows.RESULTS / f"{name}{suffix}", lambda file: figure.savefig(file, format=kind, dpi=100, metadata=metadata)
+        )

@@ -1,0 +1,140 @@
+"""What rows say in short, for tables, pictures and README: pure functions of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from benchmarks.rows import Row, latest
+
+FORMS = ("pw-dw", "dw-pw")
+EXACT = 1e-4  # relative error below which there is nothing to gain: that of rounding, where T is a layer's full rank
+RUN = ("precision", "pipeline", "budget", "threads", "cold")  # what tells runs of benchmarks.max_drop apart
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The rows of one pipeline, fitted in the usual way on the most images there are rows of; fewest MACs last."""
+
+    pipeline: str
+    rows: list[Row]
+
+    def at(self, drop: float) -> str:
+        """Times fewer MACs at so many points, between the nearest rows, or what the rows bound it by."""
+        points = [(row["times_fewer"], row["drop"]) for row in self.rows]
+        found = between(points, drop)
+        if found is not None:
+            return f"{found:.1f}"
+        inside = [t for t, d in points if d <= drop]
+        return f"{max(inside):.1f} or more" if inside else f"under {points[0][0]:.1f}"
+
+
+def curves(found: Iterable[Row]) -> list[Curve]:
+    """Those of rows that were fitted to the network as rewritten so far and weigh the layers' errors."""
+    usual = [row for row in found if row["compensated"] and row["slopes"]]
+    most = max((row["samples"] for row in usual), default=0)
+    usual = latest([row for row in usual if row["samples"] == most], ("pipeline", "macs", "damage", "seed"))
+    names = sorted(dict.fromkeys(row["pipeline"] for row in usual), key=lambda name: str(name).count(","))
+    return [
+        Curve(name, sorted((r for r in usual if r["pipeline"] == name), key=lambda r: float(r["times_fewer"])))
+        for name in names
+    ]
+
+
+def between(points: Sequence[tuple[float, float]], drop: float) -> float | None:
+    """points: (times fewer, drop), ascending; where the line between two neighbours meets `drop`, the last such."""
+    found = None
+    for (t, d), (u, e) in itertools.pairwise(points):
+        if d <= drop < e:
+            found = t + (u - t) * (drop - d) / (e - d)
+    return found
+
+
+def uncompensated(found: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """(row, the same with every layer fitted to the original's own activations), where there are both."""
+    same = ("pipeline", "macs", "damage", "samples", "slopes")
+    without = [row for row in found if not row["compensated"] and row["slopes"]]
+    return [
+        (row, other) for other in without for row in found
+        if row["compensated"] and all(row.get(k) == other.get(k) for k in same)
+    ]  # fmt: skip
+
+
+def using(row: Row, name: str) -> int:
+    """How many layers were rewritten with this pass."""
+    return sum(name in layer["setting"] for layer in row["layers"])
+
+
+def error_medians(found: Sequence[Row]) -> list[Row]:
+    """Over the layers, for each form and T: without data and with."""
+    found = latest(found, ("layer", "form", "rank"))
+    groups = [(form, rank) for form in FORMS for rank in sorted({row["rank"] for row in found})]
+    return [
+        {"form": form, "rank": rank} | {
+            key: median(r[key] for r in found if (r["form"], r["rank"]) == (form, rank))
+            for key in ("data_free", "calibrated")
+        }
+        for form, rank in groups
+    ]  # fmt: skip
+
+
+def gains(found: Sequence[Row], rank: int) -> tuple[float, float]:
+    """How many times less a layer loses with data than without at this T: in the layer that gains least, and most."""
+    found = [
+        row for row in latest(found, ("layer", "form", "rank")) if row["rank"] == rank and row["data_free"] > EXACT
+    ]
+    ratios = [row["data_free"] / row["calibrated"] for row in found]
+    return min(ratios), max(ratios)
+
+
+def worth(found: Sequence[Curve], last: str, paper: Mapping[str, float]) -> list[Row]:
+    """What a pass adds behind one other: times fewer MACs at the same damage, the largest that both have rows of.
+
+    paper: pipeline -> times fewer MACs; pipelines that it has not are left out.
+    """
+    by_name = {curve.pipeline: curve for curve in found}
+    added: list[Row] = []
+    for first in (name for name in by_name if name in paper and f"{name},{last}" in paper):
+        pair = [by_name.get(name) for name in (first, f"{first},{last}")]
+        shared = [
+            (a, b) for a in (pair[0].rows if pair[0] else []) for b in (pair[1].rows if pair[1] else [])
+            if a.get("damage") is not None and a.get("damage") == b.get("damage")
+        ]  # fmt: skip
+        if shared:
+            a, b = max(shared, key=lambda rows: float(rows[0]["damage"]))
+            rewritten = sum(bool(layer["setting"]) for layer in b["layers"])
+            added.append({"first": first, "times": b["times_fewer"] / a["times_fewer"], "layers": using(b, last),
+                          "of": rewritten, "paper": paper[f"{first},{last}"] / paper[first]})  # fmt: skip
+    return added
+
+
+def best_int8(found: Sequence[Row]) -> Row | None:
+    """The run with --int8 whose result is the fastest; None where there is none."""
+    quantised = [row for row in found if not row["refused"] and row["variants"]]
+    return min(quantised, key=lambda row: float(row["ms"][1]), default=None)
+
+
+def in_layers(row: Row) -> float:
+    """Milliseconds of the result that are spent in layers with weights, as far as they were timed."""
+    return float(sum(layer["latency_us"][1] for layer in row["layers"] if layer["latency_us"])) / 1e3
+
+
+def by(found: Sequence[Row], *keys: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    """(values of the keys, the rows that have them), in the order in which they came."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in found:
+        groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
+    return list(groups.items())
+
+
+def timed(found: Sequence[Row]) -> list[Row]:
+    """Of benchmarks.speed: the rows of rewritten networks."""
+    return [row for row in latest(found, ("network", "condition", "threads", "batch", "pipeline")) if row["pipeline"]]
+
+
+def short(found: Sequence[Row]) -> list[Row]:
+    """Rows that gain less than their MACs say."""
+    return [row for row in found if row["speedup"] < row["times_fewer"]]

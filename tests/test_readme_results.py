@@ -1,0 +1,164 @@
+"""README's Results are those of benchmarks/results, and no figure can change in one alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import errors, options, plots, readme, rows, summary
+
+SPEED = [
+    {"network": "vgg16", "condition": condition, "threads": threads, "batch": 1, "pipeline": pipeline,
+     "times_fewer": 2.0 if pipeline else 1.0, "ms": 1.0, "speedup": speedup, "spread": [speedup, speedup]}
+    for condition, threads, pipeline, speedup in (
+        ("f32", 1, "", 1.0), ("f32", 1, "sd", 1.5), ("f32", 2, "sd", 2.5), ("int8", 1, "sd", 0.75))
+]  # fmt: skip
+TIMED = [
+    {
+        "precision": precision,
+        "pipeline": "sd",
+        "times_fewer": 4.0,
+        "drop": 0.5,
+        "speedup": 3.0,
+        "spread": [2.5, 3.25],
+        "threads": threads,
+        "batch": 1,
+    }
+    for threads in (None, 1)
+    for precision in ("f32", "bf16")
+]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of benchmarks/results, and of the models that benchmarks make."""
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(options, "MODELS", tmp_path / "built")
+    return tmp_path
+
+
+def test_readme_is_drawn_from_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["readme", "--check"])
+    readme.main()
+
+
+def test_a_figure_that_changed_is_noticed() -> None:
+    found = readme.read(rows.RESULTS)
+    found["cost"] = [{**row, "seconds": 2 * row["seconds"]} for row in found["cost"]]
+    now = readme.README.read_text(encoding="utf-8")
+    assert readme.updated(now, readme.render(found)) != now
+
+
+def test_check_fails_where_readme_differs(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # a folder without rows
+    monkeypatch.setattr(sys, "argv", ["readme", "--check"])
+    with pytest.raises(SystemExit, match=r"run python -m benchmarks\.readme"):
+        readme.main()
+    assert not any(results.iterdir())
+
+
+def test_everything_that_readme_points_at_is_there() -> None:
+    targets = re.findall(r"\]\((benchmarks/[^)]+)\)", readme.README.read_text(encoding="utf-8"))
+    assert len(targets) > 5
+    assert [t for t in targets if not (readme.README.parent / t).exists()] == []
+
+
+def test_tables_are_even() -> None:
+    assert_tables_are_even(readme.README.read_text(encoding="utf-8"))
+
+
+def assert_tables_are_even(text: str) -> None:
+    """As many cells in every row of a table, and no row that ran into another one."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({row.count("|") for row in table.splitlines()}) == 1, table
+
+
+def test_sections_without_rows_are_left_out() -> None:
+    assert re.findall("^#+ .*", readme.render({}), re.MULTILINE) == ["## Results"]
+    text = readme.render({"speed": SPEED, "plans_timed_net": TIMED})
+    assert re.findall("^### (.*)", text, re.MULTILINE) == [
+        "Plans chosen by MACs, in milliseconds",
+        "The paper's pipelines in milliseconds",
+    ]
+    assert_tables_are_even(text)
+    assert "| sd | 2.00 | 1.50–2.50 | 0.75 |" in text
+    assert (
+        "Of 3 measurements 2 gain less than the MACs say and 1 are slower than the original: VGG16 with sd (int8)"
+        in text
+    )
+    assert "| sd | 4.00 | 0.50 | 3.00 (2.50–3.25) | 3.00 (2.50–3.25) |" in text
+
+
+def test_quick_figures_never_lie_among_the_others(results: Path) -> None:
+    (results / "speed_quick.json").write_text(json.dumps(SPEED))
+    (results / "candidates_net.json").write_text("{}")
+    assert readme.read(results) == {}
+    ignored = (readme.README.parent / ".gitignore").read_text().splitlines()
+    assert "benchmarks/results/*_quick.*" in ignored
+
+
+def test_a_quick_run_needs_no_files_goes_on_and_draws(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --quick and nothing else; what there is already is not measured again, more is added."""
+    _run(monkeypatch, "--quick", "--ranks", "1")
+    first = rows.read("errors_digits_quick")
+    assert len(first) == 12  # six convolutions, two forms
+    assert all(row["seed"] == 0 and row["samples"] == 200 and "OpenVINO" in row["about"] for row in first)
+    picture = (results / "errors_digits_quick.svg").read_bytes()
+    _run(monkeypatch, "--quick", "--ranks", "1", "2")
+    assert rows.read("errors_digits_quick")[:12] == first
+    assert len(rows.read("errors_digits_quick")) == 24
+    assert (results / "errors_digits_quick.svg").read_bytes() != picture
+    assert not (results / "errors_digits.json").exists()
+
+
+def test_the_same_rows_give_the_same_picture(results: Path) -> None:
+    (results / "speed.json").write_text(json.dumps(SPEED))
+    plots.draw("speed")
+    first = (results / "speed.svg").read_bytes(), (results / "speed.png").read_bytes()
+    plots.draw("speed")
+    assert ((results / "speed.svg").read_bytes(), (results / "speed.png").read_bytes()) == first
+
+
+def test_no_model_and_no_quick_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        _run(monkeypatch)
+    assert "give an ONNX model, or --quick for the digits network" in capsys.readouterr().err
+
+
+def test_rows_are_known_by_their_key_and_the_last_ones_count(results: Path) -> None:
+    """Rows from before seeds were written had seed 0."""
+    old = {"model": "a", "ms": 1}
+    (results / "some.json").write_text(json.dumps([old]))
+    rows.add("some", {"model": "a", "seed": 1, "ms": 2}, {"model": "a", "seed": 0, "ms": 3})
+    assert [row["ms"] for row in rows.known("some", {"model": "a", "seed": 0})] == [1, 3]
+    assert [row["ms"] for row in rows.latest(rows.read("some"), ("model",))] == [3]
+
+
+@pytest.mark.parametrize(
+    ("points", "at"), [([(3.0, 0.5), (5.0, 1.5)], "4.0"), ([(3.0, 1.5)], "under 3.0"), ([(3.0, 0.5)], "3.0 or more")]
+)
+def test_macs_at_a_drop(points: list[tuple[float, float]], at: str) -> None:
+    usual: dict[str, Any] = {"pipeline": "sd", "samples": 9, "compensated": True, "slopes": True}
+    found = [{**usual, "macs": 1 / t, "times_fewer": t, "drop": d} for t, d in points]
+    fewer_images = {**usual, "samples": 5, "macs": 0.1, "times_fewer": 10.0, "drop": 0.0}
+    (curve,) = summary.curves([*found, fewer_images])
+    assert curve.at(1.0) == at
+
+
+def test_gains_leave_out_what_is_exact() -> None:
+    """At full rank both errors are rounding, and their ratio says nothing."""
+    errors_of = {"a": (0.5, 0.1), "b": (0.3, 0.2), "full rank": (1e-8, 1e-7)}
+    found = [{"layer": layer, "form": "pw-dw", "rank": 1, "data_free": free, "calibrated": fitted}
+             for layer, (free, fitted) in errors_of.items()]  # fmt: skip
+    assert summary.gains(found, 1) == (pytest.approx(1.5), pytest.approx(5.0))
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *args: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["errors", *args])
+    errors.main()
