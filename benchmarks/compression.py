@@ -35,6 +35,7 @@ from ndpass.passes import parse
 from ndpass.planner import Budget, Candidate, Choice, choose, damage
 from ndpass.rewriting import Calibration, Rewriter, refused
 from ndpass.runtime import OpenVINO
+from ndpass.sensitivity import Slopes, weighed
 
 MEMORY = 1 << 30
 
@@ -112,13 +113,10 @@ class Bench:
         sites = sites_of(graph, args.passes)
         self.calibration = Calibration.of(graph, sites, self.fit, args.threads, args.seed, MEMORY)
         self.candidates = self._candidates(graph, sites)
-        self.slopes: dict[str, float] | None = None  # of the pipeline that is being planned
-        self._known_slopes: dict[bool, dict[str, float]] = {}
+        self._known_slopes: dict[bool, Slopes] = {}
 
-    def _slopes(self, pipeline: str) -> dict[str, float] | None:
-        """Site name -> slope; other ones where cp is in the pipeline."""
-        if self.args.no_slopes:
-            return None
+    def _slopes(self, pipeline: str) -> Slopes:
+        """Others are measured too where cp is in the pipeline."""
         pruning = "cp" in pipeline.split(",")
         if pruning not in self._known_slopes:
             graph = Graph(self.model)
@@ -143,11 +141,11 @@ class Bench:
 
     def row(self, pipeline: str, budget: Mapping[str, float]) -> Row:
         """Choose, rewrite and measure one pipeline at one budget."""
-        start, self.slopes = time.perf_counter(), self._slopes(pipeline)
+        start = time.perf_counter()
         graph = Graph(self.model)
         found, sites = graph.sites(), sites_of(graph, pipeline)
         plan = self.plan(graph, sites, pipeline, budget)
-        predicted = sum(damage(self.slopes[n] if self.slopes else None, c.candidate.error) for n, c in plan.items())
+        predicted = damage(plan)
         rewriter = Rewriter(graph, parse(pipeline), Budget("macs", 1.0), self.calibration)
         untouched = Graph(self.model) if self.args.no_compensation else None
         layers = rewriter.rewrite(found, sites, plan, lambda *_: None, untouched)
@@ -179,10 +177,11 @@ class Bench:
         """At a share of the MACs, or the fewest MACs that do no more damage, to a two-hundredth."""
         names = set(pipeline.split(","))
         own = {s.name: [c for c in self.candidates[s.name] if set(c.setting) <= names] for s in sites}
+        own = own if self.args.no_slopes else weighed(own, self._slopes(pipeline))
         fronts = Coupling(graph, sites, parse(pipeline)).fronts
 
         def at(share: float) -> dict[str, Choice]:
-            return choose(own, Budget("macs", share), self.total, self.slopes, fronts)
+            return choose(own, Budget("macs", share), self.total, fronts)
 
         if "macs" in budget:
             return at(budget["macs"])
@@ -191,7 +190,7 @@ class Bench:
             middle = (low + high) // 2
             try:
                 plan = at(middle / 200)
-                done = sum(damage(self.slopes[n] if self.slopes else None, c.candidate.error) for n, c in plan.items())
+                done = damage(plan)
             except BudgetError:
                 done = math.inf
             if done <= budget["damage"]:

@@ -70,7 +70,7 @@ def one(model: Path, row: Row, target: Target, seconds: float) -> Row:
     original = Graph(proto)
     names = [s.name for s in original.sites() if isinstance(s, Site)]
     plan = {name: Choice(Candidate(0, 0.0, settings.get(name, {}))) for name in names}
-    search = Search(lambda: Graph(proto), passes, Table({}, 0.0, {}), None, target)
+    search = Search(lambda: Graph(proto), passes, Table({}, 0.0, {}), target)
     feed = feed_of(original.inputs(), original.sizes, target)
     models = [original.runnable(), search.stand_in(Graph(proto), plan).runnable()]
     a, b = time_in_turns([inference(m, target, feed) for m in models], seconds=seconds, min_rounds=ROUNDS)

@@ -66,7 +66,7 @@ def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
     start, latencies = time.perf_counter(), Latencies(target, None if args.cold else cache_folder())
     table = priced(graph, sites, found, lambda s, c: block_of(s, passes, c.setting), target, latencies)
     table_s = time.perf_counter() - start
-    search = Search(lambda: Graph(onnx.load(path)), passes, table, None, target)
+    search = Search(lambda: Graph(onnx.load(path)), passes, table, target)
     rng, plans = np.random.default_rng(args.seed), []
     for _ in range(args.plans):
         picked = {name: ways[rng.integers(len(ways))] for name, ways in table.candidates.items()}

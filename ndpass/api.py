@@ -80,6 +80,7 @@ def run(
     samples: int | None = None,
     seed: int = 0,
     memory: int = 1 << 30,
+    jobs: int = 1,
     ignore: Iterable[str] = (),
     progress: Listener = lambda *_: None,
 ) -> Result:
@@ -90,7 +91,8 @@ def run(
     {input name: array}, or an nncf.Dataset; what is an iterator is read once. One budget of max_drop (points of the
     metric), speedup (times as fast), macs (share left, 0..1), energy (share of each layer's response kept, 0..1); left
     out: max_drop 1.0 with data, energy 0.95 without. metric: of one's own, a function of a compiled OpenVINO model.
-    int8: quantise the result by NNCF, which makes it an ov.Model. memory: bytes of activations that are kept.
+    int8: quantise the result by NNCF, which makes it an ov.Model. memory: bytes of activations that are kept;
+    jobs: layers that are planned side by side.
     progress: called with (stage, steps done, steps in all).
     Raises UsageError, InputError, BudgetError or VerificationError (`ndpass.errors`).
     """
@@ -109,7 +111,7 @@ def run(
         options = pipeline.Options(
             rules, budget, tuple(ignore), fit, measured, threads, seed, memory,
             target=target_of(precision, threads, device, budget, int8=int8), batch=batch, cache=cache_folder(),
-            plan=known, save_plan=saved, metric=metric, int8=int8,
+            plan=known, save_plan=saved, metric=metric, int8=int8, jobs=jobs,
         )  # fmt: skip
         with _known_as(source, "the model in memory" if source.parent == folder else None):
             report = pipeline.run(source, output, options, progress)

@@ -137,7 +137,7 @@ class Checkpoint:
 
 def pack_candidate(candidate: Candidate) -> list[Any]:
     """The fields in order, for JSON; `Candidate(*packed)` is the candidate again."""
-    return [candidate.macs, candidate.error, candidate.setting, candidate.seconds]
+    return [candidate.macs, candidate.error, candidate.setting, candidate.seconds, candidate.weighed]
 
 
 def pack_plan(plan: Mapping[str, Choice]) -> dict[str, Any]:

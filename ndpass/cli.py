@@ -182,6 +182,9 @@ def run(
         ),
     ] = None,
     memory: Annotated[str, typer.Option(help="activations that calibration keeps, at most, as 512MB or 4GB")] = "1GB",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="layers planned side by side, each with its share of the cores and of memory")
+    ] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="go on where a calibrated run was cut off")] = False,
     compress_to_fp16: Annotated[
         bool, typer.Option("--compress-to-fp16", help="store the weights of OUT.xml in half precision")
@@ -234,7 +237,7 @@ def run(
     options = pipeline.Options(
         rules, budget, ignore or (), fit, measured, threads, seed, parse_bytes(memory), resume,
         target_of(precision.value if precision else None, threads, device, budget, int8=int8), batch, cache_folder(),
-        plan, save_plan, metric, int8, compress_to_fp16,
+        plan, save_plan, metric, int8, compress_to_fp16, jobs,
     )  # fmt: skip
     with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)

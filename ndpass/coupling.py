@@ -131,11 +131,11 @@ def _undominated(
 ) -> list[int]:
     """Positions of the candidates worth a look, cheapest first; (ways,) each: fixed, most: savings, always and at most.
 
-    One is beaten by another with no more error and no more cost, be all its outputs kept or the fewest (between these
+    One is beaten by another with no more damage and no more cost, be all its outputs kept or the fewest (between these
     costs are linear), that takes no fewer channels from the layers before: what these save only grows with them.
     """
     costs = np.array([cost(c) for c in ways]) - fixed
-    return undominated(np.column_stack([costs, [c.error for c in ways], costs - most, -dropped]))
+    return undominated(np.column_stack([costs, [c.damage for c in ways], costs - most, -dropped]))
 
 
 def undominated(values: Array) -> list[int]:

@@ -57,7 +57,7 @@ class Options:
     memory: bytes of activations that are kept; target: what latencies are measured for; cache: folder of those measured
     before; batch: of the target, the model's own or 1 if left out; plan: a file whose choices are applied in the place
     of a budget; save_plan: where they are written to; metric: of one's own (`ndpass.judge`); int8: quantise the result;
-    compress: store the weights of IR in float16.
+    compress: store the weights of IR in float16; jobs: layers that are planned side by side.
     """
 
     passes: Sequence[Pass]
@@ -77,6 +77,7 @@ class Options:
     metric: OwnMetric | None = None
     int8: bool = False
     compress: bool = False
+    jobs: int = 1
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
@@ -288,7 +289,7 @@ def _planned(
     listen: Listener,
 ) -> list[Layer]:
     """One plan, from a file or chosen by the budget, fitted once."""
-    rewriter = Rewriter(job.graph, options.passes, options.budget, calibration, checkpoint)
+    rewriter = Rewriter(job.graph, options.passes, options.budget, calibration, checkpoint, options.jobs)
     with clock("plan"):
         plan: Mapping[str, Choice] | None
         if options.plan:
@@ -330,7 +331,7 @@ def _tuned(
 
     assert options.target is not None
     tuner = Tuner(fresh, [s.name for s in sites], options.passes, options.budget, options.target, options.cache,
-                  calibration, checkpoint, measure, listen)  # fmt: skip
+                  calibration, checkpoint, measure, listen, options.jobs)  # fmt: skip
     job.graph, layers = tuner.run()
     job.warnings.extend(tuner.warnings)
     return layers

@@ -50,14 +50,21 @@ class Budget:
 class Candidate:
     """One way to write a layer: setting by pass name (empty: left as it is), relative error, MACs, seconds if timed.
 
-    block: where it had to be fitted to know its error.
+    weighed: what the error does to the outputs, once that is known (`ndpass.sensitivity`); block: where it had to be
+    fitted to know its error.
     """
 
     macs: int
     error: float = 0.0
     setting: Mapping[str, Setting] = field(default_factory=dict)
     seconds: float | None = None
+    weighed: float | None = None
     block: Block | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def damage(self) -> float:
+        """What is summed over the layers and made least."""
+        return self.error if self.weighed is None else self.weighed
 
 
 Cost = Callable[[Candidate], float]
@@ -76,10 +83,9 @@ def seconds_of(candidate: Candidate) -> float:
     return candidate.seconds
 
 
-def damage(slope: float | None, error: float) -> float:
-    """What an error of a layer does to the outputs: (slope · error)² (`ndpass.sensitivity`); the error where no slope
-    is known."""
-    return error if slope is None else (slope * error) ** 2
+def damage(plan: Mapping[str, Choice]) -> float:
+    """Of all layers together: the predicted divergence of the outputs."""
+    return sum(choice.candidate.damage for choice in plan.values())
 
 
 @dataclass(frozen=True)
@@ -95,18 +101,16 @@ def choose(
     candidates: Mapping[str, Sequence[Candidate]],
     budget: Budget,
     total: int,
-    slopes: Mapping[str, float] | None = None,
     fronts: Fronts | None = None,
 ) -> dict[str, Choice]:
     """Pick a candidate for every site; the first of each site is the layer as it is.
 
-    total: MACs of the whole model. slopes: what an error costs, by site (`ndpass.sensitivity`); left out, the same
-    everywhere. fronts: of layers that depend on each other (`ndpass.coupling`). Raises BudgetError where no choice
-    meets the budget, saying what can be reached.
+    total: MACs of the whole model. fronts: of layers that depend on each other (`ndpass.coupling`). Raises BudgetError
+    where no choice meets the budget, saying what can be reached.
     """
     if budget.kind == "macs":
         assert budget.value is not None
-        return _within_macs(candidates, budget.value, total, slopes, fronts or separate)
+        return _within_macs(candidates, budget.value, total, fronts or separate)
     return {name: choose_local(ways, budget) for name, ways in candidates.items()}
 
 
@@ -131,7 +135,6 @@ def _within_macs(
     candidates: Mapping[str, Sequence[Candidate]],
     fraction: float,
     total: int,
-    slopes: Mapping[str, float] | None,
     fronts: Fronts,
 ) -> dict[str, Choice]:
     """The choice of least damage at no more than `fraction` of the MACs."""
@@ -147,20 +150,18 @@ def _within_macs(
             f"--macs {fraction:g} cannot be reached: with these passes the least is {reachable:.3f} "
             f"(the other layers alone are {others / total:.3f}); ask for that, or allow more passes"
         )
-    return least_damage(candidates, room, slopes, fronts=lambda *_: (kept, pairs))
+    return least_damage(candidates, room, fronts=lambda *_: (kept, pairs))
 
 
 def least_damage(
     candidates: Mapping[str, Sequence[Candidate]],
     room: float,
-    slopes: Mapping[str, float] | None = None,
     cost: Cost = macs_of,
     fronts: Fronts | None = None,
 ) -> dict[str, Choice]:
     """Least summed damage at no more than `room` of cost: a multiple-choice knapsack, solved exactly."""
     kept, pairs = (fronts or separate)(candidates, cost)
-    weights = [slopes[name] for name in kept] if slopes else None
-    picked = knapsack(list(kept.values()), room, weights, cost, pairs)
+    picked = knapsack(list(kept.values()), room, cost, pairs)
     return {
         name: Choice(c, "" if c.setting else "the budget is met with less damage elsewhere")
         for name, c in zip(kept, picked, strict=True)
@@ -175,10 +176,10 @@ def separate(
 
 
 def pareto(ways: Sequence[Candidate], cost: Cost = macs_of) -> list[Candidate]:
-    """The candidates that no other beats in both cost and error, cheapest first."""
+    """The candidates that no other beats in both cost and damage, cheapest first."""
     front: list[Candidate] = []
-    for c in sorted(ways, key=lambda c: (cost(c), c.error)):
-        if not front or c.error < front[-1].error:
+    for c in sorted(ways, key=lambda c: (cost(c), c.damage)):
+        if not front or c.damage < front[-1].damage:
             front.append(c)
     return front
 
@@ -186,7 +187,6 @@ def pareto(ways: Sequence[Candidate], cost: Cost = macs_of) -> list[Candidate]:
 def knapsack(
     fronts: Sequence[Sequence[Candidate]],
     room: float,
-    slopes: Sequence[float] | None = None,
     cost: Cost = macs_of,
     pairs: Sequence[Pair] = (),
 ) -> list[Candidate]:
@@ -200,8 +200,7 @@ def knapsack(
     if not fronts:
         return []
     forest = Forest([len(front) for front in fronts], pairs)
-    weights: Sequence[float | None] = slopes or [None] * len(fronts)
-    damages = [np.array([damage(s, c.error) for c in front]) for s, front in zip(weights, fronts, strict=True)]
+    damages = [np.array([c.damage for c in front]) for front in fronts]
     costs = [np.array([cost(c) for c in front], float) for front in fronts]
     over: list[list[int]] = []
     allowed = room

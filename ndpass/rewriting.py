@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from ndpass.coupling import Coupling
 from ndpass.errors import VerificationError
 from ndpass.graph import Found, Graph, Site, Skipped
 from ndpass.groups import Group, Member
+from ndpass.jobs import side_by_side
 from ndpass.passes import ChannelPruning, Pass, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.channel_pruning import Reader
@@ -32,7 +34,7 @@ from ndpass.planner import Budget, Candidate, Choice, choose, choose_local
 from ndpass.relu_fitting import asking, linear, refitted, unsuited
 from ndpass.report import Layer, Status
 from ndpass.runtime import static_batch
-from ndpass.sensitivity import slopes
+from ndpass.sensitivity import Slopes, slopes, weighed
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class Calibration:
         chosen = samples(graph, sites, data)
         return cls(data, memory, chosen, references(graph, sites, chosen, data, memory))
 
-    def slopes(self, graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> dict[str, float]:
+    def slopes(self, graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> Slopes:
         """What an error of these passes in each site's response costs at the outputs (`ndpass.sensitivity`)."""
         return slopes(graph, sites, self.responses, self.data, pruning=split(passes)[1] is not None)
 
@@ -115,9 +117,10 @@ class Rewriter:
         budget: Budget,
         calibration: Calibration | None,
         checkpoint: Checkpoint | None = None,
+        jobs: int = 1,
     ) -> None:
         self.graph, self.passes, self.budget, self.calibration = graph, passes, budget, calibration
-        self.checkpoint = checkpoint
+        self.checkpoint, self.jobs = checkpoint, jobs
         self.total = graph.macs()
 
     def plan(self, sites: Sequence[Site], listen: Listener) -> dict[str, Choice] | None:
@@ -126,10 +129,9 @@ class Rewriter:
             return None
         known = self.checkpoint.load_plan() if self.checkpoint else None
         plan = known or choose(
-            self.candidates(sites, listen),
+            self._weighed(sites, self.candidates(sites, listen)),
             self.budget,
             self.total,
-            self._slopes(sites),
             Coupling(self.graph, sites, self.passes).fronts,
         )
         if self.checkpoint and known is None:
@@ -139,17 +141,24 @@ class Rewriter:
     def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
         """Site name -> its candidates, with data on the activations of the network as it is now."""
         frontier = self.calibration.frontier(self.graph) if self.calibration else None
-        found: dict[str, list[Candidate]] = {}
-        for i, site in enumerate(sites):
-            listen("planning", i, len(sites))
-            moments = self._moments(site, frontier)
-            with blas_threads(site):
-                own = ways(site, self.passes, moments, self._group(site), self._most())
-            found[site.name] = [replace(c, block=None) for c in own]  # layers before it will have changed by then
-        return found
 
-    def _slopes(self, sites: Sequence[Site]) -> dict[str, float] | None:
-        return None if self.calibration is None else self.calibration.slopes(self.graph, sites, self.passes)
+        def tasks() -> Iterator[tuple[str, Callable[[], list[Candidate]]]]:
+            for i, site in enumerate(sites):
+                listen("planning", i, len(sites))
+                yield site.name, partial(self._candidates, site, self._moments(site, frontier), self._group(site))
+
+        return side_by_side(tasks(), self.jobs)
+
+    def _candidates(self, site: Site, moments: Moments | None, group: Group | str) -> list[Candidate]:
+        with blas_threads(site) if self.jobs == 1 else nullcontext():
+            found = ways(site, self.passes, moments, group, self._most())
+        return [replace(c, block=None) for c in found]  # layers before it will have changed by the time it is written
+
+    def _weighed(self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Candidate]]:
+        """The candidates with what their errors do to the outputs, where there are data to tell."""
+        if self.calibration is None:
+            return {name: list(ways) for name, ways in found.items()}
+        return weighed(found, self.calibration.slopes(self.graph, sites, self.passes))
 
     def _most(self) -> int:
         """Compositions of three are seldom chosen and each candidate has to be timed."""

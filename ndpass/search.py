@@ -62,15 +62,12 @@ class Settled:
 
 @dataclass
 class Search:
-    """fresh: the graph before any rewriting, new at each call; slopes: None where errors count alike.
-
-    fronts: of layers that depend on each other (`ndpass.coupling`).
-    """
+    """fresh: the graph before any rewriting, new at each call; fronts: of layers that depend on each other
+    (`ndpass.coupling`)."""
 
     fresh: Callable[[], Graph]
     passes: Sequence[Pass]
     table: Table
-    slopes: Mapping[str, float] | None
     target: Target
     reverted: dict[str, str] = field(default_factory=dict)  # site -> why what was tried there was taken back
     fronts: Fronts = separate
@@ -122,12 +119,12 @@ class Search:
         low, high = self.least, self.table.whole
         for _ in range(12):
             middle = math.sqrt(low * high)
-            low, high = (low, middle) if self._damage(self._plan(middle)) <= wanted else (middle, high)
+            low, high = (low, middle) if damage(self._plan(middle)) <= wanted else (middle, high)
         return high
 
     def _plan(self, aim: float) -> dict[str, Choice]:
         room = max(aim, self.least * (1 + 1e-9)) - self.table.rest
-        plan = least_damage(self.table.candidates, room, self.slopes, seconds_of, self.fronts)
+        plan = least_damage(self.table.candidates, room, seconds_of, self.fronts)
         return {name: choice if choice.candidate.setting else self._kept(name) for name, choice in plan.items()}
 
     def _kept(self, name: str) -> Choice:
@@ -137,9 +134,6 @@ class Search:
         if len(pareto(ways, seconds_of)) == 1:
             return Choice(ways[0], "nothing that was timed is faster than it is")
         return Choice(ways[0], "the budget is met with less damage elsewhere")
-
-    def _damage(self, plan: Mapping[str, Choice]) -> float:
-        return sum(damage(self.slopes[n] if self.slopes else None, c.candidate.error) for n, c in plan.items())
 
     def timed(self, plan: dict[str, Choice]) -> Settled:
         """The plan on a stand-in, in turns with the original, and layer by layer."""
@@ -152,7 +146,7 @@ class Search:
         speedups = [x / y for x, y in zip(a, b, strict=True)]
         seconds = self.table.whole / float(np.median(speedups))
         in_place = layer_seconds(model, self.target, feed, list(plan), seconds)
-        return Settled(plan, speedups, seconds, in_place, self._damage(plan))
+        return Settled(plan, speedups, seconds, in_place, damage(plan))
 
     def stand_in(self, graph: Graph, plan: Mapping[str, Choice]) -> Graph:
         """The graph rewritten as planned, with random weights; channels that cp would choose are the first ones."""

@@ -114,7 +114,7 @@ def layer_slopes(model: Path, options: Options, listen: Step = lambda *_: None) 
     graph, fit, _ = _opened(model, replace(options, validation=options.calibration))
     sites = _sites(model, graph, options.passes)
     calibration = Calibration.of(graph, sites, fit, options.threads, options.seed, MEMORY)
-    found = slopes(graph, sites, calibration.responses, calibration.data, listen)
+    found = slopes(graph, sites, calibration.responses, calibration.data, listen).plain
     mean = sum(found.values()) / len(found)
     return [
         Slope(site.name, site.op, tuple(site.outline.weight.shape), site.macs(site.outline) or 0, slope, slope / mean)

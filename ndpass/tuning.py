@@ -27,6 +27,7 @@ from ndpass.pricing import Table, priced
 from ndpass.report import Layer
 from ndpass.rewriting import Calibration, Listener, Rewriter, channel_group
 from ndpass.search import MOST_FITS, Fit, Search, Settled, within_drop
+from ndpass.sensitivity import weighed
 from ndpass.target import Latencies, Target
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Tuner:
     checkpoint: Checkpoint | None
     measure: Callable[[Graph], Evaluation]
     listen: Listener
+    jobs: int = 1
     warnings: list[str] = field(default_factory=list)
 
     def run(self) -> Rewritten:
@@ -83,9 +85,10 @@ class Tuner:
         graph, _, sites = self._opened()
         coupling = Coupling(graph, sites, self.passes)
         if known is None:
-            rewriter = Rewriter(graph, self.passes, self.budget, self.calibration)
+            rewriter = Rewriter(graph, self.passes, self.budget, self.calibration, jobs=self.jobs)
             slopes = self.calibration.slopes(graph, sites, self.passes) if self.calibration else None
             found = rewriter.candidates(sites, self.listen)
+            found = weighed(found, slopes) if slopes else found
             groups = {site.name: channel_group(graph, site, self.passes) for site in sites}
             latencies = Latencies(self.target, self.cache)
             table = priced(
@@ -94,11 +97,11 @@ class Tuner:
             )  # fmt: skip
             if latencies.noisy:
                 self._warn(f"the machine is too noisy to tell latencies 3 % apart (spread {latencies.spread:.1%})")
-            known = {"slopes": slopes, **_packed(table)}
+            known = _packed(table)
             if self.checkpoint:
                 self.checkpoint.write("table.json", known)
         table = _table(known)
-        return Search(lambda: self.fresh()[0], self.passes, table, known["slopes"], self.target, fronts=coupling.fronts)
+        return Search(lambda: self.fresh()[0], self.passes, table, self.target, fronts=coupling.fronts)
 
     def _warn(self, text: str) -> None:
         log.warning(text)

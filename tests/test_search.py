@@ -13,14 +13,14 @@ from ndpass.candidates import ways
 from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
-from ndpass.planner import Candidate, Choice
+from ndpass.planner import Candidate, Choice, damage
 from ndpass.pricing import PER_KIND, Table, corrected, feed_of, fronts_of, interpolated, kind, thinned
 from ndpass.search import MOST_FITS, Search, Settled, within_drop
 from ndpass.target import Target, inference
 
 
 def way(seconds: float, error: float, **setting: dict[str, int | str]) -> Candidate:
-    return Candidate(int(1e12 * seconds), error, setting, seconds)
+    return Candidate(int(1e12 * seconds), error, setting, seconds, weighed=error**2)
 
 
 def table() -> Table:
@@ -37,7 +37,7 @@ def search(of: Table | None = None) -> Search:
         raise AssertionError("no graph is needed here")
 
     known = of or table()
-    return Search(never, parse("nd"), known, dict.fromkeys(known.candidates, 1.0), Target())
+    return Search(never, parse("nd"), known, Target())
 
 
 def settled(plan: dict[str, Candidate], in_place: dict[str, float], damage: float = 0.1) -> Settled:
@@ -107,7 +107,7 @@ def test_the_aim_for_a_damage_is_the_fastest_that_does_no_more() -> None:
     # damages, squared errors: a 0.01 or 0.09, b 0.04 or 0.25
     for wanted, seconds in ((0.011, 250e-6), (0.051, 210e-6), (0.35, 150e-6), (1.0, 150e-6)):
         plan = one._plan(one.aim_for(wanted))
-        assert one._damage(plan) <= wanted
+        assert damage(plan) <= wanted
         assert one.table.predicted({n: c.candidate for n, c in plan.items()}) <= seconds + 1e-9
 
 
@@ -119,10 +119,10 @@ def bisect(limit: float, drop_of: Callable[[float], float], at_least: float = 1.
     one = search(many())
     fits: list[float] = []
 
-    def settle(damage: float, _number: int) -> Settled:
-        plan = one._plan(one.aim_for(damage))
+    def settle(wanted: float, _number: int) -> Settled:
+        plan = one._plan(one.aim_for(wanted))
         seconds = one.table.predicted({n: c.candidate for n, c in plan.items()})
-        return Settled(plan, [one.table.whole / seconds], seconds, {}, one._damage(plan))
+        return Settled(plan, [one.table.whole / seconds], seconds, {}, damage(plan))
 
     def fit(found: Settled, _number: int) -> tuple[float, None]:
         fits.append(drop_of(found.damage))
@@ -195,7 +195,7 @@ def test_a_stand_in_has_the_planned_shapes_and_runs(spec: str) -> None:
     }[spec]
     # the input of the model is nobody's to prune
     plan = {s.name: Choice(Candidate(0, 0.0, settings if s is not sites[0] or spec != "cp,nd" else {})) for s in sites}
-    one = Search(lambda: Graph(deep()), parse(spec), table(), None, Target(threads=1))
+    one = Search(lambda: Graph(deep()), parse(spec), table(), Target(threads=1))
     stand_in = one.stand_in(Graph(deep()), plan)
     assert stand_in.macs() < graph.macs() / 2
     inference(stand_in.runnable(), Target(threads=1), feed_of(graph.inputs(), graph.sizes, Target(threads=1)))()

@@ -16,6 +16,7 @@ from ndpass.calibration.feeds import open_feeds
 from ndpass.convert import load
 from ndpass.evaluate import Agreement
 from ndpass.graph import Graph, Site
+from ndpass.planner import Candidate
 from ndpass.rewriting import Calibration
 from ndpass.runtime import OpenVINO
 from ndpass.sensitivity import (
@@ -30,6 +31,7 @@ from ndpass.sensitivity import (
     slopes,
     spread_probe,
     switch,
+    weighed,
 )
 
 F = NDArray[np.floating[Any]]
@@ -58,12 +60,12 @@ def calibrated(model: onnx.ModelProto, data: Any = None, **kinds: Any) -> tuple[
 
 def found_in(model: onnx.ModelProto, data: Any = None) -> dict[str, Effect]:
     graph, sites, calibration = calibrated(model, data)
-    return effects(graph, sites, calibration.responses, calibration.data)
+    return effects(graph, sites, calibration.responses, calibration.data)[0]
 
 
 def slopes_of(model: onnx.ModelProto, data: Any = None) -> dict[str, float]:
     graph, sites, calibration = calibrated(model, data)
-    return slopes(graph, sites, calibration.responses, calibration.data)
+    return slopes(graph, sites, calibration.responses, calibration.data).plain
 
 
 # ---------------------------------------------------------------------------------------------------------- probes
@@ -127,10 +129,12 @@ def test_pruning_is_felt_where_the_weakest_directions_are_not() -> None:
     W1 = normal(6, 3, 3, 3) * np.float32([2, 1, 1, 1, 1, 1])[:, None, None, None]
     model = network(LINEAR, W1=W1, B1=normal(6), W2=weight, B2=normal(5))
     graph, sites, calibration = calibrated(model, pictures(8))
-    plain, pruning = (
-        slopes(graph, sites, calibration.responses, calibration.data, pruning=p) for p in (False, True)
-    )  # fmt: skip
-    assert pruning["a"] > 2 * plain["a"]
+    found = slopes(graph, sites, calibration.responses, calibration.data, pruning=True)
+    assert found.pruned["a"] > 2 * found.plain["a"]
+    assert found.plain == slopes(graph, sites, calibration.responses, calibration.data).plain
+    ways = [Candidate(1, 0.1, {"cp": {"channels": 3}}), Candidate(1, 0.1, {"cd": {"rank": 3}})]
+    damages = [c.damage for c in weighed({"a": ways}, found)["a"]]
+    assert damages == [(0.1 * found.pruned["a"]) ** 2, (0.1 * found.plain["a"]) ** 2]
 
 
 # ---------------------------------------------------------------------------------------------------- closed forms
@@ -301,7 +305,7 @@ def test_with_all_switches_off_it_is_the_original(kind: str) -> None:
 def test_labels_are_not_looked_at() -> None:
     """Calibration data may have classes that the model does not know."""
     graph, sites, calibration = calibrated(layers("Conv", np.float32), labels=np.full(IMAGES, 99))
-    assert set(slopes(graph, sites, calibration.responses, calibration.data)) == {"c", "y"}
+    assert set(slopes(graph, sites, calibration.responses, calibration.data).plain) == {"c", "y"}
 
 
 def test_few_images_are_spread_over_all() -> None:
