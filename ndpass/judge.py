@@ -37,7 +37,7 @@ class Judge:
         metric: OwnMetric | None = None,
         compared: Sequence[str] | None = None,
     ) -> None:
-        self.feeds, self._original, self._threads, self._compared = feeds, original, threads, compared
+        self.feeds, self.original, self._threads, self._compared = feeds, original, threads, compared
         self._metric = None if metric is None else resolve_metric(metric)
         self._reference: list[dict[str, Any]] | None = None
         self._before: Metric | None = None
@@ -61,9 +61,9 @@ class Judge:
     def reference(self) -> list[dict[str, Any]]:
         """What the original gives, run now if it has not been: before another model is in memory."""
         if self._reference is None:
-            runner = self._runner(shown(self._original, self._compared), "f32")
+            runner = self._runner(shown(self.original, self._compared), "f32")
             self._reference = stored(runner, self.feeds, BATCH)
-            self._before = None if self._metric is None else self._own(self._original, "f32", runner)
+            self._before = None if self._metric is None else self._own(self.original, "f32", runner)
         return self._reference
 
     def _runner(self, model: Model, precision: Precision) -> OpenVINO:

@@ -24,7 +24,7 @@ from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, Veri
 from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.graph import Found, Graph, Site
 from ndpass.ir import write_ir
-from ndpass.judge import BATCH, Judge, OwnMetric, drop_of
+from ndpass.judge import BATCH, Judge, Model, OwnMetric, drop_of
 from ndpass.outcome import Variants, compare_variants, timed
 from ndpass.passes import Pass
 from ndpass.plan_file import PlanFile, plan_of
@@ -35,7 +35,7 @@ from ndpass.relu_fitting import check_data
 from ndpass.report import Latency, Layer, MetricChange, ModelSize, Report, Seconds, Variant, Verified, peak_memory_bytes
 from ndpass.report import Target as Machine
 from ndpass.rewriting import Calibration, Listener, Rewriter, refused
-from ndpass.runtime import OnnxRuntime, OpenVINO, static_batch
+from ndpass.runtime import OnnxRuntime, OpenVINO, Outputs, static_batch
 from ndpass.shapes import Shape
 from ndpass.target import Target
 from ndpass.tuning import Tuner, check_resolution
@@ -433,10 +433,21 @@ def _verify(written: Path, job: _Job, options: Options, listen: Listener) -> _Ch
     listen("verifying", 3, 4)
     agreement = None
     if written.suffix != model_file.IR:
-        other = OnnxRuntime(shown(written, job.compared), threads=options.threads)
-        agreement = evaluate(outputs, other, few, BATCH).agreement
-        verify.check_agreement(agreement)
+        agreement = _against_onnxruntime(written, outputs, few, job, options)
+
+        def original() -> Agreement:
+            model = shown(job.judge.original, job.compared)
+            outputs = stored(OpenVINO(model, threads=options.threads), few, BATCH)
+            return _against_onnxruntime(job.judge.original, outputs, few, job, options)
+
+        job.warnings += filter(None, [verify.check_agreement(agreement, original)])
     return _Checked(evaluation, agreement)
+
+
+def _against_onnxruntime(model: Model, outputs: list[Outputs], few: Feeds, job: _Job, options: Options) -> Agreement:
+    """OpenVINO's outputs beside those of onnxruntime."""
+    other = OnnxRuntime(shown(model, job.compared), threads=options.threads)
+    return evaluate(outputs, other, few, BATCH).agreement
 
 
 class _Clock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,6 +21,7 @@ Ports: TypeAlias = "list[tuple[str, str, str]]"  # name, type and shape of each
 Interface: TypeAlias = "onnx.ModelProto | tuple[Ports, Ports]"  # the latter an OpenVINO model's inputs and outputs
 
 AGREEMENT = 1e-3  # relative difference between OpenVINO and onnxruntime in f32 that is taken for rounding
+FURTHER = 2.0  # times the original's difference that is no fault of the rewrite
 
 
 def check_file(path: Path, original: Interface, promised_macs: int, sizes: Mapping[str, tuple[int, ...]]) -> None:
@@ -88,10 +89,21 @@ def ov_interface(model: ov.Model) -> tuple[Ports, Ports]:
     return inputs, outputs
 
 
-def check_agreement(agreement: Agreement, limit: float = AGREEMENT) -> None:
-    """Raise VerificationError where OpenVINO and onnxruntime differ by more than `limit`."""
-    if not agreement.relative_error <= limit:  # NaN is no agreement
-        raise VerificationError(
-            f"OpenVINO and onnxruntime differ by {agreement.relative_error:.2g} (relative) on the rewritten model, "
-            f"most on output '{agreement.worst_output}'; at most {limit:g} is rounding"
+def check_agreement(rewritten: Agreement, original: Callable[[], Agreement], limit: float = AGREEMENT) -> str | None:
+    """Raise VerificationError where OpenVINO and onnxruntime differ by more than `limit` on the rewritten model.
+
+    Not where they differ about as much on the original, which is looked at only then: a warning is returned.
+    """
+    found = rewritten.relative_error
+    if found <= limit:  # NaN is no agreement
+        return None
+    before = original().relative_error
+    if found <= FURTHER * before:
+        return (
+            f"OpenVINO and onnxruntime differ on the original already, by {before:.2g} (relative), and by {found:.2g} "
+            f"on the rewritten model: it was measured in OpenVINO"
         )
+    raise VerificationError(
+        f"OpenVINO and onnxruntime differ by {found:.2g} (relative) on the rewritten model, by {before:.2g} on the "
+        f"original, most on output '{rewritten.worst_output}'; at most {limit:g} is rounding"
+    )

@@ -11,12 +11,13 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Command, small_network
-from models import EXACT, SHARED, Arrays, feed_of, network, normal, relative, run_ort
+from models import EXACT, SHARED, Arrays, feed_of, network, normal, relative, run_ort, run_ov
 from numpy.typing import NDArray
 
-from ndpass import passes, pipeline
+from ndpass import passes, pipeline, verify
 from ndpass.conv import Block, Conv, Sum
 from ndpass.errors import VerificationError
+from ndpass.evaluate import Agreement
 from ndpass.passes import NetworkDecoupling, Setting
 from ndpass.planner import Budget
 from ndpass.report import Report
@@ -252,6 +253,35 @@ def test_whatever_is_left_alone_says_why() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- verification
+
+
+def test_runtimes_that_differ_on_the_original_too_are_warned_of() -> None:
+    """OpenVINO takes a weight that a convolution and a transposed one share for the same in both."""
+    model = network(
+        """(float[1,4,8,8] x) => (float[1,4,8,8] y) {
+            a = Conv<pads = [1,1,1,1]>(x, w)
+            b = ConvTranspose<pads = [1,1,1,1]>(a, v)
+            y = Conv<pads = [1,1,1,1]>(b, v) }""",
+        w=normal(4, 4, 3, 3), v=normal(4, 4, 3, 3, seed=1),
+    )  # fmt: skip
+    onnx.save(model, "in.onnx")
+    x = {"x": normal(1, 4, 8, 8)}
+    if relative(run_ov(model, x), run_ort(model, x)) < verify.AGREEMENT:
+        pytest.skip("this OpenVINO agrees with onnxruntime on a shared weight")
+    options = pipeline.Options(passes.parse("nd:rank=2"), Budget("pinned"), ignore=["y"])
+    report = pipeline.run(Path("in.onnx"), Path("out.onnx"), options)
+    assert any("differ on the original already" in text for text in report.warnings)
+
+
+def test_runtimes_that_differ_more_than_on_the_original_are_an_error() -> None:
+    def agreement(error: float) -> Agreement:
+        return Agreement(10, None, error, "y")
+
+    assert verify.check_agreement(agreement(1e-4), lambda: agreement(math.nan)) is None
+    assert "by 0.02 (relative)" in (verify.check_agreement(agreement(0.03), lambda: agreement(0.02)) or "")
+    for found, before in ((0.03, 1e-6), (0.03, math.nan), (math.nan, 0.02)):
+        with pytest.raises(VerificationError, match=f"differ by {found:.2g} .* by {before:.2g} on the original"):
+            verify.check_agreement(agreement(found), lambda before=before: agreement(before))
 
 
 class Unfaithful(NetworkDecoupling):
