@@ -211,10 +211,10 @@ def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
 
 
 def check_served(folder: Path) -> None:
-    """Make a folder for OpenVINO Model Server. Raises OutputError where it cannot be made or written."""
+    """Raise OutputError where a folder for OpenVINO Model Server cannot be made or written; nothing is left behind."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder):
+        with tempfile.TemporaryDirectory(dir=there):
             pass
     except OSError as e:
         raise OutputError(f"{folder}: cannot be written for the model server: {e.strerror or e}") from e
@@ -227,9 +227,13 @@ def serve(model: Path, folder: Path) -> Path:
     """
     from ndpass.ir import write_file
 
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+    except OSError as e:
+        raise OutputError(f"{folder}: cannot be written for the model server: {e.strerror or e}") from e
     versions = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
     place = folder / str(max(versions, default=0) + 1)
-    stage = Path(tempfile.mkdtemp(prefix=".", dir=folder))
     try:
         write_file(model, stage / "model.xml", compress=False)
         stage.chmod(0o755)  # the server may run as somebody else

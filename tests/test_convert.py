@@ -346,6 +346,12 @@ def test_model_server_gets_version_after_version(ndpass: Command) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_a_run_that_fails_leaves_no_folder_for_the_model_server(ndpass: Command, folder: Path) -> None:
+    done = ndpass("run", "-q", "--passes", "nd", "--macs", "0.001", "-o", "out.onnx", "--model-server", "served/digits")
+    assert done.code == 4
+    assert not (folder / "served").exists()
+
+
 def test_model_server_folder_that_is_a_file(ndpass: Command, folder: Path) -> None:
     (folder / "served").write_text("")
     done = ndpass("run", "-q", "--passes", "nd:rank=2", "-o", "out.onnx", "--model-server", "served")
