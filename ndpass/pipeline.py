@@ -113,8 +113,10 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
                 checked = replace(checked, evaluation=compared.evaluation)
             else:
                 latency = _latency(model, written, job, options, listen)
-            _check_written(checked.evaluation, options.budget)
             stage.finish()
+            if options.compress and stage.path != written and not options.int8:  # rounded since it was verified
+                checked = replace(checked, evaluation=job.judge(stage.path))
+            _check_written(checked.evaluation, options.budget)
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), stored_bytes(stage.path)
         stage.commit()
     if options.save_plan and options.target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,6 +75,18 @@ def test_half_precision_is_stored_only_when_asked_for(folder: Path, ndpass: Comm
     assert halves("out.xml")
     done = ndpass("run", f"net.{kind}", "--passes", "nd:rank=1", "-o", "out.onnx", "-q", "--compress-to-fp16")
     assert_refused(done, 2, "--compress-to-fp16", "out.onnx")
+
+
+def test_what_half_precision_rounds_off_is_measured(folder: Path, ndpass: Command) -> None:
+    onnx.save(small_network(), folder / "net.onnx")
+    moved = []
+    for more in ([], ["--compress-to-fp16"]):
+        done = ndpass("run", "net.onnx", "--passes", "nd:rank=full", "-o", "out.xml", "-q", "--json", "r.json", *more)
+        assert done.code == 0, done.err
+        moved.append(
+            json.loads((folder / "r.json").read_text())["verified"]["the original on random inputs"]["relative_error"]
+        )
+    assert moved[0] < 1e-5 < moved[1]
 
 
 def test_onnx_of_ir_is_refused(folder: Path, ndpass: Command) -> None:
