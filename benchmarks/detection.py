@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="what benchmarks.detection_data wrote")
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--pipelines", nargs="+", default=["cd", "nd", "cd,nd", "auto"])
+    parser.add_argument("--pipelines", nargs="+", type=pipeline, default=["cd", "nd", "cd,nd", "auto"])
     parser.add_argument("--scopes", nargs="+", choices=SCOPES, default=SCOPES)
     parser.add_argument("--macs", nargs="+", type=float, default=[0.5, 0.35])
     parser.add_argument("--samples", type=int, default=300, help="training images to fit to")
@@ -72,6 +72,13 @@ def arguments() -> argparse.Namespace:
     if args.quick:
         args.pipelines, args.scopes, args.macs, args.samples, args.images = ["cd", "nd"], ["backbone"], [0.5], 10, 20
     return args
+
+
+def pipeline(text: str) -> str:
+    """auto, or passes in the order in which they are composed here."""
+    if text != "auto" and text.split(",") != [name for name in AUTO.split(",") if name in text.split(",")]:
+        raise argparse.ArgumentTypeError(f"'{text}' is not auto, nor some of {AUTO} in this order")
+    return text
 
 
 def run(args: argparse.Namespace, name: str) -> None:
@@ -141,18 +148,21 @@ class Detector:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.model = args, onnx.load(args.model)
+        asked = {name for text in args.pipelines for name in passes_of(text).split(",")}
+        self.passes = ",".join(name for name in AUTO.split(",") if name in asked)
+        self.scope = SCOPES[max(SCOPES.index(scope) for scope in args.scopes)]  # which holds the others
         graph = Graph(self.model)
         self.total = graph.macs()
         pixels = np.stack([np.asarray(e.pixels()) for e in read(args.folder, "train")[: args.samples]])
         feeds = open_feeds(pixels, graph.inputs(), Preprocess.parse(f"size={SIZE}"))
-        sites = sites_of(graph, AUTO, "network")
+        sites = sites_of(graph, self.passes, self.scope)
         self.calibration = Calibration.of(graph, sites, feeds, args.threads, 0, MEMORY)
         self.candidates = self._candidates(graph, sites)
         self._slopes: dict[bool, dict[str, float]] = {}
 
     def row(self, pipeline: str, scope: str, macs: float, tested: Sequence[Example]) -> Row:
         """Choose, rewrite and measure."""
-        start, passes = time.perf_counter(), AUTO if pipeline == "auto" else pipeline
+        start, passes = time.perf_counter(), passes_of(pipeline)
         graph = Graph(self.model)
         found, sites = graph.sites(), sites_of(graph, passes, scope)
         try:
@@ -178,21 +188,27 @@ class Detector:
         """Site name -> slope; other ones where cp is among the passes."""
         pruning = "cp" in passes.split(",")
         if pruning not in self._slopes:
-            self._slopes[pruning] = self.calibration.slopes(graph, sites_of(graph, AUTO, "network"), parse(passes))
+            sites = sites_of(graph, self.passes, self.scope)
+            self._slopes[pruning] = self.calibration.slopes(graph, sites, parse(passes))
         return self._slopes[pruning]
 
     def _candidates(self, graph: Graph, sites: Sequence[Site]) -> dict[str, list[Candidate]]:
         """Site name -> candidates, from the original's own activations; kept in a file that git ignores."""
         args = self.args
-        kept = rows.RESULTS / f"candidates_{args.model.stem}_{digest(args.model)}_{args.samples}.json"
+        kind = f"{digest(args.model)}_{self.scope}_{self.passes.replace(',', '-')}_{args.samples}"
+        kept = rows.RESULTS / f"candidates_detection_{kind}.json"
         if not kept.exists():
             start = time.perf_counter()
-            rewriter = Rewriter(graph, parse(AUTO), Budget("macs", 1.0), self.calibration)
+            rewriter = Rewriter(graph, parse(self.passes), Budget("macs", 1.0), self.calibration)
             found = rewriter.candidates(sites, lambda stage, i, n: print(f"  {stage} {i}/{n}", flush=True))
-            print(f"  candidates in {time.perf_counter() - start:.0f} s")
+            print(f"  candidates in {time.perf_counter() - start:.0f} s", flush=True)
             plain = {name: [[c.macs, c.error, c.setting] for c in ways] for name, ways in found.items()}
             kept.write_text(json.dumps(plain))
         return {name: [Candidate(*c) for c in ways] for name, ways in json.loads(kept.read_text()).items()}
+
+
+def passes_of(pipeline: str) -> str:
+    return AUTO if pipeline == "auto" else pipeline
 
 
 def sites_of(graph: Graph, passes: str, scope: str) -> list[Site]:
