@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pipelines", nargs="+", type=pipeline, default=["cd", "nd", "cd,nd", "auto"])
     parser.add_argument("--scopes", nargs="+", choices=SCOPES, default=SCOPES)
     parser.add_argument("--macs", nargs="+", type=float, default=[0.5, 0.35])
-    parser.add_argument("--samples", type=int, default=300, help="training images to fit to")
+    parser.add_argument("--samples", type=int, default=100, help="training images to fit to")
     parser.add_argument("--images", type=int, help="test images to measure on; default: all")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
@@ -104,7 +104,7 @@ def line(row: Row) -> str:
         return f"original             mAP {row['map50']:5.2f}, {row['macs_left'] / 1e6:.0f} MMAC"
     head = f"{row['scope']:8} {row['pipeline']:11} "
     if row["refused"]:
-        return head + row["refused"]
+        return f"{head} {row['refused']}"
     return (f"{head} mAP {row['map50']:5.2f}, {row['macs_left'] / 1e6:.0f} MMAC, {row['times_fewer']:.2f} times fewer, "
             f"{row['seconds']:.0f} s")  # fmt: skip
 

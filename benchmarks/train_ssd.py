@@ -65,8 +65,8 @@ def main() -> None:
     torch.manual_seed(SEED)
     net = network()
     twin = Twin(net)
-    learn_crops(twin, args)
-    learn_boxes(twin, args)
+    crops_s = learn_crops(twin, args)
+    learn_boxes(twin, args, crops_s)
     onnx.save(written(twin), args.output)
     print(f"wrote {args.output}")
 
@@ -100,10 +100,10 @@ def written(twin: Twin) -> onnx.ModelProto:
 def fit(
     name: str, modules: torch.nn.ModuleList, steps: int, loss: Loss, args: argparse.Namespace,
     after: Callable[[int, float], None],
-) -> None:  # fmt: skip
+) -> float:  # fmt: skip
     """Steps of AdamW with a cosine; what is drawn at a step depends on its number, so a run goes on as if never cut.
 
-    after: called behind every step with how many are done and the seconds that they took.
+    after: called behind every step with how many are done and the seconds that they took. Returns these seconds.
     """
     optimizer = torch.optim.AdamW(modules.parameters(), weight_decay=WEIGHT_DECAY)
     state = args.output.with_suffix(f".{name}.pt")
@@ -126,6 +126,7 @@ def fit(
         if now - saved > CHECKPOINT_S or step + 1 == steps:
             keep(state, modules, optimizer, step + 1, spent)
             saved = now
+    return spent
 
 
 def rate(step: int, steps: int) -> float:
@@ -167,8 +168,8 @@ def lit(rng: np.random.Generator, pixels: NDArray[Any]) -> Floats:
 # ----------------------------------------------------------------------------------------------------- on crops
 
 
-def learn_crops(twin: Twin, args: argparse.Namespace) -> None:
-    """The classes of 32x32 images from what conv4_3 and conv5_3 see of them, averaged over positions."""
+def learn_crops(twin: Twin, args: argparse.Namespace) -> float:
+    """The classes of 32x32 images from what conv4_3 and conv5_3 see of them, averaged over positions; seconds."""
     stored = np.load(args.crops)
     images, labels = stored["images"], stored["labels"]
     signals = ["conv4_3.relu", "conv5_3.relu"]
@@ -186,7 +187,7 @@ def learn_crops(twin: Twin, args: argparse.Namespace) -> None:
         heads = [head(v.mean(dim=(2, 3))) for head, v in zip(linear, values, strict=True)]
         return torch.stack([functional.cross_entropy(scores, wanted) for scores in heads]).mean()
 
-    fit("crops", torch.nn.ModuleList([twin, linear]), args.crop_epochs * steps, loss, args, lambda *_: None)
+    return fit("crops", torch.nn.ModuleList([twin, linear]), args.crop_epochs * steps, loss, args, lambda *_: None)
 
 
 def enlarged(rng: np.random.Generator, image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -206,8 +207,8 @@ def enlarged(rng: np.random.Generator, image: NDArray[np.uint8], side: int) -> N
 # ----------------------------------------------------------------------------------------------------- on boxes
 
 
-def learn_boxes(twin: Twin, args: argparse.Namespace) -> None:
-    """The whole network, with a row of results every other epoch."""
+def learn_boxes(twin: Twin, args: argparse.Namespace, crops_s: float) -> None:
+    """The whole network, with a row of results every other epoch; crops_s: seconds that went before."""
     examples, tested = read(args.folder, "train"), read(args.folder, "test")
     priors = prior_boxes()
     steps = len(examples) // BATCH
@@ -226,7 +227,8 @@ def learn_boxes(twin: Twin, args: argparse.Namespace) -> None:
             few = tested if step == args.epochs * steps else tested[:EARLY_IMAGES]
             found = score(written(twin), few, args.threads)
             ready(twin)
-            row = {"output": args.output.name, "epoch": step / steps, "epochs": args.epochs, "minutes": spent / 60,
+            minutes = (crops_s + spent) / 60
+            row = {"output": args.output.name, "epoch": step / steps, "epochs": args.epochs, "minutes": minutes,
                    "map50": found, "images": len(few), "threads": args.threads}  # fmt: skip
             print(f"epoch {row['epoch']:g}: mAP {found:.2f} on {len(few)} test images", flush=True)
             rows.add("train_ssd", row)
