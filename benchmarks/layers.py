@@ -98,7 +98,11 @@ def filled(net: Network, path: Path) -> onnx.ModelProto:
     The network's layers take, in graph order, the file's next one of their shape. SystemExit where one finds none or
     one of the file's is left over.
     """
-    weights = _taken(net, path)
+    return with_weights(net, _taken(net, path))
+
+
+def with_weights(net: Network, weights: dict[str, NDArray[Any]]) -> onnx.ModelProto:
+    """The model with these weights and learnt scales, by their names in `net`, which are taken out of `weights`."""
     constants = {name: weights.get(name, array) for name, array in net.constants.items()}
     model = _without_weights(replace(net, constants=constants))
     for name in net.shapes:

@@ -5,8 +5,9 @@
     scores  (detections,)    probability of the class, falling
     classes (detections,)    1..20, of Pascal VOC in alphabetical order; 0 would be the background
 
-Six feature maps predict, at each of their positions and for each of its priors, four offsets and 21 class scores. With
-a prior (x, y, w, h) in shares of the image and offsets l a box is
+Six feature maps predict, at each of their positions and for each of its priors, four offsets and 21 class scores
+(another data set's classes and one, where they are other ones). With a prior (x, y, w, h) in shares of the image and
+offsets l a box is
 
     centre (x + 0.1 l0 w, y + 0.1 l1 h)    size (w exp(0.2 l2), h exp(0.2 l3))
 
@@ -75,8 +76,11 @@ EXTRA = (  # name, channels of its 1x1 and of its 3x3 convolution, stride and pa
 )
 
 
-def ssd300(width: float = 1.0) -> Network:
-    """The whole network; width: share of the channels in every layer but the heads, for a small one of equal form."""
+def ssd300(width: float = 1.0, classes: int = CLASSES) -> Network:
+    """The whole network; width: share of the channels in every layer but the heads, for a small one of equal form.
+
+    classes: those that are told apart, the background among them.
+    """
     outputs = [tensor("boxes", ["detections", 4]), tensor("scores", ["detections"]),
                tensor("classes", ["detections"], TensorProto.INT64)]  # fmt: skip
     net = Network("ssd300", [tensor("image", [1, 3, SIZE, SIZE])], outputs)
@@ -84,10 +88,10 @@ def ssd300(width: float = 1.0) -> Network:
     offsets, scores = [], []
     for spec, (x, n_i) in zip(MAPS, maps, strict=True):
         offsets.append(_head(net, f"{spec.name}.loc", x, n_i, spec.priors, 4))
-        scores.append(_head(net, f"{spec.name}.conf", x, n_i, spec.priors, CLASSES))
+        scores.append(_head(net, f"{spec.name}.conf", x, n_i, spec.priors, classes))
     boxes = _decode(net, net.node("Concat", "offsets", *offsets, axis=1))
     probabilities = net.node("Softmax", "probabilities", net.node("Concat", "logits", *scores, axis=1), axis=2)
-    _select(net, boxes, probabilities)
+    _select(net, boxes, probabilities, classes)
     return net
 
 
@@ -172,10 +176,10 @@ def _decode(net: Network, offsets: str) -> str:
     return net.node("Concat", "corners", low, high, axis=2)
 
 
-def _select(net: Network, corners: str, probabilities: str) -> None:
-    """Corners (1, 8732, 4), probabilities (1, 8732, 21) -> the outputs."""
-    by_class = net.node("Transpose", "by_class", probabilities, perm=[0, 2, 1])  # (1, 21, 8732)
-    scores = _pick(net, "objects", by_class, range(1, CLASSES), 1)
+def _select(net: Network, corners: str, probabilities: str, classes: int) -> None:
+    """Corners (1, 8732, 4), probabilities (1, 8732, classes) -> the outputs."""
+    by_class = net.node("Transpose", "by_class", probabilities, perm=[0, 2, 1])  # (1, classes, 8732)
+    scores = _pick(net, "objects", by_class, range(1, classes), 1)
     most = net.constant("most", np.array([KEPT]))
     limits = _number(net, "nms.overlap", OVERLAP), _number(net, "nms.score", SCORE)
     # overlaps do not change when x and y swap their places, so corners need not be y1, x1, y2, x2 for it
