@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ import onnx
 from benchmarks import options, plots, rows
 from benchmarks.rows import Row
 from benchmarks.summary import between
+from benchmarks.ways import Ways
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.coupling import Coupling
@@ -32,10 +32,9 @@ from ndpass.errors import BudgetError
 from ndpass.evaluate import evaluate
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
-from ndpass.planner import Budget, Candidate, Choice, choose, damage
+from ndpass.planner import Budget, Choice, choose, damage
 from ndpass.rewriting import Calibration, Rewriter, refused
 from ndpass.runtime import OpenVINO
-from ndpass.sensitivity import Slopes, weighed
 
 MEMORY = 1 << 30
 
@@ -102,7 +101,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Bench:
-    """The model, the data, the candidates of all layers and their slopes."""
+    """The model, the data and what the layers could become."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.model = args, onnx.load(args.model)
@@ -112,32 +111,9 @@ class Bench:
         self.measured = open_feeds(args.validation, graph.inputs(), spec)
         sites = sites_of(graph, args.passes)
         self.calibration = Calibration.of(graph, sites, self.fit, args.threads, args.seed, MEMORY)
-        self.candidates = self._candidates(graph, sites)
-        self._known_slopes: dict[bool, Slopes] = {}
-
-    def _slopes(self, pipeline: str) -> Slopes:
-        """Others are measured too where cp is in the pipeline."""
-        pruning = "cp" in pipeline.split(",")
-        if pruning not in self._known_slopes:
-            graph = Graph(self.model)
-            found = self.calibration.slopes(graph, sites_of(graph, self.args.passes), parse(pipeline))
-            self._known_slopes[pruning] = found
-        return self._known_slopes[pruning]
-
-    def _candidates(self, graph: Graph, sites: Sequence[Site]) -> dict[str, list[Candidate]]:
-        """Site name -> candidates, from the original's own activations; kept in a file."""
-        data = f"{len(self.fit)}-{self.args.seed}"  # other images give other errors
-        kept = rows.RESULTS / f"candidates_{self.args.model.stem}_{self.args.passes.replace(',', '-')}_{data}.json"
-        if not kept.exists():
-            start = time.perf_counter()
-            rewriter = Rewriter(graph, parse(self.args.passes), Budget("macs", 1.0), self.calibration)
-            found = rewriter.candidates(sites, lambda stage, i, n: print(f"  {stage} {i}/{n}", flush=True))
-            print(f"candidates in {time.perf_counter() - start:.0f} s")
-            kept.parent.mkdir(exist_ok=True)
-            plain = {name: [[c.macs, c.error, c.setting] for c in ways] for name, ways in found.items()}
-            kept.write_text(json.dumps({"candidates": plain}))
-        known = json.loads(kept.read_text())
-        return {name: [Candidate(*c) for c in ways] for name, ways in known["candidates"].items()}
+        kind = f"{args.passes.replace(',', '-')}_{len(self.fit)}-{args.seed}"  # other images give other errors
+        kept = rows.RESULTS / f"candidates_{args.model.stem}_{kind}.json"
+        self.ways = Ways(graph, sites, args.passes, self.calibration, kept)
 
     def row(self, pipeline: str, budget: Mapping[str, float]) -> Row:
         """Choose, rewrite and measure one pipeline at one budget."""
@@ -175,9 +151,7 @@ class Bench:
         self, graph: Graph, sites: Sequence[Site], pipeline: str, budget: Mapping[str, float]
     ) -> dict[str, Choice]:
         """At a share of the MACs, or the fewest MACs that do no more damage, to a two-hundredth."""
-        names = set(pipeline.split(","))
-        own = {s.name: [c for c in self.candidates[s.name] if set(c.setting) <= names] for s in sites}
-        own = own if self.args.no_slopes else weighed(own, self._slopes(pipeline))
+        own = self.ways.of(sites, pipeline, alike=self.args.no_slopes)
         fronts = Coupling(graph, sites, parse(pipeline)).fronts
 
         def at(share: float) -> dict[str, Choice]:

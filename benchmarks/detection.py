@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,13 +31,14 @@ from benchmarks.detection_data import Example, read
 from benchmarks.mean_ap import points
 from benchmarks.rows import Row
 from benchmarks.ssd300 import EXTRA, SIZE
+from benchmarks.ways import Ways
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.coupling import Coupling
 from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
-from ndpass.planner import Budget, Candidate, Choice, choose
+from ndpass.planner import Budget, Choice, choose
 from ndpass.rewriting import Calibration, Rewriter, refused
 from ndpass.runtime import OpenVINO
 
@@ -144,7 +144,7 @@ def in_scope(name: str, scope: str) -> bool:
 
 
 class Detector:
-    """The model, what its layers could become by any pass, and what an error in each costs."""
+    """The model and what its layers could become by any pass."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.model = args, onnx.load(args.model)
@@ -157,8 +157,9 @@ class Detector:
         feeds = open_feeds(pixels, graph.inputs(), Preprocess.parse(f"size={SIZE}"))
         sites = sites_of(graph, self.passes, self.scope)
         self.calibration = Calibration.of(graph, sites, feeds, args.threads, 0, MEMORY)
-        self.candidates = self._candidates(graph, sites)
-        self._slopes: dict[bool, dict[str, float]] = {}
+        kind = f"{digest(args.model)}_{self.scope}_{self.passes.replace(',', '-')}_{args.samples}"
+        kept = rows.RESULTS / f"candidates_detection_{kind}.json"
+        self.ways = Ways(graph, sites, self.passes, self.calibration, kept)
 
     def row(self, pipeline: str, scope: str, macs: float, tested: Sequence[Example]) -> Row:
         """Choose, rewrite and measure."""
@@ -179,32 +180,8 @@ class Detector:
                 "layers": [layer for layer in kept if layer["setting"]]}  # fmt: skip
 
     def _plan(self, graph: Graph, sites: Sequence[Site], passes: str, macs: float) -> dict[str, Choice]:
-        names = set(passes.split(","))
-        own = {s.name: [c for c in self.candidates[s.name] if set(c.setting) <= names] for s in sites}
-        return choose(own, Budget("macs", macs), self.total, self._slopes_of(graph, passes),
-                      Coupling(graph, sites, parse(passes)).fronts)  # fmt: skip
-
-    def _slopes_of(self, graph: Graph, passes: str) -> dict[str, float]:
-        """Site name -> slope; other ones where cp is among the passes."""
-        pruning = "cp" in passes.split(",")
-        if pruning not in self._slopes:
-            sites = sites_of(graph, self.passes, self.scope)
-            self._slopes[pruning] = self.calibration.slopes(graph, sites, parse(passes))
-        return self._slopes[pruning]
-
-    def _candidates(self, graph: Graph, sites: Sequence[Site]) -> dict[str, list[Candidate]]:
-        """Site name -> candidates, from the original's own activations; kept in a file that git ignores."""
-        args = self.args
-        kind = f"{digest(args.model)}_{self.scope}_{self.passes.replace(',', '-')}_{args.samples}"
-        kept = rows.RESULTS / f"candidates_detection_{kind}.json"
-        if not kept.exists():
-            start = time.perf_counter()
-            rewriter = Rewriter(graph, parse(self.passes), Budget("macs", 1.0), self.calibration)
-            found = rewriter.candidates(sites, lambda stage, i, n: print(f"  {stage} {i}/{n}", flush=True))
-            print(f"  candidates in {time.perf_counter() - start:.0f} s", flush=True)
-            plain = {name: [[c.macs, c.error, c.setting] for c in ways] for name, ways in found.items()}
-            kept.write_text(json.dumps(plain))
-        return {name: [Candidate(*c) for c in ways] for name, ways in json.loads(kept.read_text()).items()}
+        fronts = Coupling(graph, sites, parse(passes)).fronts
+        return choose(self.ways.of(sites, passes), Budget("macs", macs), self.total, fronts)
 
 
 def passes_of(pipeline: str) -> str:
