@@ -42,11 +42,11 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure measured on `samples` samples; accuracy is in per cent."""
+    """A figure measured on `samples` samples, None where only the metric knows; accuracy is in per cent."""
 
     name: str
     value: float
-    samples: int
+    samples: int | None
     higher_is_better: bool = True
 
 
@@ -166,7 +166,7 @@ def resolve_metric(spec: str | Callable[[Any], float]) -> Callable[[Any], float]
     return cast(Callable[[Any], float], function)
 
 
-def measure(metric: str | Callable[[Any], float], compiled: Any, samples: int) -> Metric:
+def measure(metric: str | Callable[[Any], float], compiled: Any) -> Metric:
     """Calls a metric of one's own on a compiled OpenVINO model; `function.higher_is_better = False` turns it round.
 
     Raises UsageError when it fails or returns no finite number.
@@ -179,7 +179,7 @@ def measure(metric: str | Callable[[Any], float], compiled: Any, samples: int) -
         raise UsageError(f"metric {name} takes a compiled model and returns a number; it raised {e!r}") from e
     if not math.isfinite(value):
         raise UsageError(f"metric {name} returns a finite number; it returned {value}")
-    return Metric(name, value, samples, bool(getattr(function, "higher_is_better", True)))
+    return Metric(name, value, None, bool(getattr(function, "higher_is_better", True)))
 
 
 class _Hits:
@@ -239,7 +239,7 @@ class _Top1:
 
     def warnings(self) -> Iterator[str]:
         before, _ = self.metrics()
-        if before and at_chance(before.value, before.samples, self.classes):
+        if before and before.samples and at_chance(before.value, before.samples, self.classes):
             guessing = f"guessing among {self.classes} classes gives {100 / self.classes:.3g} %"
             yield (
                 f"accuracy before is {before.value:.3g} % on {before.samples} samples and {guessing}: "

@@ -73,7 +73,7 @@ class Judge:
         """runner: of what is compared; a metric is about the outputs that the model really has."""
         assert self._metric is not None
         whole = runner if self._compared is None else self._runner(model, precision)
-        return measure(self._metric, whole.compiled, len(self.feeds))
+        return measure(self._metric, whole.compiled)
 
 
 def drop_of(evaluation: Evaluation) -> float:

@@ -51,12 +51,12 @@ class ModelSize(Part):
 
 
 class MetricChange(Part):
-    """The metric of the original and of the rewritten model; accuracy is in per cent."""
+    """The metric of the original and of the rewritten model; accuracy is in per cent, samples null of one's own."""
 
     name: str
     before: float
     after: float
-    samples: int
+    samples: int | None
     higher_is_better: bool = True
 
 
@@ -185,7 +185,8 @@ def summary(report: Report) -> Iterator[str]:
     if metric:
         difference = metric.after - metric.before
         values = f"{metric.before:.2f}{ARROW}{metric.after:.2f}"
-        yield f"{metric.name}: {values} ({difference:+.2f}, {metric.samples} samples)"
+        samples = "" if metric.samples is None else f", {metric.samples} samples"
+        yield f"{metric.name}: {values} ({difference:+.2f}{samples})"
     if latency:
         low, high = latency.spread
         times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms"
