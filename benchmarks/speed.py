@@ -27,6 +27,7 @@ from benchmarks import options, plots, rows
 from benchmarks.layers import seeded
 from benchmarks.models import BUILDERS
 from benchmarks.rows import Row
+from ndpass.bench import environment
 from ndpass.graph import Graph, Site
 from ndpass.ir import write_ir
 from ndpass.latency_model import quantised
@@ -120,6 +121,8 @@ def timed(
 ) -> list[Row]:
     """All models in turns, in a process of its own, for the instruction set is read when OpenVINO starts."""
     end = ".xml" if precision == "int8" else ".onnx"
+    if precision == "int8":  # what is not quantised runs as OpenVINO would have it
+        precision = "bf16" if "BF16" in environment().capabilities else "f32"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "bench.json"
         paths = [str(Path(m["path"]).with_suffix(end)) for m in models]

@@ -92,6 +92,11 @@ class Moments:
         """float32 in wide layers, where there is a weight that only the distance from is rounded."""
         return np.float32 if len(self.C) >= WIDE and self.anchor is not None else np.float64
 
+    @cached_property
+    def rounded(self) -> Array:
+        """C in `_kind`, for products; not to be written to."""
+        return self.C.astype(self._kind, copy=False)
+
     def error(self, kernel: Array) -> float:
         """Relative error of a kernel (n_o, n) with its best bias; 0 where the responses are constant.
 
@@ -105,7 +110,7 @@ class Moments:
             start -= float(np.vdot(self.anchor, self.B) + np.vdot(self.anchor, self._pull))
             change = kernel - self.anchor
         narrow = change.astype(self._kind)
-        quadratic = float(np.einsum("on,on->", narrow @ self.C.astype(self._kind, copy=False), change))
+        quadratic = float(np.einsum("on,on->", narrow @ self.rounded, change))
         return max(0.0, (start - 2 * float(np.vdot(change, self._pull)) + quadratic) / self.energy)
 
     @cached_property

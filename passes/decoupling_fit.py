@@ -27,7 +27,6 @@ from ndpass.conv import Array
 SWEEPS = 3  # measured on three layers of a VGG16: the third takes off a twentieth of the error
 RIDGE = 1e-9  # of the mean diagonal: keeps solves finite where features are dependent
 CHANNELS = 16  # whose residual is kept up to date within a sweep
-WIDE = 1024  # n from which on sweeps run in float32
 OUTPUTS_AT_ONCE = 32  # of pw-dw's depthwise solve, to bound its memory to OUTPUTS_AT_ONCE·T·K·n numbers
 
 
@@ -71,8 +70,8 @@ class _Solver:
     def __init__(self, moments: Moments, n_o: int, n_i: int, rank: int) -> None:
         self.n_o, self.n_i, self.rank = n_o, n_i, rank
         self.K = len(moments.C) // n_i
-        kind = np.float32 if len(moments.C) >= WIDE else np.float64
-        self.C, self.B = moments.C.astype(kind, copy=False), moments.B.astype(kind, copy=False)
+        self.C = moments.rounded
+        self.B = moments.B.astype(self.C.dtype, copy=False)
         cut = moments.C.reshape(n_i, self.K, n_i, self.K)
         self.own = cut[np.arange(n_i), :, np.arange(n_i), :]  # (n_i, K, K)
         self.best = moments.best.reshape(n_o, n_i, self.K)

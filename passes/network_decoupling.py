@@ -19,10 +19,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ndpass.calibration.moments import Moments
+from ndpass.calibration.moments import WIDE, Moments
 from ndpass.conv import Array, Block, Chain, Conv, Sum
 from ndpass.passes.base import Decomposition, Setting, block_error, refuse_common
-from ndpass.passes.decoupling_fit import WIDE, Factors, fit
+from ndpass.passes.decoupling_fit import Factors, fit
 
 FORMS = ("pw-dw", "dw-pw")
 WIDE_RANKS = (1, 2, 3, 4, 6)
