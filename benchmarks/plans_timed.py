@@ -55,7 +55,8 @@ def main() -> None:
             )
 
 
-def one(model: Path, row: Row, target: Target) -> Row:
+def one(model: Path, row: Row, target: Target, seconds: float = SECONDS) -> Row:
+    """Of a plan as rows have it: `pipeline`, and in `layers` the name and setting of each."""
     passes, proto = parse(row["pipeline"]), onnx.load(model)
     settings = {layer["name"]: layer["setting"] for layer in row["layers"]}
     original = Graph(proto)
@@ -64,7 +65,7 @@ def one(model: Path, row: Row, target: Target) -> Row:
     search = Search(lambda: Graph(proto), passes, Table({}, 0.0, {}), None, target)
     feed = feed_of(original.inputs(), original.sizes, target)
     models = [original.runnable(), search.stand_in(Graph(proto), plan).runnable()]
-    a, b = time_in_turns([inference(m, target, feed) for m in models], seconds=SECONDS, min_rounds=ROUNDS)
+    a, b = time_in_turns([inference(m, target, feed) for m in models], seconds=seconds, min_rounds=ROUNDS)
     speedups = [x / y for x, y in zip(a, b, strict=True)]
     before, after = (1e3 * float(np.median(x)) for x in (a, b))
     return {
