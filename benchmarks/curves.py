@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from benchmarks import pictures, rows
@@ -34,7 +35,7 @@ ALL, HYBRID = "all convolutions, nd", "hybrid, nd"
 MARKERS = {ALL: "s", HYBRID: "D"}
 FREE = ("nd without data (Guo)", "DAC")
 NEAR = 6.0  # points below the original that are shown
-TARGETS = {"macs": "% of MACs left", "ms": "milliseconds, batch 1"}
+LABELS = ("% of MACs left", "milliseconds, batch 1")
 
 
 def main() -> None:
@@ -132,7 +133,7 @@ def key_of(plan: Row, threads: int) -> Row:
 
 
 def plot(name: str, macs: int, threads: int) -> None:
-    """Two panels: MACs, and milliseconds once there are any; the original is a star, which is also `none` replaced."""
+    """Two panels: MACs, and milliseconds once there are any; every curve begins at the original, none replaced."""
     found = [plan for plan in plans(name) if plan["drop"] <= NEAR]
     if not found:
         print(f"{name}: no plans within {NEAR:g} points: benchmarks.compression and benchmarks.peers make them")
@@ -140,32 +141,30 @@ def plot(name: str, macs: int, threads: int) -> None:
     times = {
         i: t[-1] for i, plan in enumerate(found) if (t := rows.known(f"curves_timed_{name}", key_of(plan, threads)))
     }
+    original = float(np.median([t["original_ms"] for t in times.values()])) if times else 1.0
+    before = found[0]["before"]
     drawn = pictures.figure(13, 6)
     panels = drawn.subplots(1, 2, sharey=True)
-    curves = list(dict.fromkeys(plan["curve"] for plan in found))
-    before = found[0]["before"]
-    for number, curve in enumerate(curves):
+    for number, curve in enumerate(dict.fromkeys(plan["curve"] for plan in found)):
         own = [i for i, plan in enumerate(found) if plan["curve"] == curve]
-        line(panels[0], [(100 * found[i]["share"], found[i]["accuracy"]) for i in own], curve, number)
-        line(panels[1], [(times[i]["ms"], found[i]["accuracy"]) for i in own if i in times], curve, number)
-    panels[0].plot([100], [before], "k*", markersize=10, label="original: none")
-    if times:
-        originals = sorted(t["original_ms"] for t in times.values())
-        panels[1].plot([originals[len(originals) // 2]], [before], "k*", markersize=10)
-    for panel, label in zip(panels, TARGETS.values(), strict=True):
+        line(panels[0], [(100, before), *((100 * found[i]["share"], found[i]["accuracy"]) for i in own)], curve, number)
+        timed = [(times[i]["ms"], found[i]["accuracy"]) for i in own if i in times]
+        line(panels[1], [(original, before), *timed], curve, number)
+    for panel, x, label in zip(panels, (100, original), LABELS, strict=True):
+        panel.plot([x], [before], "k*", markersize=10, label="original: none", zorder=3)
         panel.axhline(before, color="grey", linestyle=":", linewidth=1)
-        panel.set(xscale="log" if panel is panels[0] or times else "linear", xlabel=label)  # log needs a point
-        panel.grid(alpha=0.3, which="both")
+        pictures.logarithmic(panel, label)
     panels[0].set(ylabel="accuracy, %", title=f"{name}: {macs / 1e6:.0f} MMAC")
+    panels[1].set_title("" if times else "no times yet")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     pictures.save(drawn, f"curves_{name}")
 
 
 def line(panel: Any, points: Sequence[tuple[float, float]], curve: str, number: int) -> None:
-    """Twenty colours, and dashes for what is fitted to no data."""
+    """Twenty colours; dashed: fitted to no data."""
     from matplotlib import colormaps
 
-    x, y = zip(*sorted(points), strict=True) if points else ((), ())
+    x, y = zip(*sorted(points), strict=True)
     panel.plot(x, y, "--" if curve in FREE else "-", color=colormaps["tab20"](number % 20), label=curve,
                marker=MARKERS.get(curve, "."), markersize=7 if curve in MARKERS else 6)  # fmt: skip
 

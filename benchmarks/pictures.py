@@ -15,6 +15,17 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def logarithmic(panel: Any, label: str) -> None:
+    """A horizontal axis whose numbers are written out: powers of ten say little over one decade."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator
+
+    panel.set(xscale="log", xlabel=label)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    panel.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    panel.xaxis.set_minor_locator(LogLocator(subs=()))
+    panel.grid(alpha=0.3)
+
+
 def save(drawn: Any, name: str) -> None:
     """As benchmarks/results/<name>.png and .svg."""
     import matplotlib
