@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,18 @@ import onnx
 from benchmarks import pictures, rows
 from benchmarks.peer_tools import PEERS, Peer, RefusedError, Task
 from benchmarks.rows import Row
-from ndpass.calibration.feeds import open_feeds
+from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.evaluate import evaluate
+from ndpass.evaluate import evaluate, stored
 from ndpass.graph import Graph
-from ndpass.runtime import OpenVINO
+from ndpass.runtime import OpenVINO, Outputs
 
 STAGES = ("build", "time", "plot")
 NEAR = 6.0  # points below the original that the second panel shows
 QUICK = {"NNCF int8": "performance", "Torch-Pruning": "macs=0.9", "onnxsim": "macs=0.9",
          "ndpass by MACs": "--passes sd --macs 0.7"}  # fmt: skip
 QUICK_SAMPLES = 500
+BATCH = 100
 
 
 def main() -> None:
@@ -110,12 +112,10 @@ def one(peer: Peer, task: Task, samples: int | None) -> Row:
 
 def evaluated(task: Task, samples: int | None) -> Row:
     """The written model beside the original. Of an int8 one, which is IR, no MACs are counted."""
-    original = onnx.load(task.model)
-    feeds = open_feeds(task.validation, Graph(original).inputs(), Preprocess.parse(task.preprocess), samples=samples)
+    feeds, outputs, macs = original(task.model, task.validation, task.preprocess, samples, task.threads)
     int8 = task.out.suffix == ".xml"
-    runners = [OpenVINO(task.model, threads=task.threads),
-               OpenVINO(task.out, precision="int8" if int8 else "f32", threads=task.threads)]  # fmt: skip
-    seen = evaluate(runners[0], runners[1], feeds, 100)
+    runner = OpenVINO(task.out, precision="int8" if int8 else "f32", threads=task.threads)
+    seen = evaluate(outputs, runner, feeds, BATCH)
     if seen.before is None or seen.after is None:
         raise SystemExit(f"{task.validation}: accuracy needs labels")
     return {
@@ -124,8 +124,18 @@ def evaluated(task: Task, samples: int | None) -> Row:
         "samples": len(feeds),
         "drop": seen.before.value - seen.after.value,
         "kl": seen.agreement.kl,
-        "macs": [Graph(original).macs(), None if int8 else Graph(onnx.load(task.out)).macs()],
+        "macs": [macs, None if int8 else Graph(onnx.load(task.out)).macs()],
     }
+
+
+@cache
+def original(
+    model: Path, validation: Path, preprocess: str, samples: int | None, threads: int | None
+) -> tuple[Feeds, list[Outputs], int]:
+    """The data, what the original gives for them and its MACs: once for all settings of a run."""
+    graph = Graph(onnx.load(model))
+    feeds = open_feeds(validation, graph.inputs(), Preprocess.parse(preprocess), samples=samples)
+    return feeds, stored(OpenVINO(model, threads=threads), feeds, BATCH), graph.macs()
 
 
 def line(row: Row) -> str:
