@@ -64,7 +64,8 @@ def plans(source: str, drop: float, quick: bool) -> list[Row]:
     return list({r["pipeline"]: r for r in sorted(chosen, key=lambda r: float(r["times_fewer"]))}.values())
 
 
-def one(model: Path, row: Row, target: Target, seconds: float) -> Row:
+def one(model: Path, row: Row, target: Target, seconds: float = SECONDS) -> Row:
+    """Of a plan as rows have it: `pipeline`, and in `layers` the name and setting of each."""
     passes, proto = parse(row["pipeline"]), onnx.load(model)
     settings = {layer["name"]: layer["setting"] for layer in row["layers"]}
     original = Graph(proto)

@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks import rows
+from benchmarks import pictures, rows
 from benchmarks.rows import Row
 from benchmarks.summary import EXACT, FORMS, curves, timed
-from ndpass.convert import write_bytes
 
-SUFFIXES = (".png", ".svg")
 WIDTH = 0.7  # of what belongs to a pipeline, of the way to the next one
 STAGES = ("calibrate", "plan", "rewrite", "verify")
 
@@ -28,13 +26,12 @@ def draw(name: str) -> None:
         print('no picture: it is drawn with matplotlib (pip install "ndpass[plots]")')
         return
     figure = drawn(found)
-    for suffix in SUFFIXES:
-        _save(figure, name, suffix)
+    pictures.save(figure, name)
 
 
 def compression(found: Sequence[Row]) -> Any:
     """Points lost against times fewer MACs, a line a pipeline."""
-    figure = _figure(8, 5)
+    figure = pictures.figure(8, 5)
     axes = figure.subplots()
     for i, curve in enumerate(curves(found)):
         axes.plot([r["times_fewer"] for r in curve.rows], [r["drop"] for r in curve.rows],
@@ -49,7 +46,7 @@ def errors(found: Sequence[Row]) -> Any:
     """Errors by layer, a panel a form; dashed: data-free."""
     found = rows.latest(found, ("layer", "form", "rank"))
     layers = list(dict.fromkeys(row["layer"] for row in found))
-    figure = _figure(6.5 * len(FORMS), 4.5)
+    figure = pictures.figure(6.5 * len(FORMS), 4.5)
     panels = figure.subplots(1, len(FORMS), sharey=True)
     for panel, form in zip(panels, FORMS, strict=True):
         for i, rank in enumerate(sorted({row["rank"] for row in found})):
@@ -69,7 +66,7 @@ def errors(found: Sequence[Row]) -> Any:
 def max_drop(found: Sequence[Row]) -> Any:
     """Times as fast, a bar a pipeline and budget, with the spread; colours are precisions."""
     found = [row for row in found if not row["refused"]]
-    figure = _figure(max(4.0, 0.5 * len(found) + 2), 4.5)
+    figure = pictures.figure(max(4.0, 0.5 * len(found) + 2), 4.5)
     axes = figure.subplots()
     precisions = list(dict.fromkeys(row["precision"] for row in found))
     for place, row in enumerate(found):
@@ -84,7 +81,7 @@ def max_drop(found: Sequence[Row]) -> Any:
 
 def plans_timed(found: Sequence[Row]) -> Any:
     """Times as fast beside times fewer MACs, a colour a precision."""
-    figure = _figure(7, 5)
+    figure = pictures.figure(7, 5)
     axes = figure.subplots()
     _ratios(axes, found, "precision")
     figure.legend(loc="outside right upper", fontsize="small")
@@ -94,7 +91,7 @@ def plans_timed(found: Sequence[Row]) -> Any:
 def prediction(found: Sequence[Row]) -> Any:
     """Measured against predicted milliseconds, a panel a model, precision and number of threads."""
     found = rows.latest(found, ("model", "precision", "threads"))
-    figure = _figure(4.0 * min(len(found), 4), 4.0 * -(-len(found) // 4))
+    figure = pictures.figure(4.0 * min(len(found), 4), 4.0 * -(-len(found) // 4))
     panels = figure.subplots(-(-len(found) // 4), min(len(found), 4), squeeze=False).flat
     for panel, row in zip(panels, found, strict=False):
         predicted, measured = ([plan[key] for plan in row["plans"]] for key in ("predicted_ms", "measured_ms"))
@@ -108,7 +105,7 @@ def prediction(found: Sequence[Row]) -> Any:
 
 def scaling(found: Sequence[Row]) -> Any:
     """Seconds by stage, forward passes of the data and memory, a bar a run."""
-    figure = _figure(12, 0.35 * len(found) + 1.5)
+    figure = pictures.figure(12, 0.35 * len(found) + 1.5)
     seconds, ratios, memory = figure.subplots(1, 3, sharey=True)
     places, left = range(len(found)), [0.0] * len(found)
     for i, stage in enumerate(STAGES):
@@ -131,7 +128,7 @@ def speed(found: Sequence[Row]) -> Any:
     """Times as fast beside times fewer MACs, a panel a network and a colour a condition."""
     found = timed(found)
     networks = list(dict.fromkeys(row["network"] for row in found))
-    figure = _figure(6.0 * len(networks) + 2, 5)
+    figure = pictures.figure(6.0 * len(networks) + 2, 5)
     panels = figure.subplots(1, len(networks), squeeze=False)[0]
     for panel, name in zip(panels, networks, strict=True):
         _ratios(panel, [row for row in found if row["network"] == name], "condition")
@@ -175,22 +172,3 @@ def _legend(figure: Any, names: Sequence[str]) -> None:
 
     handles = [Patch(color=f"C{i}", label=name) for i, name in enumerate(names)]
     figure.legend(handles=handles, loc="outside right upper", fontsize="small")
-
-
-def _figure(width: float, height: float) -> Any:
-    """In inches; without pyplot, which would look for a screen."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Any, name: str, suffix: str) -> None:
-    """The same rows give the same bytes: without a date, and names inside an SVG from a fixed salt."""
-    import matplotlib
-
-    kind = suffix[1:]
-    metadata = {"Date": None} if kind == "svg" else {}
-    with matplotlib.rc_context({"svg.hashsalt": "ndpass"}):
-        write_bytes(
-            rows.RESULTS / f"{name}{suffix}", lambda file: figure.savefig(file, format=kind, dpi=100, metadata=metadata)
-        )
