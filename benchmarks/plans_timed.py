@@ -27,6 +27,7 @@ from ndpass.pricing import Table, feed_of
 from ndpass.search import Search
 from ndpass.target import Target, inference
 
+SECONDS = 8.0  # of a comparison
 ROUNDS = 20
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--drop", type=float, default=1.3)
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each plan at each precision")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each plan at each precision")
     args = options.parse(parser, precisions=["f32"], drop=100.0, seconds=2.0)
     name = f"plans_timed_{args.model.stem}{args.suffix}"
     for precision in args.precisions:
