@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks import pictures, rows
+from benchmarks import options, pictures, rows
 from benchmarks.peer_tools import RefusedError, Task, with_data
 from benchmarks.peers import QUICK_SAMPLES, evaluated
 from benchmarks.plans_timed import SECONDS, one
@@ -177,7 +177,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--preprocess", default="cifar10")
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--ranks", nargs="+", type=int, default=[2, 3], help="of nd in all convolutions")
-    parser.add_argument("--models", type=Path, default=Path("models/curves"), help="folder where they are written")
+    parser.add_argument("--models", type=Path, default=options.MODELS / "curves", help="folder where they are written")
     parser.add_argument("--samples", type=int, help="of the calibration data; default: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of timing for each plan")

@@ -28,7 +28,7 @@ from typing import Any
 
 import onnx
 
-from benchmarks import pictures, rows
+from benchmarks import options, pictures, rows
 from benchmarks.peer_tools import PEERS, Peer, RefusedError, Task
 from benchmarks.rows import Row
 from ndpass.calibration.feeds import Feeds, open_feeds
@@ -256,7 +256,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--peers", nargs="+", choices=[peer.name for peer in PEERS],
                         default=[peer.name for peer in PEERS], help="that are built")  # fmt: skip
-    parser.add_argument("--models", type=Path, default=Path("models/peers"), help="folder where they are kept, 2 GB")
+    parser.add_argument("--models", type=Path, default=options.MODELS / "peers", help="folder that keeps them, 2 GB")
     parser.add_argument("--samples", type=int, help="of the calibration data that ndpass fits to; default: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4.0, help="of timing for each model")

@@ -138,3 +138,10 @@ def timed(found: Sequence[Row]) -> list[Row]:
 def short(found: Sequence[Row]) -> list[Row]:
     """Rows that gain less than their MACs say."""
     return [row for row in found if row["speedup"] < row["times_fewer"]]
+
+
+def peer_speedup(runs: Sequence[Row] | None, row: Row) -> float | None:
+    """Times as fast as the original, of the last run that timed the models of benchmarks.peers; None if not timed."""
+    if not runs or [row["peer"], row["setting"]] not in runs[-1]["models"]:
+        return None
+    return float(runs[-1]["times"][runs[-1]["models"].index([row["peer"], row["setting"]])]["speedup"])
