@@ -2,9 +2,10 @@
 
     python -m benchmarks.train_ssd FOLDER --crops cifar10_train.npz [-o benchmarks/ssd300_quarter.onnx] [--threads 1]
 
-Needs the extra `bench`, and about 40 minutes on a core of its own that computes in bf16. First conv1_1 to conv5_3 learn
-to tell the classes on the images that the objects were made from (the published SSD starts from ImageNet's weights),
-then the whole but conv1_1 and conv1_2 learns to detect (Liu et al. 2016, section 2.2):
+Needs the extra `bench`, and about 40 minutes of one thread that computes in bf16 (39 on a machine that was busy
+besides). First conv1_1 to conv5_3 learn to tell the classes on the images that the objects were made from (the
+published SSD starts from ImageNet's weights), then the whole but conv1_1 and conv1_2 learns to detect (Liu et al. 2016,
+section 2.2):
 
     L = (Σ smooth L1 of the matched priors' offsets + Σ cross entropy of these and of the hardest others, 3 for each)
         / number of matched priors

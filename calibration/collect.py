@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 HELD_OUT = 0.1  # share of the images whose patches choose the strength of the prior
 HELD_OUT_ROWS = 2_000
 ENOUGH = 4  # patches for each unknown that a warning of too few asks for
-BLOCK_ROWS = 4_096  # patches that enter the moments at once
+BLOCK_ROWS = 8_192  # patches that enter the moments at once
 MOST_ANSWERS = 32_000_000  # bytes of a kernel's answers to single patches
 BATCHES = range(8, 33)  # sizes that are tried for splitting the images without a remainder
 
