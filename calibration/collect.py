@@ -100,7 +100,7 @@ def _fitting(graph: Graph, names: Sequence[str], data: Data, memory: int) -> int
     if static_batch(graph.inputs()):
         return data.batch
     shapes = graph.shapes(data.batch)
-    most = memory // (sum(4 * int(np.prod(shapes[name])) for name in names) // data.batch)
+    most = memory * data.batch // max(sum(4 * int(np.prod(shapes[name])) for name in names), 1)
     return max(b for b in range(1, data.batch + 1) if data.batch % b == 0 and (b == 1 or b <= most))
 
 
