@@ -64,7 +64,7 @@ def render(found: dict[str, Any]) -> str:
         loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    environment.filters |= {"fixed": fixed, "span": span, "named": named, "latest": latest}
+    environment.filters |= {"fixed": fixed, "span": span, "named": named, "quoted": quoted, "latest": latest}
     environment.globals |= {"summary": summary, "costs": cost.costs, "PAPER": PAPER, "cost": cost}
     text = environment.get_template(TEMPLATE).render(
         files=found,
@@ -103,6 +103,11 @@ def span(values: Sequence[float], digits: int = 2) -> str:
     """From the first to the last; one number where they are the same to so many digits."""
     first, last = fixed(values[0], digits), fixed(values[-1], digits)
     return first if first == last else f"{first}–{last}"
+
+
+def quoted(budget: str) -> str:
+    """Options as code; without any the settings are pinned."""
+    return f"`{budget}`" if budget else "pinned settings"
 
 
 def named(model: str) -> str:
