@@ -30,7 +30,6 @@ from benchmarks.rows import Row
 from ndpass.graph import Graph
 from ndpass.target import Target
 
-STAGES = ("build", "time", "plot")
 ALL, HYBRID = "all convolutions, nd", "hybrid, nd"
 MARKERS = {ALL: "s", HYBRID: "D"}
 FREE = ("nd without data (Guo)", "DAC")
@@ -106,8 +105,8 @@ def _fixed(row: Row) -> str:
 def _curve(row: Row) -> str:
     if row["peer"] in FREE:
         return str(row["peer"])
-    options = row["setting"].split()
-    return str(options[options.index("--passes") + 1])
+    words = row["setting"].split()
+    return str(words[words.index("--passes") + 1])
 
 
 def _plan(curve: str, row: Row, share: float) -> Row:
@@ -170,21 +169,9 @@ def line(panel: Any, points: Sequence[tuple[float, float]], curve: str, number: 
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, nargs="+")
-    parser.add_argument("--calibration", type=Path)
-    parser.add_argument("--validation", type=Path)
-    parser.add_argument("--preprocess", default="cifar10")
-    parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
+    parser = options.staged(__doc__, "curves", SECONDS)
     parser.add_argument("--ranks", nargs="+", type=int, default=[2, 3], help="of nd in all convolutions")
-    parser.add_argument("--models", type=Path, default=options.MODELS / "curves", help="folder where they are written")
-    parser.add_argument("--samples", type=int, help="of the calibration data; default: all")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of timing for each plan")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    if "build" in args.stage and not (args.calibration and args.validation):
-        parser.error("--stage build reads --calibration and --validation")
+    args = options.parse_staged(parser)
     if args.quick:
         args.samples, args.seconds, args.ranks = QUICK_SAMPLES, 0.3, [3]
     return args

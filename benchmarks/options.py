@@ -12,6 +12,7 @@ import numpy as np
 from ndpass import digits
 
 MODELS = Path(__file__).parents[1] / "built"  # models and data that benchmarks make; git ignores them
+STAGES = ("build", "time", "plot")
 PIXELS = 16.0  # scikit-learn's digits hold 0..16, and so does what --preprocess digits takes
 
 
@@ -45,6 +46,27 @@ def parse(made: argparse.ArgumentParser, *, model_needed: bool = True, **quick: 
         if model_needed and getattr(args, name, True) in (None, []):
             made.error("give an ONNX model, or --quick for the digits network")
     args.suffix = "_quick" if args.quick else ""
+    return args
+
+
+def staged(doc: str | None, folder: str, seconds: float) -> argparse.ArgumentParser:
+    """For a command on several models in STAGES, of which the second wants a quiet machine; folder: within MODELS."""
+    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    made.add_argument("model", type=Path, nargs="+")
+    with_data(made)
+    made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--quick", action="store_true", help="little of it on the model given; rows in *_quick.json")
+    made.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
+    made.add_argument("--models", type=Path, default=MODELS / folder, help="folder that keeps them, 2 GB")
+    made.add_argument("--seconds", type=float, default=seconds, help="of timing for each model")
+    return made
+
+
+def parse_staged(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments; data are needed where models are built."""
+    args = made.parse_args()
+    if "build" in args.stage and not (args.calibration and args.validation):
+        made.error("--stage build reads --calibration and --validation")
     return args
 
 

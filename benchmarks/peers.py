@@ -37,7 +37,6 @@ from ndpass.evaluate import evaluate, stored
 from ndpass.graph import Graph
 from ndpass.runtime import OpenVINO, Outputs
 
-STAGES = ("build", "time", "plot")
 NEAR = 6.0  # points below the original that the second panel shows
 QUICK = {"NNCF int8": "performance", "Torch-Pruning": "macs=0.9", "onnxsim": "macs=0.9",
          "ndpass by MACs": "--passes sd --macs 0.7"}  # fmt: skip
@@ -248,22 +247,10 @@ def _ms(row: Row) -> float:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, nargs="+")
-    parser.add_argument("--calibration", type=Path)
-    parser.add_argument("--validation", type=Path)
-    parser.add_argument("--preprocess", default="cifar10")
-    parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
+    parser = options.staged(__doc__, "peers", 4.0)
     parser.add_argument("--peers", nargs="+", choices=[peer.name for peer in PEERS],
                         default=[peer.name for peer in PEERS], help="that are built")  # fmt: skip
-    parser.add_argument("--models", type=Path, default=options.MODELS / "peers", help="folder that keeps them, 2 GB")
-    parser.add_argument("--samples", type=int, help="of the calibration data that ndpass fits to; default: all")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of timing for each model")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    if "build" in args.stage and not (args.calibration and args.validation):
-        parser.error("--stage build reads --calibration and --validation")
+    args = options.parse_staged(parser)
     if args.quick:
         args.samples, args.seconds = QUICK_SAMPLES, 0.3
     return args

@@ -129,7 +129,7 @@ class Rewriter:
             return None
         known = self.checkpoint.load_plan() if self.checkpoint else None
         plan = known or choose(
-            self._weighed(sites, self.candidates(sites, listen)),
+            self.weighed(sites, self.candidates(sites, listen)),
             self.budget,
             self.total,
             Coupling(self.graph, sites, self.passes).fronts,
@@ -154,7 +154,7 @@ class Rewriter:
             found = ways(site, self.passes, moments, group, self._most())
         return [replace(c, block=None) for c in found]  # layers before it will have changed by the time it is written
 
-    def _weighed(self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Candidate]]:
+    def weighed(self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Candidate]]:
         """The candidates with what their errors do to the outputs, where there are data to tell."""
         if self.calibration is None:
             return {name: list(ways) for name, ways in found.items()}

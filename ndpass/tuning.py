@@ -27,7 +27,6 @@ from ndpass.pricing import Table, priced
 from ndpass.report import Layer
 from ndpass.rewriting import Calibration, Listener, Rewriter, channel_group
 from ndpass.search import MOST_FITS, Fit, Search, Settled, within_drop
-from ndpass.sensitivity import weighed
 from ndpass.target import Latencies, Target
 
 log = logging.getLogger(__name__)
@@ -86,9 +85,7 @@ class Tuner:
         coupling = Coupling(graph, sites, self.passes)
         if known is None:
             rewriter = Rewriter(graph, self.passes, self.budget, self.calibration, jobs=self.jobs)
-            slopes = self.calibration.slopes(graph, sites, self.passes) if self.calibration else None
-            found = rewriter.candidates(sites, self.listen)
-            found = weighed(found, slopes) if slopes else found
+            found = rewriter.weighed(sites, rewriter.candidates(sites, self.listen))
             groups = {site.name: channel_group(graph, site, self.passes) for site in sites}
             latencies = Latencies(self.target, self.cache)
             table = priced(
