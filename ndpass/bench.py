@@ -17,22 +17,27 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import InputSpec
 from ndpass.errors import UsageError
-from ndpass.runtime import Feed, OnnxRuntime, OpenVINO, Precision, Session, static_batch
+from ndpass.latency_model import is_int8, quantised
+from ndpass.runtime import Feed, OnnxRuntime, OpenVINO, Precision, Session, blaming, existing, static_batch
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 log = logging.getLogger(__name__)
 
 TURN = 0.02  # seconds
 WARM_UP = 0.1  # seconds, of each model
 MARGIN = 0.02
+QUANTISED = "quantised to be timed, with ranges of no meaning"
 CONFIDENCE = 0.99  # eight rounds or more can reach it
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd")
 
@@ -46,6 +51,7 @@ class Row:
     """One model in one runtime and precision; without figures if `skipped` says why.
 
     speedup: time of the first model over time of this one, the median over rounds; verdict: None for the first itself.
+    note: what was done to the model so that it could be timed.
     """
 
     model: str
@@ -58,6 +64,7 @@ class Row:
     verdict: Verdict | None = None
     rounds: int = 0
     skipped: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ def bench(
 ) -> BenchResult:
     """Latency of every model, as read from its file, against the first one.
 
+    int8: a model that is not quantised yet is timed with the kernels that it would run with if it were.
     batch fills dynamic first axes, shape (height, width) the other dynamic ones, counted from the last.
     At least `rounds` rounds and `seconds` seconds for each runtime and precision; onnxruntime runs f32 only.
     Raises UsageError for options that do not fit a model, InputError for one that does not load or run.
@@ -112,11 +120,16 @@ def bench(
     for runtime, precision in _cases(runtimes, precisions):
         log.info("bench %s %s", runtime, precision)
         todo = {i: _skip(path, runtime, precision) for i, path in enumerate(models)}
-        loaded = [i for i, reason in todo.items() if reason is None]
-        calls = [_call(models[i], runtime, precision, threads, batch, shape, seed) for i in loaded]
+        loaded = {i: _source(models[i], precision) for i, reason in todo.items() if reason is None}
+        notes = {i: note for i, (_, note) in loaded.items()}
+        calls = [
+            _call(str(models[i]), source, runtime, precision, threads, batch, shape, seed)
+            for i, (source, _) in loaded.items()
+        ]
         times = dict(zip(loaded, time_in_turns(calls, seconds=seconds, min_rounds=rounds), strict=True))
-        del calls  # and with them the models, before the next ones are loaded
-        rows += [_row(Row(str(models[i]), runtime, precision, skipped=todo[i]), i, times) for i in todo]
+        del loaded, calls  # and with them the models, before the next ones are loaded
+        heads = [Row(str(models[i]), runtime, precision, skipped=todo[i], note=notes.get(i)) for i in todo]
+        rows += [_row(head, i, times) for i, head in enumerate(heads)]
     return BenchResult(tuple(rows), environment(threads), batch, shape, seed)
 
 
@@ -215,15 +228,15 @@ def _check_options(models: Sequence[Path], runtimes: Sequence[str], precisions: 
         raise UsageError("bench takes one model or more, none is given")
     for kind, given, known in (
         ("runtime", runtimes, get_args(Runtime)),
-        ("precision", precisions, ("f32", "bf16")),
+        ("precision", precisions, get_args(Precision)),
     ):
         if not given or (wrong := [one for one in given if one not in known]):
             raise UsageError(f"a {kind} of bench is one of {', '.join(known)}; got {', '.join(wrong) or 'none'}")
 
 
 def _cases(runtimes: Sequence[Runtime], precisions: Sequence[Precision]) -> list[tuple[Runtime, Precision]]:
-    """onnxruntime has no switch for bf16: it stands in the table once, unless bf16 is all that is asked for."""
-    once: Sequence[Precision] = ("f32",) if "f32" in precisions else precisions
+    """onnxruntime has no switch for the precision: it stands in the table once."""
+    once: Sequence[Precision] = ("f32",) if "f32" in precisions else precisions[:1]
     return [(runtime, p) for runtime in runtimes for p in (precisions if runtime == "openvino" else once)]
 
 
@@ -231,7 +244,7 @@ def _skip(path: Path, runtime: Runtime, precision: Precision) -> str | None:
     if runtime == "onnxruntime":
         if path.suffix == ".xml":
             return "onnxruntime reads ONNX only"
-        return "onnxruntime runs a model in its own types" if precision == "bf16" else None
+        return "onnxruntime runs a model in its own types" if precision != "f32" else None
     return "this CPU has no bf16" if precision == "bf16" and not _has_bf16() else None
 
 
@@ -241,8 +254,20 @@ def _has_bf16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def _source(path: Path, precision: Precision) -> tuple[Path | ov.Model, str | None]:
+    """What is loaded, and what was done to it."""
+    if precision != "int8":
+        return path, None
+    import openvino as ov
+
+    with blaming(f"{path}: OpenVINO cannot load it"):
+        model = ov.Core().read_model(existing(path))
+        return (model, None) if is_int8(model) else (quantised(model), QUANTISED)
+
+
 def _call(
-    path: Path,
+    name: str,
+    source: Path | ov.Model,
     runtime: Runtime,
     precision: Precision,
     threads: int | None,
@@ -253,13 +278,13 @@ def _call(
     """One inference on random inputs of fixed shapes."""
 
     def shapes(specs: Sequence[InputSpec]) -> dict[str, tuple[int, ...]]:
-        return concrete(str(path), specs, batch, shape)
+        return concrete(name, specs, batch, shape)
 
     session: Session
-    if runtime == "openvino":
-        session = OpenVINO(path, precision=precision, threads=threads, shapes=shapes)
+    if isinstance(source, Path) and runtime == "onnxruntime":
+        session = OnnxRuntime(source, threads=threads, lean=False)
     else:
-        session = OnnxRuntime(path, threads=threads, lean=False)
+        session = OpenVINO(source, precision=precision, threads=threads, shapes=shapes)
     feed = random_feed(session.inputs, shapes(session.inputs), seed)
     session(feed)  # what cannot run says so here, in one line
     return session.prepared(feed)
@@ -294,7 +319,7 @@ def _row(row: Row, index: int, times: dict[int, list[float]]) -> Row:
         speedups = [first / this for first, this in zip(times[0], own, strict=True)]
         figures |= {"speedup": float(np.median(speedups)), "speedup_spread": percentiles(speedups)}
         figures |= {"verdict": verdict(speedups)} if index else {}
-    return Row(row.model, row.runtime, row.precision, **cast(dict[str, Any], figures))
+    return replace(row, **cast(dict[str, Any], figures))
 
 
 def _filled_axes(name: str, spec: InputSpec, batch: int, shape: tuple[int, ...]) -> tuple[int, ...]:

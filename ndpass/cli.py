@@ -58,11 +58,6 @@ class Runtime(str, Enum):
 class Precision(str, Enum):
     f32 = "f32"
     bf16 = "bf16"
-
-
-class TargetPrecision(str, Enum):
-    f32 = "f32"
-    bf16 = "bf16"
     int8 = "int8"
 
 
@@ -156,7 +151,7 @@ def run(
         ),
     ] = None,
     precision: Annotated[
-        TargetPrecision | None, typer.Option(help="that latencies are measured at; default: OpenVINO's choice here")
+        Precision | None, typer.Option(help="that latencies are measured at; default: OpenVINO's choice here")
     ] = None,
     device: Annotated[str, typer.Option(help="that latencies are measured on, as OpenVINO names it")] = "CPU",
     int8: Annotated[
@@ -342,14 +337,17 @@ def bench(
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Latency of models side by side, measured in turns: medians, and ratios to the first with their spread."""
+    """Latency of models side by side, measured in turns: medians, and ratios to the first with their spread.
+
+    int8: a model that is not quantised yet is timed with the kernels that it would run with if it were.
+    """
     import json as jsonlib
 
     from ndpass.bench import bench as measure
     from ndpass.convert import write_text
 
     names: list[Any] = [r.value for r in runtime or Runtime]
-    kinds: list[Any] = [p.value for p in precision or Precision]
+    kinds: list[Any] = [p.value for p in precision or (Precision.f32, Precision.bf16)]
     shape = None if size is None else height_width(size)
     result = measure(models, runtimes=names, precisions=kinds, threads=threads, batch=batch, shape=shape,
                      seconds=seconds, seed=seed)  # fmt: skip

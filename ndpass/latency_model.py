@@ -104,8 +104,13 @@ def _random(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.floa
     return values
 
 
+def is_int8(model: ov.Model) -> bool:
+    return any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+
+
 def quantised(model: ov.Model) -> ov.Model:
-    """The small model with FakeQuantize where NNCF puts it, changed in place.
+    """The model with FakeQuantize where NNCF puts it, changed in place: its latency is that of int8, its outputs are
+    without meaning.
 
     Weights: int8, symmetric, by output channel. Activations: 8 bits, by tensor (before a depthwise convolution by
     channel), on the input of every convolution and matrix product and on what is added up.

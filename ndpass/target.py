@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ndpass.conv import Block, Conv
 from ndpass.errors import UsageError
 from ndpass.latency_cache import LatencyCache
-from ndpass.latency_model import copies_for, geometry, quantised, small_model
+from ndpass.latency_model import copies_for, geometry, is_int8, quantised, small_model
 from ndpass.runtime import Feed, Precision, Runnable, blaming, existing, port_name
 
 if TYPE_CHECKING:
@@ -234,9 +234,7 @@ def _read(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
     """The model at the shapes of `feed`, quantised if the target is int8 and it is not."""
     read = _core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
     read.reshape({port: list(feed[port_name(port)].shape) for port in read.inputs})
-    if target.precision == "int8" and not any(op.get_type_name() == "FakeQuantize" for op in read.get_ops()):
-        return quantised(read)
-    return read
+    return quantised(read) if target.precision == "int8" and not is_int8(read) else read
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,19 @@ def bench(result: benching.BenchResult, batch: int) -> None:
     around = result.environment
     print(f"{around.cpu} ({' '.join(around.features)}), threads {around.threads or 'as the runtime picks'}, "
           f"batch {batch}, openvino {around.openvino}, onnxruntime {around.onnxruntime}")  # fmt: skip
+    for note, names in _noted(result.rows).items():
+        print(f"{', '.join(names)}: {note}")
     rows = [_bench_cells(row) for row in result.rows]
     table(["model", "runtime", "precision", "ms", "10-90 %", "times as fast", "10-90 %", "verdict"], rows, 3)
+
+
+def _noted(rows: Sequence[benching.Row]) -> dict[str, list[str]]:
+    """Note -> the models that it is about."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            found.setdefault(row.note, []).append(row.model)
+    return found
 
 
 def _bench_cells(row: benching.Row) -> list[str]:

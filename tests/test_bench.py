@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from ndpass.bench import (
+    QUANTISED,
     bench,
     concrete,
     cpu_features,
@@ -23,6 +24,7 @@ from ndpass.bench import (
 )
 from ndpass.calibration.feeds import InputSpec
 from ndpass.errors import InputError, UsageError
+from ndpass.latency_model import quantised
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 F32 = np.dtype("float32")
@@ -125,6 +127,20 @@ def test_bf16_is_measured_where_there_is_bf16_and_skipped_with_a_reason_elsewher
     assert onnxruntime.skipped == "onnxruntime runs a model in its own types"
 
 
+def test_in_int8_a_model_is_quantised_to_be_timed_unless_it_is_quantised_already(tmp_path: Path) -> None:
+    import openvino as ov
+
+    path = conv_file(tmp_path, "model.onnx")
+    ov.save_model(quantised(ov.Core().read_model(path)), tmp_path / "int8.xml", compress_to_fp16=False)
+    result = bench([path, tmp_path / "int8.xml"], precisions=("int8",), shape=(8, 8), rounds=8, seconds=0, threads=1)
+    made, given, *onnxruntime = result.rows
+    assert (made.note, given.note) == (QUANTISED, None)
+    assert made.median_ms is not None
+    assert given.median_ms is not None
+    assert onnxruntime[0].skipped == "onnxruntime runs a model in its own types"
+    assert onnxruntime[1].skipped == "onnxruntime reads ONNX only"
+
+
 def test_what_was_measured_with_is_recorded_and_goes_into_json(tmp_path: Path) -> None:
     result = bench([conv_file(tmp_path, "m.onnx")], precisions=("f32",), shape=(8, 8), rounds=2, seconds=0, threads=1)
     environment = json.loads(json.dumps(result.to_dict()))["environment"]
@@ -173,7 +189,7 @@ def test_wrong_options_and_broken_models_are_refused(tmp_path: Path) -> None:
         bench([])
     with pytest.raises(UsageError, match="openvino, onnxruntime; got tvm"):
         bench([path], runtimes=["tvm"])  # type: ignore[list-item]
-    with pytest.raises(UsageError, match="f32, bf16; got int8"):
-        bench([path], precisions=["int8"])
+    with pytest.raises(UsageError, match="f32, bf16, int8; got int4"):
+        bench([path], precisions=["int4"])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"broken\.onnx"):
         bench([path])
