@@ -121,7 +121,7 @@ def measure(model: Path, name: str, args: argparse.Namespace) -> None:
         if plan["drop"] > NEAR or rows.known(f"curves_timed_{name}", key):
             continue
         timed = one(model, plan, target, args.seconds)
-        rows.add(f"curves_timed_{name}", {**key, **timed})
+        rows.add(f"curves_timed_{name}", {**key, "drop": plan["drop"], **timed})
         print("{curve:22} {left:5.1f} % of MACs, drop {drop:5.2f}: {ms:.3f} ms, {speedup:.2f} times as fast "
               "({spread[0]:.2f} to {spread[1]:.2f})".format(left=100 * plan["share"], **plan, **timed),
               flush=True)  # fmt: skip

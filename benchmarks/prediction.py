@@ -59,14 +59,10 @@ def main() -> None:
 
 def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
     """A model at a precision. Candidates are fitted to the weights alone: how long they take does not depend on it."""
-    target, passes = Target(precision, args.threads), parse(args.passes)
-    graph = Graph(onnx.load(path))
-    sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, passes, False) is None]
-    found = Rewriter(graph, passes, Budget("speedup", 2.0), None).candidates(sites, lambda *_: None)
-    start, latencies = time.perf_counter(), Latencies(target, None if args.cold else cache_folder())
-    table = priced(graph, sites, found, lambda s, c: block_of(s, passes, c.setting), target, latencies)
-    table_s = time.perf_counter() - start
-    search = Search(lambda: Graph(onnx.load(path)), passes, table, target)
+    target = Target(precision, args.threads)
+    latencies = Latencies(target, None if args.cold else cache_folder())
+    search, table_s = searched(path, args.passes, target, latencies)
+    table = search.table
     rng, plans = np.random.default_rng(args.seed), []
     for _ in range(args.plans):
         picked = {name: ways[rng.integers(len(ways))] for name, ways in table.candidates.items()}
@@ -87,6 +83,16 @@ def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
         settled = search.for_speedup(args.speedup)
         row["speedup"] = {"wanted": args.speedup, "speedup": settled.speedup, "seconds": time.perf_counter() - start}
     return row
+
+
+def searched(path: Path, spec: str, target: Target, latencies: Latencies) -> tuple[Search, float]:
+    """Plans for a model among all that passes can make of its layers, and the seconds that timing those took."""
+    passes, graph = parse(spec), Graph(onnx.load(path))
+    sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, passes, False) is None]
+    found = Rewriter(graph, passes, Budget("speedup", 2.0), None).candidates(sites, lambda *_: None)
+    start = time.perf_counter()
+    table = priced(graph, sites, found, lambda s, c: block_of(s, passes, c.setting), target, latencies)
+    return Search(lambda: Graph(onnx.load(path)), passes, table, target), time.perf_counter() - start
 
 
 if __name__ == "__main__":

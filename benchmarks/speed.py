@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -28,7 +29,7 @@ from benchmarks.layers import seeded
 from benchmarks.models import BUILDERS
 from benchmarks.rows import Row
 from ndpass.bench import environment
-from ndpass.graph import Graph, Site
+from ndpass.graph import Found, Graph, Site
 from ndpass.ir import write_ir
 from ndpass.latency_model import quantised
 from ndpass.passes import parse
@@ -94,16 +95,21 @@ def built(folder: Path, network: str, pipeline: str, gmacs: float, int8: bool) -
 
 def rewritten(graph: Graph, pipeline: str, gmacs: float) -> onnx.ModelProto:
     """To `gmacs` in convolutions, without data; what is not a convolution is left alone."""
+    found, sites, rewriter = planner(graph, pipeline, gmacs)
+    rewriter.rewrite(found, sites, rewriter.plan(sites, lambda *_: None), lambda *_: None)
+    graph.tidy()
+    made: onnx.ModelProto = graph.to_model()
+    return made
+
+
+def planner(graph: Graph, pipeline: str, gmacs: float) -> tuple[Sequence[Found], list[Site], Rewriter]:
+    """All that was found in the graph, the convolutions that the pipeline takes, and who chooses for them."""
     passes = parse(",".join("cp:criterion=l2" if p == "cp" else p for p in pipeline.split(",")))
     found = graph.sites()
     sites = [f for f in found if isinstance(f, Site) and f.op == "Conv" and refused(graph, f, passes, False) is None]
     convolutions = sum(f.macs(f.outline) or 0 for f in found if isinstance(f, Site) and f.op == "Conv")
     share = 1 - (convolutions - gmacs * 1e9) / graph.macs()
-    rewriter = Rewriter(graph, passes, Budget("macs", share), None)
-    rewriter.rewrite(found, sites, rewriter.plan(sites, lambda *_: None), lambda *_: None)
-    graph.tidy()
-    made: onnx.ModelProto = graph.to_model()
-    return made
+    return found, sites, Rewriter(graph, passes, Budget("macs", share), None)
 
 
 def quantise(path: Path) -> None:

@@ -122,6 +122,12 @@ def in_layers(row: Row) -> float:
     return float(sum(layer["latency_us"][1] for layer in row["layers"] if layer["latency_us"])) / 1e3
 
 
+def fastest(found: Sequence[Row], drop: float) -> list[Row]:
+    """Of each curve the fastest row within so many points, the fastest curve first."""
+    inside = sorted((row for row in found if row["drop"] <= drop), key=lambda row: float(row["speedup"]))
+    return sorted(latest(inside, ("curve",)), key=lambda row: -float(row["speedup"]))
+
+
 def by(found: Sequence[Row], *keys: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
     """(values of the keys, the rows that have them), in the order in which they came."""
     groups: dict[tuple[Any, ...], list[Row]] = {}

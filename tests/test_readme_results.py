@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
-from benchmarks import errors, options, plots, readme, rows, summary
+from benchmarks import errors, options, plots, readme, rows, same_latency, summary
 
 SPEED = [
     {"network": "vgg16", "condition": condition, "threads": threads, "batch": 1, "pipeline": pipeline,
@@ -162,3 +163,35 @@ def test_gains_leave_out_what_is_exact() -> None:
 def _run(monkeypatch: pytest.MonkeyPatch, *args: str) -> None:
     monkeypatch.setattr(sys, "argv", ["errors", *args])
     errors.main()
+
+
+def test_the_planner_is_asked_for_the_milliseconds_of_each_pipeline(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The digits, sd at half the MACs in convolutions, and a speedup that nothing reaches."""
+    from ndpass import digits
+    from ndpass.graph import Graph
+
+    gmacs = Graph(onnx.load(digits.model_path())).macs() / 2e9
+    monkeypatch.setenv("NDPASS_CACHE", str(results / "cache"))
+    monkeypatch.setattr(same_latency, "PAPER", {"vgg16": {"sd": gmacs, "cd": gmacs}})
+    monkeypatch.setattr(same_latency, "built", lambda *_, **__: {"path": str(digits.model_path())})
+    same = {"network": "vgg16", "condition": "OpenVINO f32", "threads": 1, "batch": 1}
+    asked = [{**same, "pipeline": p, "times_fewer": 2.0, "speedup": s} for p, s in (("sd", 1.05), ("cd", 1000.0))]
+    (results / "speed.json").write_text(json.dumps(asked), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["same_latency", "--precisions", "f32", "--passes", "sd", "--threads", "1"])
+    same_latency.main()
+    reached, refused = rows.read("same_latency")
+    assert refused["refused"].startswith("--speedup 1000 cannot be reached")
+    if not reached["refused"]:  # else the machine was too loaded for 5 %
+        assert reached["speedup"] >= 1.05
+        assert reached["times_fewer"] > 1
+        assert reached["damage"] > 0
+        assert reached["paper_damage"] > 0
+    assert "1000.00 times as fast" in capsys.readouterr().out
+
+
+def test_of_each_curve_the_fastest_plan_inside_the_drop_counts() -> None:
+    found = [{"curve": c, "drop": d, "speedup": s}
+             for c, d, s in (("sd", 0.5, 4.0), ("sd", 0.2, 2.0), ("sd", 1.5, 9.0), ("cd", 1.0, 5.0), ("nd", 2.0, 8.0))]  # fmt: skip
+    assert [(row["curve"], row["speedup"]) for row in summary.fastest(found, 1.0)] == [("cd", 5.0), ("sd", 4.0)]

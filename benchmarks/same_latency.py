@@ -1,0 +1,116 @@
+"""`python -m benchmarks.same_latency`: what the planner finds at the milliseconds of the paper's pipelines.
+
+    python -m benchmarks.speed --threads 2 --batches 1
+    python -m benchmarks.same_latency [--networks vgg16] [--precisions f32 bf16 int8] [--passes cd,sd,nd]
+
+For every row of benchmarks/results/speed.json with these threads and batch 1: the plan of least damage that is as fast,
+chosen by measured latency among all that `--passes` can do (by default what `auto` is without data). Beside its
+milliseconds, timed in place, are its MACs and its damage over that of the paper's pipeline, which ndpass chooses by
+MACs: both are the sum of the layers' relative errors by their weights, the measure that either is chosen by. Networks
+are those of `benchmarks.speed`: seeded weights say nothing of accuracy. Rows go to benchmarks/results/same_latency.json
+as they come, those there are not searched again. `--quick`: the slowest row of `benchmarks.speed --quick`, sd alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import onnx
+
+from benchmarks import options, plots, rows, summary
+from benchmarks.prediction import searched
+from benchmarks.rows import Row
+from benchmarks.speed import PAPER, built, planner
+from ndpass.errors import BudgetError
+from ndpass.graph import Graph
+from ndpass.latency_cache import cache_folder
+from ndpass.planner import damage
+from ndpass.search import Search
+from ndpass.target import Latencies, Target
+
+CONDITION = "OpenVINO {}"  # as benchmarks.speed calls it
+
+
+def main() -> None:
+    args = arguments()
+    name = f"same_latency{args.suffix}"
+    for network in args.networks:
+        path = Path(built(args.models, network, "", 0.0, int8=False)["path"])
+        for precision in args.precisions:
+            key = {"network": network, "precision": precision, "threads": args.threads, "passes": args.passes}
+            todo = wanted(network, precision, args)
+            if all(rows.known(name, {**key, "pipeline": row["pipeline"]}) for row in todo):
+                continue
+            target = Target(precision, args.threads)
+            search, seconds = searched(path, args.passes, target, Latencies(target, cache_folder()))
+            print(f"{network} {precision}: candidates timed in {seconds:.0f} s", flush=True)
+            for row in todo:
+                if not rows.known(name, {**key, "pipeline": row["pipeline"]}):
+                    rows.add(name, {**key, "pipeline": row["pipeline"], **one(search, path, row)})
+    for row in rows.read(name):
+        print(line(row))
+    plots.draw(name)
+
+
+def wanted(network: str, precision: str, args: argparse.Namespace) -> list[Row]:
+    """The rows of benchmarks.speed, the slowest pipeline first."""
+    key = {"network": network, "condition": CONDITION.format(precision), "threads": args.threads, "batch": 1}
+    found = [r for r in summary.timed(rows.known(f"speed{args.suffix}", key)) if r["speedup"] > 1]
+    if not found:
+        raise SystemExit(f"no times of {network} in {precision} with {args.threads} threads: run benchmarks.speed")
+    ordered = sorted(found, key=lambda row: float(row["speedup"]))
+    return ordered[:1] if args.quick else ordered
+
+
+def one(search: Search, path: Path, row: Row) -> Row:
+    """The planner's plan at the speedup of a row; what was learnt in place for one plan is not kept for the next."""
+    graph = Graph(onnx.load(path))
+    _, sites, rewriter = planner(graph, row["pipeline"], PAPER[row["network"]][row["pipeline"]])
+    paper = damage(rewriter.plan(sites, lambda *_: None) or {})
+    asked = {"asked": row["speedup"], "paper_times_fewer": row["times_fewer"], "paper_damage": paper}
+    own = copy.deepcopy(search)
+    try:
+        settled = own.for_speedup(row["speedup"])
+    except BudgetError as e:
+        return {**asked, "refused": str(e)}
+    saved = sum(own.table.candidates[name][0].macs - choice.candidate.macs for name, choice in settled.plan.items())
+    settings = {name: choice.candidate.setting for name, choice in settled.plan.items() if choice.candidate.setting}
+    return {
+        **asked,
+        "refused": "",
+        "speedup": settled.speedup,
+        "times_fewer": graph.macs() / (graph.macs() - saved),
+        "damage": settled.damage,
+        "layers": [{"name": name, "setting": setting} for name, setting in settings.items()],
+    }
+
+
+def line(row: Row) -> str:
+    head = (
+        "{network:7} {precision:5} {pipeline:12} {asked:5.2f} times as fast, {paper_times_fewer:.2f} times fewer MACs"
+    )
+    tail = "; the planner: {speedup:.2f}, {times_fewer:.2f}, {ratio:.2f} of the damage"
+    if row["refused"]:
+        return f"{head.format(**row)}; {row['refused']}"
+    return (head + tail).format(ratio=row["damage"] / row["paper_damage"], **row)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--networks", nargs="+", choices=list(PAPER), default=["vgg16"])
+    parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
+    parser.add_argument("--passes", default="cd,sd,nd")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--models", type=Path, default=options.MODELS, help="folder of benchmarks.speed's networks")
+    parser.add_argument("--quick", action="store_true", help="one plan; rows in *_quick.json")
+    args = parser.parse_args()
+    args.suffix = "_quick" if args.quick else ""
+    if args.quick:
+        args.precisions, args.passes = ["f32"], "sd"
+    return args
+
+
+if __name__ == "__main__":
+    main()
