@@ -1,10 +1,12 @@
 """What candidates cost in milliseconds on the target: timed in small models, corrected by the whole one.
 
 Of a layer's candidates those count that nothing of their kind (passes and forms) beats. At most PER_KIND of a kind are
-timed, their MACs in a geometric row: what is worth having is often a tenth of the layer, and there ranks lie close. The
-others' seconds are interpolated by MACs between their timed neighbours. Where the layer takes another time inside the
-whole network than in its small model (other layouts around it, other caches), the whole model is right: the candidates
-of that layer are scaled alike.
+timed, PER_COMPOSITION where passes are composed, their MACs in a geometric row: what is worth having is often a tenth
+of the layer, and there ranks lie close. The others' seconds are interpolated by MACs between their timed neighbours: on
+VGG16 for CIFAR-10 that is off by 7 % in the median between three, and by 6 % between any two next to each other, for
+kernels have steps of their own. Most of what there is to time are compositions. Where the layer takes another time
+inside the whole network than in its small model (other layouts around it, other caches), the whole model is right: the
+candidates of that layer are scaled alike.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ndpass.shapes import Shape
 from ndpass.target import Latencies, Target, inference, node_seconds
 
 PER_KIND = 6
+PER_COMPOSITION = 3
 CORRECTION = (0.25, 4.0)  # limits: beyond, the counters and the clock do not speak of the same nodes
 SECONDS, ROUNDS = 1.5, 10  # of a comparison of whole models
 
@@ -65,11 +68,12 @@ def fronts_of(ways: Sequence[Candidate]) -> list[list[Candidate]]:
 
 
 def thinned(front: Sequence[Candidate]) -> list[Candidate]:
-    """The first, the last and some between, at most PER_KIND, their MACs as near to a geometric row as there are."""
-    if len(front) <= PER_KIND:
+    """The first, the last and some between, their MACs as near to a geometric row as there are."""
+    most = PER_KIND if len(front[0].setting) == 1 else PER_COMPOSITION
+    if len(front) <= most:
         return list(front)
     logs = np.log([c.macs for c in front])
-    wanted = np.linspace(logs[0], logs[-1], PER_KIND)
+    wanted = np.linspace(logs[0], logs[-1], most)
     return [front[i] for i in np.unique([np.abs(logs - w).argmin() for w in wanted])]
 
 

@@ -192,6 +192,6 @@ def test_the_planner_is_asked_for_the_milliseconds_of_each_pipeline(
 
 
 def test_of_each_curve_the_fastest_plan_inside_the_drop_counts() -> None:
-    found = [{"curve": c, "drop": d, "speedup": s}
-             for c, d, s in (("sd", 0.5, 4.0), ("sd", 0.2, 2.0), ("sd", 1.5, 9.0), ("cd", 1.0, 5.0), ("nd", 2.0, 8.0))]  # fmt: skip
+    plans = [("sd", 0.5, 4.0), ("sd", 0.2, 2.0), ("sd", 1.5, 9.0), ("cd", 1.0, 5.0), ("nd", 2.0, 8.0)]
+    found = [{"curve": curve, "drop": drop, "speedup": speedup} for curve, drop, speedup in plans]
     assert [(row["curve"], row["speedup"]) for row in summary.fastest(found, 1.0)] == [("cd", 5.0), ("sd", 4.0)]
