@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -64,7 +65,8 @@ def render(found: dict[str, Any]) -> str:
         loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    environment.filters |= {"fixed": fixed, "span": span, "named": named, "quoted": quoted, "latest": latest}
+    environment.filters |= {"fixed": fixed, "span": span, "named": named, "quoted": quoted}
+    environment.filters |= {"latest": latest, "median": median}
     environment.globals |= {"summary": summary, "costs": cost.costs, "PAPER": PAPER, "cost": cost}
     text = environment.get_template(TEMPLATE).render(
         files=found,

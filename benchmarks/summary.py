@@ -128,6 +128,36 @@ def fastest(found: Sequence[Row], drop: float) -> list[Row]:
     return sorted(latest(inside, ("curve",)), key=lambda row: -float(row["speedup"]))
 
 
+def by_rank(study: Row) -> list[tuple[int, list[Row]]]:
+    """Of `ndpass sensitivity --study ranks`: T -> the layers rewritten with it, where half of them were."""
+    layers = len({row["layer"] for row in study["rows"]})
+    groups: dict[int, list[Row]] = {}
+    for row in study["rows"]:
+        groups.setdefault(row["setting"]["rank"], []).append(row)
+    return [(rank, own) for rank, own in sorted(groups.items()) if 2 * len(own) >= layers]
+
+
+def lost(study: Row, own: Sequence[Row]) -> list[float]:
+    """Points of the metric below the original."""
+    return [study["metric"]["original"] - row["score"]["metric"] for row in own]
+
+
+def worst(own: Sequence[Row]) -> Row:
+    """The row whose metric is the lowest."""
+    return min(own, key=lambda row: float(row["score"]["metric"]))
+
+
+def steps(study: Row) -> list[int]:
+    """Of `--study depth`: a quarter, half, three quarters and all of the layers."""
+    layers = max(row["count"] for row in study["rows"])
+    return sorted({max(1, round(layers * part)) for part in (0.25, 0.5, 0.75, 1)})
+
+
+def blueprints(layers: Sequence[Row]) -> list[float]:
+    """Of `ndpass inspect`: the energy that one blueprint explains, of every layer that has such, least first."""
+    return sorted(layer["blueprint"] for layer in layers if layer.get("blueprint") is not None)
+
+
 def by(found: Sequence[Row], *keys: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
     """(values of the keys, the rows that have them), in the order in which they came."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
