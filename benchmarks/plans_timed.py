@@ -19,7 +19,7 @@ import onnx
 
 from benchmarks import options, plots, rows
 from benchmarks.rows import Row
-from ndpass.bench import percentiles, time_in_turns
+from ndpass.bench import percentiles, time_anew
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
 from ndpass.planner import Candidate, Choice
@@ -75,7 +75,7 @@ def one(model: Path, row: Row, target: Target, seconds: float = SECONDS) -> Row:
     search = Search(lambda: Graph(proto), passes, Table({}, 0.0, {}), target)
     feed = feed_of(original.inputs(), original.sizes, target)
     models = [original.runnable(), search.stand_in(Graph(proto), plan).runnable()]
-    a, b = time_in_turns([inference(m, target, feed) for m in models], seconds=seconds, min_rounds=ROUNDS)
+    a, b = time_anew(lambda: [inference(m, target, feed) for m in models], seconds=seconds, min_rounds=ROUNDS)
     speedups = [x / y for x, y in zip(a, b, strict=True)]
     before, after = (1e3 * float(np.median(x)) for x in (a, b))
     return {

@@ -2,8 +2,9 @@
 
     python -m benchmarks.prediction vgg16_cifar10.onnx vgg16_224.onnx --precisions f32 bf16 --plans 20
 
-Random plans, a candidate of nd, cd, sd or a pair for every layer, are predicted from the table (ndpass/pricing.py) and
-timed in place on a stand-in, in turns with the original. A row is a model and a precision: Spearman's rank correlation,
+Random plans are predicted from the table (ndpass/pricing.py) and timed in place on a stand-in, in turns with the
+original. Each replaces another share of the layers, drawn first, by candidates of nd, cd, sd or a pair: if all layers
+were replaced, chance would make all plans about as fast. A row is a model and a precision: Spearman's rank correlation,
 the median of |predicted − measured| / measured, and how long the table took. With --speedup the plan of least damage at
 that speedup is searched too. Rows go to benchmarks/results/prediction.json, which has every plan's figures; those there
 are not measured again, unless `--cold` asks for it. `--quick`: five plans for the digits, f32.
@@ -65,7 +66,11 @@ def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
     table = search.table
     rng, plans = np.random.default_rng(args.seed), []
     for _ in range(args.plans):
-        picked = {name: ways[rng.integers(len(ways))] for name, ways in table.candidates.items()}
+        share = rng.random()
+        picked = {
+            name: ways[rng.integers(len(ways))] if rng.random() < share else ways[0]
+            for name, ways in table.candidates.items()
+        }
         timed = search.timed({name: Choice(c) for name, c in picked.items()})
         plans.append({"predicted_ms": 1e3 * table.predicted(picked), "measured_ms": 1e3 * timed.seconds})
     predicted, measured = (np.array([p[key] for p in plans]) for key in ("predicted_ms", "measured_ms"))

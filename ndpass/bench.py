@@ -1,9 +1,10 @@
 """Latency, measured so that two models can be told apart on a machine that is never quiet.
 
 Models of one runtime and precision take turns, A B, B A, A B, ...: what slows the machine down for a while slows both.
-A turn is as many inferences as fill TURN seconds. Each round gives one ratio; the median of the ratios is the speedup.
-It is significant if the CONFIDENCE interval of that median (between order statistics by the sign test, whatever the
-distribution) leaves 1 out and the median itself is more than MARGIN away from 1.
+They are loaded COMPILED times, for the same model may come out a quarter faster or slower each time. A turn is as many
+inferences as fill TURN seconds. Each round gives one ratio; the median of the ratios is the speedup. It is significant
+if the CONFIDENCE interval of that median (between order statistics by the sign test, whatever the distribution) leaves
+1 out and the median itself is more than MARGIN away from 1.
 
 Runtimes and precisions come one after another: the waiting threads of one runtime would keep the cores busy while the
 other computes. Ratios across them are not given.
@@ -16,8 +17,10 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -37,6 +40,7 @@ log = logging.getLogger(__name__)
 TURN = 0.02  # seconds
 WARM_UP = 0.1  # seconds, of each model
 MARGIN = 0.02
+COMPILED = 3  # times that a model is loaded to be timed
 QUANTISED = "quantised to be timed, with ranges of no meaning"
 CONFIDENCE = 0.99  # eight rounds or more can reach it
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd")
@@ -120,17 +124,29 @@ def bench(
     for runtime, precision in _cases(runtimes, precisions):
         log.info("bench %s %s", runtime, precision)
         todo = {i: _skip(path, runtime, precision) for i, path in enumerate(models)}
-        loaded = {i: _source(models[i], precision) for i, reason in todo.items() if reason is None}
-        notes = {i: note for i, (_, note) in loaded.items()}
-        calls = [
-            _call(str(models[i]), source, runtime, precision, threads, batch, shape, seed)
-            for i, (source, _) in loaded.items()
-        ]
-        times = dict(zip(loaded, time_in_turns(calls, seconds=seconds, min_rounds=rounds), strict=True))
-        del loaded, calls  # and with them the models, before the next ones are loaded
+        sources = {i: _source(models[i], precision) for i, reason in todo.items() if reason is None}
+        notes = {i: note for i, (_, note) in sources.items()}
+        load = partial(_loaded, models, sources, runtime, precision, threads, batch, shape, seed)
+        times = dict(zip(sources, time_anew(load, seconds=seconds, min_rounds=rounds), strict=True))
         heads = [Row(str(models[i]), runtime, precision, skipped=todo[i], note=notes.get(i)) for i in todo]
         rows += [_row(head, i, times) for i, head in enumerate(heads)]
     return BenchResult(tuple(rows), environment(threads), batch, shape, seed)
+
+
+def time_anew(
+    load: Callable[[], Sequence[Callable[[], object]]], *, seconds: float, min_rounds: int = 10
+) -> list[list[float]]:
+    """As `time_in_turns`, with callables that `load` makes anew COMPILED times, for a part of the rounds each.
+
+    Where a compiled model happens to lie in memory makes it faster or slower for as long as it lives. So a single
+    compilation beside another does not tell two models apart, and the spread of the rounds has to show it.
+    """
+    parts: list[list[list[float]]] = []
+    for _ in range(COMPILED):
+        calls = load()
+        parts.append(time_in_turns(calls, seconds=seconds / COMPILED, min_rounds=-(-min_rounds // COMPILED)))
+        del calls  # and with them the models, before they are loaded again
+    return [list(chain.from_iterable(rounds)) for rounds in zip(*parts, strict=True)]
 
 
 def time_in_turns(
@@ -263,6 +279,13 @@ def _source(path: Path, precision: Precision) -> tuple[Path | ov.Model, str | No
     with blaming(f"{path}: OpenVINO cannot load it"):
         model = ov.Core().read_model(existing(path))
         return (model, None) if is_int8(model) else (quantised(model), QUANTISED)
+
+
+def _loaded(
+    models: Sequence[Path], sources: Mapping[int, tuple[Path | ov.Model, str | None]], *how: Any
+) -> list[Callable[[], object]]:
+    """Those of the models that have a source, ready to be timed; how: as `_call` takes it."""
+    return [_call(str(models[i]), source, *how) for i, (source, _) in sources.items()]
 
 
 def _call(

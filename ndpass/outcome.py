@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ndpass.bench import percentiles, time_in_turns, verdict
+from ndpass.bench import percentiles, time_anew, verdict
 from ndpass.errors import BudgetError
 from ndpass.evaluate import Evaluation
 from ndpass.judge import Judge
@@ -39,8 +39,10 @@ def compare_variants(
     """plain, quantised: (original, rewritten); rewritten: what the judge found of the latter as it is, in f32."""
     found = [judge(path, "int8") for path in quantised]
     as_is = replace(target, precision=Target.default_precision(target.device))
-    calls = [inference(path, as_is, feed) for path in plain] + [inference(path, target, feed) for path in quantised]
-    before, after, before8, after8 = time_in_turns(calls, seconds=2 * SECONDS, min_rounds=ROUNDS)
+    before, after, before8, after8 = time_anew(
+        lambda: [*(inference(p, as_is, feed) for p in plain), *(inference(p, target, feed) for p in quantised)],
+        seconds=2 * SECONDS, min_rounds=ROUNDS,
+    )  # fmt: skip
     rows = [
         _row("original", as_is, _value(rewritten, before=True), before, before),
         _row("original int8", target, _value(found[0]), before8, before),
@@ -65,8 +67,10 @@ def _row(name: str, target: Target, value: float | None, own: Sequence[float], o
 
 def timed(model: Path, written: Path, target: Target, feed: Feed) -> Latency:
     """The original and the result on the target. Raises BudgetError where the result is slower."""
-    calls = [inference(path, target, feed) for path in (model, written)]
-    latency, slower = _latency(*time_in_turns(calls, seconds=SECONDS, min_rounds=ROUNDS))
+    before, after = time_anew(
+        lambda: [inference(path, target, feed) for path in (model, written)], seconds=SECONDS, min_rounds=ROUNDS
+    )
+    latency, slower = _latency(before, after)
     if slower:
         raise BudgetError(f"{slower}: nothing was written")
     return latency

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ndpass.bench import random_feed, time_in_turns
+from ndpass.bench import random_feed, time_anew
 from ndpass.calibration.feeds import InputSpec
 from ndpass.conv import Block
 from ndpass.errors import UsageError
@@ -104,7 +104,8 @@ def priced(
         for front in fronts:
             small[site.name] += interpolated(front, {c.macs: next(times) for c in thinned(front)})
     model, feed = graph.runnable(), feed_of(graph.inputs(), graph.sizes, target)
-    clock = float(np.median(time_in_turns([inference(model, target, feed)], seconds=SECONDS, min_rounds=ROUNDS)[0]))
+    (rounds,) = time_anew(lambda: [inference(model, target, feed)], seconds=SECONDS, min_rounds=ROUNDS)
+    clock = float(np.median(rounds))
     in_place = layer_seconds(model, target, feed, list(small), clock)
     return Table({n: corrected(ways, in_place[n]) for n, ways in small.items()}, clock, in_place)
 

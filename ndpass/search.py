@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from ndpass.bench import time_in_turns
+from ndpass.bench import time_anew
 from ndpass.candidates import block_of
 from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
@@ -139,10 +139,11 @@ class Search:
         """The plan on a stand-in, in turns with the original, and layer by layer."""
         graph = self.fresh()
         feed = feed_of(graph.inputs(), graph.sizes, self.target)
-        before = inference(graph.runnable(), self.target, feed)
+        original = graph.runnable()
         model = self.stand_in(graph, plan).runnable()
-        after = inference(model, self.target, feed)
-        a, b = time_in_turns([before, after], seconds=SECONDS, min_rounds=ROUNDS)
+        a, b = time_anew(
+            lambda: [inference(m, self.target, feed) for m in (original, model)], seconds=SECONDS, min_rounds=ROUNDS
+        )
         speedups = [x / y for x, y in zip(a, b, strict=True)]
         seconds = self.table.whole / float(np.median(speedups))
         in_place = layer_seconds(model, self.target, feed, list(plan), seconds)
