@@ -24,7 +24,7 @@ from ndpass.graph import Graph, Site
 from ndpass.planner import Candidate, pareto, seconds_of
 from ndpass.runtime import Feed, Runnable, static_batch
 from ndpass.shapes import Shape
-from ndpass.target import Latencies, Target, inference, node_seconds
+from ndpass.target import Latencies, Target, inference, node_shares
 
 PER_KIND = 6
 PER_COMPOSITION = 3
@@ -113,10 +113,8 @@ def priced(
 def layer_seconds(
     model: Runnable, target: Target, feed: Feed, names: Collection[str], clock: float
 ) -> dict[str, float]:
-    """Seconds of each layer inside the model; together no more than `clock`: counters have a cost of their own."""
-    found = node_seconds(model, target, feed, names)
-    shown = sum(found.values())
-    return {name: t * min(1.0, clock / shown) if shown else t for name, t in found.items()}
+    """Seconds of each layer inside the model, which takes `clock`."""
+    return {name: clock * share for name, share in node_shares(model, target, feed, names).items()}
 
 
 def corrected(ways: Sequence[Candidate], in_place: float) -> list[Candidate]:

@@ -82,6 +82,7 @@ class Search:
     def for_speedup(self, wanted: float) -> Settled:
         """The plan of least damage that makes the whole model `wanted` times as fast, measured. Raises BudgetError."""
         aim, best, fastest = self.table.whole / wanted, None, 0.0
+        enough, too_slow = 0.0, math.inf  # the slowest aim that was fast enough, the fastest that was not
         for _ in range(SETTLE):
             if aim < self.least * (1 - 1e-9):
                 fastest = max(fastest, self.table.whole / self.least)
@@ -92,7 +93,13 @@ class Search:
                 best = found
             if wanted <= found.speedup <= wanted * (1 + CLOSE):
                 break
+            if found.speedup >= wanted:
+                enough = max(enough, aim)
+            else:
+                too_slow = min(too_slow, aim)
             aim *= found.speedup / (wanted * (1 + CLOSE / 2))
+            if 0 < enough < too_slow < math.inf and not enough < aim < too_slow:
+                aim = math.sqrt(enough * too_slow)
         if best is None:
             reachable = math.floor(100 * 0.98 * fastest) / 100
             raise BudgetError(f"--speedup {wanted:g} cannot be reached: {_reachable(reachable)}")

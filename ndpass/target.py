@@ -1,7 +1,7 @@
 """The machine that a model is made fast for, and how long a block takes there.
 
 A block is timed by the clock in a small model (see `ndpass.latency_model`) in turns with the dense original, so that
-what slows the machine down slows both. OpenVINO's own counters tell nodes apart, which `node_seconds` needs, but they
+what slows the machine down slows both. OpenVINO's own counters tell nodes apart, which `node_shares` needs, but they
 cut every run to whole microseconds and give the mean over all runs since compiling, the first and the disturbed ones
 among them.
 """
@@ -35,7 +35,7 @@ MIN_ROUNDS = 6
 CALLS = 4  # a turn is the fastest of so many: what disturbs a single inference only ever adds to it
 AT_ONCE = 8  # blocks that are compiled and timed together, beside the dense one
 PROFILES = 3  # times that a model is compiled anew to be profiled
-PROFILED = 12  # inferences each time
+PROFILED = 20  # inferences each time
 
 
 @dataclass(frozen=True)
@@ -195,39 +195,48 @@ class Latencies:
                 return turns
 
 
-def node_seconds(
+def node_shares(
     model: Path | Runnable, target: Target, feed: Feed, sites: Collection[str] | None = None
 ) -> dict[str, float]:
-    """Seconds of each layer inside the whole model, by OpenVINO's counters; where the sum and a clock differ, trust it.
+    """What each layer takes of the time of the whole model, by OpenVINO's counters and a clock around the same runs.
+
+    Shares and not seconds: a neighbour on the machine who takes the memory's bandwidth slows a large model for minutes,
+    and what one such time says does not go with what the next one does. What no counter shows has no share.
 
     sites: layer names as `Graph.sites()` has them; a node belongs to the longest one that it is named after or was
     fused with (a rewritten layer's nodes are named `site/...`), a reorder to what it is done for; what belongs to none
     is summed under "". None: each node under its own name. int8: with ranges of no meaning if it is not quantised yet.
-    Counters are cut to whole microseconds: a small node's time may be given as 0.
+    Counters are cut to whole microseconds: a small node's share may be given as 0.
     """
     source = existing(model) if isinstance(model, Path) else model
     with blaming("the model that is to be profiled: OpenVINO cannot run it"):
         read = _read(source, target, feed)
         config = target.properties() | {"PERF_COUNT": True}
         rounds = [_profile(_core().compile_model(read, target.device, config), feed) for _ in range(PROFILES)]
-    owners, times = rounds[0].owners(sites, _renamed(source)), [r.micros for r in rounds]
+    owners, shares = rounds[0].owners(sites, _renamed(source)), [r.shares() for r in rounds]
     total = dict.fromkeys(sites if sites is not None else (), 0.0)
-    for node in times[0]:
+    for node in shares[0]:
         owner = owners.get(node, "" if sites is not None else node)
-        total[owner] = total.get(owner, 0.0) + 1e-6 * min(t.get(node, times[0][node]) for t in times)
+        total[owner] = total.get(owner, 0.0) + float(np.median([s.get(node, shares[0][node]) for s in shares]))
     return total
 
 
 def inference(model: Path | Runnable, target: Target, feed: Feed) -> Timed:
-    """One inference of the whole model on `feed` as the target runs it, for timing; int8 as in `node_seconds`."""
-    import openvino as ov
-
+    """One inference of the whole model on `feed` as the target runs it, for timing; int8 as in `node_shares`."""
     with blaming("the model that is to be timed: OpenVINO cannot run it"):
         compiled = _core().compile_model(_read(model, target, feed), target.device, target.properties())
-        request = compiled.create_infer_request()
-        for i, port in enumerate(compiled.inputs):
-            request.set_input_tensor(i, ov.Tensor(np.ascontiguousarray(feed[port_name(port)])))
+        request = _request(compiled, feed)
     return lambda: request.infer(share_outputs=True)
+
+
+def _request(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
+    """One with its inputs set."""
+    import openvino as ov
+
+    request = compiled.create_infer_request()
+    for i, port in enumerate(compiled.inputs):
+        request.set_input_tensor(i, ov.Tensor(np.ascontiguousarray(feed[port_name(port)])))
+    return request
 
 
 def _read(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
@@ -239,11 +248,20 @@ def _read(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
 
 @dataclass(frozen=True)
 class _Profile:
-    """By node: micros, the mean of those executed; originals, ',names,' that it stands for; after, its readers."""
+    """By node: micros, the mean of those executed; originals, ',names,' that it stands for; after, its readers.
+
+    wall: microseconds of an inference by the clock.
+    """
 
     micros: Mapping[str, float]
+    wall: float
     originals: Mapping[str, str]
     after: Mapping[str, Sequence[str]]
+
+    def shares(self) -> dict[str, float]:
+        """Of the wall's time; all nodes together take no more than that."""
+        whole = max(self.wall, sum(self.micros.values()))
+        return {node: micros / whole for node, micros in self.micros.items()}
 
     def owners(self, sites: Collection[str] | None, renamed: Mapping[str, str]) -> dict[str, str]:
         """Node -> the site that it belongs to; renamed: what OpenVINO calls a node -> its name."""
@@ -277,12 +295,13 @@ def _owning(names: str, sites: Sequence[str]) -> Iterator[str]:
 
 
 def _profile(compiled: ov.CompiledModel, feed: Feed) -> _Profile:
-    request = compiled.create_infer_request()
-    values = {i: feed[port_name(port)] for i, port in enumerate(compiled.inputs)}
-    request.infer(values)
+    request = _request(compiled, feed)
+    request.infer(share_outputs=True)
     first = _counters(request)
+    start = time.perf_counter()
     for _ in range(PROFILED - 1):
-        request.infer(values)
+        request.infer(share_outputs=True)
+    wall = (time.perf_counter() - start) / (PROFILED - 1)
     mean = _counters(request)
     # the counters hold the mean of all runs: the first, which finds everything cold, is taken out again; a node that
     # took less than a microsecond is none that was executed
@@ -295,7 +314,7 @@ def _profile(compiled: ov.CompiledModel, feed: Feed) -> _Profile:
         ]
         for op in ops
     }
-    return _Profile(micros, originals, after)
+    return _Profile(micros, 1e6 * wall, originals, after)
 
 
 def _counters(request: ov.InferRequest) -> dict[str, float]:

@@ -18,7 +18,7 @@ from ndpass.errors import UsageError
 from ndpass.latency_cache import LatencyCache, cache_folder
 from ndpass.latency_model import COLD, copies_for, geometry, quantised, small_model
 from ndpass.runtime import Precision
-from ndpass.target import Latencies, Target, node_seconds
+from ndpass.target import Latencies, Target, node_shares
 
 
 def conv(n_o: int, n_i: int, *kernel: int, group: int = 1, bias: bool = False, stride: int = 1) -> Conv:
@@ -286,10 +286,11 @@ def net() -> bytes:
 
 def test_the_times_of_layers_go_by_the_names_of_sites() -> None:
     feed = {"image": np.ones((1, 3, 32, 32), np.float32)}
-    seconds = node_seconds(net(), Target(threads=1), feed, ["a", "b", "scores"])
-    assert set(seconds) <= {"a", "b", "scores", ""}
-    assert seconds["b"] > seconds["a"] > 0
-    assert seconds["scores"] >= 0
+    shares = node_shares(net(), Target(threads=1), feed, ["a", "b", "scores"])
+    assert set(shares) <= {"a", "b", "scores", ""}
+    assert shares["b"] > shares["a"] > 0
+    assert shares["scores"] >= 0
+    assert sum(shares.values()) <= 1 + 1e-9
 
 
 def test_the_nodes_of_a_rewritten_layer_are_summed_under_its_name() -> None:
@@ -297,8 +298,8 @@ def test_the_nodes_of_a_rewritten_layer_are_summed_under_its_name() -> None:
     for node, name in zip((n for n in model.graph.node if n.op_type == "Conv"), ("x/0_1x1", "x/1_3x3"), strict=True):
         node.name = name
     feed = {"image": np.ones((1, 3, 32, 32), np.float32)}
-    apart = node_seconds(model.SerializeToString(), Target(threads=1), feed, ["x/0_1x1", "x/1_3x3"])
-    together = node_seconds(model.SerializeToString(), Target(threads=1), feed, ["x", "absent"])
+    apart = node_shares(model.SerializeToString(), Target(threads=1), feed, ["x/0_1x1", "x/1_3x3"])
+    together = node_shares(model.SerializeToString(), Target(threads=1), feed, ["x", "absent"])
     assert together["absent"] == 0
     assert together["x"] > apart["x/0_1x1"] > 0
 
@@ -306,12 +307,10 @@ def test_the_nodes_of_a_rewritten_layer_are_summed_under_its_name() -> None:
 def test_the_last_layer_is_found_though_openvino_names_it_after_the_output() -> None:
     model = network("(float[1,2048] x) => (float[1,512] y) { y = Gemm(x, w) }", w=normal(2048, 512))
     model.graph.node[0].name = "last"
-    seconds = node_seconds(
-        model.SerializeToString(), Target(threads=1), {"x": np.ones((1, 2048), np.float32)}, ["last"]
-    )
-    assert seconds["last"] > 0
+    shares = node_shares(model.SerializeToString(), Target(threads=1), {"x": np.ones((1, 2048), np.float32)}, ["last"])
+    assert shares["last"] > 0
 
 
 def test_without_sites_every_node_goes_under_its_own_name() -> None:
-    seconds = node_seconds(net(), Target(threads=1), {"image": np.ones((2, 3, 32, 32), np.float32)})
-    assert any(name == "a" or name.startswith("a/") for name in seconds)
+    shares = node_shares(net(), Target(threads=1), {"image": np.ones((2, 3, 32, 32), np.float32)})
+    assert any(name == "a" or name.startswith("a/") for name in shares)
