@@ -26,6 +26,7 @@ README = FOLDER.parent / "README.md"
 TEMPLATE = "results.md.j2"
 SECTION = re.compile(r"^## Results\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 QUICK = "_quick"
+COMMANDS = ("ranks_", "depth_", "inspect_")  # what `ndpass ... --json` has written
 NAMES = {"vgg16_cifar10": "VGG16 for CIFAR-10", "resnet20_cifar10": "ResNet-20 for CIFAR-10",
          "vgg16": "VGG16", "ssd300": "SSD300"}  # fmt: skip
 FAMILIES = {"vgg": "VGG", "resnet": "ResNet-"}
@@ -67,12 +68,13 @@ def render(found: dict[str, Any]) -> str:
     )  # fmt: skip
     environment.filters |= {"fixed": fixed, "span": span, "named": named, "quoted": quoted}
     environment.filters |= {"latest": latest, "median": median}
+    own = [kept for name, kept in found.items() if not name.startswith(COMMANDS)]
     environment.globals |= {"summary": summary, "costs": cost.costs, "PAPER": PAPER, "cost": cost}
     text = environment.get_template(TEMPLATE).render(
         files=found,
         of=lambda kind: of(found, kind),
-        machines=machines(found.values()),
-        untold=sum("about" not in row for own in found.values() for row in own),
+        machines=machines(own),
+        untold=sum("about" not in row for kept in own for row in kept),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n\n"
 
