@@ -53,10 +53,21 @@ def copies_for(dense: Conv, in_hw: tuple[int, ...], rows: int) -> int:
     return max(1, min(MOST_COPIES, max(by_time, by_weight), 4 * COLD // size))
 
 
-def small_model(block: Block | None, dense: Conv, in_hw: tuple[int, ...], rows: int, copies: int) -> bytes:
-    """ONNX: `copies` times `block` on an input (rows, n_i, *in_hw), with seeded random weights; None: the base."""
+def width_of(block: Block) -> int:
+    """Channels of its input: fewer than the dense layer's where cp has been at work."""
+    return block.leaves()[0].n_i
+
+
+def small_model(
+    block: Block | None, dense: Conv, in_hw: tuple[int, ...], rows: int, copies: int, width: int | None = None
+) -> bytes:
+    """ONNX: `copies` times `block`, with seeded random weights; None: the base.
+
+    The input is (rows, n_i, *in_hw), with the n_i of the block, for the base `width` or that of the dense layer.
+    """
     rng, names = np.random.default_rng(0), Names(["x", "y"])
-    x, head = (gs.Variable(name, np.float32, (rows, dense.n_i, *in_hw)) for name in ("x", "head.out"))
+    n_i = width or dense.n_i if block is None else width_of(block)
+    x, head = (gs.Variable(name, np.float32, (rows, n_i, *in_hw)) for name in ("x", "head.out"))
     nodes, ends = _head(x, head, rng), []
     for copy in range(copies):
         out = head
@@ -65,7 +76,7 @@ def small_model(block: Block | None, dense: Conv, in_hw: tuple[int, ...], rows: 
             made = emit(block.map_leaves(lambda leaf: filled(leaf, rng)), head)
             out = gs.Variable(f"relu{copy}.out", np.float32)
             nodes += [*emit.nodes, gs.Node("Relu", f"relu{copy}", {}, [made], [out])]
-        channel = copy % (dense.n_i if block is None else dense.n_o)  # equal slices of the base would be merged
+        channel = copy % (n_i if block is None else dense.n_o)  # equal slices of the base would be merged
         ends.append(gs.Variable(f"end{copy}.out", np.float32))
         nodes.append(_corner(f"end{copy}", out, ends[-1], channel, len(in_hw)))
     y = gs.Variable("y", np.float32, (rows, copies, *(1,) * len(in_hw)))

@@ -8,6 +8,7 @@ among them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from ndpass.conv import Block, Conv
 from ndpass.errors import UsageError
 from ndpass.latency_cache import LatencyCache
-from ndpass.latency_model import copies_for, geometry, is_int8, quantised, small_model
+from ndpass.latency_model import copies_for, geometry, is_int8, quantised, small_model, width_of
 from ndpass.runtime import Feed, Precision, Runnable, blaming, existing, port_name
 
 if TYPE_CHECKING:
@@ -98,10 +99,14 @@ class Target:
 
 @dataclass(frozen=True)
 class _Turns:
-    """base, dense: (rounds,) seconds of the models; blocks: (rounds, blocks); ratios to dense of the same round."""
+    """base, dense: (rounds,) seconds of the models; blocks: (rounds, blocks); ratios to dense of the same round.
+
+    own: (rounds,) of the blocks' base, which is another where their input is narrower than the dense layer's.
+    """
 
     base: NDArray[np.float64]
     dense: NDArray[np.float64]
+    own: NDArray[np.float64]
     blocks: NDArray[np.float64]
 
     def dense_seconds(self) -> float:
@@ -109,9 +114,9 @@ class _Turns:
 
     def ratios(self) -> NDArray[np.float64]:
         """(rounds, blocks); a base that was disturbed alone would turn single ratios round, so its median counts."""
-        base = np.median(self.base)
+        base, own = np.median(self.base), np.median(self.own)
         smallest = 1e-3 * np.median(self.dense)
-        return np.maximum(self.blocks - base, smallest) / np.maximum(self.dense - base, smallest)[:, None]
+        return np.maximum(self.blocks - own, smallest) / np.maximum(self.dense - base, smallest)[:, None]
 
     def spread(self) -> float:
         """Widest 95 % interval of a median ratio, half of it, relative; of the dense one itself where it is alone."""
@@ -151,15 +156,16 @@ class Latencies:
         keys = [f"{geometry(block)} @ {size}" for block in blocks]
         missing = {key: block for key, block in zip(keys, blocks, strict=True) if self._remembered.get(key) is None}
         alone = missing.pop(keys[0], None) is not None and not missing
-        for start in range(0, max(len(missing), int(alone)), AT_ONCE):
-            part = list(missing.items())[start : start + AT_ONCE]
-            models = [small_model(b, dense, in_hw, rows, copies) for b in (None, dense, *(block for _, block in part))]
-            self._measure(keys[0], [key for key, _ in part], models, copies)
+        for part in [{}] if alone else _parts(missing):
+            models = [small_model(block, dense, in_hw, rows, copies) for block in (None, dense, *part.values())]
+            if (width := next(map(width_of, part.values()), dense.n_i)) != dense.n_i:
+                models.append(small_model(None, dense, in_hw, rows, copies, width))
+            self._measure(keys[0], list(part), models, copies)
         return [self._remembered.get(key) or 0.0 for key in keys]
 
     def _measure(self, dense: str, keys: Sequence[str], models: Sequence[bytes], copies: int) -> None:
-        """Times base, dense and the blocks in turns and remembers what is new."""
-        turns = self._turns([self._compiled(model) for model in models])
+        """Times base, dense, the blocks and their own base, if they have one, in turns and remembers what is new."""
+        turns = self._turns([self._compiled(model) for model in models], len(keys))
         known = self._remembered.get(dense) or turns.dense_seconds() / copies
         ratios = np.median(turns.ratios(), axis=0)
         self._remembered.put({dense: known} | {k: float(r) * known for k, r in zip(keys, ratios, strict=True)})
@@ -168,10 +174,10 @@ class Latencies:
         """One inference on random numbers."""
         import openvino as ov
 
-        read = _core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
-        if self.target.precision == "int8":
-            read = quantised(read)
         with blaming("a block that is to be timed: OpenVINO cannot run it"):
+            read = _core().read_model(model)
+            if self.target.precision == "int8":
+                read = quantised(read)
             request = _core().compile_model(read, self.target.device, self._config).create_infer_request()
             shape = list(request.get_input_tensor(0).shape)
             x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
@@ -179,20 +185,30 @@ class Latencies:
             request.infer()
         return lambda: request.infer(share_outputs=True)
 
-    def _turns(self, calls: Sequence[Timed]) -> _Turns:
+    def _turns(self, calls: Sequence[Timed], blocks: int) -> _Turns:
         start, limit = time.perf_counter(), SECONDS * len(calls)
         rows: list[list[float]] = []
         while True:
             step = -1 if len(rows) % 2 else 1  # forwards, backwards
             rows.append([_turn(call) for call in calls[::step]][::step])
             table = np.array(rows)
-            turns = _Turns(table[:, 0], table[:, 1], table[:, 2:])
+            own = table[:, 0] if len(calls) == 2 + blocks else table[:, -1]
+            turns = _Turns(table[:, 0], table[:, 1], own, table[:, 2 : 2 + blocks])
             if len(rows) < MIN_ROUNDS or len(rows) % 2:
                 continue
             self.spread, passed = turns.spread(), time.perf_counter() - start
             self.noisy = self.spread > PRECISION
             if passed > 2 * limit or (not self.noisy and passed > limit / 4):
                 return turns
+
+
+def _parts(missing: Mapping[str, Block]) -> Iterator[dict[str, Block]]:
+    """AT_ONCE at the most, of the same width."""
+    widths = {key: width_of(block) for key, block in missing.items()}
+    for _, same in itertools.groupby(sorted(widths, key=widths.__getitem__), widths.__getitem__):
+        keys = list(same)
+        for start in range(0, len(keys), AT_ONCE):
+            yield {key: missing[key] for key in keys[start : start + AT_ONCE]}
 
 
 def node_shares(

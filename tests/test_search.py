@@ -11,14 +11,26 @@ import onnx
 import pytest
 from models import network, normal
 
-from ndpass.candidates import ways
+from ndpass.candidates import block_of, ways
 from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
-from ndpass.planner import Candidate, Choice, damage
-from ndpass.pricing import PER_COMPOSITION, PER_KIND, Table, corrected, feed_of, fronts_of, interpolated, kind, thinned
+from ndpass.planner import Budget, Candidate, Choice, damage, seconds_of
+from ndpass.pricing import (
+    PER_COMPOSITION,
+    PER_KIND,
+    Table,
+    corrected,
+    feed_of,
+    fronts_of,
+    interpolated,
+    kind,
+    priced,
+    thinned,
+)
+from ndpass.rewriting import Rewriter, channel_group, refused
 from ndpass.search import MOST_FITS, Search, Settled, within_drop
-from ndpass.target import Target, inference
+from ndpass.target import Latencies, Target, inference
 
 
 def way(seconds: float, error: float, **setting: dict[str, int | str]) -> Candidate:
@@ -221,3 +233,15 @@ def test_a_stand_in_has_the_planned_shapes_and_runs(spec: str) -> None:
     assert stand_in.macs() < graph.macs() / 2
     inference(stand_in.runnable(), Target(threads=1), feed_of(graph.inputs(), graph.sizes, Target(threads=1)))()
     assert stand_in.outputs() == graph.outputs()
+
+
+def test_what_cp_leaves_is_priced_as_all_else_is() -> None:
+    graph, passes, target = Graph(deep()), parse("cp:criterion=l2,sd"), Target(threads=1)
+    sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, passes, False) is None]
+    found = Rewriter(graph, passes, Budget("speedup", 2.0), None).candidates(sites, lambda *_: None)
+    groups = {site.name: channel_group(graph, site, passes) for site in sites}
+    few = {name: [*ways[:2], *[c for c in ways if "cp" in c.setting][:3]] for name, ways in found.items()}
+    made = priced(graph, sites, few, lambda s, c: block_of(s, passes, c.setting, groups[s.name]), target,
+                  Latencies(target, None)).candidates  # fmt: skip
+    assert any("cp" in c.setting for ways in made.values() for c in ways)
+    assert all(seconds_of(c) > 0 for ways in made.values() for c in ways)

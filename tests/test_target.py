@@ -112,6 +112,15 @@ def test_every_kind_of_convolution_can_be_timed(block: Conv, in_hw: tuple[int, .
     assert 0 < seconds < 1
 
 
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_a_block_of_fewer_input_channels_is_timed_beside_the_others(precision: Precision) -> None:
+    """As cp leaves them, alone and decomposed further."""
+    blocks = [conv(64, 64, 3, 3), decoupled(64, 1), conv(64, 16, 3, 3), Chain(conv(8, 16, 3, 3), conv(64, 8, 1, 1))]
+    dense, _, pruned, both = Latencies(Target(precision, threads=1), None).of(blocks, (32, 32))
+    assert 0 < both < dense
+    assert 0 < pruned < dense
+
+
 def test_matrix_products_and_their_rows() -> None:
     dense = conv(256, 256, bias=True)
     low = Chain(conv(16, 256), conv(256, 16, bias=True))
