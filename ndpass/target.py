@@ -226,7 +226,7 @@ def node_shares(
     """
     source = existing(model) if isinstance(model, Path) else model
     with blaming("the model that is to be profiled: OpenVINO cannot run it"):
-        read = _read(source, target, feed)
+        read = loaded(source, target, feed)
         config = target.properties() | {"PERF_COUNT": True}
         rounds = [_profile(_core().compile_model(read, target.device, config), feed) for _ in range(PROFILES)]
     owners, shares = rounds[0].owners(sites, _renamed(source)), [r.shares() for r in rounds]
@@ -240,7 +240,7 @@ def node_shares(
 def inference(model: Path | Runnable, target: Target, feed: Feed) -> Timed:
     """One inference of the whole model on `feed` as the target runs it, for timing; int8 as in `node_shares`."""
     with blaming("the model that is to be timed: OpenVINO cannot run it"):
-        compiled = _core().compile_model(_read(model, target, feed), target.device, target.properties())
+        compiled = _core().compile_model(loaded(model, target, feed), target.device, target.properties())
         request = _request(compiled, feed)
     return lambda: request.infer(share_outputs=True)
 
@@ -255,7 +255,7 @@ def _request(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
     return request
 
 
-def _read(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
+def loaded(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
     """The model at the shapes of `feed`, quantised if the target is int8 and it is not."""
     read = _core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
     read.reshape({port: list(feed[port_name(port)].shape) for port in read.inputs})
