@@ -139,13 +139,14 @@ def speed(found: Sequence[Row]) -> Any:
 
 def same_latency(found: Sequence[Row]) -> Any:
     """MACs of the paper's pipelines and of the planner's plans as fast, a panel a network and precision."""
-    found = [row for row in rows.latest(found, ("network", "precision", "threads", "pipeline")) if not row["refused"]]
+    found = rows.latest(found, ("network", "precision", "threads", "passes", "pipeline"))
     shown = list(dict.fromkeys((row["network"], row["precision"]) for row in found))
     figure = pictures.figure(4.5 * len(shown) + 1, 4.5)
     for panel, key in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
         own = sorted((r for r in found if (r["network"], r["precision"]) == key), key=lambda r: float(r["asked"]))
         for name, marker, said in (("paper_times_fewer", "_", "the pipeline"), ("times_fewer", ".", "the planner")):
-            panel.plot([row["asked"] for row in own], [row[name] for row in own], marker, markersize=9, label=said)
+            there = [row for row in own if name in row]  # a plan that was refused has none
+            panel.plot([row["asked"] for row in there], [row[name] for row in there], marker, markersize=9, label=said)
         panel.set(title=" ".join(key), xlabel="times as fast as the original", ylabel="times fewer MACs")
     figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure

@@ -27,6 +27,7 @@ from ndpass.errors import BudgetError
 from ndpass.graph import Graph
 from ndpass.latency_cache import cache_folder
 from ndpass.planner import damage
+from ndpass.runtime import Precision
 from ndpass.search import Search
 from ndpass.target import Latencies, Target
 
@@ -40,18 +41,22 @@ def main() -> None:
         path = Path(built(args.models, network, "", 0.0, int8=False)["path"])
         for precision in args.precisions:
             key = {"network": network, "precision": precision, "threads": args.threads, "passes": args.passes}
-            todo = wanted(network, precision, args)
-            if all(rows.known(name, {**key, "pipeline": row["pipeline"]}) for row in todo):
-                continue
-            target = Target(precision, args.threads)
-            search, seconds = searched(path, args.passes, target, Latencies(target, cache_folder()))
-            print(f"{network} {precision}: candidates timed in {seconds:.0f} s", flush=True)
-            for row in todo:
-                if not rows.known(name, {**key, "pipeline": row["pipeline"]}):
-                    rows.add(name, {**key, "pipeline": row["pipeline"], **one(search, path, row)})
-    for row in rows.read(name):
-        print(line(row))
+            search: Search | None = None
+            for row in wanted(network, precision, args):
+                own = {**key, "pipeline": row["pipeline"]}
+                if not rows.known(name, own):
+                    search = search or timed(path, precision, args)
+                    rows.add(name, {**own, **one(search, path, row)})
+                print(line(rows.known(name, own)[-1]), flush=True)
     plots.draw(name)
+
+
+def timed(path: Path, precision: Precision, args: argparse.Namespace) -> Search:
+    """All that the passes can make of the network, with latencies: minutes, so only where a row is missing."""
+    target = Target(precision, args.threads)
+    search, seconds = searched(path, args.passes, target, Latencies(target, cache_folder()))
+    print(f"{path.stem} {precision}: candidates timed in {seconds:.0f} s", flush=True)
+    return search
 
 
 def wanted(network: str, precision: str, args: argparse.Namespace) -> list[Row]:

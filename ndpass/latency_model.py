@@ -66,7 +66,7 @@ def small_model(
     The input is (rows, n_i, *in_hw), with the n_i of the block, for the base `width` or that of the dense layer.
     """
     rng, names = np.random.default_rng(0), Names(["x", "y"])
-    n_i = width or dense.n_i if block is None else width_of(block)
+    n_i = (width or dense.n_i) if block is None else width_of(block)
     x, head = (gs.Variable(name, np.float32, (rows, n_i, *in_hw)) for name in ("x", "head.out"))
     nodes, ends = _head(x, head, rng), []
     for copy in range(copies):
@@ -116,6 +116,7 @@ def _random(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.floa
 
 
 def is_int8(model: ov.Model) -> bool:
+    """Whether it is quantised already."""
     return any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
 
 

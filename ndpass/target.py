@@ -99,22 +99,33 @@ class Target:
 
 @dataclass(frozen=True)
 class _Turns:
-    """base, dense: (rounds,) seconds of the models; blocks: (rounds, blocks); ratios to dense of the same round.
+    """times: (rounds, models) seconds of the bases, the dense layer and the blocks; bases: how many come first.
 
-    own: (rounds,) of the blocks' base, which is another where their input is narrower than the dense layer's.
+    The first base is the dense layer's, the last the blocks', another one where their input is narrower.
     """
 
-    base: NDArray[np.float64]
-    dense: NDArray[np.float64]
-    own: NDArray[np.float64]
-    blocks: NDArray[np.float64]
+    times: NDArray[np.float64]
+    bases: int
+
+    @property
+    def dense(self) -> NDArray[np.float64]:
+        """(rounds,)"""
+        return self.times[:, self.bases]
+
+    @property
+    def blocks(self) -> NDArray[np.float64]:
+        """(rounds, blocks)"""
+        return self.times[:, self.bases + 1 :]
 
     def dense_seconds(self) -> float:
-        return max(float(np.median(self.dense - self.base)), 1e-7)
+        return max(float(np.median(self.dense - self.times[:, 0])), 1e-7)
 
     def ratios(self) -> NDArray[np.float64]:
-        """(rounds, blocks); a base that was disturbed alone would turn single ratios round, so its median counts."""
-        base, own = np.median(self.base), np.median(self.own)
+        """(rounds, blocks), to dense of the same round.
+
+        A base that was disturbed alone would turn single ratios round, so its median counts.
+        """
+        base, own = (np.median(self.times[:, i]) for i in (0, self.bases - 1))
         smallest = 1e-3 * np.median(self.dense)
         return np.maximum(self.blocks - own, smallest) / np.maximum(self.dense - base, smallest)[:, None]
 
@@ -157,15 +168,15 @@ class Latencies:
         missing = {key: block for key, block in zip(keys, blocks, strict=True) if self._remembered.get(key) is None}
         alone = missing.pop(keys[0], None) is not None and not missing
         for part in [{}] if alone else _parts(missing):
-            models = [small_model(block, dense, in_hw, rows, copies) for block in (None, dense, *part.values())]
-            if (width := next(map(width_of, part.values()), dense.n_i)) != dense.n_i:
-                models.append(small_model(None, dense, in_hw, rows, copies, width))
+            widths = dict.fromkeys([dense.n_i, *map(width_of, part.values())])
+            models = [small_model(None, dense, in_hw, rows, copies, width) for width in widths]
+            models += [small_model(block, dense, in_hw, rows, copies) for block in (dense, *part.values())]
             self._measure(keys[0], list(part), models, copies)
         return [self._remembered.get(key) or 0.0 for key in keys]
 
     def _measure(self, dense: str, keys: Sequence[str], models: Sequence[bytes], copies: int) -> None:
-        """Times base, dense, the blocks and their own base, if they have one, in turns and remembers what is new."""
-        turns = self._turns([self._compiled(model) for model in models], len(keys))
+        """Times the bases, dense and the blocks in turns and remembers what is new."""
+        turns = self._turns([self._compiled(model) for model in models], len(models) - 1 - len(keys))
         known = self._remembered.get(dense) or turns.dense_seconds() / copies
         ratios = np.median(turns.ratios(), axis=0)
         self._remembered.put({dense: known} | {k: float(r) * known for k, r in zip(keys, ratios, strict=True)})
@@ -185,15 +196,13 @@ class Latencies:
             request.infer()
         return lambda: request.infer(share_outputs=True)
 
-    def _turns(self, calls: Sequence[Timed], blocks: int) -> _Turns:
+    def _turns(self, calls: Sequence[Timed], bases: int) -> _Turns:
         start, limit = time.perf_counter(), SECONDS * len(calls)
         rows: list[list[float]] = []
         while True:
             step = -1 if len(rows) % 2 else 1  # forwards, backwards
             rows.append([_turn(call) for call in calls[::step]][::step])
-            table = np.array(rows)
-            own = table[:, 0] if len(calls) == 2 + blocks else table[:, -1]
-            turns = _Turns(table[:, 0], table[:, 1], own, table[:, 2 : 2 + blocks])
+            turns = _Turns(np.array(rows), bases)
             if len(rows) < MIN_ROUNDS or len(rows) % 2:
                 continue
             self.spread, passed = turns.spread(), time.perf_counter() - start
