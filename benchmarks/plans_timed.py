@@ -19,13 +19,14 @@ import onnx
 
 from benchmarks import options, plots, rows
 from benchmarks.rows import Row
-from ndpass.bench import percentiles, time_anew
 from ndpass.graph import Graph, Site
 from ndpass.passes import parse
 from ndpass.planner import Candidate, Choice
 from ndpass.pricing import Table, feed_of
+from ndpass.profiling import inference
 from ndpass.search import Search
-from ndpass.target import Target, inference
+from ndpass.target import Target
+from ndpass.timing import percentiles, time_anew
 
 SECONDS = 8.0  # of a comparison
 ROUNDS = 20

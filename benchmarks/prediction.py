@@ -24,6 +24,7 @@ from benchmarks import options, plots, rows
 from benchmarks.rows import Row
 from ndpass.candidates import block_of
 from ndpass.graph import Graph, Site
+from ndpass.latencies import Latencies
 from ndpass.latency_cache import cache_folder
 from ndpass.passes import parse
 from ndpass.planner import Budget, Choice
@@ -31,7 +32,7 @@ from ndpass.pricing import priced
 from ndpass.rewriting import Rewriter, refused
 from ndpass.runtime import Precision
 from ndpass.search import Search
-from ndpass.target import Latencies, Target
+from ndpass.target import Target
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ndpass.bench import environment
 from ndpass.convert import write_bytes
+from ndpass.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 UNSAID = {"seed": 0}  # what rows had before they said so

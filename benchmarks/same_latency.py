@@ -25,11 +25,12 @@ from benchmarks.rows import Row
 from benchmarks.speed import PAPER, built, planner
 from ndpass.errors import BudgetError
 from ndpass.graph import Graph
+from ndpass.latencies import Latencies
 from ndpass.latency_cache import cache_folder
 from ndpass.planner import damage
 from ndpass.runtime import Precision
 from ndpass.search import Search
-from ndpass.target import Latencies, Target
+from ndpass.target import Target
 
 CONDITION = "OpenVINO {}"  # as benchmarks.speed calls it
 

@@ -28,7 +28,7 @@ from benchmarks import options, plots, rows
 from benchmarks.layers import seeded
 from benchmarks.models import BUILDERS
 from benchmarks.rows import Row
-from ndpass.bench import environment
+from ndpass.environment import environment
 from ndpass.graph import Found, Graph, Site
 from ndpass.ir import write_ir
 from ndpass.latency_model import quantised

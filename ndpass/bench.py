@@ -1,10 +1,4 @@
-"""Latency, measured so that two models can be told apart on a machine that is never quiet.
-
-Models of one runtime and precision take turns, A B, B A, A B, ...: what slows the machine down for a while slows both.
-They are loaded COMPILED times, for the same model may come out a quarter faster or slower each time. A turn is as many
-inferences as fill TURN seconds. Each round gives one ratio; the median of the ratios is the speedup. It is significant
-if the CONFIDENCE interval of that median (between order statistics by the sign test, whatever the distribution) leaves
-1 out and the median itself is more than MARGIN away from 1.
+"""`ndpass bench`: models side by side, in every runtime and precision asked for, in turns (see `ndpass.timing`).
 
 Runtimes and precisions come one after another: the waiting threads of one runtime would keep the cores busy while the
 other computes. Ratios across them are not given.
@@ -13,14 +7,9 @@ other computes. Ratios across them are not given.
 from __future__ import annotations
 
 import logging
-import math
-import os
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -28,26 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import InputSpec
+from ndpass.environment import Environment, environment
 from ndpass.errors import UsageError
 from ndpass.latency_model import is_int8, quantised
 from ndpass.runtime import Feed, OnnxRuntime, OpenVINO, Precision, Session, blaming, existing, static_batch
+from ndpass.timing import Range, Verdict, percentiles, time_anew, verdict
 
 if TYPE_CHECKING:
     import openvino as ov
 
 log = logging.getLogger(__name__)
 
-TURN = 0.02  # seconds
-WARM_UP = 0.1  # seconds, of each model
-MARGIN = 0.02
-COMPILED = 3  # times that a model is loaded to be timed
 QUANTISED = "quantised to be timed, with ranges of no meaning"
-CONFIDENCE = 0.99  # eight rounds or more can reach it
-FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd")
 
-Verdict = Literal["faster", "slower", "no significant difference"]
 Runtime = Literal["openvino", "onnxruntime"]
-Range = tuple[float, float]  # 10th and 90th percentile over the rounds
 
 
 @dataclass(frozen=True)
@@ -69,21 +52,6 @@ class Row:
     rounds: int = 0
     skipped: str | None = None
     note: str | None = None
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What a latency depends on besides the model; threads: None leaves them to the runtimes."""
-
-    cpu: str
-    features: tuple[str, ...]
-    capabilities: tuple[str, ...]  # what OpenVINO finds this CPU fit for
-    threads: int | None
-    affinity: tuple[int, ...]  # the CPUs that this process may use
-    system: str
-    python: str
-    openvino: str
-    onnxruntime: str
 
 
 @dataclass(frozen=True)
@@ -133,68 +101,6 @@ def bench(
     return BenchResult(tuple(rows), environment(threads), batch, shape, seed)
 
 
-def time_anew(
-    load: Callable[[], Sequence[Callable[[], object]]], *, seconds: float, min_rounds: int = 10
-) -> list[list[float]]:
-    """As `time_in_turns`, with callables that `load` makes anew COMPILED times, for a part of the rounds each.
-
-    Where a compiled model happens to lie in memory makes it faster or slower for as long as it lives. So a single
-    compilation beside another does not tell two models apart, and the spread of the rounds has to show it.
-    """
-    parts: list[list[list[float]]] = []
-    for _ in range(COMPILED):
-        calls = load()
-        parts.append(time_in_turns(calls, seconds=seconds / COMPILED, min_rounds=-(-min_rounds // COMPILED)))
-        del calls  # and with them the models, before they are loaded again
-    return [list(chain.from_iterable(rounds)) for rounds in zip(*parts, strict=True)]
-
-
-def time_in_turns(
-    callables: Sequence[Callable[[], object]], *, seconds: float, min_rounds: int = 10
-) -> list[list[float]]:
-    """Seconds a call, [callable][round], in rounds that are alternately in order and in reverse, an even number.
-
-    Every callable is warmed up first, which is not counted. Rounds go on until there are `min_rounds` of them and
-    `seconds` have passed; element r of every list was measured in the same round, so ratios are taken within rounds.
-    """
-    repeats = [_warm_up(call) for call in callables]
-    times: list[list[float]] = [[] for _ in callables]
-    end = time.perf_counter() + seconds
-    done = 0
-    while callables and (done < min_rounds or done % 2 or time.perf_counter() < end):
-        order = range(len(callables))
-        for i in order if done % 2 == 0 else reversed(order):
-            times[i].append(_turn(callables[i], repeats[i]))
-        done += 1
-    return times
-
-
-def percentiles(values: Sequence[float]) -> Range:
-    """The 10th and the 90th."""
-    low, high = np.percentile(values, (10, 90))
-    return float(low), float(high)
-
-
-def verdict(speedups: Sequence[float]) -> Verdict:
-    """What the speedups of the rounds amount to; fewer than eight rounds prove nothing."""
-    low, high = median_interval(speedups)
-    median = float(np.median(speedups))
-    if low > 1 and median > 1 + MARGIN:
-        return "faster"
-    if high < 1 and median < 1 / (1 + MARGIN):
-        return "slower"
-    return "no significant difference"
-
-
-def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Range:
-    """Interval (x_(k), x_(n+1−k)) of the true median, k the largest with P(Binomial(n, ½) < k) ≤ (1 − confidence)/2."""
-    from scipy.stats import binom
-
-    k = int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
-    ordered = sorted(values)
-    return (ordered[k - 1], ordered[-k]) if k else (-math.inf, math.inf)
-
-
 def concrete(
     name: str, specs: Sequence[InputSpec], batch: int, shape: tuple[int, ...] | None
 ) -> dict[str, tuple[int, ...]]:
@@ -209,34 +115,6 @@ def random_feed(specs: Sequence[InputSpec], shapes: dict[str, tuple[int, ...]], 
     """Standard normal floats; integers 0 or 1, which are indices into almost anything."""
     rng = np.random.default_rng(seed)
     return {spec.name: _random(rng, spec.dtype, shapes[spec.name]) for spec in specs}
-
-
-def environment(threads: int | None = None) -> Environment:
-    """This machine and these versions."""
-    import onnxruntime as ort
-    import openvino as ov
-
-    core = ov.Core()
-    return Environment(
-        cpu=str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
-        features=cpu_features(),
-        capabilities=tuple(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
-        threads=threads,
-        affinity=_affinity(),
-        system=platform.platform(),
-        python=platform.python_version(),
-        openvino=ov.__version__,
-        onnxruntime=ort.__version__,
-    )
-
-
-def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """Those of FEATURES that the kernel lists; none where there is no such list, as on macOS and Windows."""
-    if not cpuinfo.is_file():
-        return ()
-    lines = (line for line in cpuinfo.read_text().splitlines() if line.lower().startswith(("flags", "features")))
-    flags = next(lines, "").split()
-    return tuple(feature for feature in FEATURES if feature in flags)
 
 
 def _check_options(models: Sequence[Path], runtimes: Sequence[str], precisions: Sequence[str]) -> None:
@@ -313,25 +191,6 @@ def _call(
     return session.prepared(feed)
 
 
-def _warm_up(call: Callable[[], object]) -> int:
-    """Calls until WARM_UP seconds have passed, three times at least; returns how many calls fill a turn."""
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < WARM_UP:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return max(1, math.ceil(TURN / max(float(np.median(times)), 1e-9)))
-
-
-def _turn(call: Callable[[], object], repeats: int) -> float:
-    if repeats > 1:
-        call()  # brings back to the caches what the other models have pushed out
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
-
-
 def _row(row: Row, index: int, times: dict[int, list[float]]) -> Row:
     if index not in times:
         return row
@@ -360,9 +219,3 @@ def _filled_axes(name: str, spec: InputSpec, batch: int, shape: tuple[int, ...])
 def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
     return values.astype(dtype)
-
-
-def _affinity() -> tuple[int, ...]:
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ndpass.bench import percentiles, time_anew, verdict
 from ndpass.errors import BudgetError
 from ndpass.evaluate import Evaluation
 from ndpass.judge import Judge
+from ndpass.profiling import inference
 from ndpass.report import Latency, Variant
 from ndpass.runtime import Feed
-from ndpass.target import Target, inference
+from ndpass.target import Target
+from ndpass.timing import percentiles, time_anew, verdict
 
 SECONDS = 4.0  # for the comparison
 ROUNDS = 20

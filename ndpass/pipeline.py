@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from ndpass import __version__, model_file, verify
-from ndpass.bench import environment
 from ndpass.calibration.feeds import Feeds, InputSpec, open_feeds
 from ndpass.checkpoint import Checkpoint, digest_data, digest_file
 from ndpass.compared import shown
 from ndpass.convert import Staged, data_file, staged, stored_bytes
+from ndpass.environment import environment
 from ndpass.errors import BudgetError, InputError, NdpassError, UsageError, VerificationError
 from ndpass.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.graph import Found, Graph, Site

@@ -16,15 +16,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ndpass.bench import random_feed, time_anew
+from ndpass.bench import random_feed
 from ndpass.calibration.feeds import InputSpec
 from ndpass.conv import Block
 from ndpass.errors import UsageError
 from ndpass.graph import Graph, Site
+from ndpass.latencies import Latencies
 from ndpass.planner import Candidate, pareto, seconds_of
+from ndpass.profiling import inference, node_shares
 from ndpass.runtime import Feed, Runnable, static_batch
 from ndpass.shapes import Shape
-from ndpass.target import Latencies, Target, inference, node_shares
+from ndpass.target import Target
+from ndpass.timing import time_anew
 
 PER_KIND = 6
 PER_COMPOSITION = 3

@@ -18,7 +18,6 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from ndpass.bench import time_anew
 from ndpass.candidates import block_of
 from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
@@ -28,8 +27,10 @@ from ndpass.pairs import Forest
 from ndpass.passes import Pass
 from ndpass.planner import Choice, Fronts, damage, least_damage, pareto, seconds_of, separate
 from ndpass.pricing import CORRECTION, ROUNDS, SECONDS, Table, feed_of, kind, layer_seconds
+from ndpass.profiling import inference, loaded
 from ndpass.rewriting import channel_group
-from ndpass.target import Target, inference, loaded
+from ndpass.target import Target
+from ndpass.timing import time_anew
 
 log = logging.getLogger(__name__)
 

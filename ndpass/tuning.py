@@ -21,13 +21,14 @@ from ndpass.errors import UsageError
 from ndpass.evaluate import Evaluation
 from ndpass.graph import Found, Graph, Site
 from ndpass.judge import drop_of
+from ndpass.latencies import Latencies
 from ndpass.passes import Pass
 from ndpass.planner import Budget, Candidate, Choice
 from ndpass.pricing import Table, priced
 from ndpass.report import Layer
 from ndpass.rewriting import Calibration, Listener, Rewriter, channel_group
 from ndpass.search import MOST_FITS, Fit, Search, Settled, within_drop
-from ndpass.target import Latencies, Target
+from ndpass.target import Target
 
 log = logging.getLogger(__name__)
 

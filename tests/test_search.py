@@ -14,6 +14,7 @@ from models import network, normal
 from ndpass.candidates import block_of, ways
 from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
+from ndpass.latencies import Latencies
 from ndpass.passes import parse
 from ndpass.planner import Budget, Candidate, Choice, damage, seconds_of
 from ndpass.pricing import (
@@ -28,9 +29,10 @@ from ndpass.pricing import (
     priced,
     thinned,
 )
+from ndpass.profiling import inference
 from ndpass.rewriting import Rewriter, channel_group, refused
 from ndpass.search import MOST_FITS, Search, Settled, within_drop
-from ndpass.target import Latencies, Target, inference
+from ndpass.target import Target
 
 
 def way(seconds: float, error: float, **setting: dict[str, int | str]) -> Candidate:

@@ -1,0 +1,105 @@
+"""Latency, measured so that two models can be told apart on a machine that is never quiet.
+
+Models of one runtime and precision take turns, A B, B A, A B, ...: what slows the machine down for a while slows both.
+They are loaded COMPILED times, for the same model may come out a quarter faster or slower each time. A turn is as many
+inferences as fill TURN seconds. Each round gives one ratio; the median of the ratios is the speedup. It is significant
+if the CONFIDENCE interval of that median (between order statistics by the sign test, whatever the distribution) leaves
+1 out and the median itself is more than MARGIN away from 1.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+
+TURN = 0.02  # seconds
+WARM_UP = 0.1  # seconds, of each model
+MARGIN = 0.02
+COMPILED = 3  # times that a model is loaded to be timed
+CONFIDENCE = 0.99  # eight rounds or more can reach it
+
+Timed = Callable[[], object]
+Verdict = Literal["faster", "slower", "no significant difference"]
+Range = tuple[float, float]  # 10th and 90th percentile over the rounds
+
+
+def time_anew(load: Callable[[], Sequence[Timed]], *, seconds: float, min_rounds: int = 10) -> list[list[float]]:
+    """As `time_in_turns`, with callables that `load` makes anew COMPILED times, for a part of the rounds each.
+
+    Where a compiled model happens to lie in memory makes it faster or slower for as long as it lives. So a single
+    compilation beside another does not tell two models apart, and the spread of the rounds has to show it.
+    """
+    parts: list[list[list[float]]] = []
+    for _ in range(COMPILED):
+        calls = load()
+        parts.append(time_in_turns(calls, seconds=seconds / COMPILED, min_rounds=-(-min_rounds // COMPILED)))
+        del calls  # and with them the models, before they are loaded again
+    return [list(chain.from_iterable(rounds)) for rounds in zip(*parts, strict=True)]
+
+
+def time_in_turns(callables: Sequence[Timed], *, seconds: float, min_rounds: int = 10) -> list[list[float]]:
+    """Seconds a call, [callable][round], in rounds that are alternately in order and in reverse, an even number.
+
+    Every callable is warmed up first, which is not counted. Rounds go on until there are `min_rounds` of them and
+    `seconds` have passed; element r of every list was measured in the same round, so ratios are taken within rounds.
+    """
+    repeats = [_warm_up(call) for call in callables]
+    times: list[list[float]] = [[] for _ in callables]
+    end = time.perf_counter() + seconds
+    done = 0
+    while callables and (done < min_rounds or done % 2 or time.perf_counter() < end):
+        order = range(len(callables))
+        for i in order if done % 2 == 0 else reversed(order):
+            times[i].append(_turn(callables[i], repeats[i]))
+        done += 1
+    return times
+
+
+def percentiles(values: Sequence[float]) -> Range:
+    """The 10th and the 90th."""
+    low, high = np.percentile(values, (10, 90))
+    return float(low), float(high)
+
+
+def verdict(speedups: Sequence[float]) -> Verdict:
+    """What the speedups of the rounds amount to; fewer than eight rounds prove nothing."""
+    low, high = median_interval(speedups)
+    median = float(np.median(speedups))
+    if low > 1 and median > 1 + MARGIN:
+        return "faster"
+    if high < 1 and median < 1 / (1 + MARGIN):
+        return "slower"
+    return "no significant difference"
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Range:
+    """Interval (x_(k), x_(n+1−k)) of the true median, k the largest with P(Binomial(n, ½) < k) ≤ (1 − confidence)/2."""
+    from scipy.stats import binom
+
+    k = int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
+    ordered = sorted(values)
+    return (ordered[k - 1], ordered[-k]) if k else (-math.inf, math.inf)
+
+
+def _warm_up(call: Timed) -> int:
+    """Calls until WARM_UP seconds have passed, three times at least; returns how many calls fill a turn."""
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < WARM_UP:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return max(1, math.ceil(TURN / max(float(np.median(times)), 1e-9)))
+
+
+def _turn(call: Timed, repeats: int) -> float:
+    if repeats > 1:
+        call()  # brings back to the caches what the other models have pushed out
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
