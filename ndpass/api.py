@@ -18,6 +18,7 @@ from ndpass.arguments import passes_and_budget, target_of
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.errors import InputError, NdpassError, UsageError
+from ndpass.job import Options
 from ndpass.judge import OwnMetric
 from ndpass.latency_cache import cache_folder
 from ndpass.plan_file import PlanFile
@@ -108,7 +109,7 @@ def run(
         fit, measured = (_opener(d, spec, samples, seed) for d in (calibration, validation))
         output = folder / model_file.default_output(source, int8)
         saved = folder / "plan.json"
-        options = pipeline.Options(
+        options = Options(
             rules, budget, tuple(ignore), fit, measured, threads, seed, memory,
             target=target_of(precision, threads, device, budget, int8=int8), batch=batch, cache=cache_folder(),
             plan=known, save_plan=saved, metric=metric, int8=int8, jobs=jobs,

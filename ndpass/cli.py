@@ -202,6 +202,7 @@ def run(
     """
     from ndpass import model_file, pipeline
     from ndpass.convert import check_served, check_writable, serve, write_text
+    from ndpass.job import Options
     from ndpass.latency_cache import cache_folder
 
     _log(verbose, quiet)
@@ -229,7 +230,7 @@ def run(
             check_writable(path, model, output)
     if model_server:
         check_served(model_server)
-    options = pipeline.Options(
+    options = Options(
         rules, budget, ignore or (), fit, measured, threads, seed, parse_bytes(memory), resume,
         target_of(precision.value if precision else None, threads, device, budget, int8=int8), batch, cache_folder(),
         plan, save_plan, metric, int8, compress_to_fp16, jobs,

@@ -25,7 +25,6 @@ from ndpass.coupling import Coupling
 from ndpass.errors import VerificationError
 from ndpass.graph import Found, Graph, Site, Skipped
 from ndpass.groups import Group, Member
-from ndpass.jobs import side_by_side
 from ndpass.passes import ChannelPruning, Pass, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.channel_pruning import Reader
@@ -35,6 +34,7 @@ from ndpass.relu_fitting import asking, linear, refitted, unsuited
 from ndpass.report import Layer, Status
 from ndpass.runtime import static_batch
 from ndpass.sensitivity import Slopes, slopes, weighed
+from ndpass.side_by_side import side_by_side
 
 log = logging.getLogger(__name__)
 

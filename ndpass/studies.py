@@ -25,10 +25,10 @@ from ndpass.candidates import block_of, is_pinned, spread, ways
 from ndpass.errors import InputError
 from ndpass.evaluate import Evaluation
 from ndpass.graph import Graph, Site
+from ndpass.job import HELD_OUT
 from ndpass.judge import Judge
 from ndpass.model_file import open_graph
 from ndpass.passes import ChannelPruning, Pass, Setting
-from ndpass.pipeline import HELD_OUT
 from ndpass.planner import Budget, Candidate, Choice
 from ndpass.rewriting import Calibration, Rewriter, channel_group, refused
 from ndpass.sensitivity import slopes

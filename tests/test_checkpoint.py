@@ -20,12 +20,12 @@ from ndpass.calibration.feeds import open_feeds
 from ndpass.checkpoint import Checkpoint, Record
 from ndpass.conv import Block, Chain, Conv, Sum
 from ndpass.errors import BudgetError, InputError, UsageError
+from ndpass.job import Options
 from ndpass.passes import parse
 from ndpass.planner import Budget, Candidate, Choice
 from ndpass.report import Layer
 
 F = NDArray[np.floating[Any]]
-Options = pipeline.Options
 
 pytestmark = pytest.mark.usefixtures("folder")
 

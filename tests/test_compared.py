@@ -16,6 +16,7 @@ from ndpass import passes, pipeline
 from ndpass.calibration.feeds import open_feeds
 from ndpass.compared import shown
 from ndpass.graph import Graph, Site
+from ndpass.job import Options
 from ndpass.planner import Budget
 from ndpass.rewriting import Calibration
 from ndpass.runtime import OpenVINO
@@ -97,7 +98,7 @@ def detector(folder: Path) -> Path:
 def test_a_detector_is_rewritten_and_verified(detector: Path) -> None:
     """Its outputs stay boxes, scores and classes; compared are all boxes and all scores, not those that are picked."""
     assert Graph(onnx.load(detector)).compared() == ["objects", "corners"]
-    report = pipeline.run(detector, Path("out.onnx"), pipeline.Options(passes.parse("nd:rank=2"), Budget("pinned")))
+    report = pipeline.run(detector, Path("out.onnx"), Options(passes.parse("nd:rank=2"), Budget("pinned")))
     original = report.verified["the original on random inputs"]
     assert original.worst_output in ("objects", "corners")
     assert original.top1_agreement is None  # boxes are no class scores

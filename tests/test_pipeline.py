@@ -18,6 +18,7 @@ from ndpass import passes, pipeline, verify
 from ndpass.conv import Block, Conv, Sum
 from ndpass.errors import VerificationError
 from ndpass.evaluate import Agreement
+from ndpass.job import Options
 from ndpass.passes import NetworkDecoupling, Setting
 from ndpass.planner import Budget
 from ndpass.report import Report
@@ -33,7 +34,7 @@ def run(model: onnx.ModelProto | Path, output: str = "out.onnx", spec: str = "nd
     if isinstance(model, onnx.ModelProto):
         onnx.save(model, "in.onnx")
         model = Path("in.onnx")
-    return pipeline.run(model, Path(output), pipeline.Options(passes.parse(spec), Budget("pinned")))
+    return pipeline.run(model, Path(output), Options(passes.parse(spec), Budget("pinned")))
 
 
 def counted_macs(path: Path, **dims: int) -> int:
@@ -240,7 +241,7 @@ def test_whatever_is_left_alone_says_why() -> None:
         t=normal(4, 4, 3, 3, seed=1),
     )  # fmt: skip
     onnx.save(model, "in.onnx")
-    options = pipeline.Options(passes.parse("nd:rank=1"), Budget("pinned"), ignore=["re:ask.*"])
+    options = Options(passes.parse("nd:rank=1"), Budget("pinned"), ignore=["re:ask.*"])
     report = pipeline.run(Path("in.onnx"), Path("out.onnx"), options)
     reasons = {layer.name: (layer.status, layer.reason) for layer in report.layers}
     assert reasons["plain"] == ("done", "")
@@ -268,7 +269,7 @@ def test_runtimes_that_differ_on_the_original_too_are_warned_of() -> None:
     x = {"x": normal(1, 4, 8, 8)}
     if relative(run_ov(model, x), run_ort(model, x)) < verify.AGREEMENT:
         pytest.skip("this OpenVINO agrees with onnxruntime on a shared weight")
-    options = pipeline.Options(passes.parse("nd:rank=2"), Budget("pinned"), ignore=["y"])
+    options = Options(passes.parse("nd:rank=2"), Budget("pinned"), ignore=["y"])
     report = pipeline.run(Path("in.onnx"), Path("out.onnx"), options)
     assert any("differ on the original already" in text for text in report.warnings)
 
@@ -327,7 +328,7 @@ FAULTS = ((Dearer, "promised"), (NotFinite, "inf"))
 def test_unfaithful_pass_is_found_out(rule: type[Unfaithful], word: str, folder: Path) -> None:
     onnx.save(small_network(), "in.onnx")
     Path("out.onnx").write_bytes(b"an older model")
-    options = pipeline.Options([rule(rank=2)], Budget("pinned"))
+    options = Options([rule(rank=2)], Budget("pinned"))
     with pytest.raises(VerificationError, match=word):
         pipeline.run(Path("in.onnx"), Path("out.onnx"), options)
     assert sorted(p.name for p in folder.iterdir()) == ["in.onnx", "out.onnx"]

@@ -21,6 +21,7 @@ from ndpass.calibration.patches import patches
 from ndpass.conv import Conv
 from ndpass.errors import UsageError
 from ndpass.graph import Graph, Site
+from ndpass.job import Options
 from ndpass.passes import ChannelDecomposition, parse, relu_regression
 from ndpass.passes.base import block_error
 from ndpass.passes.relu_regression import Affine, alternate, auxiliary, damage, fit
@@ -181,9 +182,9 @@ def test_the_command_line_lists_and_refuses_it(net: Path, ndpass: Command) -> No
     assert not OUTPUT.exists()
 
 
-def options(spec: str, budget: Budget, **changed: Any) -> pipeline.Options:
+def options(spec: str, budget: Budget, **changed: Any) -> Options:
     images = digits.images()[0][0]
-    chosen = pipeline.Options(parse(spec), budget, calibration=lambda inputs: open_feeds(images[:60], inputs),
+    chosen = Options(parse(spec), budget, calibration=lambda inputs: open_feeds(images[:60], inputs),
                               validation=lambda inputs: open_feeds(images[-16:], inputs), threads=1)  # fmt: skip
     return replace(chosen, **changed)
 

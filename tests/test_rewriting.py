@@ -17,6 +17,7 @@ from ndpass.calibration.feeds import open_feeds
 from ndpass.candidates import is_pinned
 from ndpass.errors import UsageError
 from ndpass.graph import Graph, Site
+from ndpass.job import Options
 from ndpass.passes import parse
 from ndpass.planner import Budget
 from ndpass.report import Report
@@ -60,7 +61,7 @@ def run(model: onnx.ModelProto | Path, spec: str, budget: Budget | None = None, 
     passes = parse(spec)
     assert budget is not None or is_pinned(passes)
     fit = images(64) if data is None else data
-    chosen = pipeline.Options(
+    chosen = Options(
         passes, budget or Budget("pinned"), calibration=lambda inputs: open_feeds(fit, inputs),
         validation=lambda inputs: open_feeds(fit[:16], inputs), threads=1, **options,
     )  # fmt: skip

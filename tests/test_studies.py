@@ -18,6 +18,7 @@ from test_bad_input import INPUT, USAGE, assert_refused
 
 from ndpass import digits, pipeline, studies
 from ndpass.calibration.feeds import Feeds, open_feeds
+from ndpass.job import Options
 from ndpass.passes import parse
 from ndpass.planner import Budget
 
@@ -48,7 +49,7 @@ def subject(spec: str, labelled: bool = True) -> studies.Subject:
 def run(spec: str, ignore: list[str]) -> Any:
     """The report of a whole run on the same data."""
     same = options(spec)
-    chosen = pipeline.Options(same.passes, Budget("pinned"), ignore, same.calibration, same.validation, threads=1)
+    chosen = Options(same.passes, Budget("pinned"), ignore, same.calibration, same.validation, threads=1)
     return pipeline.run(digits.model_path(), Path("out.onnx"), chosen)
 
 

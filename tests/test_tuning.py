@@ -15,6 +15,7 @@ from test_search import deep
 from ndpass import passes, pipeline
 from ndpass.calibration.feeds import open_feeds
 from ndpass.errors import BudgetError, UsageError
+from ndpass.job import Options
 from ndpass.planner import Budget
 from ndpass.report import Report
 from ndpass.target import Target
@@ -99,7 +100,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(
     def open_data(inputs: Any) -> Any:
         return open_feeds(data, inputs)
 
-    options = pipeline.Options(
+    options = Options(
         passes.parse("nd"), Budget("speedup", 1.2) if stage == "timing plans" else Budget("max_drop", 10.0),
         calibration=open_data, threads=1, target=Target(threads=1), cache=cache, save_plan=Path("plan.json"),
     )  # fmt: skip
@@ -120,14 +121,12 @@ def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(
     assert not folder.exists()
     assert json.loads(table)["candidates"]
     assert len(records) == (2 if stage.startswith("fit") else 0)
-    planned = pipeline.Options(
-        passes.parse("nd"), Budget("pinned"), calibration=open_data, threads=1, plan=Path("plan.json")
-    )
+    planned = Options(passes.parse("nd"), Budget("pinned"), calibration=open_data, threads=1, plan=Path("plan.json"))
     pipeline.run(model, Path("planned.onnx"), planned)
     assert Path("out.onnx").read_bytes() == Path("planned.onnx").read_bytes()
 
 
-def _resumed(options: pipeline.Options) -> pipeline.Options:
+def _resumed(options: Options) -> Options:
     from dataclasses import replace
 
     return replace(options, resume=True)

@@ -13,10 +13,10 @@ from models import network, normal
 from threadpoolctl import threadpool_info
 
 from ndpass.graph import Graph, Site
-from ndpass.jobs import side_by_side
 from ndpass.passes import parse
 from ndpass.planner import Budget
 from ndpass.rewriting import Rewriter
+from ndpass.side_by_side import side_by_side
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
