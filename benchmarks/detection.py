@@ -29,6 +29,7 @@ import onnx
 from benchmarks import rows
 from benchmarks.detection_data import Example, read
 from benchmarks.mean_ap import points
+from benchmarks.options import AUTO
 from benchmarks.rows import Row
 from benchmarks.ssd300 import EXTRA, SIZE
 from benchmarks.ways import Ways
@@ -43,7 +44,6 @@ from ndpass.rewriting import Calibration, Rewriter, refused
 from ndpass.runtime import OpenVINO
 
 MODEL = Path(__file__).parent / "ssd300_quarter.onnx"
-AUTO = "cp,cd,sd,nd"
 SCOPES = ("backbone", "network")
 MEMORY = 1 << 30
 

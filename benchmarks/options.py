@@ -12,6 +12,7 @@ import numpy as np
 from ndpass import digits
 
 MODELS = Path(__file__).parents[1] / "built"  # models and data that benchmarks make; git ignores them
+AUTO = "cp,cd,sd,nd"  # what --passes auto is with data
 STAGES = ("build", "time", "plot")
 PIXELS = 16.0  # scikit-learn's digits hold 0..16, and so does what --preprocess digits takes
 

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 
-from benchmarks import errors, options, plots, readme, rows, same_latency, summary
+from benchmarks import errors, options, plans_timed, plots, readme, rows, same_latency, summary
 
 SPEED = [
     {"network": "vgg16", "condition": condition, "threads": threads, "batch": 1, "pipeline": pipeline,
@@ -195,3 +195,31 @@ def test_of_each_curve_the_fastest_plan_inside_the_drop_counts() -> None:
     plans = [("sd", 0.5, 4.0), ("sd", 0.2, 2.0), ("sd", 1.5, 9.0), ("cd", 1.0, 5.0), ("nd", 2.0, 8.0)]
     found = [{"curve": curve, "drop": drop, "speedup": speedup} for curve, drop, speedup in plans]
     assert [(row["curve"], row["speedup"]) for row in summary.fastest(found, 1.0)] == [("cd", 5.0), ("sd", 4.0)]
+
+
+def test_plans_of_one_budget_are_timed_in_turns(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The digits as sd and as auto at another rank; of a third run nothing is known but that it was refused."""
+    from ndpass import digits
+
+    key = {"precision": "f32", "threads": 1, "budget": "--max-drop 1.0", "refused": "", "drop": 0.5}
+    ranks = {"sd": {"sd": {"rank": 4}}, "auto": {"cd": {"rank": 8}}}
+    runs = [{**key, "pipeline": p, "layers": [{"name": "block1.conv2", "setting": s}]} for p, s in ranks.items()]
+    runs += [{**key, "pipeline": "cd", "refused": "not reachable"}, {**runs[0], "precision": "bf16"}]
+    (results / "max_drop_digits.json").write_text(json.dumps(runs), encoding="utf-8")
+    given = ["--budget", "--max-drop 1.0", "--precisions", "f32", "bf16", "--threads", "1", "--seconds", "0.2"]
+    for _ in range(2):  # the second time nothing is measured
+        monkeypatch.setattr(sys, "argv", ["plans_timed", str(digits.model_path()), *given])
+        plans_timed.main()
+    assert "bf16: 1 plans" in capsys.readouterr().out
+    found = rows.read("budget_timed_digits")
+    assert [row["pipeline"] for row in found] == ["auto", "sd"]
+    assert found[0]["over_first"] == [1, 1, 1]
+    assert found[1]["over_first"][1] == pytest.approx(found[1]["ms"] / found[0]["ms"], rel=0.5)
+    for row in runs:
+        row |= {"cold": False, "speedup": 2.0, "spread": [1, 3], "ms": [2, 1], "macs": [2, 1], "whole_s": 60,
+                "variants": [], "seconds": {"plan": 30}}  # fmt: skip
+    text = readme.render({"max_drop_digits": runs, "budget_timed_digits": found})
+    assert "| f32, 1 threads | auto | 0.50 |" in text
+    assert_tables_are_even(text)
