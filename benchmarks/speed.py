@@ -35,6 +35,7 @@ from ndpass.latency_model import quantised
 from ndpass.passes import parse
 from ndpass.planner import Budget
 from ndpass.rewriting import Rewriter, refused
+from ndpass.runtime import static_batch
 
 PAPER = {  # pipeline -> GMACs in convolutions; Tables 1 and 3
     "vgg16": {"nd": 8.61, "sd": 7.20, "cd": 6.52, "cp": 9.89, "cd,nd": 4.72, "sd,nd": 4.15, "cp,nd": 8.49,
@@ -62,6 +63,9 @@ def main() -> None:
         models = [built(args.models, network, p, gmacs, int8) for p, gmacs in {"": 0.0, **pipelines}.items()]
         for name, threads, batch in itertools.product(args.conditions, args.threads, args.batches):
             key = {"network": network, "condition": name, "threads": threads, "batch": batch}
+            if models[0]["batch"] not in (None, batch):
+                print(f"{network}, batch {batch}: left out, its batch is fixed at {models[0]['batch']}", flush=True)
+                continue
             if not rows.known(file, key):
                 found = timed(models, *CONDITIONS[name], threads, batch, args.seconds)
                 rows.add(file, *({**key, **row, "seed": SEED} for row in found))
@@ -78,7 +82,10 @@ def print_rows(found: list[Row], key: Row) -> None:
 
 
 def built(folder: Path, network: str, pipeline: str, gmacs: float, int8: bool) -> Row:
-    """The network as ONNX and, with `int8`, as quantised IR in `folder`, made once; pipeline "": the original."""
+    """The network as ONNX and, with `int8`, as quantised IR in `folder`, made once; pipeline "": the original.
+
+    batch: None if it is free, as that of SSD300 is not, whose boxes are picked in the graph.
+    """
     folder.mkdir(exist_ok=True, parents=True)
     path = folder / f"{network}{'_' + pipeline.replace(',', '-') if pipeline else ''}.onnx"
     original = built(folder, network, "", 0, int8) if pipeline else None
@@ -88,8 +95,9 @@ def built(folder: Path, network: str, pipeline: str, gmacs: float, int8: bool) -
         onnx.save(made or seeded(BUILDERS[network](), SEED), path)
     if int8 and not path.with_suffix(".xml").exists():
         quantise(path)
-    macs = Graph(onnx.load(path)).macs()
-    return {"path": str(path), "pipeline": pipeline, "macs": macs,
+    graph = Graph(onnx.load(path))
+    fixed, macs = static_batch(graph.inputs()), graph.macs()
+    return {"path": str(path), "pipeline": pipeline, "macs": macs, "batch": fixed.size if fixed else None,
             "times_fewer": original["macs"] / macs if original else 1.0}  # fmt: skip
 
 

@@ -204,7 +204,7 @@ def test_plans_of_one_budget_are_timed_in_turns(
     from ndpass import digits
 
     key = {"precision": "f32", "threads": 1, "budget": "--max-drop 1.0", "refused": "", "drop": 0.5}
-    ranks = {"sd": {"sd": {"rank": 4}}, "auto": {"cd": {"rank": 8}}}
+    ranks = {"sd": {"sd": {"rank": 4, "order": "vh"}}, "auto": {"cd": {"rank": 8}}}
     runs = [{**key, "pipeline": p, "layers": [{"name": "block1.conv2", "setting": s}]} for p, s in ranks.items()]
     runs += [{**key, "pipeline": "cd", "refused": "not reachable"}, {**runs[0], "precision": "bf16"}]
     (results / "max_drop_digits.json").write_text(json.dumps(runs), encoding="utf-8")
