@@ -64,7 +64,8 @@ def build(model: Path, name: str, args: argparse.Namespace) -> None:
         if peer.missing():
             print(f"{peer.name} is left out: {peer.missing()}", flush=True)
     there = [peer for peer in chosen if not peer.missing()]
-    for peer, setting in [(p, s) for p in there for s in settings(p, model, args.quick)]:
+    every = [(p, s) for p in there for s in settings(p, model, args.quick)]
+    for peer, setting in [(p, s) for p, s in every if any(part in s for part in args.settings)]:
         key = {"peer": peer.name, "setting": setting}
         out = args.models / name / file_of(peer, setting)
         if any(row["refused"] or out.exists() for row in known(name, key)):
@@ -250,6 +251,7 @@ def arguments() -> argparse.Namespace:
     parser = options.staged(__doc__, "peers", 4.0)
     parser.add_argument("--peers", nargs="+", choices=[peer.name for peer in PEERS],
                         default=[peer.name for peer in PEERS], help="that are built")  # fmt: skip
+    parser.add_argument("--settings", nargs="+", default=[""], help="parts of settings: no others are built")
     args = options.parse_staged(parser)
     if args.quick:
         args.samples, args.seconds = QUICK_SAMPLES, 0.3
