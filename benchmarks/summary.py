@@ -176,3 +176,15 @@ def peer_speedup(runs: Sequence[Row] | None, row: Row) -> float | None:
     if not runs or [row["peer"], row["setting"]] not in runs[-1]["models"]:
         return None
     return float(runs[-1]["times"][runs[-1]["models"].index([row["peer"], row["setting"]])]["speedup"])
+
+
+def behind(runs: Sequence[Row] | None, found: Sequence[Row]) -> list[tuple[Row, list[str]]]:
+    """Of benchmarks.peers the rows of ndpass and the peers that lose no more and are as fast or faster, if any are."""
+    ratios = [(row, ratio) for row in latest(found, ("peer", "setting")) if (ratio := peer_speedup(runs, row))]
+    own = [(row, ratio) for row, ratio in ratios if row["peer"].startswith("ndpass")]
+    others = [(row, ratio) for row, ratio in ratios if not row["peer"].startswith("ndpass")]
+    beaten = [
+        (row, list(dict.fromkeys(o["peer"] for o, faster in others if faster >= ratio and o["drop"] <= row["drop"])))
+        for row, ratio in own
+    ]
+    return [(row, peers) for row, peers in beaten if peers]

@@ -223,3 +223,16 @@ def test_plans_of_one_budget_are_timed_in_turns(
     text = readme.render({"max_drop_digits": runs, "budget_timed_digits": found})
     assert "| f32, 1 threads | auto | 0.50 |" in text
     assert_tables_are_even(text)
+
+
+def test_what_a_peer_does_better_stands_in_readme() -> None:
+    """Losing no more and as fast; one that is faster but loses more, and one that is slower, are not better."""
+    drops = {"ndpass by MACs": 1.0, "better": 0.5, "faster": 1.5, "slower": 0.5}
+    found = [{"peer": peer, "setting": "s", "drop": drop, "refused": "", "macs": [2, 1], "pipeline": "sd"}
+             for peer, drop in drops.items()]  # fmt: skip
+    ratios = {"ndpass by MACs": 2.0, "better": 2.0, "faster": 3.0, "slower": 1.9}
+    runs = [{"models": [[peer, "s"] for peer in ratios], "times": [{"speedup": r} for r in ratios.values()]}]
+    assert summary.behind(runs, found) == [(found[0], ["better"])]
+    assert summary.behind(None, found) == []
+    text = readme.render({"peers_net": found, "peers_timed_net": runs})
+    assert "Behind a peer that loses no more and is as fast or faster: ndpass by MACs with `s` (better).\n\n" in text
