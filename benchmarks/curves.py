@@ -4,12 +4,13 @@
 
 The plans are those of benchmarks/results/compression_<model>.json and peers_<model>.json (`benchmarks.compression` and
 `benchmarks.peers --stage build`), which are not fitted again: nd with and without data, cd, sd, cp, their compositions
-and auto. `--stage build` adds a comparison as a choice of plans: nd at one rank in all convolutions, what the planner
-makes of nd at the same MACs (a hybrid of layers kept and layers at several ranks), and the original, none; rows go to
-curves_<model>.json. `--stage time` times every plan in the whole network in turns with the original, on a stand-in of
-its shapes (`benchmarks.plans_timed`), on a machine that does nothing else; rows go to curves_timed_<model>.json.
-`--stage plot` draws curves_<model>.png and .svg. Without --stage: all three; what is there is not run again. --quick:
-one rank, few images and short times, in two minutes for ResNet-20.
+and auto; and those that `benchmarks.max_drop` has chosen by milliseconds in f32. `--stage build` adds a comparison as a
+choice of plans: nd at one rank in all convolutions, what the planner makes of nd at the same MACs (a hybrid of layers
+kept and layers at several ranks), and the original, none; rows go to curves_<model>.json. `--stage time` times every
+plan in the whole network in turns with the original, on a stand-in of its shapes (`benchmarks.plans_timed`), on a
+machine that does nothing else; rows go to curves_timed_<model>.json. `--stage plot` draws curves_<model>.png and .svg.
+Without --stage: all three; what is there is not run again. --quick: one rank, few images and short times, in two
+minutes for ResNet-20.
 """
 
 from __future__ import annotations
@@ -95,6 +96,11 @@ def plans(name: str) -> Iterator[Row]:
     for row in rows.read(f"curves_{name}"):
         if not row["refused"]:
             yield _plan(row["curve"], row, row["macs"][1] / row["macs"][0])
+    before = next((row["before"] for row in rows.read(f"compression_{name}")), None)
+    for row in rows.read(f"max_drop_{name}"):
+        if before is not None and row["precision"] == "f32" and not row["refused"] and row["drop"] is not None:
+            scores = {"accuracy": before - row["drop"], "before": before}
+            yield _plan(f"{row['pipeline']}, by ms", row | scores, row["macs"][1] / row["macs"][0])
 
 
 def _fixed(row: Row) -> str:
