@@ -105,6 +105,7 @@ def prediction(found: Sequence[Row]) -> Any:
 
 def scaling(found: Sequence[Row]) -> Any:
     """Seconds by stage, forward passes of the data and memory, a bar a run."""
+    found = sorted(found, key=lambda row: (row["model"], row["threads"] or 0, row["images"]))
     figure = pictures.figure(12, 0.35 * len(found) + 1.5)
     seconds, ratios, memory = figure.subplots(1, 3, sharey=True)
     places, left = range(len(found)), [0.0] * len(found)
