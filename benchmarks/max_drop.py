@@ -63,7 +63,9 @@ def one(args: argparse.Namespace, precision: str, pipeline: str) -> Row:
         done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
         whole = time.perf_counter() - start
         if done.returncode:
-            return {"refused": done.stderr.strip().splitlines()[-1], "whole_s": whole}
+            said = done.stderr.strip().splitlines()[-1]
+            return {"refused": rows.by_name(said, args.model, report, args.calibration, args.validation),
+                    "whole_s": whole}  # fmt: skip
         return {"refused": "", "whole_s": whole, **figures(json.loads(report.read_text()))}
 
 

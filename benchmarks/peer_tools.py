@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, by_name
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.evaluate import accuracy
@@ -99,7 +99,8 @@ def _ndpass(task: Task, data: Sequence[str]) -> Row:
                "-o", str(task.out)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RefusedError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RefusedError(by_name(said, task.model, task.out, task.calibration, task.validation))
     found = json.loads(report.read_text(encoding="utf-8"))
     layers = [{"name": row["name"], "setting": row["setting"]} for row in found["layers"] if row["status"] == "done"]
     return {"pipeline": ",".join(found["passes"]), "layers": layers}

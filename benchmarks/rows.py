@@ -45,6 +45,14 @@ def add(name: str, *rows: Row) -> None:
     write_bytes(RESULTS / f"{name}.json", lambda file: file.write(text.encode()))
 
 
+def by_name(text: str, *paths: Path | None) -> str:
+    """The text with these files by their names: folders are the machine's own."""
+    folders = {str(path.parent) for path in paths if path and path.parent != Path()}
+    for folder in sorted(folders, key=len, reverse=True):  # one may lie in another
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text
+
+
 @cache
 def about() -> str:
     """CPU, versions and command in a line: what somebody needs to run it again."""

@@ -236,3 +236,10 @@ def test_what_a_peer_does_better_stands_in_readme() -> None:
     assert summary.behind(None, found) == []
     text = readme.render({"peers_net": found, "peers_timed_net": runs})
     assert "Behind a peer that loses no more and is as fast or faster: ndpass by MACs with `s` (better).\n\n" in text
+
+
+def test_rows_name_files_and_not_their_folders(tmp_path: Path) -> None:
+    said = f"ndpass: {tmp_path}/a.onnx: not there, {tmp_path / 'b'}/c.npz neither"
+    assert rows.by_name(said, tmp_path / "a.onnx", tmp_path / "b" / "c.npz", Path("d.onnx"), None) == (
+        "ndpass: a.onnx: not there, c.npz neither"
+    )
