@@ -74,15 +74,16 @@ def beside_each_other(precision: Precision, args: argparse.Namespace) -> None:
     key = {"precision": precision, "threads": args.threads, "budget": args.budget}
     known = rows.latest(rows.known(f"max_drop_{args.model.stem}{args.suffix}", key), ["pipeline"])
     chosen = sorted((row for row in known if not row["refused"]), key=lambda row: bool(row["pipeline"] != "auto"))
-    name, asked = f"budget_timed_{args.model.stem}{args.suffix}", [row["pipeline"] for row in chosen]
+    name = f"budget_timed_{args.model.stem}{args.suffix}"
+    key |= {"batch": args.batch, "asked": [row["pipeline"] for row in chosen]}
     if len(chosen) < 2:
         print(f"{precision}: {len(chosen)} plans with {args.budget}, none to compare: benchmarks.max_drop makes them")
         return
-    if not rows.known(name, {**key, "batch": args.batch, "asked": asked}):
+    if not rows.known(name, key):
         found = together(args.model, chosen, Target(precision, args.threads, args.batch), args.seconds)
-        rows.add(name, *({**key, "batch": args.batch, "asked": asked, "pipeline": row["pipeline"], "drop": row["drop"],
-                          **timed} for row, timed in zip(chosen, found, strict=True)))  # fmt: skip
-    for row in rows.latest(rows.known(name, {**key, "batch": args.batch, "asked": asked}), ["pipeline"]):
+        pairs = zip(chosen, found, strict=True)
+        rows.add(name, *({**key, "pipeline": row["pipeline"], "drop": row["drop"], **timed} for row, timed in pairs))
+    for row in rows.latest(rows.known(name, key), ["pipeline"]):
         print("{precision:5} {pipeline:10} drop {drop:5.2f}: {ms:.3f} ms, {speedup:.2f} times as fast ({spread[0]:.2f} "
               "to {spread[1]:.2f}), {over_first[1]:.2f} of the time of the first ({over_first[0]:.2f} to "
               "{over_first[2]:.2f})".format(**row), flush=True)  # fmt: skip

@@ -5,9 +5,10 @@
 Builds VGG16@224 and SSD300 with seeded weights, rewrites them without data with every pipeline to the MACs that the
 paper gives for it (Guo et al. 2018), and times all side by side: OpenVINO in f32, bf16 and int8 (ranges of no meaning),
 onnxruntime, and OpenVINO with nothing newer than AVX2. Weights that are not trained make errors meaningless and so the
-choice of ranks by layer; MACs and milliseconds are those of the shapes. A column is times as fast as the original under
-the same conditions; beside the MACs it shows where the papers' measure holds and where it inverts. Rows are appended to
-benchmarks/results/speed.json as they come, those there are not measured again; --quick: one condition, three pipelines.
+choice of ranks by layer; MACs and milliseconds are those of the shapes. SSD300 takes batch 1 alone. A column is times
+as fast as the original under the same conditions; beside the MACs it shows where the papers' measure holds and where it
+inverts. Rows are appended to benchmarks/results/speed.json as they come, those there are not measured again; --quick:
+one condition, three pipelines.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_ti
 
 @dataclass(frozen=True)
 class Environment:
-    """What a latency depends on besides the model; threads: None leaves them to the runtimes."""
+    """threads: None leaves them to the runtimes; affinity: the CPUs that this process may use."""
 
     cpu: str
     features: tuple[str, ...]
     capabilities: tuple[str, ...]  # what OpenVINO finds this CPU fit for
     threads: int | None
-    affinity: tuple[int, ...]  # the CPUs that this process may use
+    affinity: tuple[int, ...]
     system: str
     python: str
     openvino: str

@@ -91,6 +91,7 @@ class Job:
 
 
 def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
+    """The model's file and the data. Raises InputError, or UsageError for options that do not go with the model."""
     listen("reading", 0, 1)
     opened = model_file.open_graph(model)
     graph = opened.graph
@@ -101,7 +102,7 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
         graph.assume({name: value.shape for name, value in next(measured.batches(1)).items()})
     found = ignored(graph.sites(), options.ignore)
     macs, params = graph.macs(), graph.params()
-    feeds = measured or noise(graph, options.seed)
+    feeds = measured or _noise(graph, options.seed)
     judge = Judge(model, feeds, options.threads, options.metric, opened.compared)
     return Job(graph, found, fit, feeds, measured is None, judge, opened.beside, opened.interface, opened.compared,
                 (macs, macs), (params, params), graph.inputs(), graph.sizes)  # fmt: skip
@@ -118,7 +119,7 @@ def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
     return fit, measured
 
 
-def noise(graph: Graph, seed: int) -> Feeds:
+def _noise(graph: Graph, seed: int) -> Feeds:
     """Seeded standard normal inputs, for models that come without data."""
     rng = np.random.default_rng(seed)
     specs = graph.inputs()
@@ -190,6 +191,7 @@ def check_budget(job: Job, options: Options) -> None:
 
 
 def target_of(job: Job, options: Options) -> Target:
+    """What latencies are measured for; batch: that of the options, the model's own or 1."""
     own = static_batch(job.inputs)
     batch = options.batch or (own.size if own else 1)
     return replace(options.target or Target("f32", options.threads), batch=batch)

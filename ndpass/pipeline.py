@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,8 +25,6 @@ from ndpass.report import Latency, Layer, MetricChange, ModelSize, Report, Secon
 from ndpass.report import Target as Machine
 from ndpass.rewriting import Calibration, Listener, Rewriter, refused
 from ndpass.tuning import Tuner
-
-log = logging.getLogger(__name__)
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
