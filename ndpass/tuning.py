@@ -1,7 +1,8 @@
 """Budgets in milliseconds or in the metric: candidates are priced, plans searched, fitted and measured.
 
-`pricing` times the candidates, `search` chooses and times in place, `rewriting` fits; here they come together, and what
-a run that is cut off needs to go on is kept: the table, each plan as it was timed, and each fit's measured drop.
+`pricing` times the candidates, `search` chooses and times in place, `bisection` asks for more or less, `rewriting`
+fits; here they come together, and what a run that is cut off needs to go on is kept: the table, each plan as it was
+timed, and each fit's measured drop.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ndpass.bisection import MOST_FITS, Fit, within_drop
 from ndpass.candidates import block_of
 from ndpass.checkpoint import Checkpoint, pack_candidate, pack_plan, unpack_plan
 from ndpass.coupling import Coupling
@@ -27,7 +29,7 @@ from ndpass.planner import Budget, Candidate, Choice
 from ndpass.pricing import Table, priced
 from ndpass.report import Layer
 from ndpass.rewriting import Calibration, Listener, Rewriter, channel_group
-from ndpass.search import MOST_FITS, Fit, Search, Settled, within_drop
+from ndpass.search import Search, Settled
 from ndpass.target import Target
 
 log = logging.getLogger(__name__)
@@ -69,14 +71,16 @@ class Tuner:
         limit, start = self.budget.value or 0.0, time.perf_counter()
 
         def settle(damage: float, number: int) -> Settled:
-            return self._kept(search, number, lambda: search.settled(search.aim_for(damage)))
+            return self._kept(search, number, lambda: search.fastest(damage))
 
         def fit(settled: Settled, number: int) -> tuple[float, Callable[[], Rewritten]]:
             left = (time.perf_counter() - start) / number * (MOST_FITS - number) if number else 0.0
             stage = f"fit {number + 1} of at most {MOST_FITS}" + (f", at most {_minutes(left)} left" if left else "")
             return self._fit(settled, number, stage)
 
-        best: Fit[Callable[[], Rewritten]] = within_drop(search, limit, settle, fit, self.budget.speedup or 1.0)
+        best: Fit[Callable[[], Rewritten]] = within_drop(
+            search, limit, settle, fit, search.in_turns, self.budget.speedup or 1.0
+        )
         return self._with_latencies(best.result(), best.settled, search)
 
     def _search(self) -> Search:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 import pytest
 from models import network, normal
 
+from ndpass.bisection import MOST_FITS, within_drop
 from ndpass.candidates import block_of, ways
 from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
@@ -31,7 +32,7 @@ from ndpass.pricing import (
 )
 from ndpass.profiling import inference
 from ndpass.rewriting import Rewriter, channel_group, refused
-from ndpass.search import MOST_FITS, Search, Settled, within_drop
+from ndpass.search import Search, Settled
 from ndpass.target import Target
 
 
@@ -163,7 +164,7 @@ def bisect(limit: float, drop_of: Callable[[float], float], at_least: float = 1.
         fits.append(drop_of(found.damage))
         return fits[-1], None
 
-    best = within_drop(one, limit, settle, fit, at_least)
+    best = within_drop(one, limit, settle, fit, list, at_least)
     return best.settled.speedup, best.drop, fits
 
 
@@ -204,6 +205,60 @@ def test_where_nothing_is_lost_the_fastest_is_found() -> None:
     assert speedup == pytest.approx(search(many()).table.whole / search(many()).least, rel=0.05)
 
 
+def test_of_the_plans_that_passed_the_fastest_in_turns_is_taken() -> None:
+    """The clock was 5 % kind to each plan that was timed in an even minute; in turns it favours none."""
+    one, speedups = search(many()), {}
+
+    def settle(wanted: float, number: int) -> Settled:
+        plan = one._plan(one.aim_for(wanted))
+        seconds = one.table.predicted({n: c.candidate for n, c in plan.items()})
+        speedups[damage(plan)] = one.table.whole / seconds
+        return Settled(plan, [speedups[damage(plan)] * (1.05 - 0.05 * (number % 2))], seconds, {}, damage(plan))
+
+    def in_turns(found: Sequence[Settled]) -> list[Settled]:
+        return [replace(s, speedups=[speedups[s.damage]]) for s in found]
+
+    best = within_drop(one, 1.0, settle, lambda s, _: (10 * s.damage, None), in_turns)
+    assert len(speedups) > 1
+    assert best.settled.speedup == max(s for damage, s in speedups.items() if 10 * damage <= 1)
+
+
+# ------------------------------------------------------------------------------------------ plans of one pass alone
+
+
+def two_passes(sd: float) -> Search:
+    """Layers that nd can halve; sd takes `sd` times as long as nd at the same damage."""
+    each = [way(1e-4, 0.0), way(5e-5, 0.1, nd={"rank": 1}), way(sd * 5e-5, 0.1, sd={"rank": 1})]
+    known = Table({name: list(each) for name in "abc"}, 4e-4, dict.fromkeys("abc", 1e-4))
+    return Search(search().fresh, parse("nd,sd"), known, Target())
+
+
+@pytest.mark.parametrize(("sd", "expected"), [(1.02, {"sd"}), (1.5, {"nd"})])
+def test_a_plan_of_one_pass_that_is_predicted_near_is_taken_if_it_is_faster_in_turns(
+    monkeypatch: pytest.MonkeyPatch, sd: float, expected: set[str]
+) -> None:
+    """In turns sd is twice as fast as the table says: it is found where it was near enough to be timed."""
+    one, timed = two_passes(sd), []
+
+    def passes_of(found: Settled) -> set[str]:
+        return {name for choice in found.plan.values() for name in choice.candidate.setting}
+
+    def settled(aim: float, alone: str | None = None) -> Settled:
+        plan = one._plan(aim, alone)
+        return Settled(plan, [0.0], aim, {}, damage(plan))
+
+    def in_turns(found: Sequence[Settled]) -> list[Settled]:
+        timed.extend(passes_of(f) for f in found)
+        return [replace(f, speedups=[2.0 if passes_of(f) == {"sd"} else 1.0]) for f in found]
+
+    monkeypatch.setattr(one, "settled", settled)
+    monkeypatch.setattr(one, "in_turns", in_turns)
+    best = one.fastest(0.03)
+    assert passes_of(best) == expected
+    assert len(timed) == len({tuple(t) for t in timed})  # the same plan is not timed twice
+    assert damage(best.plan) <= 0.03 + 1e-12
+
+
 # ------------------------------------------------------------------------------------------------ the real runtime
 
 
@@ -235,6 +290,17 @@ def test_a_stand_in_has_the_planned_shapes_and_runs(spec: str) -> None:
     assert stand_in.macs() < graph.macs() / 2
     inference(stand_in.runnable(), Target(threads=1), feed_of(graph.inputs(), graph.sizes, Target(threads=1)))()
     assert stand_in.outputs() == graph.outputs()
+
+
+def test_plans_in_turns_have_speedups_of_the_same_rounds() -> None:
+    sites = [s for s in Graph(deep()).sites() if isinstance(s, Site) and s.op == "Conv"]
+    as_it_is = {s.name: Choice(Candidate(0)) for s in sites}
+    cheap = {s.name: Choice(Candidate(0, 0.0, {"sd": {"rank": 2, "order": "vh"}})) for s in sites}
+    one = Search(lambda: Graph(deep()), parse("sd"), table(), Target(threads=1))
+    first, second = one.in_turns([Settled(plan, [], 0.0, {}, 0.0) for plan in (as_it_is, cheap)])
+    assert len(first.speedups) == len(second.speedups) >= 8
+    assert second.speedup > first.speedup  # 16 times fewer MACs
+    assert second.seconds == pytest.approx(one.table.whole / second.speedup)
 
 
 def test_what_cp_leaves_is_priced_as_all_else_is() -> None:

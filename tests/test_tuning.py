@@ -13,6 +13,7 @@ from conftest import Command
 from test_search import deep
 
 from ndpass import passes, pipeline
+from ndpass.bisection import MOST_FITS
 from ndpass.calibration.feeds import open_feeds
 from ndpass.errors import BudgetError, UsageError
 from ndpass.job import Options
@@ -93,7 +94,7 @@ def test_max_drop_is_kept_on_the_validation_data(ndpass: Command, model: Path, d
     assert any("validation samples" in text for text in found.warnings)
 
 
-@pytest.mark.parametrize("stage", ["timing plans", "fit 1 of at most 5"])
+@pytest.mark.parametrize("stage", ["timing plans", f"fit 1 of at most {MOST_FITS}"])
 def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(
     model: Path, data: Path, stage: str, cache: Path
 ) -> None:
