@@ -1,7 +1,9 @@
 """The ways to write one layer: every setting of every pass and of their compositions, with error and MACs.
 
 Errors of single passes are the passes' own. A composition of A and B is estimated as e_A + (1 − e_A)·r_B, where r_B is
-what B adds to the layer at one middling setting of A, fitted once: compositions are many, fits are dear.
+what B adds to the layer, fitted at the least, a middling and the largest setting of A and taken as linear in A's MACs
+between them: compositions are many, fits are dear. (From the middling one alone, compositions behind a larger A were
+estimated at down to 0.4 of the error that a fit then had, and `auto` fell for them: there B has more to get wrong.)
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from ndpass.planner import Candidate, pareto
 T = TypeVar("T")
 
 MOST_RANKS = 12  # of the first pass of a composition, evenly spread
+ANCHORS = 3  # of these, at which the second is fitted
 
 
 def why_not(site: Site, passes: Sequence[Pass], group: Group | str) -> str | None:
@@ -194,18 +197,20 @@ def _composed(
     first = spread(sorted(first, key=lambda c: c.macs), MOST_RANKS)
     if not first:
         return []
-    middle = first[len(first) // 2]
-    leaf = _leaf_for(last, outline(ahead, site.outline, middle.setting).leaves())
+    anchors = spread(first, ANCHORS)
+    leaf = _leaf_for(last, outline(ahead, site.outline, anchors[-1].setting).leaves())
     if leaf is None:
         return []
-    added = _added_errors(site, conv, passes, middle, last.inner(leaf), moments)
+    settings = last.inner(leaf)
+    added = [(a.macs, _added_errors(site, conv, passes, a, settings, moments)) for a in anchors]
     made = []
     for c in first:
-        for setting, error in added:
-            settings = {**c.setting, last.name: setting}
-            macs = _macs(site, passes, settings)
+        for i, setting in enumerate(settings):
+            known_at = [(at, errors[i]) for at, errors in added if i in errors]
+            macs = _macs(site, passes, {**c.setting, last.name: setting}) if known_at else c.macs
             if macs < c.macs:
-                made.append(Candidate(macs, c.error + (1 - c.error) * error, settings))
+                error = float(np.interp(c.macs, *zip(*known_at, strict=True)))
+                made.append(Candidate(macs, c.error + (1 - c.error) * error, {**c.setting, last.name: setting}))
     return made
 
 
@@ -219,36 +224,35 @@ def _added_errors(
     site: Site,
     conv: Conv,
     passes: Sequence[Decomposition],
-    middle: Candidate,
+    at: Candidate,
     settings: Sequence[Setting],
     moments: Moments | None,
-) -> list[tuple[Setting, float]]:
-    """What the last pass adds to the error at one setting of the others, for its settings that save MACs there."""
+) -> dict[int, float]:
+    """What the last pass adds to the error of the others at `at`, by the number of each setting that saves MACs."""
     *others, last = passes
-    costs = [(s, _macs(site, passes, {**middle.setting, last.name: s})) for s in settings]
-    cheaper = sorted((macs, i) for i, (_, macs) in enumerate(costs) if macs < middle.macs)
+    cheaper = [i for i, s in enumerate(settings) if _macs(site, passes, {**at.setting, last.name: s}) < at.macs]
     if moments is not None and [rule.name for rule in others] == [ChannelDecomposition.name]:
-        return _after_cd(conv, passes, middle, [settings[i] for _, i in cheaper], moments)
+        found = _after_cd(conv, passes, at, [settings[i] for i in cheaper], moments)
+        return {i: error for i, error in zip(cheaper, found, strict=True) if math.isfinite(error)}
     ahead: Block = conv.with_bias(None)
     for rule in others:
-        ahead = applied(rule, middle.setting[rule.name], ahead, conv, moments)
+        ahead = applied(rule, at.setting[rule.name], ahead, conv, moments)
     base = block_error(conv, finished(ahead, conv, moments, refitted=len(others) > 1), moments)
-    added = []
-    for _, i in cheaper:
+    added = {}
+    for i in cheaper:
         block = finished(applied(last, settings[i], ahead, conv, moments), conv, moments, refitted=True)
-        added.append((settings[i], max(0.0, block_error(conv, block, moments) - base) / max(1 - base, 1e-9)))
+        added[i] = max(0.0, block_error(conv, block, moments) - base) / max(1 - base, 1e-9)
     return added
 
 
 def _after_cd(
-    conv: Conv, passes: Sequence[Decomposition], middle: Candidate, settings: Sequence[Setting], moments: Moments
-) -> list[tuple[Setting, float]]:
+    conv: Conv, passes: Sequence[Decomposition], at: Candidate, settings: Sequence[Setting], moments: Moments
+) -> list[float]:
     """What the pass behind cd adds, without fitting the whole: cd's 1×1 has orthonormal columns, so that an error of
-    the k×k convolution is the same error of the layer."""
+    the k×k convolution is the same error of the layer. Infinite where it is not tried."""
     rule, *others = passes
-    leaf = rule.rewrite(conv, middle.setting[rule.name], moments).leaves()[0]
-    found = others[-1].errors(leaf, settings, leaf_moments(leaf, None, conv, moments))
-    return [(s, error) for s, error in zip(settings, found, strict=True) if math.isfinite(error)]
+    leaf = rule.rewrite(conv, at.setting[rule.name], moments).leaves()[0]
+    return others[-1].errors(leaf, settings, leaf_moments(leaf, None, conv, moments))
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

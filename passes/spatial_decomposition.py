@@ -34,6 +34,7 @@ from ndpass.passes.channel_decomposition import factors, ranks, spectrum
 ORDERS = ("vh", "hv")
 SWEEPS = 2  # of step 3; measured: a third takes off half a per cent
 CG_STEPS = 6
+INNER = 6
 
 
 class SpatialDecomposition(Decomposition):
@@ -59,6 +60,12 @@ class SpatialDecomposition(Decomposition):
     def _ranks(self, conv: Conv, order: str) -> list[int]:
         n_o, m, k_j = cut(conv.weight, order).shape
         return ranks((m, n_o * k_j), conv.n_o, self.pinned.get("rank"))
+
+    def inner(self, conv: Conv) -> list[Setting]:
+        """INNER ranks of each order, closer where they are small: the errors of all come from one decomposition."""
+        found = self.settings(conv)
+        orders = [[s for s in found if s["order"] == order] for order in dict.fromkeys(s["order"] for s in found)]
+        return [own[i] for own in orders for i in np.unique(np.geomspace(1, len(own), INNER).round().astype(int) - 1)]
 
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         order, rank = str(setting["order"]), int(setting["rank"])

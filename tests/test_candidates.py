@@ -103,18 +103,18 @@ def test_errors_of_single_passes_are_measured_or_bounds(calibrated: bool) -> Non
 @DATA
 @pytest.mark.parametrize("name", ["stem", "block1.conv1", "down"])
 def test_errors_of_compositions_are_good_estimates(name: str, calibrated: bool) -> None:
-    """Within a factor of 1.5 of what is built in nine cases of ten, and of 2.5 in all.
+    """Never far below what is built: the planner falls for those.
 
-    Measured on all layers of this model: 0.74 to 2.1 times the estimate, half of them within 5 %.
+    Measured on these layers: 0.75 to 1.14 times the estimate, nine in ten within 0.9 and 1.07.
     """
     site, moments = layer(name, calibrated)
     passes = rules("cd,sd,nd")
     compositions = [c for c in ways(site, passes, moments) if len(c.setting) > 1]
     some = [compositions[i] for i in np.random.default_rng(0).permutation(len(compositions))[:20]]
     ratios = np.array([measured(site, passes, c, moments) / c.error for c in some])
-    assert np.mean((ratios < 1.5) & (ratios > 1 / 1.5)) >= 0.9
-    assert ratios.max() < 2.5
-    assert ratios.min() > 1 / 2.5
+    assert np.mean((ratios < 1.1) & (ratios > 0.8)) >= 0.8
+    assert ratios.max() < 1.25
+    assert ratios.min() > 0.6
 
 
 # ------------------------------------------------------------------------------------------------ pinned settings
