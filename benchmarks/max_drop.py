@@ -54,7 +54,7 @@ def one(args: argparse.Namespace, precision: str, pipeline: str) -> Row:
         kind = ["--int8"] if precision == "int8" else ["--precision", precision]
         preprocess = args.preprocess if args.calibration or args.validation else None
         given = {"calibration": args.calibration, "validation": args.validation, "preprocess": preprocess,
-                 "threads": args.threads, "samples": args.samples, "seed": args.seed}  # fmt: skip
+                 "threads": args.threads, "samples": args.samples, "seed": args.seed, "jobs": args.jobs}  # fmt: skip
         given_options = [str(x) for key, value in given.items() if value is not None for x in (f"--{key}", value)]
         command = [sys.executable, "-m", "ndpass.cli", "run", str(args.model), "-q", "--passes", pipeline, *kind,
                    *args.budget.split(), *given_options, "--json", str(report), "-o", f"{folder}/out.xml"]  # fmt: skip
@@ -93,6 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
     parser.add_argument("--pipelines", nargs="+", default=["auto", "sd", "cd", "nd"])
     parser.add_argument("--budget", default="--max-drop 1.0", help="of ndpass run")
+    parser.add_argument("--jobs", type=int, help="of ndpass run; the plan is that of one, planning is quicker")
     parser.add_argument("--cold", action="store_true", help="remember no latencies from other runs")
     return options.parse(parser, precisions=["f32"], pipelines=["sd"], samples=200)
 

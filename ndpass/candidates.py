@@ -23,7 +23,7 @@ from ndpass.groups import Group
 from ndpass.passes import ChannelDecomposition, ChannelPruning, Decomposition, Pass, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.channel_pruning import errors_by_size
-from ndpass.passes.compose import Settings, applied, compose, finished, leaf_moments, outline, refusal
+from ndpass.passes.compose import Settings, compose, finished, leaf_moments, outline, refusal, sketched
 from ndpass.planner import Candidate, pareto
 
 T = TypeVar("T")
@@ -236,12 +236,12 @@ def _added_errors(
         return {i: error for i, error in zip(cheaper, found, strict=True) if math.isfinite(error)}
     ahead: Block = conv.with_bias(None)
     for rule in others:
-        ahead = applied(rule, at.setting[rule.name], ahead, conv, moments)
+        (ahead,) = sketched(rule, [at.setting[rule.name]], ahead, conv, moments)
     base = block_error(conv, finished(ahead, conv, moments, refitted=len(others) > 1), moments)
     added = {}
-    for i in cheaper:
-        block = finished(applied(last, settings[i], ahead, conv, moments), conv, moments, refitted=True)
-        added[i] = max(0.0, block_error(conv, block, moments) - base) / max(1 - base, 1e-9)
+    for i, block in zip(cheaper, sketched(last, [settings[i] for i in cheaper], ahead, conv, moments), strict=True):
+        error = block_error(conv, finished(block, conv, moments, refitted=True), moments)
+        added[i] = max(0.0, error - base) / max(1 - base, 1e-9)
     return added
 
 

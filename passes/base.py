@@ -72,6 +72,10 @@ class Decomposition(ABC):
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         """The block that stands for `conv`, its bias on the last leaf. Factors are float64."""
 
+    def sketch(self, conv: Conv, setting: Setting, moments: Moments) -> Block:
+        """As `rewrite` with fewer steps, where that is slow: to estimate the error of a composition."""
+        return self.rewrite(conv, setting, moments)
+
     def for_relu(self, setting: Setting) -> bool:
         """Whether `refit_for_relu` is wanted where a ReLU follows; setting: of a layer, or the pinned ones."""
         del setting

@@ -9,7 +9,7 @@ the map of the later ones. At the end the last linear factor is solved for again
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +43,43 @@ def compose(passes: Sequence[Decomposition], conv: Conv, settings: Settings, mom
 
 def applied(rule: Decomposition, setting: Setting, block: Block, conv: Conv, moments: Moments | None) -> Block:
     """What one pass makes of the block that those before it have made of `conv`, without bias."""
-    return _apply(rule, setting, block, None, conv, moments)
+
+    def rewritten(leaf: Conv, before: Conv | None) -> Block:
+        if rule.refuse(leaf) is not None:
+            return leaf
+        if moments is None:
+            return rule.rewrite(leaf, setting)
+        return rule.rewrite(leaf, setting, _own_moments(leaf, before, conv, moments)).with_bias(None)
+
+    return _leaf_by_leaf(block, None, rewritten)
+
+
+def sketched(
+    rule: Decomposition, settings: Sequence[Setting], block: Block, conv: Conv, moments: Moments | None
+) -> list[Block]:
+    """About what `applied` gives for each setting, to estimate errors: a leaf does not make up for those before it.
+
+    So its moments, which take longer than its fit, are computed once for all settings.
+    """
+    if moments is None:
+        return [applied(rule, setting, block, conv, None) for setting in settings]
+    known: dict[Conv, Moments] = {}
+
+    def remember(leaf: Conv, before: Conv | None) -> Block:
+        if rule.refuse(leaf) is None:
+            known[leaf] = _own_moments(leaf, before, conv, moments)
+        return leaf
+
+    def sketch(leaf: Conv, setting: Setting) -> Block:
+        return rule.sketch(leaf, setting, known[leaf]).with_bias(None) if leaf in known else leaf
+
+    _leaf_by_leaf(block, None, remember)
+    return [block.map_leaves(lambda leaf, s=setting: sketch(leaf, s)) for setting in settings]  # type: ignore[misc]
+
+
+def _own_moments(leaf: Conv, before: Conv | None, conv: Conv, moments: Moments) -> Moments:
+    outermost = before is None and leaf.weight.shape == conv.weight.shape
+    return moments if outermost else leaf_moments(leaf, before, conv, moments)
 
 
 def finished(block: Block, conv: Conv, moments: Moments | None, *, refitted: bool) -> Block:
@@ -65,25 +101,17 @@ def outline(passes: Sequence[Decomposition], conv: Conv, settings: Settings) -> 
     return block
 
 
-def _apply(
-    rule: Decomposition, setting: Setting, block: Block, before: Conv | None, site: Conv, moments: Moments | None
-) -> Block:
-    """`block` with the pass acting on its leaves; before: the one convolution equal to what comes before it."""
+def _leaf_by_leaf(block: Block, before: Conv | None, rewritten: Callable[[Conv, Conv | None], Block]) -> Block:
+    """`block` with each leaf rewritten; before: the one convolution equal to what comes before it."""
     if isinstance(block, Sum):
-        return Sum(*(_apply(rule, setting, b, before, site, moments) for b in block.blocks))
-    if isinstance(block, Chain):
-        done: list[Block] = []
-        for inner in block.blocks:
-            done.append(_apply(rule, setting, inner, before, site, moments))
-            before = done[-1].dense() if before is None else Chain(before, done[-1]).dense()
-        return Chain(*done)
-    if rule.refuse(block) is not None:
-        return block
-    if moments is None:
-        return rule.rewrite(block, setting)
-    outermost = before is None and block.weight.shape == site.weight.shape
-    own = moments if outermost else leaf_moments(block, before, site, moments)
-    return rule.rewrite(block, setting, own).with_bias(None)
+        return Sum(*(_leaf_by_leaf(b, before, rewritten) for b in block.blocks))
+    if isinstance(block, Conv):
+        return rewritten(block, before)
+    done: list[Block] = []
+    for inner in block.blocks:
+        done.append(_leaf_by_leaf(inner, before, rewritten))
+        before = done[-1].dense() if before is None else Chain(before, done[-1]).dense()
+    return Chain(*done)
 
 
 def leaf_moments(leaf: Conv, before: Conv | None, site: Conv, moments: Moments) -> Moments:

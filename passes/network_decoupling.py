@@ -66,6 +66,13 @@ class NetworkDecoupling(Decomposition):
         block = assemble(conv, point, depth, form)
         return block if moments is None else block.with_bias(moments.bias(block.dense().matrix))
 
+    def sketch(self, conv: Conv, setting: Setting, moments: Moments) -> Block:
+        """Of one sweep."""
+        rank, form = int(setting["rank"]), str(setting["form"])
+        if rank >= full_rank(conv, form):
+            return self.rewrite(conv, setting, moments)
+        return assemble(conv, *fit(conv.weight, moments, rank, form, sweeps=1), form)
+
     def _quick_error(self, conv: Conv, setting: Setting, moments: Moments) -> float:
         rank, form = int(setting["rank"]), str(setting["form"])
         wide = len(moments.C) >= WIDE and "rank" not in self.pinned
@@ -73,7 +80,7 @@ class NetworkDecoupling(Decomposition):
             return math.inf
         if rank >= full_rank(conv, form):
             return moments.error(moments.best)
-        return block_error(conv, assemble(conv, *fit(conv.weight, moments, rank, form, sweeps=1), form), moments)
+        return block_error(conv, self.sketch(conv, setting, moments), moments)
 
     def inner(self, conv: Conv) -> list[Setting]:
         """T of 1 to 3: behind another pass, more seldom saves anything. In wide layers dw-pw only, as in `errors`."""

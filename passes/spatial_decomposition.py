@@ -79,6 +79,13 @@ class SpatialDecomposition(Decomposition):
             best = min(fitted, plain, key=lambda block: block_error(conv, block, moments))
         return best.with_bias(moments.bias(best.dense().matrix))
 
+    def sketch(self, conv: Conv, setting: Setting, moments: Moments) -> Block:
+        """Steps 1 and 2, as `errors`."""
+        order, rank = str(setting["order"]), int(setting["rank"])
+        if rank >= full_rank(conv, order):
+            return self.rewrite(conv, setting, moments)
+        return assemble(conv, *_Fit(conv, moments, order).fit(rank, sweeps=0), order)
+
     def outline(self, conv: Conv, setting: Setting) -> Block:
         """Without the data-free factors, which take a singular value decomposition."""
         order = str(setting["order"])
@@ -180,11 +187,11 @@ class _Fit:
         self.C_a = np.einsum("ajjb->ab", self.C) / self.k_j
         self.L = scipy.linalg.cholesky(self.C_a, lower=True, check_finite=False)
 
-    def fit(self, rank: int) -> tuple[Array, Array]:
-        """T (d, m), S (n_o, d, k_j) by steps 1 to 3."""
+    def fit(self, rank: int, sweeps: int = SWEEPS) -> tuple[Array, Array]:
+        """T (d, m), S (n_o, d, k_j) by steps 1 to 3, the third `sweeps` times."""
         T = self.start(rank)
         S = self.second(T)
-        for _ in range(SWEEPS):
+        for _ in range(sweeps):
             T = self.first(T, S)
             S = self.second(T)
         return T, S
