@@ -62,7 +62,7 @@ class Settled:
 @dataclass
 class Search:
     """fresh: the graph before any rewriting, new at each call; fronts: of layers that depend on each other
-    (`ndpass.coupling`)."""
+    (`ndpass.coupling`); scale: of the table's seconds now, over what they were at first."""
 
     fresh: Callable[[], Graph]
     passes: Sequence[Pass]
@@ -70,6 +70,7 @@ class Search:
     target: Target
     reverted: dict[str, str] = field(default_factory=dict)  # site -> why what was tried there was taken back
     fronts: Fronts = separate
+    scale: float = 1.0
 
     @property
     def least(self) -> float:
@@ -89,7 +90,8 @@ class Search:
             if aim < self.least * (1 - 1e-9):
                 fastest = max(fastest, self.table.whole / self.least)
                 break
-            found = self.settled(aim)
+            before, found = self.scale, self.settled(aim)
+            aim, enough, too_slow = (x * self.scale / before for x in (aim, enough, too_slow))
             fastest = max(fastest, found.speedup)
             if found.speedup >= wanted and (best is None or found.damage < best.damage):
                 best = found
@@ -109,13 +111,12 @@ class Search:
 
     def fastest(self, wanted: float) -> Settled:
         """The fastest of the plans that are predicted to do `wanted` damage: of all passes, and of each alone."""
-        found = [self.settled(self.aim_for(wanted))]
+        near = self.aim_for(wanted) * RIVAL
         names = [p.name for p in self.passes] if len(self.passes) > 1 else []
-        for name in names:
-            aim = self.aim_for(wanted, name)
-            if aim > RIVAL * self.aim_for(wanted):
-                continue
-            rival = self.settled(aim, name)
+        rivals = [name for name in names if self.aim_for(wanted, name) <= near]
+        found = [self.settled(self.aim_for(wanted))]
+        for name in rivals:
+            rival = self.settled(self.aim_for(wanted, name), name)
             if all(rival.plan != one.plan for one in found):
                 found.append(rival)
         return max(self.in_turns(found), key=lambda settled: settled.speedup)
@@ -237,16 +238,28 @@ class Search:
         return slower
 
     def _correct(self, found: Settled) -> None:
-        """Scale the candidates of each kind that was timed in place by how far its time was from what was predicted."""
+        """Scale the candidates of each kind that was timed in place by how far its time was from what was predicted.
+
+        All others by how far the times of those were together: what lies between a small model and the whole one is
+        much the same for all of them, and without it what was timed and what was not could not be compared.
+        """
+        ratios, after, predicted = {}, 0.0, 0.0
         for name, choice in found.plan.items():
-            after, predicted = found.in_place[name], choice.candidate.seconds
-            if not choice.candidate.setting or name in self.reverted or after < COUNTABLE or not predicted:
+            own, table = found.in_place[name], choice.candidate.seconds
+            if not choice.candidate.setting or name in self.reverted or own < COUNTABLE or not table:
                 continue
-            ratio, same = float(np.clip(after / predicted, *CORRECTION)), kind(choice.candidate)
-            self.table.candidates[name] = [
-                replace(c, seconds=ratio * seconds_of(c)) if i and kind(c) == same else c
-                for i, c in enumerate(self.table.candidates[name])
+            ratios[name, kind(choice.candidate)] = float(np.clip(own / table, *CORRECTION))
+            after, predicted = after + own, predicted + table
+        if not ratios:
+            return
+        together = float(np.clip(after / predicted, *CORRECTION))
+        self.table.candidates = {
+            name: ways[:1] + [
+                replace(c, seconds=seconds_of(c) * ratios.get((name, kind(c)), together)) for c in ways[1:]
             ]
+            for name, ways in self.table.candidates.items()
+        }  # fmt: skip
+        self.scale *= together
 
 
 def reachable(speedup: float) -> str:

@@ -130,12 +130,14 @@ def test_what_is_slower_in_place_is_ruled_out_with_its_reason() -> None:
     assert (kept.status, kept.candidate.setting) == ("reverted", {})
 
 
-def test_what_was_timed_in_place_corrects_its_kind() -> None:
+def test_what_was_timed_in_place_corrects_its_kind_and_all_others_together() -> None:
     one = search()
     found = settled({"a": one.table.candidates["a"][1], "b": one.table.candidates["b"][0]}, {"a": 25e-6, "b": 100e-6})
     one._correct(found)
     assert [c.seconds for c in one.table.candidates["a"]] == pytest.approx([100e-6, 25e-6, 10e-6])
-    assert [c.seconds for c in one.table.candidates["b"]] == pytest.approx([100e-6, 60e-6, 30e-6])
+    # what was not timed shares what lies between a small model and the whole one, as far as that was seen
+    assert [c.seconds for c in one.table.candidates["b"]] == pytest.approx([100e-6, 30e-6, 15e-6])
+    assert one.scale == pytest.approx(0.5)
 
 
 def test_the_aim_for_a_damage_is_the_fastest_that_does_no_more() -> None:
