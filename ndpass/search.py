@@ -240,15 +240,17 @@ class Search:
     def _correct(self, found: Settled) -> None:
         """Scale the candidates of each kind that was timed in place by how far its time was from what was predicted.
 
-        All others by how far the times of those were together: what lies between a small model and the whole one is
-        much the same for all of them, and without it what was timed and what was not could not be compared.
+        All others by how far the times of those were together, layers left as they are counted as predicted right:
+        what lies between a small model and the whole one is much the same for all candidates, and without it what was
+        timed and what was not could not be compared.
         """
         ratios, after, predicted = {}, 0.0, 0.0
         for name, choice in found.plan.items():
-            own, table = found.in_place[name], choice.candidate.seconds
+            own, table = found.in_place[name], choice.candidate.seconds or 0.0
             if not choice.candidate.setting or name in self.reverted or own < COUNTABLE or not table:
-                continue
-            ratios[name, kind(choice.candidate)] = float(np.clip(own / table, *CORRECTION))
+                own = table
+            else:
+                ratios[name, kind(choice.candidate)] = float(np.clip(own / table, *CORRECTION))
             after, predicted = after + own, predicted + table
         if not ratios:
             return

@@ -136,8 +136,8 @@ def test_what_was_timed_in_place_corrects_its_kind_and_all_others_together() -> 
     one._correct(found)
     assert [c.seconds for c in one.table.candidates["a"]] == pytest.approx([100e-6, 25e-6, 10e-6])
     # what was not timed shares what lies between a small model and the whole one, as far as that was seen
-    assert [c.seconds for c in one.table.candidates["b"]] == pytest.approx([100e-6, 30e-6, 15e-6])
-    assert one.scale == pytest.approx(0.5)
+    assert [c.seconds for c in one.table.candidates["b"]] == pytest.approx([100e-6, 50e-6, 25e-6])
+    assert one.scale == pytest.approx(125 / 150)
 
 
 def test_the_aim_for_a_damage_is_the_fastest_that_does_no_more() -> None:
