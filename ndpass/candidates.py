@@ -206,10 +206,10 @@ def _composed(
     made = []
     for c in first:
         for i, setting in enumerate(settings):
-            known_at = [(at, errors[i]) for at, errors in added if i in errors]
-            macs = _macs(site, passes, {**c.setting, last.name: setting}) if known_at else c.macs
+            at = {macs: errors[i] for macs, errors in added if i in errors}
+            macs = _macs(site, passes, {**c.setting, last.name: setting}) if at else c.macs
             if macs < c.macs:
-                error = float(np.interp(c.macs, *zip(*known_at, strict=True)))
+                error = float(np.interp(c.macs, list(at), list(at.values())))
                 made.append(Candidate(macs, c.error + (1 - c.error) * error, {**c.setting, last.name: setting}))
     return made
 

@@ -34,7 +34,7 @@ from ndpass.passes.channel_decomposition import factors, ranks, spectrum
 ORDERS = ("vh", "hv")
 SWEEPS = 2  # of step 3; measured: a third takes off half a per cent
 CG_STEPS = 6
-INNER = 6
+INNER = 6  # ranks of each order that are tried behind another pass
 
 
 class SpatialDecomposition(Decomposition):
