@@ -43,14 +43,12 @@ def within_drop(
     limit: float,
     settle: Callable[[float, int], Settled],
     fit: Callable[[Settled, int], tuple[float, T]],
-    in_turns: Callable[[Sequence[Settled]], Sequence[Settled]],
     at_least: float = 1.0,
 ) -> Fit[T]:
     """The fastest plan whose measured drop is at most `limit` points.
 
-    settle: (damage, number) -> a plan that does as much, timed in place; fit: (plan, number) -> drop and its result;
-    in_turns: plans with speedups that were measured side by side. at_least: the speedup that is asked for too. Raises
-    BudgetError.
+    settle: (damage, number) -> a plan that does as much, timed in place; fit: (plan, number) -> drop and its result.
+    at_least: the speedup that is asked for too. Raises BudgetError.
     """
     passing: list[Fit[T]] = []
     tried: list[tuple[float, float]] = []  # damage, drop
@@ -74,7 +72,7 @@ def within_drop(
         wanted = _next(limit, tried, passed, failed)
         if passed and search.aim_for(wanted) > search.aim_for(passed) * (1 - WORTH):
             break  # hardly anything is faster
-    best = _fastest(passing, in_turns) if passing else None
+    best = _fastest(search, passing) if passing else None
     if best is None or best.settled.speedup < at_least:
         raise BudgetError(_why_not(search, limit, at_least, best, tried))
     return best
@@ -86,9 +84,10 @@ def _near_the_fastest(fits: Sequence[Fit[T]]) -> list[Fit[T]]:
     return [one for one in fits if one.settled.speedup * RIVAL >= most]
 
 
-def _fastest(fits: Sequence[Fit[T]], in_turns: Callable[[Sequence[Settled]], Sequence[Settled]]) -> Fit[T]:
-    again = [replace(one, settled=s) for one, s in zip(fits, in_turns([one.settled for one in fits]), strict=True)]
-    return max(again, key=lambda one: one.settled.speedup)
+def _fastest(search: Search, fits: Sequence[Fit[T]]) -> Fit[T]:
+    again = search.in_turns([one.settled for one in fits])
+    timed = [replace(one, settled=settled) for one, settled in zip(fits, again, strict=True)]
+    return max(timed, key=lambda one: one.settled.speedup)
 
 
 def _next(limit: float, tried: Sequence[tuple[float, float]], passed: float, failed: float) -> float:

@@ -31,6 +31,7 @@ from ndpass.planner import Candidate, Choice, Fronts, damage, least_damage, pare
 from ndpass.pricing import CORRECTION, ROUNDS, SECONDS, Table, feed_of, kind, layer_seconds
 from ndpass.profiling import inference, loaded
 from ndpass.rewriting import channel_group
+from ndpass.runtime import Feed, Runnable
 from ndpass.target import Target
 from ndpass.timing import time_anew
 
@@ -128,15 +129,7 @@ class Search:
         graph = self.fresh()
         feed = feed_of(graph.inputs(), graph.sizes, self.target)
         models = [graph.runnable(), *(self.stand_in(self.fresh(), one.plan).runnable() for one in found)]
-        models = [loaded(m, self.target, feed) for m in models]
-        rounds: list[list[float]] = [[] for _ in models]
-        for _ in range(REPEATS):
-            times = time_anew(lambda: [inference(m, self.target, feed) for m in models],
-                              seconds=SECONDS * len(models) / 2, min_rounds=ROUNDS)  # fmt: skip
-            for kept, new in zip(rounds, times, strict=True):
-                kept += new
-        original, *others = rounds
-        speedups = [[a / b for a, b in zip(original, own, strict=True)] for own in others]
+        speedups = self._speedups(models, feed, REPEATS)
         log.info("in turns: %s", ", ".join(f"{np.median(s):.2f}" for s in speedups))
         return [
             replace(one, speedups=own, seconds=self.table.whole / float(np.median(own)))
@@ -196,12 +189,21 @@ class Search:
         feed = feed_of(graph.inputs(), graph.sizes, self.target)
         original = graph.runnable()
         model = self.stand_in(graph, plan).runnable()
-        pair = [loaded(m, self.target, feed) for m in (original, model)]  # once; they are compiled more often
-        a, b = time_anew(lambda: [inference(m, self.target, feed) for m in pair], seconds=SECONDS, min_rounds=ROUNDS)
-        speedups = [x / y for x, y in zip(a, b, strict=True)]
+        (speedups,) = self._speedups([original, model], feed)
         seconds = self.table.whole / float(np.median(speedups))
         in_place = layer_seconds(model, self.target, feed, list(plan), seconds)
         return Settled(plan, speedups, seconds, in_place, damage(plan))
+
+    def _speedups(self, models: Sequence[Runnable], feed: Feed, repeats: int = 1) -> list[list[float]]:
+        """The first model's time over that of each other, by round; timed in turns `repeats` times over."""
+        read = [loaded(m, self.target, feed) for m in models]  # once; they are compiled more often
+        found: list[list[float]] = [[] for _ in models[1:]]
+        for _ in range(repeats):
+            original, *others = time_anew(lambda: [inference(m, self.target, feed) for m in read],
+                                          seconds=SECONDS * len(models) / 2, min_rounds=ROUNDS)  # fmt: skip
+            for speedups, own in zip(found, others, strict=True):
+                speedups += [a / b for a, b in zip(original, own, strict=True)]
+        return found
 
     def stand_in(self, graph: Graph, plan: Mapping[str, Choice]) -> Graph:
         """The graph rewritten as planned, with random weights; channels that cp would choose are the first ones."""

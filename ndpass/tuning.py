@@ -78,9 +78,7 @@ class Tuner:
             stage = f"fit {number + 1} of at most {MOST_FITS}" + (f", at most {_minutes(left)} left" if left else "")
             return self._fit(settled, number, stage)
 
-        best: Fit[Callable[[], Rewritten]] = within_drop(
-            search, limit, settle, fit, search.in_turns, self.budget.speedup or 1.0
-        )
+        best: Fit[Callable[[], Rewritten]] = within_drop(search, limit, settle, fit, self.budget.speedup or 1.0)
         return self._with_latencies(best.result(), best.settled, search)
 
     def _search(self) -> Search:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,11 @@ def sketched(
             known[leaf] = _own_moments(leaf, before, conv, moments)
         return leaf
 
-    def sketch(leaf: Conv, setting: Setting) -> Block:
+    def sketch(setting: Setting, leaf: Conv) -> Block:
         return rule.sketch(leaf, setting, known[leaf]).with_bias(None) if leaf in known else leaf
 
     _leaf_by_leaf(block, None, remember)
-    return [block.map_leaves(lambda leaf, s=setting: sketch(leaf, s)) for setting in settings]  # type: ignore[misc]
+    return [block.map_leaves(partial(sketch, setting)) for setting in settings]
 
 
 def _own_moments(leaf: Conv, before: Conv | None, conv: Conv, moments: Moments) -> Moments:

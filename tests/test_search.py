@@ -1,19 +1,16 @@
-"""Plans for latencies: the table's arithmetic, what is taken back, the bisection, and stand-ins in the real runtime."""
+"""Plans for latencies: the table's arithmetic, what is taken back, rivals, and stand-ins in the real runtime."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import onnx
 import pytest
 from models import network, normal
 
-from ndpass.bisection import MOST_FITS, within_drop
 from ndpass.candidates import block_of, ways
-from ndpass.errors import BudgetError
 from ndpass.graph import Graph, Site
 from ndpass.latencies import Latencies
 from ndpass.passes import parse
@@ -147,82 +144,6 @@ def test_the_aim_for_a_damage_is_the_fastest_that_does_no_more() -> None:
         plan = one._plan(one.aim_for(wanted))
         assert damage(plan) <= wanted
         assert one.table.predicted({n: c.candidate for n, c in plan.items()}) <= seconds + 1e-9
-
-
-# ------------------------------------------------------------------------------------------------------ bisection
-
-
-def bisect(limit: float, drop_of: Callable[[float], float], at_least: float = 1.0) -> tuple[float, float, list[float]]:
-    """Speedup and drop found, and all drops measured, where the drop is a function of the damage."""
-    one = search(many())
-    fits: list[float] = []
-
-    def settle(wanted: float, _number: int) -> Settled:
-        plan = one._plan(one.aim_for(wanted))
-        seconds = one.table.predicted({n: c.candidate for n, c in plan.items()})
-        return Settled(plan, [one.table.whole / seconds], seconds, {}, damage(plan))
-
-    def fit(found: Settled, _number: int) -> tuple[float, None]:
-        fits.append(drop_of(found.damage))
-        return fits[-1], None
-
-    best = within_drop(one, limit, settle, fit, list, at_least)
-    return best.settled.speedup, best.drop, fits
-
-
-def many(layers: int = 5) -> Table:
-    """Layers that can be up to ten times as fast at an error of up to 0.5."""
-    ratios = np.linspace(1, 10, 10)
-    each = [way(1e-4 / r, 0.5 * (r - 1) / 9, **({"nd": {"rank": i}} if i else {})) for i, r in enumerate(ratios)]
-    return Table({f"l{n}": list(each) for n in range(layers)}, layers * 1.1e-4, {f"l{n}": 1e-4 for n in range(layers)})
-
-
-@pytest.mark.parametrize(("scale", "power"), [(5, 1), (60, 1), (20, 0.7), (20, 1.5), (150, 1)])
-@pytest.mark.parametrize("limit", [0.5, 2.0])
-def test_the_drop_is_never_more_than_allowed_and_nearly_used_up(scale: float, power: float, limit: float) -> None:
-    speedup, drop, fits = bisect(limit, lambda damage: scale * damage**power)
-    assert drop <= limit
-    assert 1 <= len(fits) <= MOST_FITS
-    one = search(many())
-    plan = one._plan(one.aim_for((limit / scale) ** (1 / power)))
-    best = one.table.whole / one.table.predicted({n: c.candidate for n, c in plan.items()})
-    assert 0.8 * best <= speedup <= 1.02 * best
-
-
-def test_a_drop_that_nothing_meets_is_refused_with_the_least_that_was_measured() -> None:
-    with pytest.raises(BudgetError, match=r"--max-drop 1 cannot be met: the least drop of \d plans was 50"):
-        bisect(1.0, lambda _: 50.0)
-
-
-def test_a_speedup_beside_the_drop_is_required() -> None:
-    speedup, _, _ = bisect(1.0, lambda damage: 10 * damage)
-    assert bisect(1.0, lambda damage: 10 * damage, at_least=speedup * 0.99)[0] == pytest.approx(speedup)
-    with pytest.raises(BudgetError, match="--speedup 9 with --max-drop 1"):
-        bisect(1.0, lambda damage: 10 * damage, at_least=9.0)
-
-
-def test_where_nothing_is_lost_the_fastest_is_found() -> None:
-    speedup, drop, _ = bisect(1.0, lambda _: -0.1)
-    assert drop == -0.1
-    assert speedup == pytest.approx(search(many()).table.whole / search(many()).least, rel=0.05)
-
-
-def test_of_the_plans_that_passed_the_fastest_in_turns_is_taken() -> None:
-    """The clock was 5 % kind to each plan that was timed in an even minute; in turns it favours none."""
-    one, speedups = search(many()), {}
-
-    def settle(wanted: float, number: int) -> Settled:
-        plan = one._plan(one.aim_for(wanted))
-        seconds = one.table.predicted({n: c.candidate for n, c in plan.items()})
-        speedups[damage(plan)] = one.table.whole / seconds
-        return Settled(plan, [speedups[damage(plan)] * (1.05 - 0.05 * (number % 2))], seconds, {}, damage(plan))
-
-    def in_turns(found: Sequence[Settled]) -> list[Settled]:
-        return [replace(s, speedups=[speedups[s.damage]]) for s in found]
-
-    best = within_drop(one, 1.0, settle, lambda s, _: (10 * s.damage, None), in_turns)
-    assert len(speedups) > 1
-    assert best.settled.speedup == max(s for damage, s in speedups.items() if 10 * damage <= 1)
 
 
 # ------------------------------------------------------------------------------------------ plans of one pass alone
