@@ -17,7 +17,6 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import onnx
 
@@ -85,7 +84,7 @@ def print_table(found: Sequence[Row], drop: float) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = options.parser(__doc__)
-    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("model", type=options.existing, nargs="?")
     options.with_data(parser)
     parser.add_argument("--passes", default="cp,cd,sd,nd", help="whose candidates are computed")
     parser.add_argument("--pipelines", nargs="+", default=["nd", "cd", "sd", "cd,nd", "sd,nd", "cd,sd", "cd,sd,nd"])

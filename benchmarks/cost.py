@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from benchmarks import options, rows
+from benchmarks import options, plots, rows
 from benchmarks.rows import Row
 
 TIME_LIMIT = 3.0  # times the baseline
@@ -66,6 +66,7 @@ def report(model: Path, args: argparse.Namespace) -> None:
                 print(f"round {number + 1}: {what} {seconds:.1f} s, {peak / 1e6:.0f} MB", flush=True)
                 rows.add(name, {**key, "seconds": seconds, "peak_bytes": peak, "model_bytes": model.stat().st_size})
     print(table(rows.known(name, {"model": model.stem})))
+    plots.draw(name)
 
 
 def baseline(model: Path, output: Path, axes: Sequence[int]) -> None:
@@ -123,7 +124,7 @@ def costs(found: Sequence[Row]) -> tuple[dict[str, float], dict[str, int]]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", type=Path, nargs="?", help="an ONNX file; default: VGG16 at 224x224")
+    parser.add_argument("model", type=options.existing, nargs="?", help="an ONNX file; default: VGG16 at 224x224")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round on the digits network; rows in cost_quick.json")
     parser.add_argument("--baseline", choices=BASELINES, help=argparse.SUPPRESS)  # how this module runs itself

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks import rows
+from benchmarks import options, plots, rows
 from benchmarks.detection_data import Example, read
 from benchmarks.mean_ap import points
 from benchmarks.options import AUTO
@@ -54,12 +54,13 @@ def main() -> None:
     if not args.table:
         run(args, name)
     print_table(rows.read(name))
+    plots.draw(name)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what benchmarks.detection_data wrote")
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("folder", type=options.existing, help="what benchmarks.detection_data wrote")
+    parser.add_argument("--model", type=options.existing, default=MODEL)
     parser.add_argument("--pipelines", nargs="+", type=pipeline, default=["cd", "nd", "cd,nd", "auto"])
     parser.add_argument("--scopes", nargs="+", choices=SCOPES, default=SCOPES)
     parser.add_argument("--macs", nargs="+", type=float, default=[0.5, 0.35])

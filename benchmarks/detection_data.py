@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import options
+
 # classes of CIFAR-10 (Krizhevsky 2009), whose order is alphabetical; a network's class 0 is the background
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZE = 300  # pixels a side
@@ -63,8 +65,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection_data", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--train", type=Path, required=True, metavar="FILE.npz")
-    parser.add_argument("--test", type=Path, required=True, metavar="FILE.npz")
+    parser.add_argument("--train", type=options.existing, required=True, metavar="FILE.npz")
+    parser.add_argument("--test", type=options.existing, required=True, metavar="FILE.npz")
     for part, count in COUNTS.items():
         parser.add_argument(f"--{part}-images", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0)

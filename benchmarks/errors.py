@@ -32,7 +32,7 @@ MEMORY = 1 << 30
 
 def main() -> None:
     parser = options.parser(__doc__)
-    parser.add_argument("models", type=Path, nargs="*")
+    parser.add_argument("models", type=options.existing, nargs="*")
     options.with_data(parser, measured=False)
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 3])
     args = options.parse(parser, samples=200)

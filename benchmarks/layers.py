@@ -139,13 +139,12 @@ def _taken(net: Network, path: Path) -> dict[str, NDArray[Any]]:
     left = [site for site in Graph(model).sites() if isinstance(site, Site)]
     for name in (n.removesuffix(".weight") for n in net.shapes if n.endswith(".weight")):
         shape = net.shapes[f"{name}.weight"]
-        fits = (i for i, s in enumerate(left) if s.outline.weight.shape == shape and s.outline.bias is not None)
-        index = next(fits, None)
+        index = next((i for i, s in enumerate(left) if s.outline.weight.shape == shape), None)
         if index is None:
-            raise SystemExit(f"{path}: every layer needs weights, {name} finds none of shape {shape} with a bias")
+            raise SystemExit(f"{path}: every layer needs weights, {name} finds none of shape {shape}")
         conv = left.pop(index).conv
-        assert conv.bias is not None
-        taken |= {f"{name}.weight": conv.weight, f"{name}.bias": conv.bias}
+        bias = conv.bias if conv.bias is not None else np.zeros(shape[0])  # exporters leave out one of zeros
+        taken |= {f"{name}.weight": conv.weight, f"{name}.bias": bias}
     if left:
         names = ", ".join(site.name for site in left)
         raise SystemExit(f"{path}: {net.name} has no place for the layers {names}: is it another network?")

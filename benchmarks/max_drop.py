@@ -88,7 +88,7 @@ def figures(report: Row) -> Row:
 
 def arguments() -> argparse.Namespace:
     parser = options.parser(__doc__)
-    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("model", type=options.existing, nargs="?")
     options.with_data(parser)
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
     parser.add_argument("--pipelines", nargs="+", default=["auto", "sd", "cd", "nd"])

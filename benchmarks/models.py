@@ -4,10 +4,7 @@
 
 It needs neither torch nor a download. Seeded weights are for measurements that depend on sizes and not on what was
 learnt; they keep activations of order one at every depth. Trained ones come from an ONNX file of the same network,
-whatever its layers are called; torchvision's, for example:
-
-    model = torchvision.models.vgg16(weights="DEFAULT").eval()  # or resnet18
-    torch.onnx.export(model, torch.zeros(1, 3, 224, 224), "trained.onnx", external_data=False)
+whatever its layers are called: README says how torchvision's and those of an SSD's checkpoint get into one.
 
 VGG16 and ResNet-18 take `image` (batch, 3, 224, 224), RGB, normalised with ImageNet's mean and deviation (--preprocess
 imagenet); SSD300 takes pixels, see `benchmarks/ssd300.py`.
@@ -22,6 +19,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.layers import Network, filled, seeded, tensor
+from benchmarks.options import existing
 from benchmarks.ssd300 import ssd300
 from benchmarks.vgg import blocks, vgg_block
 
@@ -82,7 +80,7 @@ def main() -> None:
     parser.add_argument("network", choices=BUILDERS)
     parser.add_argument("output", type=Path, metavar="OUT.onnx")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--weights", type=Path, metavar="FILE.onnx", help="a trained model of the same network")
+    source.add_argument("--weights", type=existing, metavar="FILE.onnx", help="a trained model of the same network")
     source.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     net = BUILDERS[args.network]()

@@ -17,6 +17,14 @@ STAGES = ("build", "time", "plot")
 PIXELS = 16.0  # scikit-learn's digits hold 0..16, and so does what --preprocess digits takes
 
 
+def existing(text: str) -> Path:
+    """A path given as an argument, of something that has to be there."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no {text}")
+    return path
+
+
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """With the options that every benchmark has; doc: of the module, whose first line says what it does."""
     made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
@@ -28,9 +36,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def with_data(made: argparse.ArgumentParser, *, measured: bool = True) -> None:
     """Add what the model is fitted to and, with `measured`, what its accuracy is measured on."""
-    made.add_argument("--calibration", type=Path)
+    made.add_argument("--calibration", type=existing)
     if measured:
-        made.add_argument("--validation", type=Path)
+        made.add_argument("--validation", type=existing)
     made.add_argument("--preprocess", default="cifar10")
     made.add_argument("--samples", type=int, help="of the calibration data; default: all")
 
@@ -53,7 +61,7 @@ def parse(made: argparse.ArgumentParser, *, model_needed: bool = True, **quick: 
 def staged(doc: str | None, folder: str, seconds: float) -> argparse.ArgumentParser:
     """For a command on several models in STAGES, of which the second wants a quiet machine; folder: within MODELS."""
     made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    made.add_argument("model", type=Path, nargs="+")
+    made.add_argument("model", type=existing, nargs="+")
     with_data(made)
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--quick", action="store_true", help="little of it on the model given; rows in *_quick.json")

@@ -42,7 +42,7 @@ ROUNDS = 20
 
 def main() -> None:
     parser = options.parser(__doc__)
-    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("model", type=options.existing, nargs="?")
     parser.add_argument("--drop", type=float, default=1.3)
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
     parser.add_argument("--batch", type=int, default=1)

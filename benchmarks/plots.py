@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import pictures, rows
 from benchmarks.rows import Row
-from benchmarks.summary import EXACT, FORMS, curves, timed
+from benchmarks.summary import EXACT, FORMS, by, curves, timed
 
 WIDTH = 0.7  # of what belongs to a pipeline, of the way to the next one
 STAGES = ("calibrate", "plan", "rewrite", "verify")
@@ -39,6 +39,40 @@ def compression(found: Sequence[Row]) -> Any:
     axes.axhline(1.0, color="grey", linestyle=":")
     axes.set(xlabel="times fewer MACs", ylabel="accuracy lost, points")
     figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def cost(found: Sequence[Row]) -> Any:
+    """Seconds and memory of the last model measured, a point a round."""
+    found = [row for row in found if row["model"] == found[-1]["model"]]
+    kinds = list(dict.fromkeys(row["what"] for row in found))
+    figure = pictures.figure(8, 0.5 * len(kinds) + 1)
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, key, unit, label in zip(panels, ("seconds", "peak_bytes"), (1, 1e9), ("seconds", "GB"), strict=True):
+        panel.plot([row[key] / unit for row in found], [kinds.index(row["what"]) for row in found], "o", alpha=0.5)
+        panel.set(xlabel=label, ylim=(len(kinds) - 0.5, -0.5))
+        panel.set_xlim(left=0)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(kinds)), kinds)
+    return figure
+
+
+def detection(found: Sequence[Row]) -> Any:
+    """mAP by pipeline beside that of the original, a panel a scope and budget."""
+    found = [row for row in rows.latest(found, ("pipeline", "scope", "macs", "samples")) if not row.get("refused")]
+    whole = [row["map50"] for row in found if row["pipeline"] == "original"]
+    shown = by([row for row in found if row["pipeline"] != "original"], "scope", "macs")
+    figure = pictures.figure(2.6 * len(shown) + 0.5, 4)
+    for panel, ((scope, macs), own) in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown,
+                                           strict=True):  # fmt: skip
+        panel.plot(range(len(own)), [row["map50"] for row in own], "o")
+        panel.set_xticks(range(len(own)), [row["pipeline"] for row in own], rotation=90)
+        panel.set(title=f"{scope},\n{1 / macs:.2f} times fewer MACs", xlim=(-0.5, len(own) - 0.5), ylabel="mAP@0.5")
+        panel.label_outer()
+        panel.grid(axis="y", alpha=0.3)
+        for value in whole:
+            panel.axhline(value, color="black", linestyle=":", label="original")
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
 
 
@@ -154,8 +188,9 @@ def same_latency(found: Sequence[Row]) -> Any:
 
 
 DRAWN: dict[str, Callable[[Sequence[Row]], Any]] = {
-    "compression": compression, "errors": errors, "max_drop": max_drop, "plans_timed": plans_timed,
-    "prediction": prediction, "same_latency": same_latency, "scaling": scaling, "speed": speed,
+    "compression": compression, "cost": cost, "detection": detection, "errors": errors, "max_drop": max_drop,
+    "plans_timed": plans_timed, "prediction": prediction, "same_latency": same_latency, "scaling": scaling,
+    "speed": speed,
 }  # fmt: skip
 
 

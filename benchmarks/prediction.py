@@ -37,7 +37,7 @@ from ndpass.target import Target
 
 def main() -> None:
     parser = options.parser(__doc__)
-    parser.add_argument("models", type=Path, nargs="*")
+    parser.add_argument("models", type=options.existing, nargs="*")
     parser.add_argument("--passes", default="cd,sd,nd")
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"])
     parser.add_argument("--plans", type=int, default=20)

@@ -29,6 +29,7 @@ QUICK = "_quick"
 COMMANDS = ("ranks_", "depth_", "inspect_")  # what `ndpass ... --json` has written
 NAMES = {"vgg16_cifar10": "VGG16 for CIFAR-10", "resnet20_cifar10": "ResNet-20 for CIFAR-10",
          "vgg16": "VGG16", "ssd300": "SSD300"}  # fmt: skip
+DROPS = {"resnet20_cifar10": (1.0, 1.4)}  # points that the table of fewer MACs is read at, where not at one alone
 FAMILIES = {"vgg": "VGG", "resnet": "ResNet-"}
 PAPER = {
     network: {p: speed.PAPER_ORIGINAL[network] / g for p, g in own.items()} for network, own in speed.PAPER.items()
@@ -69,7 +70,7 @@ def render(found: dict[str, Any]) -> str:
     environment.filters |= {"fixed": fixed, "span": span, "named": named, "quoted": quoted}
     environment.filters |= {"latest": latest, "median": median}
     own = [kept for name, kept in found.items() if not name.startswith(COMMANDS)]
-    environment.globals |= {"summary": summary, "costs": cost.costs, "PAPER": PAPER, "cost": cost}
+    environment.globals |= {"summary": summary, "costs": cost.costs, "PAPER": PAPER, "DROPS": DROPS, "cost": cost}
     text = environment.get_template(TEMPLATE).render(
         files=found,
         of=lambda kind: of(found, kind),

@@ -187,9 +187,9 @@ def forward(case: Case) -> float:
 
 def arguments() -> argparse.Namespace:
     parser = options.parser(__doc__)
-    parser.add_argument("model", type=Path, nargs="?", help="of one's own; default: the networks of the studies")
+    parser.add_argument("model", type=options.existing, nargs="?", help="default: the networks of the studies")
     parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=list(STUDIES))
-    parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--calibration", type=options.existing)
     parser.add_argument("--preprocess", default="imagenet")
     parser.add_argument("--images", type=int, nargs="+", default=list(IMAGES))
     parser.add_argument("--options", default=CHOSEN, help="of ndpass run")

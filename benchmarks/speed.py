@@ -8,7 +8,7 @@ onnxruntime, and OpenVINO with nothing newer than AVX2. Weights that are not tra
 choice of ranks by layer; MACs and milliseconds are those of the shapes. SSD300 takes batch 1 alone. A column is times
 as fast as the original under the same conditions; beside the MACs it shows where the papers' measure holds and where it
 inverts. Rows are appended to benchmarks/results/speed.json as they come, those there are not measured again; --quick:
-one condition, three pipelines.
+one condition, three pipelines. All of a network's pipelines are in memory at once, 15 GB for VGG16 with batch 8.
 """
 
 from __future__ import annotations

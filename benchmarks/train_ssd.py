@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from benchmarks import rows
+from benchmarks import options, rows
 from benchmarks.detection_data import NAMES, Example, read
 from benchmarks.layers import Network, with_weights
 from benchmarks.mean_ap import points
@@ -74,8 +74,8 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_ssd", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what benchmarks.detection_data wrote")
-    parser.add_argument("--crops", type=Path, required=True, metavar="FILE.npz", help="of its training objects")
+    parser.add_argument("folder", type=options.existing, help="what benchmarks.detection_data wrote")
+    parser.add_argument("--crops", type=options.existing, required=True, metavar="NPZ", help="of its training objects")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT, metavar="OUT.onnx")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the training images")
     parser.add_argument("--crop-epochs", type=int, default=CROP_EPOCHS)

@@ -172,6 +172,14 @@ def test_batchnorms_of_a_file_are_folded(tmp_path: Path) -> None:
     np.testing.assert_allclose(weight, 2 * _weights(seeded(net))["first.weight"], rtol=1e-6)
 
 
+def test_a_bias_that_an_exporter_left_out_is_zero(tmp_path: Path) -> None:
+    net, path = _one_layer(), tmp_path / "trained.onnx"
+    trained = seeded(net)
+    del trained.graph.node[0].input[2], trained.graph.initializer[1]
+    onnx.save(trained, path)
+    assert not _weights(filled(net, path))["first.bias"].any()
+
+
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trained.onnx"
     onnx.save(seeded(_one_layer()), path)
@@ -211,6 +219,15 @@ def test_every_command_is_listed() -> None:
     runnable = {p.stem for p in FOLDER.glob("*.py") if "__main__" in p.read_text() and p.stem != "__main__"}
     assert runnable == set(listed)
     assert len(_command("benchmarks").splitlines()) == len(listed)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    absent, out = tmp_path / "absent.onnx", tmp_path / "out.onnx"
+    command = [sys.executable, "-m", "benchmarks.models", "vgg16", str(out), "--weights", str(absent)]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(f"argument --weights: there is no {absent}")
+    assert not out.exists()
 
 
 def _command(module: str, *args: object) -> str:

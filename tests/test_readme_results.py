@@ -126,6 +126,18 @@ def test_the_same_rows_give_the_same_picture(results: Path) -> None:
     assert ((results / "speed.svg").read_bytes(), (results / "speed.png").read_bytes()) == first
 
 
+@pytest.mark.parametrize("name", ["cost", "detection"])
+def test_what_was_measured_last_is_in_the_picture(name: str, results: Path) -> None:
+    found = json.loads((readme.FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    (results / f"{name}.json").write_text(json.dumps(found))
+    plots.draw(name)
+    whole = (results / f"{name}.svg").read_bytes()
+    (results / f"{name}.json").write_text(json.dumps(found[:-1]))
+    plots.draw(name)
+    assert (results / f"{name}.svg").read_bytes() != whole
+    assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_no_model_and_no_quick_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         _run(monkeypatch)
