@@ -2,7 +2,9 @@
 
 The folder lies beside the output and goes when the run ends. Its manifest says what the run was: model, data, options.
 A layer's file appears whole or not at all, so a kill at any moment loses the layer in work and no other. Weights are
-kept in float64, as they were fitted: going on gives the bytes that a run without a break would have given.
+kept in float64, as they were fitted: going on gives the bytes that a run without a break would have given. While a run
+is at work it holds a lock in the folder, which ends with its process however that ends: a second one with the same
+output is refused before it removes what the first has done.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ndpass.calibration.collect import Data
@@ -46,20 +49,27 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.begun = False  # until then the folder is what another run has left
+        self._lock = FileLock(folder / "lock", timeout=0)
 
     @classmethod
     def beside(cls, output: Path) -> Checkpoint:
         return cls(output.with_name(f".{output.name}.resume"))
 
     def start(self, fingerprint: Mapping[str, str]) -> None:
-        """Begin anew: what an earlier run left is removed."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
+        """Begin anew: what an earlier run left is removed. Raises UsageError if that is still at work."""
+        self._claim()
+        for left in self.folder.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left != Path(self._lock.lock_file):
+                left.unlink()
         write_text(self.folder / "run.json", json.dumps(fingerprint, indent=1))
         self.begun = True
 
     def resume(self, fingerprint: Mapping[str, str]) -> None:
-        """Check that this is the run that was cut off. Raises UsageError naming what differs."""
+        """Check that this is the run that was cut off. Raises UsageError naming what differs, or if it is at work."""
+        if self.folder.exists():
+            self._claim()
         try:
             before = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
@@ -79,8 +89,24 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Remove what this run has left, not what it never came to."""
+        self.release()
         if self.begun:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let another run have the folder, if this one had it."""
+        if self._lock.is_locked:
+            self._lock.release(force=True)
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def _claim(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout as e:
+            raise UsageError(
+                f"another run with this output is at work ({self.folder} is its own): wait for it, or name another "
+                "output"
+            ) from e
 
     def save_plan(self, plan: Mapping[str, Choice]) -> None:
         self.write("plan.json", pack_plan(plan))

@@ -83,8 +83,12 @@ def _kept_if_cut_off(checkpoint: Checkpoint | None) -> Iterator[None]:
         if checkpoint:
             checkpoint.remove()
         raise
-    if checkpoint:
-        checkpoint.remove()
+    else:
+        if checkpoint:
+            checkpoint.remove()
+    finally:
+        if checkpoint:
+            checkpoint.release()
 
 
 def _rewrite(

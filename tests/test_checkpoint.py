@@ -146,6 +146,24 @@ def test_a_new_run_forgets_the_old_one() -> None:
     assert not FOLDER.exists()
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_run_with_the_same_output_is_refused_and_the_first_goes_on(
+    resume: bool, uninterrupted: dict[str, bytes]
+) -> None:
+    refused = []
+
+    def listen(stage: str, done: int, _total: int) -> None:
+        if (stage, done) == ("rewriting", 3):
+            with pytest.raises(UsageError, match=r"another run with this output is at work \(\.out\.onnx\.resume is"):
+                run(options(resume=resume))
+            refused.append(sorted(p.name for p in FOLDER.iterdir()))
+
+    pipeline.run(digits.model_path(), OUTPUT, options(), listen)
+    assert refused == [[*(f"{i:04}.npz" for i in range(3)), "lock", "run.json"]]
+    assert OUTPUT.read_bytes() == uninterrupted["pinned"]
+    assert [p.name for p in Path().iterdir()] == [OUTPUT.name]
+
+
 # ------------------------------------------------------------------------------------------------------- going on
 
 
