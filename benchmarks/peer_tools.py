@@ -270,7 +270,8 @@ PEERS = [
                                                         ("cd,nd", 0.25), ("cp", 0.38))),
               *(f"--passes {p} --macs {m}" for p, m in (("sd", 0.3), ("auto", 0.3), ("nd", 0.5), ("cd", 0.5)))],
           "others": _at(PIPELINES, (0.7, 0.5))}, "^"),
-    Peer("ndpass by ms", with_data, [f"--passes {p} --max-drop {d}" for d in (1, 0.5) for p in ("auto", "sd")], "*"),
+    Peer("ndpass by ms", with_data,
+         [f"--passes {p} --max-drop {d} --precision f32" for d in (1, 0.5) for p in ("auto", "sd")], "*"),
     Peer("ndpass int8 by ms", with_data, ["--passes auto --max-drop 1 --int8", "--passes sd --max-drop 1 --int8"], "X",
          ("nncf",), ".xml"),
 ]  # fmt: skip
