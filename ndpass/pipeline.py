@@ -74,7 +74,10 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
 
 @contextmanager
 def _kept_if_cut_off(checkpoint: Checkpoint | None) -> Iterator[None]:
-    """The checkpoint goes when the run ends, well or with an error that would come again; not when it is cut off."""
+    """The checkpoint goes when the run ends, well or with an error that would come again; not when it is cut off.
+
+    Its lock goes in any case.
+    """
     try:
         yield
     except UsageError:

@@ -58,14 +58,14 @@ def report(path: str = "r.json") -> Report:
 
 
 def test_speedup_is_reached_and_no_layer_is_slower(ndpass: Command, model: Path) -> None:
-    done = ndpass("run", model, "--speedup", 1.1, "--precision", "f32", "--threads", 1, "-o", "fast.onnx",
+    done = ndpass("run", model, "--speedup", 1.3, "--precision", "f32", "--threads", 1, "-o", "fast.onnx",
                   "--json", "r.json", "--save-plan", "plan.json")  # fmt: skip
     assert done.code == 0, done.err
     found = report()
     assert found.latency_ms is not None
-    assert found.latency_ms.speedup > 1  # it was 1.1 on the stand-in; a busy machine may say less a second time
+    assert found.latency_ms.speedup > 1  # it was 1.3 on the stand-in; a busy machine may say less a second time
     assert found.target.precision == "f32"
-    assert found.budget == {"speedup": 1.1}
+    assert found.budget == {"speedup": 1.3}
     for layer in found.layers:
         if layer.status == "done":
             assert layer.latency_us is not None
@@ -73,7 +73,7 @@ def test_speedup_is_reached_and_no_layer_is_slower(ndpass: Command, model: Path)
 
 
 def test_a_saved_plan_gives_the_same_bytes(ndpass: Command, model: Path) -> None:
-    ndpass("run", model, "--speedup", 1.1, "--threads", 1, "-o", "fast.onnx", "--save-plan", "plan.json")
+    ndpass("run", model, "--speedup", 1.3, "--threads", 1, "-o", "fast.onnx", "--save-plan", "plan.json")
     assert ndpass("run", model, "--plan", "plan.json", "-o", "again.onnx", "--save-plan", "again.json").code == 0
     assert Path("fast.onnx").read_bytes() == Path("again.onnx").read_bytes()
     saved, again = (json.loads(Path(name).read_text()) for name in ("plan.json", "again.json"))
