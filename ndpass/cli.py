@@ -78,6 +78,8 @@ def main() -> None:
         rest = ", no model was written; a calibrated run goes on with --resume" if "run" in sys.argv[1:2] else ""
         print(f"ndpass: interrupted{rest}", file=sys.stderr)
         sys.exit(130)
+    finally:
+        terminal.flush()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

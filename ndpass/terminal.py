@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     from ndpass.inspection import Row
     from ndpass.report import Report
     from ndpass.studies import Depth, Rank, Score, Slope, Subject
+
+
+def flush() -> None:
+    """What is still to be written. A reader that has gone away (`| head -1`) is told nothing, as click has it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
+        sys.exit(1)
 
 
 def report(done: Report, written: Sequence[Path]) -> None:

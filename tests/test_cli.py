@@ -235,9 +235,12 @@ def test_killed_run_leaves_what_was_there(long_run: list[str], folder: Path) -> 
     assert (folder / "out.onnx").read_bytes() == b"an older model"
 
 
-def test_reader_of_a_pipe_that_goes_away_is_told_nothing(net: Path, folder: Path) -> None:
-    with subprocess.Popen([*COMMAND, "inspect", str(net)], cwd=folder, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # the first failure is that of a later write, or of the last flush
+@pytest.mark.parametrize("command", [["--version"], ["passes"], ["inspect", "net.onnx"]])
+@pytest.mark.usefixtures("net")
+def test_reader_of_a_pipe_that_goes_away_is_told_nothing(command: list[str], unbuffered: str, folder: Path) -> None:
+    with subprocess.Popen([*COMMAND, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env=os.environ | {"PYTHONUNBUFFERED": unbuffered}) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
