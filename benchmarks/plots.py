@@ -5,6 +5,7 @@ Without matplotlib (the extras `plots`, `test` and `bench` have it) there are no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -173,11 +174,12 @@ def speed(found: Sequence[Row]) -> Any:
 
 
 def same_latency(found: Sequence[Row]) -> Any:
-    """MACs of the paper's pipelines and of the planner's plans as fast, a panel a network and precision."""
+    """MACs of the paper's pipelines and of the planner's plans as fast: networks in rows, precisions in columns."""
     found = rows.latest(found, ("network", "precision", "threads", "passes", "pipeline"))
-    shown = list(dict.fromkeys((row["network"], row["precision"]) for row in found))
-    figure = pictures.figure(4.5 * len(shown) + 1, 4.5)
-    for panel, key in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
+    networks, precisions = (list(dict.fromkeys(row[key] for row in found)) for key in ("network", "precision"))
+    figure = pictures.figure(4.5 * len(precisions) + 1, 4 * len(networks) + 0.5)
+    panels = figure.subplots(len(networks), len(precisions), squeeze=False, sharey="row").flat
+    for panel, key in zip(panels, itertools.product(networks, precisions), strict=True):
         own = sorted((r for r in found if (r["network"], r["precision"]) == key), key=lambda r: float(r["asked"]))
         for name, marker, said in (("paper_times_fewer", "_", "the pipeline"), ("times_fewer", ".", "the planner")):
             there = [row for row in own if name in row]  # a plan that was refused has none
