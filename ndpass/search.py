@@ -244,12 +244,13 @@ class Search:
 
         All others by how far the times of those were together, layers left as they are counted as predicted right:
         what lies between a small model and the whole one is much the same for all candidates, and without it what was
-        timed and what was not could not be compared.
+        timed and what was not could not be compared. What was just taken back counts as well: what is left of its kind
+        would be tried next at the same optimism.
         """
         ratios, after, predicted = {}, 0.0, 0.0
         for name, choice in found.plan.items():
             own, table = found.in_place[name], choice.candidate.seconds or 0.0
-            if not choice.candidate.setting or name in self.reverted or own < COUNTABLE or not table:
+            if not choice.candidate.setting or own < COUNTABLE or not table:
                 own = table
             else:
                 ratios[name, kind(choice.candidate)] = float(np.clip(own / table, *CORRECTION))

@@ -137,6 +137,18 @@ def test_what_was_timed_in_place_corrects_its_kind_and_all_others_together() -> 
     assert one.scale == pytest.approx(125 / 150)
 
 
+def test_a_layer_where_something_was_taken_back_is_corrected_too() -> None:
+    one = search()
+    first = one.table.candidates["a"][1]
+    found = settled({"a": first, "b": one.table.candidates["b"][0]}, {"a": 150e-6, "b": 100e-6})
+    assert one._take_back(found) == ["a"]
+    one._correct(found)
+    assert [c.seconds for c in one.table.candidates["a"]] == pytest.approx([100e-6, 60e-6])  # three times as long
+    second = one.table.candidates["a"][1]
+    one._correct(settled({"a": second, "b": one.table.candidates["b"][0]}, {"a": 30e-6, "b": 100e-6}))
+    assert [c.seconds for c in one.table.candidates["a"]] == pytest.approx([100e-6, 30e-6])  # and half of that
+
+
 def test_the_aim_for_a_damage_is_the_fastest_that_does_no_more() -> None:
     one = search()
     # damages, squared errors: a 0.01 or 0.09, b 0.04 or 0.25
