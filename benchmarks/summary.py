@@ -53,6 +53,14 @@ def between(points: Sequence[tuple[float, float]], drop: float) -> float | None:
     return found
 
 
+def missed(found: Sequence[Row]) -> list[Row]:
+    """Of rows of benchmarks.same_latency those where the planner does more damage than a pipeline of its own passes."""
+    return [
+        row for row in found
+        if set(row["pipeline"].split(",")) <= set(row["passes"].split(",")) and row["damage"] > row["paper_damage"]
+    ]  # fmt: skip
+
+
 def uncompensated(found: Sequence[Row]) -> list[tuple[Row, Row]]:
     """(row, the same with every layer fitted to the original's own activations), where there are both."""
     same = ("pipeline", "macs", "damage", "samples", "slopes")

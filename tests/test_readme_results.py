@@ -203,6 +203,12 @@ def test_the_planner_is_asked_for_the_milliseconds_of_each_pipeline(
     assert "1000.00 times as fast" in capsys.readouterr().out
 
 
+def test_plans_that_the_planner_missed_are_those_of_its_own_passes() -> None:
+    row = {"passes": "cd,sd,nd", "paper_damage": 1.0}
+    found = [{**row, "pipeline": p, "damage": d} for p, d in (("cd", 1.1), ("cp,cd", 1.5), ("cd,nd", 0.9), ("nd", 1.2))]
+    assert [r["pipeline"] for r in summary.missed(found)] == ["cd", "nd"]
+
+
 def test_of_each_curve_the_fastest_plan_inside_the_drop_counts() -> None:
     plans = [("sd", 0.5, 4.0), ("sd", 0.2, 2.0), ("sd", 1.5, 9.0), ("cd", 1.0, 5.0), ("nd", 2.0, 8.0)]
     found = [{"curve": curve, "drop": drop, "speedup": speedup} for curve, drop, speedup in plans]
