@@ -181,6 +181,7 @@ def same_latency(found: Sequence[Row]) -> Any:
     panels = figure.subplots(len(networks), len(precisions), squeeze=False, sharey="row").flat
     for panel, key in zip(panels, itertools.product(networks, precisions), strict=True):
         own = sorted((r for r in found if (r["network"], r["precision"]) == key), key=lambda r: float(r["asked"]))
+        panel.set_visible(bool(own))
         for name, marker, said in (("paper_times_fewer", "_", "the pipeline"), ("times_fewer", ".", "the planner")):
             there = [row for row in own if name in row]  # a plan that was refused has none
             panel.plot([row["asked"] for row in there], [row[name] for row in there], marker, markersize=9, label=said)
