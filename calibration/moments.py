@@ -97,7 +97,7 @@ class Moments:
         return self.C.astype(self._kind, copy=False)
 
     def error(self, kernel: Array) -> float:
-        """Relative error of a kernel (n_o, n) with its best bias; 0 where the responses are constant.
+        """Relative error of a kernel (n_o, n) with its best bias, at least 0; 0 where the responses are constant.
 
         Taken from the prior's weight W on: with M = W + D it is that of W, less 2 tr(D(B − WC)ᵀ), plus tr(DCDᵀ).
         """
