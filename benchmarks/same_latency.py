@@ -8,7 +8,8 @@ chosen by measured latency among all that `--passes` can do (by default what `au
 milliseconds, timed in place, are its MACs and its damage over that of the paper's pipeline, which ndpass chooses by
 MACs: both are the sum of the layers' relative errors by their weights, the measure that either is chosen by. Networks
 are those of `benchmarks.speed`: seeded weights say nothing of accuracy. Rows go to benchmarks/results/same_latency.json
-as they come, those there are not searched again. `--quick`: the slowest row of `benchmarks.speed --quick`, sd alone.
+as they come, those there are not searched again. `--quick`: the slowest row of `benchmarks.speed --quick`, for sd alone
+in one order.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.suffix = "_quick" if args.quick else ""
     if args.quick:
-        args.precisions, args.passes = ["f32"], "sd"
+        args.precisions, args.passes = ["f32"], "sd:order=vh"
     return args
 
 
