@@ -73,8 +73,7 @@ def build(model: Path, name: str, args: argparse.Namespace) -> None:
         task = Task(model, out, setting, args.calibration, args.validation, args.preprocess, args.samples,
                     args.threads)  # fmt: skip
         found = one(peer, task, QUICK_SAMPLES if args.quick else None)
-        if not known(name, key):  # else only the file was gone
-            rows.add(f"peers_{name}", {**key, **found})
+        rows.add(f"peers_{name}", {**key, **found})  # where only the file was gone too: it may be another model
         print(line(known(name, key)[-1]), flush=True)
 
 
