@@ -9,7 +9,7 @@ milliseconds, timed in place, are its MACs and its damage over that of the paper
 MACs: both are the sum of the layers' relative errors by their weights, the measure that either is chosen by. Networks
 are those of `benchmarks.speed`: seeded weights say nothing of accuracy. Rows go to benchmarks/results/same_latency.json
 as they come, those there are not searched again. `--quick`: the slowest row of `benchmarks.speed --quick`, for sd alone
-in one order.
+at one rank.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.suffix = "_quick" if args.quick else ""
     if args.quick:
-        args.precisions, args.passes = ["f32"], "sd:order=vh"
+        args.precisions, args.passes = ["f32"], "sd:rank=64:order=vh"
     return args
 
 

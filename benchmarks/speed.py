@@ -8,7 +8,7 @@ onnxruntime, and OpenVINO with nothing newer than AVX2. Weights that are not tra
 choice of ranks by layer; MACs and milliseconds are those of the shapes. SSD300 takes batch 1 alone. A column is times
 as fast as the original under the same conditions; beside the MACs it shows where the papers' measure holds and where it
 inverts. Rows are appended to benchmarks/results/speed.json as they come, those there are not measured again; --quick:
-one condition, three pipelines. All of a network's pipelines are in memory at once, 15 GB for VGG16 with batch 8.
+one condition, two pipelines. All of a network's pipelines are in memory at once, 15 GB for VGG16 with batch 8.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PAPER = {  # pipeline -> GMACs in convolutions; Tables 1 and 3
     "ssd300": {"nd": 20.27, "cd": 18.69, "cd,nd": 15.01},
 }  # fmt: skip
 PAPER_ORIGINAL = {"vgg16": 15.35, "ssd300": 31.37}  # GMACs in convolutions of the networks as published
-QUICK = ("nd", "sd", "cd")
+QUICK = ("nd", "sd")
 SEED = 0  # of weights
 CONDITIONS = {  # name -> runtime, precision, instruction set
     "OpenVINO f32": ("openvino", "f32", ""),
