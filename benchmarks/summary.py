@@ -184,9 +184,20 @@ def peer_speedup(runs: Sequence[Row] | None, row: Row) -> float | None:
     return float(runs[-1]["times"][runs[-1]["models"].index([row["peer"], row["setting"]])]["speedup"])
 
 
+def peers_timed(runs: Sequence[Row] | None, found: Sequence[Row]) -> list[tuple[Row, float]]:
+    """The last row of each setting of each peer and its `peer_speedup`, where it was timed."""
+    return [(row, ratio) for row in latest(found, ("peer", "setting")) if (ratio := peer_speedup(runs, row))]
+
+
+def int8_peers(files: Mapping[str, Sequence[Row]], model: str) -> list[tuple[Row, float]]:
+    """Of benchmarks.peers what is quantised; none before it was timed."""
+    found = [row for row in files.get(f"peers_{model}", []) if not row["refused"] and "int8" in row["peer"]]
+    return peers_timed(files.get(f"peers_timed_{model}"), found)
+
+
 def behind(runs: Sequence[Row] | None, found: Sequence[Row]) -> list[tuple[Row, list[str]]]:
     """Of benchmarks.peers the rows of ndpass and the peers that lose no more and are as fast or faster, if any are."""
-    ratios = [(row, ratio) for row in latest(found, ("peer", "setting")) if (ratio := peer_speedup(runs, row))]
+    ratios = peers_timed(runs, found)
     own = [(row, ratio) for row, ratio in ratios if row["peer"].startswith("ndpass")]
     others = [(row, ratio) for row, ratio in ratios if not row["peer"].startswith("ndpass")]
     beaten = [

@@ -256,6 +256,17 @@ def test_what_a_peer_does_better_stands_in_readme() -> None:
     assert "Behind a peer that loses no more and is as fast or faster: ndpass by MACs with `s` (better).\n\n" in text
 
 
+def test_what_is_quantised_stands_first_once_it_was_timed() -> None:
+    kinds = {"NNCF int8": 2.0, "ndpass int8 by ms": 8.0, "DAC": 3.0}
+    found = [{"peer": peer, "setting": "s", "drop": 0.5, "refused": "", "macs": [2, None], "pipeline": "sd"}
+             for peer in kinds]  # fmt: skip
+    runs = [{"models": [[peer, "s"] for peer in kinds], "times": [{"speedup": r} for r in kinds.values()]}]
+    rows_of = {"peers_vgg16_cifar10": found}
+    said = "in f32: NNCF int8 with `s` 2.00 for 0.50 points; ndpass int8 by ms with `s` 8.00 for 0.50 points.\n"
+    assert said in readme.render({**rows_of, "peers_timed_vgg16_cifar10": runs})
+    assert "Quantised" not in readme.render(rows_of)
+
+
 def test_rows_name_files_and_not_their_folders(tmp_path: Path) -> None:
     said = f"ndpass: {tmp_path}/a.onnx: not there, {tmp_path / 'b'}/c.npz neither"
     assert rows.by_name(said, tmp_path / "a.onnx", tmp_path / "b" / "c.npz", Path("d.onnx"), None) == (
