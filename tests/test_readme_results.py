@@ -207,6 +207,11 @@ def test_plans_that_the_planner_missed_are_those_of_its_own_passes() -> None:
     row = {"passes": "cd,sd,nd", "paper_damage": 1.0}
     found = [{**row, "pipeline": p, "damage": d} for p, d in (("cd", 1.1), ("cp,cd", 1.5), ("sd", 1.005), ("nd", 1.2))]
     assert [r["pipeline"] for r in summary.missed(found)] == ["cd", "nd"]
+    more = {"network": "vgg16", "precision": "f32", "threads": 2, "refused": "", "times_fewer": 2.0,
+            "paper_times_fewer": 2.0}  # fmt: skip
+    text = readme.render({"same_latency": [{**more, **r} for r in found]})
+    assert "In 2 of these 4 searches" in text
+    assert "VGG16 with cd in f32 (1.10), VGG16 with nd in f32 (1.20)." in text
 
 
 def test_of_each_curve_the_fastest_plan_inside_the_drop_counts() -> None:
@@ -262,7 +267,10 @@ def test_what_is_quantised_stands_first_once_it_was_timed() -> None:
              for peer in kinds]  # fmt: skip
     runs = [{"models": [[peer, "s"] for peer in kinds], "times": [{"speedup": r} for r in kinds.values()]}]
     rows_of = {"peers_vgg16_cifar10": found}
-    said = "in f32: NNCF int8 with `s` 2.00 for 0.50 points; ndpass int8 by ms with `s` 8.00 for 0.50 points.\n"
+    said = (
+        "2.00 times as fast by NNCF int8 with `s`, with 0.50 points lost; "
+        "8.00 times as fast by ndpass int8 by ms with `s`, with 0.50 points lost.\n"
+    )
     assert said in readme.render({**rows_of, "peers_timed_vgg16_cifar10": runs})
     assert "Quantised" not in readme.render(rows_of)
 
