@@ -30,7 +30,7 @@ def main() -> None:
     name = f"max_drop_{args.model.stem}{args.suffix}"
     for precision, pipeline in itertools.product(args.precisions, args.pipelines):
         key = {"precision": precision, "pipeline": pipeline, "budget": args.budget, "threads": args.threads,
-               "cold": args.cold, "seed": args.seed}  # fmt: skip
+               "cold": args.cold, "seed": args.seed, "cpu": rows.cpu()}  # fmt: skip
         if not rows.known(name, key):
             rows.add(name, {**key, **one(args, precision, pipeline)})
         print(line(rows.known(name, key)[-1]), flush=True)

@@ -16,7 +16,7 @@ from ndpass.convert import write_bytes
 from ndpass.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
-UNSAID = {"seed": 0}  # what rows had before they said so
+UNSAID = {"seed": 0, "cpu": "AMD AVX-512"}  # what rows had before they said so
 
 Row = dict[str, Any]
 
@@ -51,6 +51,15 @@ def by_name(text: str, *paths: Path | None) -> str:
     for folder in sorted(folders, key=len, reverse=True):  # one may lie in another
         text = text.replace(f"{folder}{os.sep}", "")
     return text
+
+
+@cache
+def cpu() -> str:
+    """Kind of this CPU, a key of rows that hold times: its maker and the newest instructions that runtimes use."""
+    found = environment()
+    maker = next((maker for maker in ("AMD", "Intel") if maker in found.cpu), found.cpu)
+    newest = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+    return f"{maker} {next((name for flag, name in newest.items() if flag in found.features), '')}".strip()
 
 
 @cache

@@ -63,7 +63,7 @@ def main() -> None:
         int8 = any(CONDITIONS[name][1] == "int8" for name in args.conditions)
         models = [built(args.models, network, p, gmacs, int8) for p, gmacs in {"": 0.0, **pipelines}.items()]
         for name, threads, batch in itertools.product(args.conditions, args.threads, args.batches):
-            key = {"network": network, "condition": name, "threads": threads, "batch": batch}
+            key = {"network": network, "condition": name, "threads": threads, "batch": batch, "cpu": rows.cpu()}
             if models[0]["batch"] not in (None, batch):
                 print(f"{network}, batch {batch}: left out, its batch is fixed at {models[0]['batch']}", flush=True)
                 continue
