@@ -52,8 +52,14 @@ def run(args: argparse.Namespace, name: str) -> None:
     bench = Bench(args)
     budgets = [{"damage": d} for d in args.damage] if args.damage else [{"macs": m} for m in args.macs]
     for budget, pipeline in itertools.product(budgets, args.pipelines):
-        key = {"pipeline": pipeline, **budget, "compensated": not args.no_compensation, "slopes": not args.no_slopes,
-               "samples": len(bench.fit), "seed": args.seed}  # fmt: skip
+        key = {
+            "pipeline": pipeline,
+            **budget,
+            "compensated": not args.no_compensation,
+            "slopes": not args.no_slopes,
+            "samples": len(bench.fit),
+            "seed": args.seed,
+        }
         if rows.known(name, key):
             continue
         row = {**key, **bench.row(pipeline, budget)}
@@ -62,8 +68,10 @@ def run(args: argparse.Namespace, name: str) -> None:
 
 
 def line(row: Row) -> str:
-    return (f"{row['pipeline']:10} {row['times_fewer']:5.2f} times fewer MACs, drop {row['drop']:5.2f} points, "
-            f"KL {row['kl']:.4f}, {row['seconds']:.0f} s")  # fmt: skip
+    return (
+        f"{row['pipeline']:10} {row['times_fewer']:5.2f} times fewer MACs, drop {row['drop']:5.2f} points, "
+        f"KL {row['kl']:.4f}, {row['seconds']:.0f} s"
+    )
 
 
 def print_table(found: Sequence[Row], drop: float) -> None:
@@ -72,13 +80,16 @@ def print_table(found: Sequence[Row], drop: float) -> None:
     print(f"pipeline    images  times fewer MACs at {drop:g} points    rows (times fewer: points)")
     for kind in kinds:
         own = sorted(
-            (r["times_fewer"], r["drop"]) for r in found
+            (r["times_fewer"], r["drop"])
+            for r in found
             if (r["pipeline"], r["samples"], r["compensated"], r["slopes"]) == kind
-        )  # fmt: skip
+        )
         name = kind[0] + ("" if kind[2] else " *") + ("" if kind[3] else " =")
         meets = between(own, drop)
-        print(f"{name:11} {kind[1]:6} {'?' if meets is None else f'{meets:.2f}':>10}      "
-              + "  ".join(f"{t:.2f}: {d:.2f}" for t, d in own))  # fmt: skip
+        print(
+            f"{name:11} {kind[1]:6} {'?' if meets is None else f'{meets:.2f}':>10}      "
+            + "  ".join(f"{t:.2f}: {d:.2f}" for t, d in own)
+        )
     print("* every layer fitted to the original's own activations   = errors of all layers count alike")
 
 

@@ -93,10 +93,20 @@ def commands(model: Path, folder: Path) -> dict[str, list[str]]:
     """What is compared, by name."""
     here = [sys.executable, "-m", "benchmarks.cost", str(model), "--output", str(folder / "svd.onnx")]
     return {
-        OURS: [sys.executable, "-m", "ndpass.cli", "run", str(model), "--passes", "nd:rank=3", "--quiet",
-               "--output", str(folder / "ndpass.onnx")],
+        OURS: [
+            sys.executable,
+            "-m",
+            "ndpass.cli",
+            "run",
+            str(model),
+            "--passes",
+            "nd:rank=3",
+            "--quiet",
+            "--output",
+            str(folder / "ndpass.onnx"),
+        ],
         **{name: [*here, "--baseline", name] for name in BASELINES},
-    }  # fmt: skip
+    }
 
 
 def table(found: Sequence[Row]) -> str:

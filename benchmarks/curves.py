@@ -67,8 +67,9 @@ def found(model: Path, name: str, key: Row, args: argparse.Namespace) -> Row:
     if not rows.known(file, key):
         out = args.models / name / f"{key['setting'].replace(' ', '_').replace(':', '_')}.onnx"
         out.parent.mkdir(exist_ok=True, parents=True)
-        task = Task(model, out, key["setting"], args.calibration, args.validation, args.preprocess, args.samples,
-                    args.threads)  # fmt: skip
+        task = Task(
+            model, out, key["setting"], args.calibration, args.validation, args.preprocess, args.samples, args.threads
+        )
         try:
             kept = with_data(task)
         except RefusedError as e:
@@ -128,9 +129,11 @@ def measure(model: Path, name: str, args: argparse.Namespace) -> None:
             continue
         timed = one(model, plan, target, args.seconds)
         rows.add(f"curves_timed_{name}", {**key, "drop": plan["drop"], **timed})
-        print("{curve:22} {left:5.1f} % of MACs, drop {drop:5.2f}: {ms:.3f} ms, {speedup:.2f} times as fast "
-              "({spread[0]:.2f} to {spread[1]:.2f})".format(left=100 * plan["share"], **plan, **timed),
-              flush=True)  # fmt: skip
+        print(
+            "{curve:22} {left:5.1f} % of MACs, drop {drop:5.2f}: {ms:.3f} ms, {speedup:.2f} times as fast "
+            "({spread[0]:.2f} to {spread[1]:.2f})".format(left=100 * plan["share"], **plan, **timed),
+            flush=True,
+        )
 
 
 def key_of(plan: Row, threads: int) -> Row:
@@ -170,8 +173,15 @@ def line(panel: Any, points: Sequence[tuple[float, float]], curve: str, number: 
     from matplotlib import colormaps
 
     x, y = zip(*sorted(points), strict=True)
-    panel.plot(x, y, "--" if curve in FREE else "-", color=colormaps["tab20"](number % 20), label=curve,
-               marker=MARKERS.get(curve, "."), markersize=7 if curve in MARKERS else 6)  # fmt: skip
+    panel.plot(
+        x,
+        y,
+        "--" if curve in FREE else "-",
+        color=colormaps["tab20"](number % 20),
+        label=curve,
+        marker=MARKERS.get(curve, "."),
+        markersize=7 if curve in MARKERS else 6,
+    )
 
 
 def arguments() -> argparse.Namespace:

@@ -88,8 +88,15 @@ def run(args: argparse.Namespace, name: str) -> None:
     common = {"model": args.model.name, "digest": digest(args.model), "images": len(tested)}
     if not rows.known(name, {**common, "pipeline": "original"}):
         model = onnx.load(args.model)
-        rows.add(name, {**common, "pipeline": "original", "macs_left": Graph(model).macs(),
-                        "map50": measured(model, tested, args.threads)})  # fmt: skip
+        rows.add(
+            name,
+            {
+                **common,
+                "pipeline": "original",
+                "macs_left": Graph(model).macs(),
+                "map50": measured(model, tested, args.threads),
+            },
+        )
     print(line(rows.known(name, {**common, "pipeline": "original"})[-1]), flush=True)
     detector = None
     for macs, scope, pipeline in itertools.product(args.macs, args.scopes, args.pipelines):
@@ -106,8 +113,10 @@ def line(row: Row) -> str:
     head = f"{row['scope']:8} {row['pipeline']:11} "
     if row["refused"]:
         return f"{head} {row['refused']}"
-    return (f"{head} mAP {row['map50']:5.2f}, {row['macs_left'] / 1e6:.0f} MMAC, {row['times_fewer']:.2f} times fewer, "
-            f"{row['seconds']:.0f} s")  # fmt: skip
+    return (
+        f"{head} mAP {row['map50']:5.2f}, {row['macs_left'] / 1e6:.0f} MMAC, {row['times_fewer']:.2f} times fewer, "
+        f"{row['seconds']:.0f} s"
+    )
 
 
 def print_table(found: Sequence[Row]) -> None:
@@ -176,9 +185,14 @@ class Detector:
         graph.tidy()
         model = graph.to_model()
         kept = [layer.model_dump(include={"name", "setting", "error_measured"}) for layer in layers]
-        return {"refused": "", "map50": measured(model, tested, self.args.threads), "macs_left": graph.macs(),
-                "times_fewer": self.total / graph.macs(), "seconds": time.perf_counter() - start,
-                "layers": [layer for layer in kept if layer["setting"]]}  # fmt: skip
+        return {
+            "refused": "",
+            "map50": measured(model, tested, self.args.threads),
+            "macs_left": graph.macs(),
+            "times_fewer": self.total / graph.macs(),
+            "seconds": time.perf_counter() - start,
+            "layers": [layer for layer in kept if layer["setting"]],
+        }
 
     def _plan(self, graph: Graph, sites: Sequence[Site], passes: str, macs: float) -> dict[str, Choice]:
         fronts = Coupling(graph, sites, parse(passes)).fronts

@@ -40,8 +40,10 @@ def main() -> None:
         name = f"errors_{model.stem}{args.suffix}"
         for layer in errors(model, args, name):
             for row in layer:
-                print("{layer:16} {shape:14} {form} T={rank}  {data_free:.4f} -> {calibrated:.4f}".format(**row),
-                      flush=True)  # fmt: skip
+                print(
+                    "{layer:16} {shape:14} {form} T={rank}  {data_free:.4f} -> {calibrated:.4f}".format(**row),
+                    flush=True,
+                )
             rows.add(name, *layer)
         plots.draw(name)
 
@@ -57,8 +59,11 @@ def errors(path: Path, args: argparse.Namespace, name: str) -> Iterator[list[Row
     calibration = Calibration.of(graph, sites, feeds, args.threads, args.seed, MEMORY)
     frontier = calibration.frontier(graph)
     for site in sites:
-        keys = [{"layer": site.name, "form": form, "rank": rank, "samples": len(feeds), "seed": args.seed}
-                for form in FORMS for rank in args.ranks]  # fmt: skip
+        keys = [
+            {"layer": site.name, "form": form, "rank": rank, "samples": len(feeds), "seed": args.seed}
+            for form in FORMS
+            for rank in args.ranks
+        ]
         todo = [key for key in keys if not rows.known(name, key)]
         if todo:
             moments = calibration.moments(site, frontier)

@@ -45,9 +45,18 @@ class Network:
         return name
 
     def conv(
-        self, name: str, x: str, n_i: int, n_o: int, kernel: int = 3, *,
-        stride: int = 1, pad: int | None = None, dilation: int = 1, gain: float = 1.0,
-    ) -> str:  # fmt: skip
+        self,
+        name: str,
+        x: str,
+        n_i: int,
+        n_o: int,
+        kernel: int = 3,
+        *,
+        stride: int = 1,
+        pad: int | None = None,
+        dilation: int = 1,
+        gain: float = 1.0,
+    ) -> str:
         """A convolution with a bias; without `pad` the output has ceil(size / stride) rows and columns."""
         pads = [dilation * (kernel // 2) if pad is None else pad] * 4
         self._weigh(name, (n_o, n_i, kernel, kernel), gain)

@@ -29,8 +29,15 @@ def main() -> None:
     args = arguments()
     name = f"max_drop_{args.model.stem}{args.suffix}"
     for precision, pipeline in itertools.product(args.precisions, args.pipelines):
-        key = {"precision": precision, "pipeline": pipeline, "budget": args.budget, "threads": args.threads,
-               "cold": args.cold, "seed": args.seed, "cpu": rows.cpu()}  # fmt: skip
+        key = {
+            "precision": precision,
+            "pipeline": pipeline,
+            "budget": args.budget,
+            "threads": args.threads,
+            "cold": args.cold,
+            "seed": args.seed,
+            "cpu": rows.cpu(),
+        }
         if not rows.known(name, key):
             rows.add(name, {**key, **one(args, precision, pipeline)})
         print(line(rows.known(name, key)[-1]), flush=True)
@@ -44,8 +51,10 @@ def line(row: Row) -> str:
     low, high = row["spread"]
     drop = "" if row["drop"] is None else f"drop {row['drop']:5.2f}, "
     stages = ", ".join(f"{name} {s:.0f} s" for name, s in row["seconds"].items() if s is not None)
-    return (f"{head}{row['speedup']:5.2f} times as fast ({low:.2f} to {high:.2f}), {drop}"
-            f"{row['macs'][0] / row['macs'][1]:.2f} times fewer MACs, {stages}")  # fmt: skip
+    return (
+        f"{head}{row['speedup']:5.2f} times as fast ({low:.2f} to {high:.2f}), {drop}"
+        f"{row['macs'][0] / row['macs'][1]:.2f} times fewer MACs, {stages}"
+    )
 
 
 def one(args: argparse.Namespace, precision: str, pipeline: str) -> Row:
@@ -53,19 +62,43 @@ def one(args: argparse.Namespace, precision: str, pipeline: str) -> Row:
         report = Path(folder) / "report.json"
         kind = ["--int8"] if precision == "int8" else ["--precision", precision]
         preprocess = args.preprocess if args.calibration or args.validation else None
-        given = {"calibration": args.calibration, "validation": args.validation, "preprocess": preprocess,
-                 "threads": args.threads, "samples": args.samples, "seed": args.seed, "jobs": args.jobs}  # fmt: skip
+        given = {
+            "calibration": args.calibration,
+            "validation": args.validation,
+            "preprocess": preprocess,
+            "threads": args.threads,
+            "samples": args.samples,
+            "seed": args.seed,
+            "jobs": args.jobs,
+        }
         given_options = [str(x) for key, value in given.items() if value is not None for x in (f"--{key}", value)]
-        command = [sys.executable, "-m", "ndpass.cli", "run", str(args.model), "-q", "--passes", pipeline, *kind,
-                   *args.budget.split(), *given_options, "--json", str(report), "-o", f"{folder}/out.xml"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "ndpass.cli",
+            "run",
+            str(args.model),
+            "-q",
+            "--passes",
+            pipeline,
+            *kind,
+            *args.budget.split(),
+            *given_options,
+            "--json",
+            str(report),
+            "-o",
+            f"{folder}/out.xml",
+        ]
         around = os.environ | ({"NDPASS_CACHE": folder} if args.cold else {})
         start = time.perf_counter()
         done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
         whole = time.perf_counter() - start
         if done.returncode:
             said = done.stderr.strip().splitlines()[-1]
-            return {"refused": rows.by_name(said, args.model, report, args.calibration, args.validation),
-                    "whole_s": whole}  # fmt: skip
+            return {
+                "refused": rows.by_name(said, args.model, report, args.calibration, args.validation),
+                "whole_s": whole,
+            }
         return {"refused": "", "whole_s": whole, **figures(json.loads(report.read_text()))}
 
 

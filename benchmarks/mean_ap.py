@@ -88,5 +88,11 @@ def _truth(examples: Sequence[Example]) -> Any:
 
 def _annotation(number: int, image: int, box: NDArray[np.float64], label: int) -> dict[str, Any]:
     x1, y1, x2, y2 = box.tolist()
-    return {"id": number, "image_id": image, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}  # fmt: skip
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": int(label),
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1),
+        "iscrowd": 0,
+    }

@@ -18,8 +18,11 @@ from torch.nn import functional
 
 Attributes = dict[str, Any]
 
-WEIGHTED = {"Conv": ("weight", "bias"), "Gemm": ("weight", "bias"),
-            "BatchNormalization": ("weight", "bias", "running_mean", "running_var")}  # fmt: skip
+WEIGHTED = {
+    "Conv": ("weight", "bias"),
+    "Gemm": ("weight", "bias"),
+    "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
+}
 CARRYING = ("BatchNormalization", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")  # channels stay
 
 
@@ -42,8 +45,15 @@ class Network(nn.Module):
             pads = attributes.get("pads", [0, 0, 0, 0])
             if pads[:2] != pads[2:] or attributes.get("group", 1) != 1:
                 raise ValueError(f"{node.name}: padding is the same on both sides and the group is 1")
-            layer = nn.Conv2d(rest[0], n_o, tuple(rest[1:]), attributes.get("strides", 1), tuple(pads[:2]),
-                              attributes.get("dilations", 1), bias=len(arrays) > 1)  # fmt: skip
+            layer = nn.Conv2d(
+                rest[0],
+                n_o,
+                tuple(rest[1:]),
+                attributes.get("strides", 1),
+                tuple(pads[:2]),
+                attributes.get("dilations", 1),
+                bias=len(arrays) > 1,
+            )
         elif node.op_type == "Gemm":
             if not attributes.get("transB") or attributes.get("transA"):
                 raise ValueError(f"{node.name}: a linear layer is x Wᵀ + b")

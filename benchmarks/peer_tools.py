@@ -86,17 +86,35 @@ def without_data(task: Task) -> Row:
 
 
 def with_data(task: Task) -> Row:
-    given = ["--calibration", str(task.calibration), "--validation", str(task.validation), "--preprocess",
-             task.preprocess]  # fmt: skip
+    given = [
+        "--calibration",
+        str(task.calibration),
+        "--validation",
+        str(task.validation),
+        "--preprocess",
+        task.preprocess,
+    ]
     return _ndpass(task, given + (["--samples", str(task.samples)] if task.samples else []))
 
 
 def _ndpass(task: Task, data: Sequence[str]) -> Row:
     """Keeps the plan, which `benchmarks.curves` times."""
     report = task.out.with_suffix(".json")
-    command = [sys.executable, "-m", "ndpass.cli", "run", str(task.model), "-q", *task.setting.split(), *data,
-               *(["--threads", str(task.threads)] if task.threads else []), "--json", str(report),
-               "-o", str(task.out)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "ndpass.cli",
+        "run",
+        str(task.model),
+        "-q",
+        *task.setting.split(),
+        *data,
+        *(["--threads", str(task.threads)] if task.threads else []),
+        "--json",
+        str(report),
+        "-o",
+        str(task.out),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -114,8 +132,9 @@ def nncf(task: Task) -> Row:
 
         preset = nncf.QuantizationPreset(task.setting)
         items = list(task.feeds(INT8_SAMPLES).batches(1))
-        int8 = nncf.quantize(ov.Core().read_model(task.model), nncf.Dataset(items), preset=preset,
-                             subset_size=len(items))  # fmt: skip
+        int8 = nncf.quantize(
+            ov.Core().read_model(task.model), nncf.Dataset(items), preset=preset, subset_size=len(items)
+        )
     ov.save_model(int8, task.out, compress_to_fp16=False)
     return {}
 
@@ -160,8 +179,15 @@ def _prune(network: Any, importance: Any, everywhere: bool, share: float, exampl
     import torch_pruning as tp
 
     whole, _ = tp.utils.count_ops_and_params(network, example)
-    pruner = tp.pruner.BasePruner(network, example, importance, global_pruning=everywhere, pruning_ratio=0.95,
-                                  iterative_steps=95, ignored_layers=network.fixed())  # fmt: skip
+    pruner = tp.pruner.BasePruner(
+        network,
+        example,
+        importance,
+        global_pruning=everywhere,
+        pruning_ratio=0.95,
+        iterative_steps=95,
+        ignored_layers=network.fixed(),
+    )
     left = whole
     while left > share * whole and pruner.current_step < pruner.iterative_steps:
         pruner.step()
@@ -210,8 +236,9 @@ def simplified(task: Task) -> Iterator[tuple[str, onnx.ModelProto]]:
                 return onnxsim.apply_structured_pruning(folded, sparsity=hundredths / 100, **options)
 
             def wanda(hundredths: int, options: dict[str, Any] = options) -> onnx.ModelProto:
-                return onnxsim.apply_structured_wanda_pruning(folded, calibration_data=batches,
-                                                              sparsity=hundredths / 100, **options)  # fmt: skip
+                return onnxsim.apply_structured_wanda_pruning(
+                    folded, calibration_data=batches, sparsity=hundredths / 100, **options
+                )
 
             for rule, prune in ((norm.upper(), plain), (f"Wanda {norm.upper()}", wanda)):
                 if found := _least(prune, task.share() * whole):
@@ -258,20 +285,43 @@ SHARES = [f"macs={share:g}" for share in (0.9, 0.8, 0.65, 0.5)]
 PIPELINES = ("nd", "cd", "sd", "cd,nd", "cp", "auto")
 
 PEERS = [
-    Peer("nd without data (Guo)", without_data,
-         [*(f"--passes nd:rank={t}" for t in (1, 2, 3, 4)), *(f"--passes nd --macs {m}" for m in (0.6, 0.75))], "o"),
+    Peer(
+        "nd without data (Guo)",
+        without_data,
+        [*(f"--passes nd:rank={t}" for t in (1, 2, 3, 4)), *(f"--passes nd --macs {m}" for m in (0.6, 0.75))],
+        "o",
+    ),
     Peer("DAC", without_data, [f"--passes nd:rank={t}:form=dw-pw" for t in (1, 2, 3, 4, 5)], "v"),
     Peer("NNCF int8", nncf, ["performance", "mixed"], "D", ("nncf",), ".xml"),
     Peer("Torch-Pruning", torch_pruning, SHARES, "s", ("torch", "torch_pruning")),
     Peer("onnxsim", onnxsim, SHARES, "P", ("onnxsim",)),
-    Peer("ndpass by MACs", with_data,
-         {"vgg16_cifar10": [
-              *(f"--passes {p} --macs {m}" for p, m in (("sd", 0.18), ("nd", 0.3), ("auto", 0.18), ("cd", 0.3),
-                                                        ("cd,nd", 0.25), ("cp", 0.38))),
-              *(f"--passes {p} --macs {m}" for p, m in (("sd", 0.3), ("auto", 0.3), ("nd", 0.5), ("cd", 0.5)))],
-          "others": _at(PIPELINES, (0.7, 0.5))}, "^"),
-    Peer("ndpass by ms", with_data,
-         [f"--passes {p} --max-drop {d} --precision f32" for d in (1, 0.5) for p in ("auto", "sd")], "*"),
-    Peer("ndpass int8 by ms", with_data, ["--passes auto --max-drop 1 --int8", "--passes sd --max-drop 1 --int8"], "X",
-         ("nncf",), ".xml"),
-]  # fmt: skip
+    Peer(
+        "ndpass by MACs",
+        with_data,
+        {
+            "vgg16_cifar10": [
+                *(
+                    f"--passes {p} --macs {m}"
+                    for p, m in (("sd", 0.18), ("nd", 0.3), ("auto", 0.18), ("cd", 0.3), ("cd,nd", 0.25), ("cp", 0.38))
+                ),
+                *(f"--passes {p} --macs {m}" for p, m in (("sd", 0.3), ("auto", 0.3), ("nd", 0.5), ("cd", 0.5))),
+            ],
+            "others": _at(PIPELINES, (0.7, 0.5)),
+        },
+        "^",
+    ),
+    Peer(
+        "ndpass by ms",
+        with_data,
+        [f"--passes {p} --max-drop {d} --precision f32" for d in (1, 0.5) for p in ("auto", "sd")],
+        "*",
+    ),
+    Peer(
+        "ndpass int8 by ms",
+        with_data,
+        ["--passes auto --max-drop 1 --int8", "--passes sd --max-drop 1 --int8"],
+        "X",
+        ("nncf",),
+        ".xml",
+    ),
+]

@@ -38,8 +38,12 @@ from ndpass.graph import Graph
 from ndpass.runtime import OpenVINO, Outputs
 
 NEAR = 6.0  # points below the original that the second panel shows
-QUICK = {"NNCF int8": "performance", "Torch-Pruning": "macs=0.9", "onnxsim": "macs=0.9",
-         "ndpass by MACs": "--passes sd --macs 0.7"}  # fmt: skip
+QUICK = {
+    "NNCF int8": "performance",
+    "Torch-Pruning": "macs=0.9",
+    "onnxsim": "macs=0.9",
+    "ndpass by MACs": "--passes sd --macs 0.7",
+}
 QUICK_SAMPLES = 500
 BATCH = 100
 
@@ -70,8 +74,7 @@ def build(model: Path, name: str, args: argparse.Namespace) -> None:
         out = args.models / name / file_of(peer, setting)
         if any(row["refused"] or out.exists() for row in known(name, key)):
             continue
-        task = Task(model, out, setting, args.calibration, args.validation, args.preprocess, args.samples,
-                    args.threads)  # fmt: skip
+        task = Task(model, out, setting, args.calibration, args.validation, args.preprocess, args.samples, args.threads)
         found = one(peer, task, QUICK_SAMPLES if args.quick else None)
         rows.add(f"peers_{name}", {**key, **found})  # where only the file was gone too: it may be another model
         print(line(known(name, key)[-1]), flush=True)
@@ -143,8 +146,10 @@ def line(row: Row) -> str:
         return head + row["refused"]
     before, after = row["macs"]
     left = f"{100 * after / before:5.1f} % of MACs" if after else "int8          "
-    return (f"{head}{row['accuracy']:6.2f} %, drop {row['drop']:6.2f}, {left}, {row['build_s']:.0f} s"
-            f"{', ' + row['criterion'] if 'criterion' in row else ''}")  # fmt: skip
+    return (
+        f"{head}{row['accuracy']:6.2f} %, drop {row['drop']:6.2f}, {left}, {row['build_s']:.0f} s"
+        f"{', ' + row['criterion'] if 'criterion' in row else ''}"
+    )
 
 
 def measure(model: Path, name: str, args: argparse.Namespace) -> None:
@@ -178,13 +183,35 @@ def in_turns(paths: Sequence[Path], threads: int, seconds: float) -> list[Row]:
     """OpenVINO, f32 but for what is quantised, batch 1; ratios are to the first."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "bench.json"
-        command = [sys.executable, "-m", "ndpass.cli", "bench", *map(str, paths), "--runtime", "openvino",
-                   "--precision", "f32", "--threads", str(threads), "--seconds", str(seconds * len(paths)),
-                   "--json", str(report)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "ndpass.cli",
+            "bench",
+            *map(str, paths),
+            "--runtime",
+            "openvino",
+            "--precision",
+            "f32",
+            "--threads",
+            str(threads),
+            "--seconds",
+            str(seconds * len(paths)),
+            "--json",
+            str(report),
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found = json.loads(report.read_text())["rows"]
-    return [{"ms": r["median_ms"], "spread_ms": r["spread_ms"], "speedup": r["speedup"], "spread": r["speedup_spread"],
-             "rounds": r["rounds"]} for r in found]  # fmt: skip
+    return [
+        {
+            "ms": r["median_ms"],
+            "spread_ms": r["spread_ms"],
+            "speedup": r["speedup"],
+            "spread": r["speedup_spread"],
+            "rounds": r["rounds"],
+        }
+        for r in found
+    ]
 
 
 def timed(name: str) -> tuple[Row | None, list[Row]]:
@@ -238,8 +265,16 @@ def points(panel: Any, peer: Peer, colour: str, found: Sequence[Row]) -> None:
     if not found:
         return
     bars = [[r["ms"] - r["spread_ms"][0] for r in found], [r["spread_ms"][1] - r["ms"] for r in found]]
-    panel.errorbar([r["ms"] for r in found], [r["accuracy"] for r in found], xerr=bars, fmt=peer.marker, color=colour,
-                   elinewidth=0.6, markersize=6, label=peer.name)  # fmt: skip
+    panel.errorbar(
+        [r["ms"] for r in found],
+        [r["accuracy"] for r in found],
+        xerr=bars,
+        fmt=peer.marker,
+        color=colour,
+        elinewidth=0.6,
+        markersize=6,
+        label=peer.name,
+    )
 
 
 def _ms(row: Row) -> float:
@@ -248,8 +283,13 @@ def _ms(row: Row) -> float:
 
 def arguments() -> argparse.Namespace:
     parser = options.staged(__doc__, "peers", 4.0)
-    parser.add_argument("--peers", nargs="+", choices=[peer.name for peer in PEERS],
-                        default=[peer.name for peer in PEERS], help="that are built")  # fmt: skip
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=[peer.name for peer in PEERS],
+        default=[peer.name for peer in PEERS],
+        help="that are built",
+    )
     parser.add_argument("--settings", nargs="+", default=[""], help="parts of settings: no others are built")
     args = options.parse_staged(parser)
     if args.quick:

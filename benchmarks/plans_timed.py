@@ -56,8 +56,12 @@ def main() -> None:
     name = f"plans_timed_{args.model.stem}{args.suffix}"
     for precision in args.precisions:
         for row in plans(f"compression_{args.model.stem}{args.suffix}", args.drop, args.quick):
-            key = {"precision": precision, "threads": args.threads, "batch": args.batch,
-                   **{k: row[k] for k in ("pipeline", "times_fewer", "drop", "kl")}}  # fmt: skip
+            key = {
+                "precision": precision,
+                "threads": args.threads,
+                "batch": args.batch,
+                **{k: row[k] for k in ("pipeline", "times_fewer", "drop", "kl")},
+            }
             if not rows.known(name, key):
                 found = one(args.model, row, Target(precision, args.threads, args.batch), args.seconds)
                 rows.add(name, {**key, **found})
@@ -84,9 +88,12 @@ def beside_each_other(precision: Precision, args: argparse.Namespace) -> None:
         pairs = zip(chosen, found, strict=True)
         rows.add(name, *({**key, "pipeline": row["pipeline"], "drop": row["drop"], **timed} for row, timed in pairs))
     for row in rows.latest(rows.known(name, key), ["pipeline"]):
-        print("{precision:5} {pipeline:10} drop {drop:5.2f}: {ms:.3f} ms, {speedup:.2f} times as fast ({spread[0]:.2f} "
-              "to {spread[1]:.2f}), {over_first[1]:.2f} of the time of the first ({over_first[0]:.2f} to "
-              "{over_first[2]:.2f})".format(**row), flush=True)  # fmt: skip
+        print(
+            "{precision:5} {pipeline:10} drop {drop:5.2f}: {ms:.3f} ms, {speedup:.2f} times as fast ({spread[0]:.2f} "
+            "to {spread[1]:.2f}), {over_first[1]:.2f} of the time of the first ({over_first[0]:.2f} to "
+            "{over_first[2]:.2f})".format(**row),
+            flush=True,
+        )
 
 
 def plans(source: str, drop: float, quick: bool) -> list[Row]:
@@ -113,8 +120,9 @@ def together(model: Path, chosen: Sequence[Row], target: Target, seconds: float)
     original = Graph(onnx.load(model))
     feed = feed_of(original.inputs(), original.sizes, target)
     models = [original.runnable(), *(stand_in(model, row, target) for row in chosen)]
-    times = time_anew(lambda: [inference(m, target, feed) for m in models], seconds=seconds * len(chosen),
-                      min_rounds=ROUNDS)  # fmt: skip
+    times = time_anew(
+        lambda: [inference(m, target, feed) for m in models], seconds=seconds * len(chosen), min_rounds=ROUNDS
+    )
     before, own = np.array(times[0]), np.array(times[1:])
     return [
         {

@@ -35,8 +35,14 @@ def compression(found: Sequence[Row]) -> Any:
     figure = pictures.figure(8, 5)
     axes = figure.subplots()
     for i, curve in enumerate(curves(found)):
-        axes.plot([r["times_fewer"] for r in curve.rows], [r["drop"] for r in curve.rows],
-                  "o^sv"[i // 10 % 4] + "-", color=f"C{i % 10}", markersize=4, label=curve.pipeline)  # fmt: skip
+        axes.plot(
+            [r["times_fewer"] for r in curve.rows],
+            [r["drop"] for r in curve.rows],
+            "o^sv"[i // 10 % 4] + "-",
+            color=f"C{i % 10}",
+            markersize=4,
+            label=curve.pipeline,
+        )
     axes.axhline(1.0, color="grey", linestyle=":")
     axes.set(xlabel="times fewer MACs", ylabel="accuracy lost, points")
     figure.legend(loc="outside right upper", fontsize="small")
@@ -64,8 +70,9 @@ def detection(found: Sequence[Row]) -> Any:
     whole = [row["map50"] for row in found if row["pipeline"] == "original"]
     shown = by([row for row in found if row["pipeline"] != "original"], "scope", "macs")
     figure = pictures.figure(2.6 * len(shown) + 0.5, 4)
-    for panel, ((scope, macs), own) in zip(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown,
-                                           strict=True):  # fmt: skip
+    for panel, ((scope, macs), own) in zip(
+        figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True
+    ):
         panel.plot(range(len(own)), [row["map50"] for row in own], "o")
         panel.set_xticks(range(len(own)), [row["pipeline"] for row in own], rotation=90)
         panel.set(title=f"{scope},\n{1 / macs:.2f} times fewer MACs", xlim=(-0.5, len(own) - 0.5), ylabel="mAP@0.5")
@@ -88,8 +95,14 @@ def errors(found: Sequence[Row]) -> Any:
             own = {row["layer"]: row for row in found if row["form"] == form and row["rank"] == rank}
             for key, style, said in (("data_free", "--", "data-free"), ("calibrated", "-", "fitted to data")):
                 places = [n for n, layer in enumerate(layers) if layer in own]
-                panel.plot(places, [own[layers[n]][key] for n in places], style, color=f"C{i}", marker=".",
-                           label=f"T={rank}, {said}")  # fmt: skip
+                panel.plot(
+                    places,
+                    [own[layers[n]][key] for n in places],
+                    style,
+                    color=f"C{i}",
+                    marker=".",
+                    label=f"T={rank}, {said}",
+                )
         panel.set(yscale="log", title=form, ylabel="relative error of the response")
         panel.set_ylim(bottom=EXACT)
         panel.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
@@ -191,10 +204,17 @@ def same_latency(found: Sequence[Row]) -> Any:
 
 
 DRAWN: dict[str, Callable[[Sequence[Row]], Any]] = {
-    "compression": compression, "cost": cost, "detection": detection, "errors": errors, "max_drop": max_drop,
-    "plans_timed": plans_timed, "prediction": prediction, "same_latency": same_latency, "scaling": scaling,
+    "compression": compression,
+    "cost": cost,
+    "detection": detection,
+    "errors": errors,
+    "max_drop": max_drop,
+    "plans_timed": plans_timed,
+    "prediction": prediction,
+    "same_latency": same_latency,
+    "scaling": scaling,
     "speed": speed,
-}  # fmt: skip
+}
 
 
 def _ratios(axes: Any, found: Sequence[Row], colours: str) -> None:
@@ -203,8 +223,15 @@ def _ratios(axes: Any, found: Sequence[Row], colours: str) -> None:
     kinds, places = list(dict.fromkeys(row[colours] for row in found)), {name: i for i, name in enumerate(macs)}
     for i, kind in enumerate(kinds):
         own, aside = [row for row in found if row[colours] == kind], WIDTH * ((i + 0.5) / len(kinds) - 0.5)
-        axes.errorbar([places[r["pipeline"]] + aside for r in own], [r["speedup"] for r in own], yerr=_bars(own),
-                      fmt=".", color=f"C{i}", elinewidth=0.5, label=kind)  # fmt: skip
+        axes.errorbar(
+            [places[r["pipeline"]] + aside for r in own],
+            [r["speedup"] for r in own],
+            yerr=_bars(own),
+            fmt=".",
+            color=f"C{i}",
+            elinewidth=0.5,
+            label=kind,
+        )
     left = [place - WIDTH / 2 for place in places.values()]
     axes.hlines(list(macs.values()), left, [x + WIDTH for x in left], color="black", label="times fewer MACs")
     axes.axhline(1.0, color="grey", linewidth=0.8)

@@ -47,13 +47,22 @@ def main() -> None:
     name = f"prediction{args.suffix}"
     for model in args.models:
         for precision in args.precisions:
-            key = {"model": model.stem, "precision": precision, "threads": args.threads, "passes": args.passes,
-                   "wanted": args.speedup, "seed": args.seed}  # fmt: skip
+            key = {
+                "model": model.stem,
+                "precision": precision,
+                "threads": args.threads,
+                "passes": args.passes,
+                "wanted": args.speedup,
+                "seed": args.seed,
+            }
             if args.cold or not rows.known(name, key):
                 rows.add(name, {**key, **one(model, precision, args)})
             row = rows.known(name, key)[-1]
-            print("{model:16} {precision:5} rank correlation {rank_correlation:.3f}, median error {median_error:.1%}, "
-                  "table {table_s:.0f} s, {whole_ms:.2f} ms".format(**row), flush=True)  # fmt: skip
+            print(
+                "{model:16} {precision:5} rank correlation {rank_correlation:.3f}, median error {median_error:.1%}, "
+                "table {table_s:.0f} s, {whole_ms:.2f} ms".format(**row),
+                flush=True,
+            )
             if "speedup" in row:
                 print("    --speedup {wanted:g}: {speedup:.2f} ({seconds:.0f} s)".format(**row["speedup"]), flush=True)
     plots.draw(name)

@@ -27,8 +27,12 @@ TEMPLATE = "results.md.j2"
 SECTION = re.compile(r"^## Results\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 QUICK = "_quick"
 COMMANDS = ("ranks_", "depth_", "inspect_")  # what `ndpass ... --json` has written
-NAMES = {"vgg16_cifar10": "VGG16 for CIFAR-10", "resnet20_cifar10": "ResNet-20 for CIFAR-10",
-         "vgg16": "VGG16", "ssd300": "SSD300"}  # fmt: skip
+NAMES = {
+    "vgg16_cifar10": "VGG16 for CIFAR-10",
+    "resnet20_cifar10": "ResNet-20 for CIFAR-10",
+    "vgg16": "VGG16",
+    "ssd300": "SSD300",
+}
 DROPS = {"resnet20_cifar10": (1.0, 1.4)}  # points that the table of fewer MACs is read at, where not at one alone
 FAMILIES = {"vgg": "VGG", "resnet": "ResNet-"}
 PAPER = {
@@ -57,16 +61,21 @@ def read(folder: Path) -> dict[str, Any]:
     names = sorted(path for path in folder.glob("*.json") if not path.stem.endswith(QUICK))
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in names if not path.stem.startswith("candidates")
-    }  # fmt: skip
+        for path in names
+        if not path.stem.startswith("candidates")
+    }
 
 
 def render(found: dict[str, Any]) -> str:
     """The section, from its heading to an empty line."""
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,
-    )  # fmt: skip
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
     environment.filters |= {"fixed": fixed, "span": span, "named": named, "quoted": quoted}
     environment.filters |= {"latest": latest, "median": median}
     own = [kept for name, kept in found.items() if not name.startswith(COMMANDS)]

@@ -42,8 +42,13 @@ def main() -> None:
     for network in args.networks:
         path = Path(built(args.models, network, "", 0.0, int8=False)["path"])
         for precision in args.precisions:
-            key = {"network": network, "precision": precision, "threads": args.threads, "passes": args.passes,
-                   "cpu": rows.cpu()}  # fmt: skip
+            key = {
+                "network": network,
+                "precision": precision,
+                "threads": args.threads,
+                "passes": args.passes,
+                "cpu": rows.cpu(),
+            }
             search: Search | None = None
             for row in wanted(network, precision, args):
                 own = {**key, "pipeline": row["pipeline"]}
@@ -64,8 +69,13 @@ def timed(path: Path, precision: Precision, args: argparse.Namespace) -> Search:
 
 def wanted(network: str, precision: str, args: argparse.Namespace) -> list[Row]:
     """The rows of benchmarks.speed, the slowest pipeline first."""
-    key = {"network": network, "condition": CONDITION.format(precision), "threads": args.threads, "batch": 1,
-           "cpu": rows.cpu()}  # fmt: skip
+    key = {
+        "network": network,
+        "condition": CONDITION.format(precision),
+        "threads": args.threads,
+        "batch": 1,
+        "cpu": rows.cpu(),
+    }
     found = [r for r in summary.timed(rows.known(f"speed{args.suffix}", key)) if r["speedup"] > 1]
     if not found:
         raise SystemExit(f"no times of {network} in {precision} with {args.threads} threads: run benchmarks.speed")

@@ -75,8 +75,13 @@ class Case:
 
     @property
     def key(self) -> Row:
-        return {"model": self.model.stem, "options": self.run, "images": self.images, "threads": self.threads,
-                "seed": self.seed}  # fmt: skip
+        return {
+            "model": self.model.stem,
+            "options": self.run,
+            "images": self.images,
+            "threads": self.threads,
+            "seed": self.seed,
+        }
 
 
 def main() -> None:
@@ -93,8 +98,10 @@ def main() -> None:
 
 def line(row: Row) -> str:
     stages = ", ".join(f"{name} {s:.1f} s" for name, s in row["seconds"].items() if s is not None)
-    return (f"{row['model']:14} {row['images']:4} images, {row['threads'] or 'all'} threads: {row['ratio']:.1f} "
-            f"passes of {row['forward_s']:.2f} s, {row['peak_memory_bytes'] / 1e9:.2f} GB ({stages})")  # fmt: skip
+    return (
+        f"{row['model']:14} {row['images']:4} images, {row['threads'] or 'all'} threads: {row['ratio']:.1f} "
+        f"passes of {row['forward_s']:.2f} s, {row['peak_memory_bytes'] / 1e9:.2f} GB ({stages})"
+    )
 
 
 def given(args: argparse.Namespace) -> Iterator[Case]:
@@ -145,10 +152,27 @@ def one(case: Case) -> Row:
     before = forward(case)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "ndpass.cli", "run", str(case.model), "-q", "--calibration",
-                   str(case.calibration), "--preprocess", case.preprocess, "--samples", str(case.images),
-                   "--seed", str(case.seed), "--json", str(report), "-o", str(Path(folder) / "out.onnx"),
-                   *case.run.split()]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "ndpass.cli",
+            "run",
+            str(case.model),
+            "-q",
+            "--calibration",
+            str(case.calibration),
+            "--preprocess",
+            case.preprocess,
+            "--samples",
+            str(case.images),
+            "--seed",
+            str(case.seed),
+            "--json",
+            str(report),
+            "-o",
+            str(Path(folder) / "out.onnx"),
+            *case.run.split(),
+        ]
         command += ["--threads", str(case.threads)] if case.threads else []
         start = time.perf_counter()
         subprocess.run(command, check=True)

@@ -39,10 +39,21 @@ from ndpass.rewriting import Rewriter, refused
 from ndpass.runtime import static_batch
 
 PAPER = {  # pipeline -> GMACs in convolutions; Tables 1 and 3
-    "vgg16": {"nd": 8.61, "sd": 7.20, "cd": 6.52, "cp": 9.89, "cd,nd": 4.72, "sd,nd": 4.15, "cp,nd": 8.49,
-              "cd,sd": 4.32, "cd,sd,nd": 4.28, "cp,cd,nd": 5.45, "cp,cd,sd,nd": 4.70},
+    "vgg16": {
+        "nd": 8.61,
+        "sd": 7.20,
+        "cd": 6.52,
+        "cp": 9.89,
+        "cd,nd": 4.72,
+        "sd,nd": 4.15,
+        "cp,nd": 8.49,
+        "cd,sd": 4.32,
+        "cd,sd,nd": 4.28,
+        "cp,cd,nd": 5.45,
+        "cp,cd,sd,nd": 4.70,
+    },
     "ssd300": {"nd": 20.27, "cd": 18.69, "cd,nd": 15.01},
-}  # fmt: skip
+}
 PAPER_ORIGINAL = {"vgg16": 15.35, "ssd300": 31.37}  # GMACs in convolutions of the networks as published
 QUICK = ("nd", "sd")
 SEED = 0  # of weights
@@ -78,8 +89,11 @@ def print_rows(found: list[Row], key: Row) -> None:
     print("{network}, {condition}, threads {threads}, batch {batch}".format(**key))
     for row in found:
         ratio = f"{row['speedup']:5.2f} ({row['spread'][0]:.2f} to {row['spread'][1]:.2f})" if row["pipeline"] else ""
-        print(f"  {row['pipeline'] or 'original':12} {row['times_fewer']:5.2f} times fewer MACs  {row['ms']:8.2f} ms  "
-              f"{ratio}", flush=True)  # fmt: skip
+        print(
+            f"  {row['pipeline'] or 'original':12} {row['times_fewer']:5.2f} times fewer MACs  {row['ms']:8.2f} ms  "
+            f"{ratio}",
+            flush=True,
+        )
 
 
 def built(folder: Path, network: str, pipeline: str, gmacs: float, int8: bool) -> Row:
@@ -98,8 +112,13 @@ def built(folder: Path, network: str, pipeline: str, gmacs: float, int8: bool) -
         quantise(path)
     graph = Graph(onnx.load(path))
     fixed, macs = static_batch(graph.inputs()), graph.macs()
-    return {"path": str(path), "pipeline": pipeline, "macs": macs, "batch": fixed.size if fixed else None,
-            "times_fewer": original["macs"] / macs if original else 1.0}  # fmt: skip
+    return {
+        "path": str(path),
+        "pipeline": pipeline,
+        "macs": macs,
+        "batch": fixed.size if fixed else None,
+        "times_fewer": original["macs"] / macs if original else 1.0,
+    }
 
 
 def rewritten(graph: Graph, pipeline: str, gmacs: float) -> onnx.ModelProto:
@@ -141,9 +160,25 @@ def timed(
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "bench.json"
         paths = [str(Path(m["path"]).with_suffix(end)) for m in models]
-        command = [sys.executable, "-m", "ndpass.cli", "bench", *paths, "--runtime", runtime, "--precision", precision,
-                   "--threads", str(threads), "--batch", str(batch),
-                   "--seconds", str(seconds * len(models)), "--json", str(report)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "ndpass.cli",
+            "bench",
+            *paths,
+            "--runtime",
+            runtime,
+            "--precision",
+            precision,
+            "--threads",
+            str(threads),
+            "--batch",
+            str(batch),
+            "--seconds",
+            str(seconds * len(models)),
+            "--json",
+            str(report),
+        ]
         around = os.environ | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
         subprocess.run(command, check=True, env=around, stdout=subprocess.DEVNULL)
         found = json.loads(report.read_text())["rows"]

@@ -81,8 +81,11 @@ def ssd300(width: float = 1.0, classes: int = CLASSES) -> Network:
 
     classes: those that are told apart, the background among them.
     """
-    outputs = [tensor("boxes", ["detections", 4]), tensor("scores", ["detections"]),
-               tensor("classes", ["detections"], TensorProto.INT64)]  # fmt: skip
+    outputs = [
+        tensor("boxes", ["detections", 4]),
+        tensor("scores", ["detections"]),
+        tensor("classes", ["detections"], TensorProto.INT64),
+    ]
     net = Network("ssd300", [tensor("image", [1, 3, SIZE, SIZE])], outputs)
     maps = _features(net, width)
     offsets, scores = [], []
@@ -190,8 +193,9 @@ def _select(net: Network, corners: str, probabilities: str, classes: int) -> Non
     best = net.node("Gather", "best", found, "order", axis=0)  # (k, 3)
     first = net.constant("background", np.array(1))
     net.node("Add", "classes", _pick(net, "best.class", best, 1, 1), first)
-    places = net.node("Gather", "best.corners", _pick(net, "image.corners", corners, 0, 0),
-                      _pick(net, "best.box", best, 2, 1), axis=0)  # (8732, 4) -> (k, 4)  # fmt: skip
+    places = net.node(
+        "Gather", "best.corners", _pick(net, "image.corners", corners, 0, 0), _pick(net, "best.box", best, 2, 1), axis=0
+    )  # (8732, 4) -> (k, 4)
     net.node("Clip", "boxes", places, _number(net, "left.top", 0.0), _number(net, "right.bottom", 1.0))
 
 

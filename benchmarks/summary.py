@@ -64,9 +64,11 @@ def uncompensated(found: Sequence[Row]) -> list[tuple[Row, Row]]:
     same = ("pipeline", "macs", "damage", "samples", "slopes")
     without = [row for row in found if not row["compensated"] and row["slopes"]]
     return [
-        (row, other) for other in without for row in found
+        (row, other)
+        for other in without
+        for row in found
         if row["compensated"] and all(row.get(k) == other.get(k) for k in same)
-    ]  # fmt: skip
+    ]
 
 
 def using(row: Row, name: str) -> int:
@@ -79,12 +81,13 @@ def error_medians(found: Sequence[Row]) -> list[Row]:
     found = latest(found, ("layer", "form", "rank"))
     groups = [(form, rank) for form in FORMS for rank in sorted({row["rank"] for row in found})]
     return [
-        {"form": form, "rank": rank} | {
+        {"form": form, "rank": rank}
+        | {
             key: median(r[key] for r in found if (r["form"], r["rank"]) == (form, rank))
             for key in ("data_free", "calibrated")
         }
         for form, rank in groups
-    ]  # fmt: skip
+    ]
 
 
 def gains(found: Sequence[Row], rank: int) -> tuple[float, float]:
@@ -106,14 +109,23 @@ def worth(found: Sequence[Curve], last: str, paper: Mapping[str, float]) -> list
     for first in (name for name in by_name if name in paper and f"{name},{last}" in paper):
         pair = [by_name.get(name) for name in (first, f"{first},{last}")]
         shared = [
-            (a, b) for a in (pair[0].rows if pair[0] else []) for b in (pair[1].rows if pair[1] else [])
+            (a, b)
+            for a in (pair[0].rows if pair[0] else [])
+            for b in (pair[1].rows if pair[1] else [])
             if a.get("damage") is not None and a.get("damage") == b.get("damage")
-        ]  # fmt: skip
+        ]
         if shared:
             a, b = max(shared, key=lambda rows: float(rows[0]["damage"]))
             rewritten = sum(bool(layer["setting"]) for layer in b["layers"])
-            added.append({"first": first, "times": b["times_fewer"] / a["times_fewer"], "layers": using(b, last),
-                          "of": rewritten, "paper": paper[f"{first},{last}"] / paper[first]})  # fmt: skip
+            added.append(
+                {
+                    "first": first,
+                    "times": b["times_fewer"] / a["times_fewer"],
+                    "layers": using(b, last),
+                    "of": rewritten,
+                    "paper": paper[f"{first},{last}"] / paper[first],
+                }
+            )
     return added
 
 

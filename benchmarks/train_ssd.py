@@ -99,9 +99,13 @@ def written(twin: Twin) -> onnx.ModelProto:
 
 
 def fit(
-    name: str, modules: torch.nn.ModuleList, steps: int, loss: Loss, args: argparse.Namespace,
+    name: str,
+    modules: torch.nn.ModuleList,
+    steps: int,
+    loss: Loss,
+    args: argparse.Namespace,
     after: Callable[[int, float], None],
-) -> float:  # fmt: skip
+) -> float:
     """Steps of AdamW with a cosine; what is drawn at a step depends on its number, so a run goes on as if never cut.
 
     after: called behind every step with how many are done and the seconds that they took. Returns these seconds.
@@ -199,9 +203,12 @@ def enlarged(rng: np.random.Generator, image: NDArray[np.uint8], side: int) -> N
     if rng.random() < 0.5:
         left, right = right, left
     view = Image.fromarray(image).transform(
-        (side, side), Image.Transform.EXTENT, (left, top, right, bottom), Image.Resampling.BICUBIC,
+        (side, side),
+        Image.Transform.EXTENT,
+        (left, top, right, bottom),
+        Image.Resampling.BICUBIC,
         fillcolor=tuple(rng.integers(0, 256, 3).tolist()),
-    )  # fmt: skip
+    )
     return np.asarray(view)
 
 
@@ -229,8 +236,15 @@ def learn_boxes(twin: Twin, args: argparse.Namespace, crops_s: float) -> None:
             found = score(written(twin), few, args.threads)
             ready(twin)
             minutes = (crops_s + spent) / 60
-            row = {"output": args.output.name, "epoch": step / steps, "epochs": args.epochs, "minutes": minutes,
-                   "map50": found, "images": len(few), "threads": args.threads}  # fmt: skip
+            row = {
+                "output": args.output.name,
+                "epoch": step / steps,
+                "epochs": args.epochs,
+                "minutes": minutes,
+                "map50": found,
+                "images": len(few),
+                "threads": args.threads,
+            }
             print(f"epoch {row['epoch']:g}: mAP {found:.2f} on {len(few)} test images", flush=True)
             rows.add("train_ssd", row)
 

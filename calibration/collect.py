@@ -114,8 +114,13 @@ def _check_enough(site: Site, images: int, rows: int) -> None:
     unknowns = site.outline.n_i * site.outline.kernel_size
     if rows < unknowns:
         needed = -(-ENOUGH * unknowns * images // rows)
-        log.warning("layer '%s' has %d patches for %d unknowns and stays close to its weights: give %d images or more",
-                    site.name, rows, unknowns, needed)  # fmt: skip
+        log.warning(
+            "layer '%s' has %d patches for %d unknowns and stays close to its weights: give %d images or more",
+            site.name,
+            rows,
+            unknowns,
+            needed,
+        )
 
 
 class Frontier:

@@ -110,10 +110,23 @@ def run(
         output = folder / model_file.default_output(source, int8)
         saved = folder / "plan.json"
         options = Options(
-            rules, budget, tuple(ignore), fit, measured, threads, seed, memory,
-            target=target_of(precision, threads, device, budget, int8=int8), batch=batch, cache=cache_folder(),
-            plan=known, save_plan=saved, metric=metric, int8=int8, jobs=jobs,
-        )  # fmt: skip
+            rules,
+            budget,
+            tuple(ignore),
+            fit,
+            measured,
+            threads,
+            seed,
+            memory,
+            target=target_of(precision, threads, device, budget, int8=int8),
+            batch=batch,
+            cache=cache_folder(),
+            plan=known,
+            save_plan=saved,
+            metric=metric,
+            int8=int8,
+            jobs=jobs,
+        )
         with _known_as(source, "the model in memory" if source.parent == folder else None):
             report = pipeline.run(source, output, options, progress)
         return Result(_load(output), report, PlanFile.read(saved))

@@ -104,8 +104,9 @@ def _pruned(
     """Each number of channels kept, alone and with what decompositions then make of the smaller layer (estimated)."""
     settings = pruning.settings(conv, size=group.size)
     width = conv.n_i // group.size  # columns of a channel, where a Flatten lies between
-    _, errors = errors_by_size(conv.weight.reshape(conv.n_o, group.size, -1), moments,
-                               [int(s["channels"]) for s in settings])  # fmt: skip
+    _, errors = errors_by_size(
+        conv.weight.reshape(conv.n_o, group.size, -1), moments, [int(s["channels"]) for s in settings]
+    )
     thinned = spread(sorted(pareto(inside), key=lambda c: c.macs), MOST_RANKS)
     spare = len(group.filled(np.zeros(0, np.int64))) - 1  # channels that branches of a Concat may add, each its last
     for setting, error in zip(settings, errors, strict=True):

@@ -216,8 +216,11 @@ def run(
     rules, budget = passes_and_budget(passes, given, plan, default, calibrated=model is None or bool(calibration))
     if model is None and (calibration or validation):
         raise UsageError("data are given but no MODEL: name the model that they belong to")
-    fit, measured = _embedded_data() if model is None else (
-        _data(path, preprocess, samples, seed) for path in (calibration, validation))  # fmt: skip
+    fit, measured = (
+        _embedded_data()
+        if model is None
+        else (_data(path, preprocess, samples, seed) for path in (calibration, validation))
+    )
     if model is None:
         from ndpass import digits
 
@@ -233,10 +236,25 @@ def run(
     if model_server:
         check_served(model_server)
     options = Options(
-        rules, budget, ignore or (), fit, measured, threads, seed, parse_bytes(memory), resume,
-        target_of(precision.value if precision else None, threads, device, budget, int8=int8), batch, cache_folder(),
-        plan, save_plan, metric, int8, compress_to_fp16, jobs,
-    )  # fmt: skip
+        rules,
+        budget,
+        ignore or (),
+        fit,
+        measured,
+        threads,
+        seed,
+        parse_bytes(memory),
+        resume,
+        target_of(precision.value if precision else None, threads, device, budget, int8=int8),
+        batch,
+        cache_folder(),
+        plan,
+        save_plan,
+        metric,
+        int8,
+        compress_to_fp16,
+        jobs,
+    )
     with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
     if json:
@@ -319,8 +337,10 @@ def passes() -> None:
     from ndpass.passes import find, names
 
     for rule in map(find, names()):
-        words = "; ".join(f"{key}={'|'.join(('N', *names))}" if key == "rank" else f"{key}={'|'.join(names)}"
-                          for key, names in rule.options.items())  # fmt: skip
+        words = "; ".join(
+            f"{key}={'|'.join(('N', *names))}" if key == "rank" else f"{key}={'|'.join(names)}"
+            for key, names in rule.options.items()
+        )
         print(f"{rule.name:4} {rule.summary} ({words})")
 
 
@@ -352,8 +372,9 @@ def bench(
     names: list[Any] = [r.value for r in runtime or Runtime]
     kinds: list[Any] = [p.value for p in precision or (Precision.f32, Precision.bf16)]
     shape = None if size is None else height_width(size)
-    result = measure(models, runtimes=names, precisions=kinds, threads=threads, batch=batch, shape=shape,
-                     seconds=seconds, seed=seed)  # fmt: skip
+    result = measure(
+        models, runtimes=names, precisions=kinds, threads=threads, batch=batch, shape=shape, seconds=seconds, seed=seed
+    )
     if json:
         write_text(json, jsonlib.dumps(result.to_dict(), indent=1))
     terminal.bench(result, batch)
@@ -446,8 +467,10 @@ def _study(study: Study, subject: Subject, json: Path | None, plot: Path | None,
     from ndpass import plots, studies
     from ndpass.convert import write_text
 
-    makes: Any = {Study.ranks: (subject.ranks, terminal.ranks, plots.ranks),
-                  Study.depth: (subject.depth, terminal.depths, plots.depths)}  # fmt: skip
+    makes: Any = {
+        Study.ranks: (subject.ranks, terminal.ranks, plots.ranks),
+        Study.depth: (subject.depth, terminal.depths, plots.depths),
+    }
     compute, printer, draw = makes[study]
     show = (lambda _: None) if quiet else printer(subject)
     rows = []

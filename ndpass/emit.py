@@ -54,8 +54,13 @@ class Emitter:
         return self.add, "bias", [self._node(product, None), *self._bias(conv)], {}
 
     def _conv(self, conv: Conv, x: gs.Tensor) -> Parts:
-        attrs = {"kernel_shape": list(conv.kernel), "strides": list(conv.strides), "pads": list(conv.pads),
-                 "dilations": list(conv.dilations), "group": conv.group}  # fmt: skip
+        attrs = {
+            "kernel_shape": list(conv.kernel),
+            "strides": list(conv.strides),
+            "pads": list(conv.pads),
+            "dilations": list(conv.dilations),
+            "group": conv.group,
+        }
         role = ("dw" if conv.depthwise else "") + "x".join(map(str, conv.kernel))
         return "Conv", role, [x, self._constant("weight", conv.weight), *self._bias(conv)], attrs
 

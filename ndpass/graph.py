@@ -142,9 +142,12 @@ class Graph:
             "segment",
             [onnx.helper.make_tensor_value_info(t.name, types[t.name], shapes[t.name]) for t in start if id(t) in used],
             [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
-            [OnnxExporter.export_tensor_proto(t) for t in tensors.values()
-             if isinstance(t, gs.Constant) and id(t) in used],
-        )  # fmt: skip
+            [
+                OnnxExporter.export_tensor_proto(t)
+                for t in tensors.values()
+                if isinstance(t, gs.Constant) and id(t) in used
+            ],
+        )
         opsets = self._graph.import_domains
         model = onnx.helper.make_model(part, opset_imports=opsets, ir_version=max(self._shell.ir_version, 4))
         return bytes(model.SerializeToString())
@@ -210,8 +213,10 @@ class Graph:
         emit = Emitter(switch, node.op, dtype, "Add", self._names)
         emit(by, raw)
         lost = emit.nodes[-1].outputs[0]
-        behind = [gs.Node("Mul", f"{switch}.mul", {}, [lost, strength], [scaled]),
-                  gs.Node("Add", f"{switch}.add", {}, [raw, scaled], [y])]  # fmt: skip
+        behind = [
+            gs.Node("Mul", f"{switch}.mul", {}, [lost, strength], [scaled]),
+            gs.Node("Add", f"{switch}.add", {}, [raw, scaled], [y]),
+        ]
         self._graph.nodes[index:index] = [*emit.nodes, *behind]
         self._graph.inputs.append(strength)
         self._known.clear()

@@ -16,8 +16,14 @@ from ndpass.runtime import blaming, last_words
 
 NEWEST = 11  # version of the format that OpenVINO 2026 writes
 PADDING = 64  # bytes that may follow the last weight
-WEIGHTED = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul",
-            "BatchNormInference")  # fmt: skip
+WEIGHTED = (
+    "Convolution",
+    "GroupConvolution",
+    "ConvolutionBackpropData",
+    "GroupConvolutionBackpropData",
+    "MatMul",
+    "BatchNormInference",
+)
 
 
 def read_ir(path: Path) -> ov.Model:

@@ -104,8 +104,21 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
     macs, params = graph.macs(), graph.params()
     feeds = measured or _noise(graph, options.seed)
     judge = Judge(model, feeds, options.threads, options.metric, opened.compared)
-    return Job(graph, found, fit, feeds, measured is None, judge, opened.beside, opened.interface, opened.compared,
-                (macs, macs), (params, params), graph.inputs(), graph.sizes)  # fmt: skip
+    return Job(
+        graph,
+        found,
+        fit,
+        feeds,
+        measured is None,
+        judge,
+        opened.beside,
+        opened.interface,
+        opened.compared,
+        (macs, macs),
+        (params, params),
+        graph.inputs(),
+        graph.sizes,
+    )
 
 
 def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:

@@ -42,8 +42,9 @@ def compare_variants(
     as_is = replace(target, precision=Target.default_precision(target.device))
     before, after, before8, after8 = time_anew(
         lambda: [*(inference(p, as_is, feed) for p in plain), *(inference(p, target, feed) for p in quantised)],
-        seconds=2 * SECONDS, min_rounds=ROUNDS,
-    )  # fmt: skip
+        seconds=2 * SECONDS,
+        min_rounds=ROUNDS,
+    )
     rows = [
         _row("original", as_is, _value(rewritten, before=True), before, before),
         _row("original int8", target, _value(found[0]), before8, before),
@@ -62,8 +63,14 @@ def _value(found: Evaluation, before: bool = False) -> float | None:
 
 def _row(name: str, target: Target, value: float | None, own: Sequence[float], original: Sequence[float]) -> Variant:
     speedups = [a / b for a, b in zip(original, own, strict=True)]
-    return Variant(name=name, precision=target.precision, metric=value, latency_ms=1e3 * float(np.median(own)),
-                   speedup=float(np.median(speedups)), spread=percentiles(speedups))  # fmt: skip
+    return Variant(
+        name=name,
+        precision=target.precision,
+        metric=value,
+        latency_ms=1e3 * float(np.median(own)),
+        speedup=float(np.median(speedups)),
+        spread=percentiles(speedups),
+    )
 
 
 def timed(model: Path, written: Path, target: Target, feed: Feed) -> Latency:
@@ -82,6 +89,10 @@ def _latency(before: Sequence[float], after: Sequence[float]) -> tuple[Latency, 
     speedups = [a / b for a, b in zip(before, after, strict=True)]
     speedup = float(np.median(speedups))
     slower = f"the rewritten model is {speedup:.2f} times as fast as the original, that is slower"
-    latency = Latency(before=1e3 * float(np.median(before)), after=1e3 * float(np.median(after)), speedup=speedup,
-                      spread=percentiles(speedups))  # fmt: skip
+    latency = Latency(
+        before=1e3 * float(np.median(before)),
+        after=1e3 * float(np.median(after)),
+        speedup=speedup,
+        spread=percentiles(speedups),
+    )
     return latency, slower if verdict(speedups) == "slower" else ""

@@ -13,8 +13,20 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino.passes import ConstantFolding, Manager
 
-NEVER = {"Parameter", "Result", "Constant", "FakeQuantize", "FakeConvert", "RandomUniform", "Multinomial", "ReadValue",
-         "Assign", "If", "Loop", "TensorIterator"}  # fmt: skip
+NEVER = {
+    "Parameter",
+    "Result",
+    "Constant",
+    "FakeQuantize",
+    "FakeConvert",
+    "RandomUniform",
+    "Multinomial",
+    "ReadValue",
+    "Assign",
+    "If",
+    "Loop",
+    "TensorIterator",
+}
 HALVES = ("f16", "bf16")
 PLAIN = (
     "f16",

@@ -39,8 +39,9 @@ class OvGraph(Graph):
         fold(self._model)
         graph, self._places = describe(self._model)
         self._pruned = False
-        self._results = {port_name(r.output(0)): t.name
-                         for r, t in zip(self._model.get_results(), graph.outputs, strict=True)}  # fmt: skip
+        self._results = {
+            port_name(r.output(0)): t.name for r, t in zip(self._model.get_results(), graph.outputs, strict=True)
+        }
         self._inner = [found for op in self._model.get_ops() for found in _inside(op)]
         self._begin(graph, sizes)
 
@@ -120,6 +121,9 @@ def _inside(op: ov.Node) -> list[Skipped]:
     """The weighted operators of the models inside an If, Loop or TensorIterator."""
     bodies = [getattr(op, get)() for get in BODIES.get(op.get_type_name(), ())]
     inner = [o for body in bodies for o in body.get_ops()]
-    here = [Skipped(o.get_friendly_name(), o.get_type_name(), None, None, f"inside a {op.get_type_name()}")
-            for o in inner if o.get_type_name() in INNER]  # fmt: skip
+    here = [
+        Skipped(o.get_friendly_name(), o.get_type_name(), None, None, f"inside a {op.get_type_name()}")
+        for o in inner
+        if o.get_type_name() in INNER
+    ]
     return [*here, *(found for o in inner for found in _inside(o))]

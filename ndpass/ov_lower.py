@@ -132,9 +132,14 @@ class _Writer:
         pads = list(attrs.get("pads", [0] * 2 * axes))
         make = ops.group_convolution if grouped else ops.convolution
         product = make(
-            x, w, list(attrs.get("strides", [1] * axes)), pads[:axes], pads[axes:],
-            list(attrs.get("dilations", [1] * axes)), AUTO_PADS.get(attrs.get("auto_pad", "NOTSET"), "explicit"),
-        )  # fmt: skip
+            x,
+            w,
+            list(attrs.get("strides", [1] * axes)),
+            pads[:axes],
+            pads[axes:],
+            list(attrs.get("dilations", [1] * axes)),
+            AUTO_PADS.get(attrs.get("auto_pad", "NOTSET"), "explicit"),
+        )
         return self._biased(node, product, axes)
 
     def _rank(self, weight: gs.Constant) -> int:

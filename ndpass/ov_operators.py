@@ -16,14 +16,39 @@ from ndpass.normalise import values
 DOMAIN = "openvino"  # of what has none
 
 SAME = {
-    "Abs": "Abs", "Add": "Add", "Clamp": "Clip", "Convert": "Cast", "Divide": "Div", "Elu": "Elu", "Erf": "Erf",
-    "Exp": "Exp", "Gelu": "Gelu", "HSigmoid": "HardSigmoid", "HSwish": "HardSwish", "HardSigmoid": "HardSigmoid",
-    "Maximum": "Max", "Minimum": "Min", "Mish": "Mish", "Multiply": "Mul", "Negative": "Neg", "Relu": "Relu",
-    "Selu": "Selu", "Sigmoid": "Sigmoid", "SoftPlus": "Softplus", "SoftSign": "Softsign", "Sqrt": "Sqrt",
-    "Subtract": "Sub", "Swish": "Swish", "Tanh": "Tanh",
-}  # fmt: skip
-POOLS = {"AvgPool": "AveragePool", "MaxPool": "MaxPool", "AdaptiveAvgPool": "GlobalAveragePool",
-         "AdaptiveMaxPool": "GlobalMaxPool"}  # fmt: skip
+    "Abs": "Abs",
+    "Add": "Add",
+    "Clamp": "Clip",
+    "Convert": "Cast",
+    "Divide": "Div",
+    "Elu": "Elu",
+    "Erf": "Erf",
+    "Exp": "Exp",
+    "Gelu": "Gelu",
+    "HSigmoid": "HardSigmoid",
+    "HSwish": "HardSwish",
+    "HardSigmoid": "HardSigmoid",
+    "Maximum": "Max",
+    "Minimum": "Min",
+    "Mish": "Mish",
+    "Multiply": "Mul",
+    "Negative": "Neg",
+    "Relu": "Relu",
+    "Selu": "Selu",
+    "Sigmoid": "Sigmoid",
+    "SoftPlus": "Softplus",
+    "SoftSign": "Softsign",
+    "Sqrt": "Sqrt",
+    "Subtract": "Sub",
+    "Swish": "Swish",
+    "Tanh": "Tanh",
+}
+POOLS = {
+    "AvgPool": "AveragePool",
+    "MaxPool": "MaxPool",
+    "AdaptiveAvgPool": "GlobalAveragePool",
+    "AdaptiveMaxPool": "GlobalMaxPool",
+}
 REDUCED = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
 UNPACKING = ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract", "Transpose")
@@ -74,8 +99,11 @@ def _convolution(met: Met) -> Told:
     """Weights of a GroupConvolution are (groups, outputs of one, inputs of one, ...), ONNX's (outputs, inputs, ...)."""
     transposed = "Backprop" in met.op.get_type_name()
     grouped = met.op.get_type_name().startswith("Group")
-    attrs: dict[str, Any] = {"strides": list(met.attributes["strides"]), "dilations": list(met.attributes["dilations"]),
-                             "pads": [*met.attributes["pads_begin"], *met.attributes["pads_end"]]}  # fmt: skip
+    attrs: dict[str, Any] = {
+        "strides": list(met.attributes["strides"]),
+        "dilations": list(met.attributes["dilations"]),
+        "pads": [*met.attributes["pads_begin"], *met.attributes["pads_end"]],
+    }
     if met.attributes["auto_pad"] != "explicit":
         attrs["auto_pad"] = str(met.attributes["auto_pad"]).upper()
         del attrs["pads"]

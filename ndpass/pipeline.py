@@ -67,8 +67,9 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), stored_bytes(stage.path)
         stage.commit()
     if options.save_plan and options.target:
-        plan_of(layers, options.passes, digest_file(model, *job.beside), options.budget.to_json(),
-                options.target).save(options.save_plan)  # fmt: skip
+        plan_of(layers, options.passes, digest_file(model, *job.beside), options.budget.to_json(), options.target).save(
+            options.save_plan
+        )
     return _report(job, layers, checked, latency, variants, sizes, clock.seconds, options)
 
 
@@ -180,8 +181,19 @@ def _tuned(
         return job.judge(quantise(graph.runnable(), job.fit, job.inputs), "int8")
 
     assert options.target is not None
-    tuner = Tuner(fresh, [s.name for s in sites], options.passes, options.budget, options.target, options.cache,
-                  calibration, checkpoint, measure, listen, options.jobs)  # fmt: skip
+    tuner = Tuner(
+        fresh,
+        [s.name for s in sites],
+        options.passes,
+        options.budget,
+        options.target,
+        options.cache,
+        calibration,
+        checkpoint,
+        measure,
+        listen,
+        options.jobs,
+    )
     job.graph, layers = tuner.run()
     job.warnings.extend(tuner.warnings)
     return layers
@@ -224,23 +236,45 @@ def _report(
         ndpass=__version__,
         passes=[p.name for p in options.passes],
         budget=options.budget.to_json(),
-        target=Machine(cpu=around.cpu, precision=options.target.precision, threads=options.threads,
-                       batch=options.target.batch, openvino=around.openvino),
+        target=Machine(
+            cpu=around.cpu,
+            precision=options.target.precision,
+            threads=options.threads,
+            batch=options.target.batch,
+            openvino=around.openvino,
+        ),
         model=ModelSize(macs=job.macs, params=job.params, bytes=sizes),
-        metric=None if before is None or after is None else MetricChange(
-            name=before.name, before=before.value, after=after.value, samples=before.samples,
-            higher_is_better=before.higher_is_better),
+        metric=None
+        if before is None or after is None
+        else MetricChange(
+            name=before.name,
+            before=before.value,
+            after=after.value,
+            samples=before.samples,
+            higher_is_better=before.higher_is_better,
+        ),
         latency_ms=latency,
         variants=variants,
         seconds=Seconds(**seconds),
         peak_memory_bytes=peak_memory_bytes(),
         layers=layers,
         verified={
-            name: Verified(samples=agreement.samples, relative_error=agreement.relative_error,
-                           top1_agreement=agreement.top1_agreement, kl=agreement.kl,
-                           worst_output=agreement.worst_output),
-            **({} if checked.runtimes is None else {"itself in onnxruntime": Verified(
-                samples=checked.runtimes.samples, relative_error=checked.runtimes.relative_error)}),
+            name: Verified(
+                samples=agreement.samples,
+                relative_error=agreement.relative_error,
+                top1_agreement=agreement.top1_agreement,
+                kl=agreement.kl,
+                worst_output=agreement.worst_output,
+            ),
+            **(
+                {}
+                if checked.runtimes is None
+                else {
+                    "itself in onnxruntime": Verified(
+                        samples=checked.runtimes.samples, relative_error=checked.runtimes.relative_error
+                    )
+                }
+            ),
         },
         warnings=[*job.warnings, *checked.evaluation.warnings],
-    )  # fmt: skip
+    )

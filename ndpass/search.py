@@ -199,8 +199,11 @@ class Search:
         read = [loaded(m, self.target, feed) for m in models]  # once; they are compiled more often
         found: list[list[float]] = [[] for _ in models[1:]]
         for _ in range(repeats):
-            original, *others = time_anew(lambda: [inference(m, self.target, feed) for m in read],
-                                          seconds=SECONDS * len(models) / 2, min_rounds=ROUNDS)  # fmt: skip
+            original, *others = time_anew(
+                lambda: [inference(m, self.target, feed) for m in read],
+                seconds=SECONDS * len(models) / 2,
+                min_rounds=ROUNDS,
+            )
             for speedups, own in zip(found, others, strict=True):
                 speedups += [a / b for a, b in zip(original, own, strict=True)]
         return found
@@ -234,9 +237,10 @@ class Search:
             self.reverted[name] = f"in place it took {1e6 * after:.0f} µs, as it is {1e6 * before:.0f} µs"
             same = kind(choice.candidate)
             self.table.candidates[name] = [
-                c for i, c in enumerate(self.table.candidates[name])
+                c
+                for i, c in enumerate(self.table.candidates[name])
                 if i == 0 or kind(c) != same or c.macs < choice.candidate.macs
-            ]  # fmt: skip
+            ]
         return slower
 
     def _correct(self, found: Settled) -> None:
@@ -259,11 +263,10 @@ class Search:
             return
         together = float(np.clip(after / predicted, *CORRECTION))
         self.table.candidates = {
-            name: ways[:1] + [
-                replace(c, seconds=seconds_of(c) * ratios.get((name, kind(c)), together)) for c in ways[1:]
-            ]
+            name: ways[:1]
+            + [replace(c, seconds=seconds_of(c) * ratios.get((name, kind(c)), together)) for c in ways[1:]]
             for name, ways in self.table.candidates.items()
-        }  # fmt: skip
+        }
         self.scale *= together
 
 

@@ -97,9 +97,7 @@ class Slopes:
 
 def weighed(candidates: Mapping[str, Sequence[Candidate]], slopes: Slopes) -> dict[str, list[Candidate]]:
     """The candidates of every site with their damage."""
-    return {
-        name: [replace(c, weighed=slopes.damage(name, c)) for c in ways] for name, ways in candidates.items()
-    }  # fmt: skip
+    return {name: [replace(c, weighed=slopes.damage(name, c)) for c in ways] for name, ways in candidates.items()}
 
 
 def slopes(

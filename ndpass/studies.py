@@ -281,8 +281,12 @@ def to_json(study: str, rows: Sequence[Slope | Rank | Depth], subject: Subject |
     if subject is not None:
         gauge = subject.yardstick
         found["passes"] = [{"name": rule.name, **rule.pinned} for rule in subject.passes]
-        found["metric"] = {"name": gauge.name, "original": gauge.original, "samples": len(gauge.feeds),
-                           "higher_is_better": gauge.higher_is_better}  # fmt: skip
+        found["metric"] = {
+            "name": gauge.name,
+            "original": gauge.original,
+            "samples": len(gauge.feeds),
+            "higher_is_better": gauge.higher_is_better,
+        }
         found["calibration_samples"] = subject.calibration.data.images
     found["rows"] = [asdict(row) for row in rows]
     return json.dumps(_finite(found), indent=1) + "\n"

@@ -44,16 +44,33 @@ def inspection(rows: Sequence[Row], graph: Graph) -> None:
     """A row for each layer, and what they are together."""
     from ndpass.report import human
 
-    heads = ["layer", "op", "shape", "input", "MACs", "share",
-             *(f"{form} T={t}" for form in ("pw-dw", "dw-pw") for t in (1, 2, 3, 4)), "blueprint", "note"]  # fmt: skip
+    heads = [
+        "layer",
+        "op",
+        "shape",
+        "input",
+        "MACs",
+        "share",
+        *(f"{form} T={t}" for form in ("pw-dw", "dw-pw") for t in (1, 2, 3, 4)),
+        "blueprint",
+        "note",
+    ]
     cells = []
     for row in rows:
         kept = [f"{e:.3f}" for shares in row.energy.values() for e in shares] if row.energy else [""] * 8
-        cells.append([
-            row.name, row.op, "x".join(map(str, row.shape or ())), "x".join(map(str, row.in_hw or ())),
-            "?" if row.macs is None else human(row.macs), "" if row.share is None else f"{100 * row.share:.1f} %",
-            *kept, "" if row.blueprint is None else f"{row.blueprint:.3f}", row.reason or "",
-        ])  # fmt: skip
+        cells.append(
+            [
+                row.name,
+                row.op,
+                "x".join(map(str, row.shape or ())),
+                "x".join(map(str, row.in_hw or ())),
+                "?" if row.macs is None else human(row.macs),
+                "" if row.share is None else f"{100 * row.share:.1f} %",
+                *kept,
+                "" if row.blueprint is None else f"{row.blueprint:.3f}",
+                row.reason or "",
+            ]
+        )
     table(heads, cells, 4)
     sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
     assumed = "; open axes assumed, see --size" if graph.dynamic_hw else ""
@@ -63,8 +80,10 @@ def inspection(rows: Sequence[Row], graph: Graph) -> None:
 def bench(result: benching.BenchResult, batch: int) -> None:
     """The machine, then a row for each model, runtime and precision."""
     around = result.environment
-    print(f"{around.cpu} ({' '.join(around.features)}), threads {around.threads or 'as the runtime picks'}, "
-          f"batch {batch}, openvino {around.openvino}, onnxruntime {around.onnxruntime}")  # fmt: skip
+    print(
+        f"{around.cpu} ({' '.join(around.features)}), threads {around.threads or 'as the runtime picks'}, "
+        f"batch {batch}, openvino {around.openvino}, onnxruntime {around.onnxruntime}"
+    )
     for note, names in _noted(result.rows).items():
         print(f"{', '.join(names)}: {note}")
     rows = [_bench_cells(row) for row in result.rows]
@@ -127,8 +146,15 @@ def ranks(study: Subject) -> Callable[[Rank], None]:
     rows = Rows(["layer", "pass", "layer's MACs", "error", *_score_heads(study)], [names, 30, 0, 6, 0, 8, 8], 2)
 
     def show(row: Rank) -> None:
-        rows([row.layer, f"{row.rule}:{setting_text(row.setting)}", f"{100 * row.macs[1] / row.macs[0]:.1f} %",
-              f"{row.error:.4f}", *_score_cells(study, row.score)])  # fmt: skip
+        rows(
+            [
+                row.layer,
+                f"{row.rule}:{setting_text(row.setting)}",
+                f"{100 * row.macs[1] / row.macs[0]:.1f} %",
+                f"{row.error:.4f}",
+                *_score_cells(study, row.score),
+            ]
+        )
 
     return show
 
@@ -141,8 +167,16 @@ def depths(study: Subject) -> Callable[[Depth], None]:
     rows = Rows(heads, [5, 0, 0, names, 0, 0, 8, 8], 4)
 
     def show(row: Depth) -> None:
-        rows([row.end, str(row.count), str(row.done), row.layer, f"{100 * row.macs[1] / row.macs[0]:.1f} %",
-              *_score_cells(study, row.score)])  # fmt: skip
+        rows(
+            [
+                row.end,
+                str(row.count),
+                str(row.done),
+                row.layer,
+                f"{100 * row.macs[1] / row.macs[0]:.1f} %",
+                *_score_cells(study, row.score),
+            ]
+        )
 
     return show
 

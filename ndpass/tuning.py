@@ -92,9 +92,14 @@ class Tuner:
             groups = {site.name: channel_group(graph, site, self.passes) for site in sites}
             latencies = Latencies(self.target, self.cache)
             table = priced(
-                graph, sites, found, lambda s, c: block_of(s, self.passes, c.setting, groups[s.name]),
-                self.target, latencies, lambda i, n: self.listen("timing", i, n),
-            )  # fmt: skip
+                graph,
+                sites,
+                found,
+                lambda s, c: block_of(s, self.passes, c.setting, groups[s.name]),
+                self.target,
+                latencies,
+                lambda i, n: self.listen("timing", i, n),
+            )
             if latencies.noisy:
                 self._warn(f"the machine is too noisy to tell latencies 3 % apart (spread {latencies.spread:.1%})")
             known = _packed(table)
@@ -124,8 +129,15 @@ class Tuner:
             self.listen("timing plans", number, MOST_FITS)
             settled = settle()
             if part:
-                part.write("settled.json", {**asdict(settled), "plan": pack_plan(settled.plan),
-                                            "table": _packed(search.table), "reverted": search.reverted})  # fmt: skip
+                part.write(
+                    "settled.json",
+                    {
+                        **asdict(settled),
+                        "plan": pack_plan(settled.plan),
+                        "table": _packed(search.table),
+                        "reverted": search.reverted,
+                    },
+                )
             return settled
         search.table, search.reverted = _table(known["table"]), known["reverted"]
         return Settled(
@@ -157,9 +169,10 @@ class Tuner:
         before = search.table.in_place
         return graph, [
             layer.model_copy(update={"latency_us": (1e6 * before[layer.name], 1e6 * settled.in_place[layer.name])})
-            if layer.name in before else layer
+            if layer.name in before
+            else layer
             for layer in layers
-        ]  # fmt: skip
+        ]
 
 
 def check_resolution(samples: int, limit: float) -> str | None:

@@ -126,9 +126,16 @@ def damaged(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("no .bin", "not beside it"), ("short .bin", "truncated"), ("long .bin", "another model"), ("newer", "version 99"),
-     ("truncated", "truncated"), ("no IR", "not an OpenVINO IR"), ("NaN", "NaN")],
-)  # fmt: skip
+    [
+        ("no .bin", "not beside it"),
+        ("short .bin", "truncated"),
+        ("long .bin", "another model"),
+        ("newer", "version 99"),
+        ("truncated", "truncated"),
+        ("no IR", "not an OpenVINO IR"),
+        ("NaN", "NaN"),
+    ],
+)
 def test_ir_that_cannot_be_used(folder: Path, ndpass: Command, name: str, word: str) -> None:
     damaged(folder, name)
     assert_refused(ndpass("run", "net.xml", "-o", "out.xml", "-q"), 3, "net.", word)
@@ -279,8 +286,12 @@ def test_a_torch_model() -> None:
             super().__init__()
             nn = torch.nn
             self.head = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-            self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU6(),
-                                      nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.BatchNorm2d(16))  # fmt: skip
+            self.body = nn.Sequential(
+                nn.Conv2d(16, 16, 3, padding=1),
+                nn.ReLU6(),
+                nn.Conv2d(16, 16, 3, padding=1, groups=16),
+                nn.BatchNorm2d(16),
+            )
             self.tail = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
 
         def forward(self, x: Any) -> Any:

@@ -115,10 +115,12 @@ def quantised(path: Path) -> None:
             """(float[1,3,8,8] x) => (float[1,4,8,8] y) {
                 q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  v = DequantizeLinear(w, s, z)
                 y = Conv<pads = [1,1,1,1]>(d, v) }""",
-            s=np.float32(0.1), z=np.int8(0), w=np.ones((4, 3, 3, 3), np.int8),
+            s=np.float32(0.1),
+            z=np.int8(0),
+            w=np.ones((4, 3, 3, 3), np.int8),
         ),
         path,
-    )  # fmt: skip
+    )
 
 
 def quantised_operators(path: Path) -> None:
@@ -126,10 +128,12 @@ def quantised_operators(path: Path) -> None:
         network(
             """(uint8[1,3,8,8] x) => (uint8[1,4,8,8] y) {
                 y = QLinearConv<pads = [1,1,1,1]>(x, s, z, w, s, z, s, z) }""",
-            s=np.float32(0.1), z=np.uint8(0), w=np.ones((4, 3, 3, 3), np.uint8),
+            s=np.float32(0.1),
+            z=np.uint8(0),
+            w=np.ones((4, 3, 3, 3), np.uint8),
         ),
         path,
-    )  # fmt: skip
+    )
 
 
 def fused_by_onnxruntime(path: Path) -> None:

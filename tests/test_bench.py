@@ -97,10 +97,15 @@ def test_cpu_features_are_those_of_the_kernels_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("axes", "batch", "shape", "expected"),
-    [((None, 3, 8, 8), 4, None, (4, 3, 8, 8)), ((None, 3, None, None), 2, (5, 6), (2, 3, 5, 6)),
-     ((2, 3, None, 8), 2, (5, 6), (2, 3, 5, 8)), ((None, None, None, None), 1, (3, 5, 6), (1, 3, 5, 6)),
-     ((), 2, None, ()), ((None,), 2, (7,), (2,))],
-)  # fmt: skip
+    [
+        ((None, 3, 8, 8), 4, None, (4, 3, 8, 8)),
+        ((None, 3, None, None), 2, (5, 6), (2, 3, 5, 6)),
+        ((2, 3, None, 8), 2, (5, 6), (2, 3, 5, 8)),
+        ((None, None, None, None), 1, (3, 5, 6), (1, 3, 5, 6)),
+        ((), 2, None, ()),
+        ((None,), 2, (7,), (2,)),
+    ],
+)
 def test_open_axes_are_filled(
     axes: tuple[int | None, ...], batch: int, shape: tuple[int, ...] | None, expected: tuple[int, ...]
 ) -> None:

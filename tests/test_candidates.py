@@ -128,10 +128,12 @@ def test_errors_of_compositions_are_good_estimates(name: str, calibrated: bool) 
         ("nd:rank=2", [{"nd": {"rank": 2, "form": f}} for f in ("pw-dw", "dw-pw")]),
         ("cd:rank=5,nd:rank=1:form=dw-pw", [{"cd": {"rank": 5}, "nd": {"rank": 1, "form": "dw-pw"}}]),
         ("cd:rank=full", [{"cd": {"rank": 64}}]),
-        ("sd:rank=3,nd:rank=1:form=dw-pw",
-         [{"sd": {"rank": 3, "order": o}, "nd": {"rank": 1, "form": "dw-pw"}} for o in ("vh", "hv")]),
+        (
+            "sd:rank=3,nd:rank=1:form=dw-pw",
+            [{"sd": {"rank": 3, "order": o}, "nd": {"rank": 1, "form": "dw-pw"}} for o in ("vh", "hv")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_pinned_passes_have_their_settings_and_no_others(
     spec: str, expected: list[dict[str, object]], calibrated: bool
 ) -> None:

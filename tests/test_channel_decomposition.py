@@ -163,8 +163,11 @@ def test_ranks_offered_are_multiples_that_save_and_full_rank(shape: tuple[int, .
 def test_a_pinned_rank_is_taken_as_it_is_up_to_full_rank() -> None:
     conv = Conv(np.zeros((64, 64, 3, 3)))
     assert [parse(f"cd:rank={r}")[0].settings(conv) for r in ("37", "60", "900", "full")] == [
-        [{"rank": 37}], [{"rank": 60}], [{"rank": 64}], [{"rank": 64}],
-    ]  # fmt: skip
+        [{"rank": 37}],
+        [{"rank": 60}],
+        [{"rank": 64}],
+        [{"rank": 64}],
+    ]
 
 
 @pytest.mark.parametrize("spec", ["cd:rank=0", "cd:rank=half", "cd:form=dw-pw"])

@@ -43,8 +43,13 @@ class CutOffError(Exception):
 def options(which: str = "pinned", count: int = 36, **changed: Any) -> Options:
     spec, budget = RUNS[which]
     images = digits.images()[0][0]
-    chosen = Options(parse(spec), budget, calibration=lambda inputs: open_feeds(images[:count], inputs),
-                     validation=lambda inputs: open_feeds(images[-16:], inputs), threads=1)  # fmt: skip
+    chosen = Options(
+        parse(spec),
+        budget,
+        calibration=lambda inputs: open_feeds(images[:count], inputs),
+        validation=lambda inputs: open_feeds(images[-16:], inputs),
+        threads=1,
+    )
     return replace(chosen, **changed)
 
 
@@ -108,8 +113,16 @@ def same(a: Block | None, b: Block | None) -> bool:
     return a is b is None
 
 
-ROW = Layer(name="a", status="done", setting={"cd": {"rank": 3}, "nd": {"rank": 2, "form": "dw-pw"}}, macs=(10, 5),
-            error_predicted=0.1, error_measured=1 / 3, op="Conv", shape="4x3x3x3")  # fmt: skip
+ROW = Layer(
+    name="a",
+    status="done",
+    setting={"cd": {"rank": 3}, "nd": {"rank": 2, "form": "dw-pw"}},
+    macs=(10, 5),
+    error_predicted=0.1,
+    error_measured=1 / 3,
+    op="Conv",
+    shape="4x3x3x3",
+)
 
 
 @pytest.mark.parametrize("name", blocks())

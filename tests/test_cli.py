@@ -73,8 +73,9 @@ def test_a_pipe_gets_plain_text(net: Path, ndpass_process: Command) -> None:
     assert "\x1b" not in done.out + done.err
     assert "\r" not in done.out + done.err
     assert "MACs:" in done.out
-    assert done.err.splitlines() == [f"ndpass: {stage}" for stage in ("reading", "planning", "rewriting", "writing",
-                                                                      "verifying")]  # fmt: skip
+    assert done.err.splitlines() == [
+        f"ndpass: {stage}" for stage in ("reading", "planning", "rewriting", "writing", "verifying")
+    ]
 
 
 def test_a_terminal_gets_a_table(net: Path, folder: Path) -> None:
@@ -114,8 +115,11 @@ def test_output_is_named_after_the_model(net: Path, folder: Path, ndpass: Comman
 
 
 def test_inspect_bench_and_passes_print_to_stdout(net: Path, ndpass: Command) -> None:
-    for args, word in ((("inspect", net), "blueprint"), (("passes",), "network decoupling"),
-                       (("bench", net, net, "--seconds", "0.1", "--precision", "f32"), "times as fast")):  # fmt: skip
+    for args, word in (
+        (("inspect", net), "blueprint"),
+        (("passes",), "network decoupling"),
+        (("bench", net, net, "--seconds", "0.1", "--precision", "f32"), "times as fast"),
+    ):
         done = ndpass(*args)
         assert (done.code, done.err) == (0, "")
         assert word in done.out
@@ -124,14 +128,24 @@ def test_inspect_bench_and_passes_print_to_stdout(net: Path, ndpass: Command) ->
 # ---------------------------------------------------------------------------------------------------- report.json
 
 PROMISED = {
-    "": {"ndpass", "passes", "budget", "target", "model", "metric", "latency_ms", "seconds", "peak_memory_bytes",
-         "layers"},
+    "": {
+        "ndpass",
+        "passes",
+        "budget",
+        "target",
+        "model",
+        "metric",
+        "latency_ms",
+        "seconds",
+        "peak_memory_bytes",
+        "layers",
+    },
     "target": {"cpu", "precision", "threads", "batch", "openvino"},
     "model": {"macs", "params", "bytes"},
     "metric": {"name", "before", "after", "samples"},
     "seconds": {"calibrate", "plan", "rewrite", "verify", "total"},
     "layers": {"name", "status", "reason", "setting", "macs", "latency_us", "error_predicted", "error_measured"},
-}  # fmt: skip
+}
 
 
 def violation(value: Any, schema: dict[str, Any], defs: dict[str, Any], at: str = "report") -> str | None:
@@ -141,8 +155,15 @@ def violation(value: Any, schema: dict[str, Any], defs: dict[str, Any], at: str 
     if "anyOf" in schema:
         found = [violation(value, option, defs, at) for option in schema["anyOf"]]
         return None if None in found else found[0]
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
-             "null": type(None)}  # fmt: skip
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "null": type(None),
+    }
     if "type" in schema and not isinstance(value, kinds[schema["type"]]):
         return f"{at} is no {schema['type']}: {value!r}"
     if "enum" in schema and value not in schema["enum"]:
@@ -198,8 +219,19 @@ def long_run(folder: Path) -> list[str]:
     onnx.save(network(text, w=normal(16, 16, 3, 3)), folder / "net.onnx")
     np.save(folder / "data.npy", np.zeros((8000, 16, 16, 16), np.float32))
     (folder / "out.onnx").write_bytes(b"an older model")
-    return [*COMMAND, "run", "net.onnx", "--passes", "nd:rank=2", "--validation", "data.npy", "--batch", "1",
-            "-o", "out.onnx"]  # fmt: skip
+    return [
+        *COMMAND,
+        "run",
+        "net.onnx",
+        "--passes",
+        "nd:rank=2",
+        "--validation",
+        "data.npy",
+        "--batch",
+        "1",
+        "-o",
+        "out.onnx",
+    ]
 
 
 def stop(command: list[str], folder: Path, stage: str, sign: signal.Signals) -> tuple[int, str]:
@@ -239,8 +271,14 @@ def test_killed_run_leaves_what_was_there(long_run: list[str], folder: Path) -> 
 @pytest.mark.parametrize("command", [["--version"], ["passes"], ["inspect", "net.onnx"]])
 @pytest.mark.usefixtures("net")
 def test_reader_of_a_pipe_that_goes_away_is_told_nothing(command: list[str], unbuffered: str, folder: Path) -> None:
-    with subprocess.Popen([*COMMAND, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env=os.environ | {"PYTHONUNBUFFERED": unbuffered}) as process:  # fmt: skip
+    with subprocess.Popen(
+        [*COMMAND, *command],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -44,8 +44,15 @@ RESIDUAL = """(float[N,3,8,8] image) => (float[N,5] scores) {
 
 def residual(**changed: F) -> onnx.ModelProto:
     """A residual block, a strided layer and a linear head; seeded weights, but for those given."""
-    weights = {"W1": normal(8, 3, 3, 3), "B1": normal(8), "W2": normal(8, 8, 3, 3), "B2": normal(8),
-               "W3": normal(12, 8, 3, 3), "W4": normal(5, 12), "B4": normal(5)}  # fmt: skip
+    weights = {
+        "W1": normal(8, 3, 3, 3),
+        "B1": normal(8),
+        "W2": normal(8, 8, 3, 3),
+        "B2": normal(8),
+        "W3": normal(12, 8, 3, 3),
+        "W4": normal(5, 12),
+        "B4": normal(5),
+    }
     return network(RESIDUAL, **{**weights, **changed})
 
 
@@ -243,9 +250,12 @@ BRANCHES = network(
         e = Concat<axis=1>(rc, rd)
         y = Conv<pads=[1,1,1,1]>(e, Wy)
     }""",
-    Wa=normal(4, 3, 3, 3), Wb=normal(4, 3, 3, 3, seed=1), Wc=normal(4, 4, 3, 3), Wd=normal(4, 4, 3, 3, seed=1),
+    Wa=normal(4, 3, 3, 3),
+    Wb=normal(4, 3, 3, 3, seed=1),
+    Wc=normal(4, 4, 3, 3),
+    Wd=normal(4, 4, 3, 3, seed=1),
     Wy=normal(4, 8, 3, 3),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(

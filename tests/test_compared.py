@@ -120,8 +120,18 @@ def test_damage_to_a_detector_is_what_its_heads_lose(detector: Path) -> None:
 def test_labels_of_images_are_not_compared_with_boxes(detector: Path, ndpass: Command) -> None:
     rng = np.random.default_rng(0)
     np.savez("data.npz", images=rng.integers(0, 256, (3, 300, 300, 3), dtype=np.uint8), labels=np.arange(3))
-    done = ndpass("run", detector, "--passes", "nd:rank=2", "--validation", "data.npz",
-                  "--preprocess", "size=300", "-o", "out.onnx")  # fmt: skip
+    done = ndpass(
+        "run",
+        detector,
+        "--passes",
+        "nd:rank=2",
+        "--validation",
+        "data.npz",
+        "--preprocess",
+        "size=300",
+        "-o",
+        "out.onnx",
+    )
     assert done.code == 0, done.err
     assert "accuracy" not in done.out
 

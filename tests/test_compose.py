@@ -209,8 +209,9 @@ def with_biases(*blocks: Block) -> list[Block]:
 
 def inner_leaves(spec: str) -> list[Any]:
     """A pass that splits, and which of the leaves it leaves to ask about."""
-    return [pytest.param(spec, order, i, id=f"{spec}-{order}-{i}")
-            for order, i in itertools.product(("vh", "hv"), (0, 1))]  # fmt: skip
+    return [
+        pytest.param(spec, order, i, id=f"{spec}-{order}-{i}") for order, i in itertools.product(("vh", "hv"), (0, 1))
+    ]
 
 
 @pytest.mark.parametrize(("spec", "order", "which"), [*inner_leaves("sd"), ("cd", "vh", 0), ("cd", "vh", 1)])
@@ -317,9 +318,11 @@ def test_data_that_never_vary_leave_everything_finite(spec: str) -> None:
 
 
 def test_a_matrix_product_is_split_by_those_that_can() -> None:
-    model = network("(float[3,8] x) => (float[3,6] y) { y = Gemm<transB=1>(x, W, B) }",
-                    W=np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32),
-                    B=np.ones(6, np.float32))  # fmt: skip
+    model = network(
+        "(float[3,8] x) => (float[3,6] y) { y = Gemm<transB=1>(x, W, B) }",
+        W=np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32),
+        B=np.ones(6, np.float32),
+    )
     block = compose(rules("nd,cd"), conv_of(model), settings("nd,cd", FULL))
     result, _ = rewritten(model, lambda _: block)
     feed = feed_of(model)

@@ -104,10 +104,18 @@ RESNET = network(
         f = Flatten(p)
         scores = Gemm<transB=1>(f, W4, B4)
     }""",
-    W1=normal(8, 3, 3, 3), B1=normal(8), W2=normal(8, 8, 3, 3), W3=normal(8, 8, 3, 3), B3=normal(8), W4=normal(5, 8),
-    B4=normal(5), scale=normal(8, seed=2), shift=normal(8, seed=3), mean=normal(8, seed=4),
+    W1=normal(8, 3, 3, 3),
+    B1=normal(8),
+    W2=normal(8, 8, 3, 3),
+    W3=normal(8, 8, 3, 3),
+    B3=normal(8),
+    W4=normal(5, 8),
+    B4=normal(5),
+    scale=normal(8, seed=2),
+    shift=normal(8, seed=3),
+    mean=normal(8, seed=4),
     var=normal(8, seed=5) ** 2 + 1,
-)  # fmt: skip
+)
 
 
 def exact_settings(rule: Decomposition, conv: Conv) -> list[Setting]:
@@ -304,8 +312,9 @@ def test_two_convolutions_may_share_a_weight(kind: type[Decomposition]) -> None:
     model = network(
         """(float[1,4,8,8] x) => (float[1,4,4,4] y) {
             a = Conv<pads=[1,1,1,1]>(x, W, B) b = Conv<strides=[2,2], pads=[1,1,1,1]>(a, W, B) y = Relu(b) }""",
-        W=normal(4, 4, 3, 3), B=normal(4),
-    )  # fmt: skip
+        W=normal(4, 4, 3, 3),
+        B=normal(4),
+    )
     result, done = rewritten(model, exactly(kind()))
     assert done == 2
     assert relative(run_ort(model, feed_of(model)), run_ort(result, feed_of(model))) < EXACT

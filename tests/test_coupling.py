@@ -108,8 +108,11 @@ def branches() -> onnx.ModelProto:
             c = Concat<axis=1>(a, b)  r = Relu(c)
             d = Conv<pads=[1,1,1,1]>(r, W3)  s = Relu(d)  y = Conv<pads=[1,1,1,1]>(s, W4)
         }""",
-        W1=normal(8, 3, 3, 3), W2=normal(6, 3, 1, 1), W3=normal(12, 14, 3, 3), W4=normal(5, 12, 3, 3),
-    )  # fmt: skip
+        W1=normal(8, 3, 3, 3),
+        W2=normal(6, 3, 1, 1),
+        W3=normal(12, 14, 3, 3),
+        W4=normal(5, 12, 3, 3),
+    )
 
 
 def separable() -> onnx.ModelProto:
@@ -121,8 +124,11 @@ def separable() -> onnx.ModelProto:
             b = Conv<pads=[1,1,1,1]>(s, W3)  p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(b)
             f = Flatten(p)  y = Gemm<transB=1>(f, W4)
         }""",
-        W1=normal(12, 3, 3, 3), W2=normal(12, 1, 3, 3), W3=normal(8, 12, 3, 3), W4=normal(5, 128),
-    )  # fmt: skip
+        W1=normal(12, 3, 3, 3),
+        W2=normal(12, 1, 3, 3),
+        W3=normal(8, 12, 3, 3),
+        W4=normal(5, 128),
+    )
 
 
 def resnet() -> onnx.ModelProto:
@@ -135,9 +141,14 @@ def resnet() -> onnx.ModelProto:
             e = Conv<strides=[2,2]>(v, W5)  w = Add(d, e)  z = Relu(w)
             p = GlobalAveragePool(z)  f = Flatten(p)  y = Gemm<transB=1>(f, W6)
         }""",
-        W0=normal(8, 3, 3, 3), W1=normal(8, 8, 3, 3), W2=normal(8, 8, 3, 3, seed=1), W3=normal(12, 8, 3, 3),
-        W4=normal(12, 12, 3, 3), W5=normal(12, 8, 1, 1), W6=normal(5, 12),
-    )  # fmt: skip
+        W0=normal(8, 3, 3, 3),
+        W1=normal(8, 8, 3, 3),
+        W2=normal(8, 8, 3, 3, seed=1),
+        W3=normal(12, 8, 3, 3),
+        W4=normal(12, 12, 3, 3),
+        W5=normal(12, 8, 1, 1),
+        W6=normal(5, 12),
+    )
 
 
 def small_digits() -> onnx.ModelProto:
@@ -155,9 +166,10 @@ class Case:
         self.graph, self.passes = Graph(make()), parse(spec)
         self.found = self.graph.sites()
         self.sites = [
-            s for s in self.found
+            s
+            for s in self.found
             if isinstance(s, Site) and s.name not in ignore and refused(self.graph, s, self.passes, False) is None
-        ]  # fmt: skip
+        ]
         self.total = self.graph.macs()
         self.candidates = {
             s.name: ways(s, self.passes, None, channel_group(self.graph, s, self.passes)) for s in self.sites

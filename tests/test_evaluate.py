@@ -106,8 +106,10 @@ def test_a_model_agrees_with_itself_in_the_other_runtime(tmp_path: Path) -> None
 
 def test_the_worst_output_is_named_with_the_error_of_each(tmp_path: Path) -> None:
     both = "float[N, 4] same, float[N, 4] far"
-    a, b = (linear(weight(), f"same = Identity(z) k = Constant<value_float = {k}>() far = Mul(z, k)", both)
-            for k in (1.0, 1.5))  # fmt: skip
+    a, b = (
+        linear(weight(), f"same = Identity(z) k = Constant<value_float = {k}>() far = Mul(z, k)", both)
+        for k in (1.0, 1.5)
+    )
     found = compare(a, b, data(inputs(), None, a, tmp_path), 8)
     assert found.worst_output == "far"
     assert found.errors == pytest.approx({"same": 0.0, "far": 0.5})
@@ -172,9 +174,17 @@ def test_accuracy_at_chance_is_warned_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("per_cent", "samples", "classes", "expected"),
-    [(10, 1000, 10, True), (12.8, 1000, 10, True), (12.9, 1000, 10, False), (0, 1000, 10, True),
-     (100, 1, 2, False), (100, 50, 1, False), (50, 10_000, 2, True), (52, 10_000, 2, False)],
-)  # fmt: skip
+    [
+        (10, 1000, 10, True),
+        (12.8, 1000, 10, True),
+        (12.9, 1000, 10, False),
+        (0, 1000, 10, True),
+        (100, 1, 2, False),
+        (100, 50, 1, False),
+        (50, 10_000, 2, True),
+        (52, 10_000, 2, False),
+    ],
+)
 def test_chance_is_three_standard_deviations_around_one_over_classes(
     per_cent: float, samples: int, classes: int, expected: bool
 ) -> None:
@@ -196,9 +206,11 @@ def test_an_original_that_overflows_is_warned_of(tmp_path: Path) -> None:
 
 def test_score_output_wants_floats_of_two_classes_or_more() -> None:
     arrays: dict[str, np.ndarray[Any, Any]] = {
-        "boxes": np.zeros((2, 3, 4), np.float32), "one": np.zeros((2, 1), np.float32),
-        "ids": np.zeros((2, 5), np.int64), "scores": np.zeros((2, 5), np.float32),
-    }  # fmt: skip
+        "boxes": np.zeros((2, 3, 4), np.float32),
+        "one": np.zeros((2, 1), np.float32),
+        "ids": np.zeros((2, 5), np.int64),
+        "scores": np.zeros((2, 5), np.float32),
+    }
     feed = {"x": np.zeros((2, 7), np.float32)}
     assert score_output(arrays, feed) == "scores"
     assert score_output(arrays, {"x": np.zeros((1, 7), np.float32)}) is None  # two detections in one image
@@ -223,9 +235,14 @@ def test_a_metric_of_ones_own_is_found_in_the_working_folder(tmp_path: Path, mon
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [("score", "written module:function"), (":score", "written"), ("metric_absent:score", "cannot be imported"),
-     ("math:nothing", "no function nothing"), ("math:pi", "no function pi")],
-)  # fmt: skip
+    [
+        ("score", "written module:function"),
+        (":score", "written"),
+        ("metric_absent:score", "cannot be imported"),
+        ("math:nothing", "no function nothing"),
+        ("math:pi", "no function pi"),
+    ],
+)
 def test_a_metric_that_is_not_there_is_a_usage_error(spec: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve_metric(spec)

@@ -65,54 +65,71 @@ MATRIX = normal(8, 6)
 SKIPPED = {
     "transposed": (
         "(float[1,4,5,5] x) => (float[1,3,7,7] y) { y = ConvTranspose(x, W) }",
-        {"W": normal(4, 3, 3, 3)}, "transposed convolution",
+        {"W": normal(4, 3, 3, 3)},
+        "transposed convolution",
     ),
     "computed weights": (
         "(float[1,3,8,8] x, float[4,3,3,3] v) => (float[1,4,6,6] y) { w = Mul(v, W) y = Conv(x, w) }",
-        {"W": normal(4, 3, 3, 3)}, "weights are computed at run time",
+        {"W": normal(4, 3, 3, 3)},
+        "weights are computed at run time",
     ),
     "computed bias": (
         "(float[1,3,8,8] x, float[4] b) => (float[1,4,6,6] y) { y = Conv(x, W, b) }",
-        {"W": normal(4, 3, 3, 3)}, "weights are computed at run time",
+        {"W": normal(4, 3, 3, 3)},
+        "weights are computed at run time",
     ),
     "weight as input": (
         "(float[1,3,8,8] x, float[4,3,3,3] v) => (float[1,4,6,6] y) { y = Conv(x, v) }",
-        {}, "weights are computed at run time",
+        {},
+        "weights are computed at run time",
     ),
     "two computed matrices": (
-        "(float[2,8] x, float[8,6] v) => (float[2,6] y) { y = MatMul(x, v) }", {}, "weights are computed at run time",
+        "(float[2,8] x, float[8,6] v) => (float[2,6] y) { y = MatMul(x, v) }",
+        {},
+        "weights are computed at run time",
     ),
     "constant on the left": (
-        "(float[6,2] x) => (float[8,2] y) { y = MatMul(W, x) }", {"W": MATRIX}, "weights are computed at run time",
+        "(float[6,2] x) => (float[8,2] y) { y = MatMul(W, x) }",
+        {"W": MATRIX},
+        "weights are computed at run time",
     ),
     "batched weight": (
         "(float[5,2,8] x) => (float[5,2,6] y) { y = MatMul(x, W) }",
-        {"W": normal(5, 8, 6)}, "the weight is not a matrix",
+        {"W": normal(5, 8, 6)},
+        "the weight is not a matrix",
     ),
     "vector weight": (
-        "(float[2,8] x) => (float[2] y) { y = MatMul(x, W) }", {"W": normal(8)}, "the weight is not a matrix",
+        "(float[2,8] x) => (float[2] y) { y = MatMul(x, W) }",
+        {"W": normal(8)},
+        "the weight is not a matrix",
     ),
     "whole numbers": (
         "(int32[2,8] x) => (int32[2,6] y) { y = MatMul(x, W) }",
-        {"W": np.ones((8, 6), np.int32)}, "weights of type int32",
+        {"W": np.ones((8, 6), np.int32)},
+        "weights of type int32",
     ),
     "transposed input": (
-        "(float[8,2] x) => (float[2,6] y) { y = Gemm<transA=1>(x, W) }", {"W": MATRIX}, "Gemm with a transposed input",
+        "(float[8,2] x) => (float[2,6] y) { y = Gemm<transA=1>(x, W) }",
+        {"W": MATRIX},
+        "Gemm with a transposed input",
     ),
     "bias for each row": (
         "(float[2,8] x) => (float[2,6] y) { y = Gemm(x, W, B) }",
-        {"W": MATRIX, "B": normal(2, 1)}, "bias that is not one number",
+        {"W": MATRIX, "B": normal(2, 1)},
+        "bias that is not one number",
     ),
     "auto_pad of an unknown length": (
         """(float[1,T] x) => (float[1,4,t] y) { u = Unsqueeze(x, one)
             y = Conv<auto_pad="SAME_UPPER", strides=[2]>(u, W) }""",
-        {"W": normal(4, 1, 3), "one": np.array([1])}, "depends on the input size, which is not known",
+        {"W": normal(4, 1, 3), "one": np.array([1])},
+        "depends on the input size, which is not known",
     ),
     "auto_pad of an unknown size": (
         '(float[1,3,H,8] x) => (float[1,4,h,4] y) { y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, W) }',
-        {"W": normal(4, 3, 3, 3)}, "depends on the input size, which is not known",
+        {"W": normal(4, 3, 3, 3)},
+        "depends on the input size, which is not known",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "weights", "reason"), SKIPPED.values(), ids=SKIPPED.keys())
@@ -133,7 +150,10 @@ SITES = {
     "conv": (CONV, CONV_WEIGHTS, (4, 3, 3, 3), (8, 8), 1),
     "grouped": (
         "(float[2,4,8] x) => (float[2,6,6] y) { y = Conv<group=2>(x, W) }",
-        {"W": normal(6, 2, 3)}, (6, 2, 3), (8,), 2,
+        {"W": normal(6, 2, 3)},
+        (6, 2, 3),
+        (8,),
+        2,
     ),
     "gemm": ("(float[3,8] x) => (float[3,6] y) { y = Gemm(x, W) }", {"W": MATRIX}, (6, 8), (), 3),
     "gemm-b": ("(float[3,6] x) => (float[3,8] y) { y = Gemm<transB=1>(x, W) }", {"W": MATRIX}, (8, 6), (), 3),
@@ -141,9 +161,12 @@ SITES = {
     "vector": ("(float[8] x) => (float[6] y) { y = MatMul(x, W) }", {"W": MATRIX}, (6, 8), (), 1),
     "dynamic": (
         "(float[N,3,H,K] x) => (float[N,4,h,k] y) { y = Conv(x, W) }",
-        {"W": normal(4, 3, 3, 3)}, (4, 3, 3, 3), (224, 224), 1,
+        {"W": normal(4, 3, 3, 3)},
+        (4, 3, 3, 3),
+        (224, 224),
+        1,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "weights", "shape", "in_hw", "rows"), SITES.values(), ids=SITES.keys())
@@ -163,11 +186,17 @@ def test_sites_stand_in_graph_order_with_every_weighted_node() -> None:
         """(float[1,3,8,8] x) => (float[1,2] y) {
             a = Conv(x, W1) r = Relu(a) b = ConvTranspose(r, W2) g = GlobalAveragePool(b) f = Flatten(g)
             m = MatMul(f, W3) y = Gemm(m, W4) }""",
-        W1=normal(4, 3, 3, 3), W2=normal(4, 5, 2, 2), W3=normal(5, 6), W4=normal(6, 2),
-    )  # fmt: skip
+        W1=normal(4, 3, 3, 3),
+        W2=normal(4, 5, 2, 2),
+        W3=normal(5, 6),
+        W4=normal(6, 2),
+    )
     assert [(f.name, f.op, type(f)) for f in Graph(model).sites()] == [
-        ("a", "Conv", Site), ("b", "ConvTranspose", Skipped), ("m", "MatMul", Site), ("y", "Gemm", Site),
-    ]  # fmt: skip
+        ("a", "Conv", Site),
+        ("b", "ConvTranspose", Skipped),
+        ("m", "MatMul", Site),
+        ("y", "Gemm", Site),
+    ]
 
 
 def test_nodes_inside_if_and_loop_are_listed_and_left_alone() -> None:
@@ -183,8 +212,11 @@ def test_nodes_inside_if_and_loop_are_listed_and_left_alone() -> None:
                     on = Identity(go) v = Conv<pads=[1,1,1,1]>(u, V) }
             >
         }""",
-        W=normal(3, 3, 3, 3), V=normal(3, 3, 3, 3, seed=1), n=np.array(2), yes=np.array(True),
-    )  # fmt: skip
+        W=normal(3, 3, 3, 3),
+        V=normal(3, 3, 3, 3, seed=1),
+        n=np.array(2),
+        yes=np.array(True),
+    )
     found = Graph(model).sites()
     assert [(f.name, type(f)) for f in found] == [("h", Site), ("p", Skipped), ("v", Skipped)]
     assert [f.reason for f in found if isinstance(f, Skipped)] == ["inside an If, Loop or Scan"] * 2
@@ -246,8 +278,11 @@ BLOCK = """({shape} x) => ({out} y) {{
     {add}
 }}"""
 BLOCK_WEIGHTS = {
-    "W1": normal(32, 32, 3, 3), "B1": normal(32), "W2": normal(32, 32, 3, 3, seed=1), "B2": normal(32, seed=1)
-}  # fmt: skip
+    "W1": normal(32, 32, 3, 3),
+    "B1": normal(32),
+    "W2": normal(32, 32, 3, 3, seed=1),
+    "B2": normal(32, seed=1),
+}
 
 
 def residual(add: str = "s = Add(c, r) y = Relu(s)", out: str = "float[1,32,16,16]") -> onnx.ModelProto:
@@ -293,8 +328,9 @@ def test_an_add_of_something_else_stays_where_it_is(model: onnx.ModelProto) -> N
 def test_two_convolutions_that_meet_in_one_add() -> None:
     model = network(
         "(float[1,4,8,8] x) => (float[1,4,8,8] y) { a = Conv<pads=[1,1,1,1]>(x, W) b = Conv(x, V) y = Add(a, b) }",
-        W=normal(4, 4, 3, 3), V=normal(4, 4, 1, 1),
-    )  # fmt: skip
+        W=normal(4, 4, 3, 3),
+        V=normal(4, 4, 1, 1),
+    )
     result, done = rewritten(model, thirds)
     assert done == 2
     assert kinds(result) == {"Conv": 6, "Add": 5}
@@ -322,7 +358,7 @@ def test_an_add_inside_a_branch_is_not_taken_out_of_it() -> None:
             >
         }""",
         W=normal(3, 3, 3, 3),
-    )  # fmt: skip
+    )
     result, _ = rewritten(model, thirds)
     for condition in (False, True):
         feed = {**feed_of(model), "c": np.array(condition)}
@@ -389,8 +425,9 @@ def test_an_input_without_any_shape() -> None:
 def test_half_weights_come_back_as_half() -> None:
     model = network(
         "(float16[1,3,8,8] x) => (float16[1,4,6,6] y) { y = Conv(x, W, B) }",
-        W=normal(4, 3, 3, 3, dtype=np.float16), B=normal(4, dtype=np.float16),
-    )  # fmt: skip
+        W=normal(4, 3, 3, 3, dtype=np.float16),
+        B=normal(4, dtype=np.float16),
+    )
     result, done = rewritten(model, decoupled)
     assert done == 1
     assert {w.dtype.name for w in weights_of(result).values()} == {"float16"}
@@ -439,8 +476,9 @@ def test_empty_and_double_node_names(names: list[str]) -> None:
     """A site is found by its name, so names must become unique, whatever tensors are called."""
     model = network(
         "(float[1,4,8,8] x) => (float[1,3,8,8] b) { a = Conv<pads=[1,1,1,1]>(x, W) b = Conv<pads=[1,1,1,1]>(a, V) }",
-        W=normal(4, 4, 3, 3), V=normal(3, 4, 3, 3),
-    )  # fmt: skip
+        W=normal(4, 4, 3, 3),
+        V=normal(3, 4, 3, 3),
+    )
     for node, name in zip(model.graph.node, names, strict=True):
         node.name = name
     assert len({s.name for s in sites_of(model)}) == 2
@@ -465,8 +503,10 @@ def test_a_given_node_name_is_kept() -> None:
 def test_a_new_tensor_never_takes_the_name_of_another(taken: str) -> None:
     model = network(
         "(float[1,3,8,8] x) => (float[1,4,6,6] y) { t = Mul(x, k) u = Conv(t, W, B) y = Add(u, v) }",
-        k=np.array(2, np.float32), v=normal(1, 4, 1, 1), **CONV_WEIGHTS,
-    )  # fmt: skip
+        k=np.array(2, np.float32),
+        v=normal(1, 4, 1, 1),
+        **CONV_WEIGHTS,
+    )
     old = "v" if taken.endswith("weight") else "t"
     for node in model.graph.node:
         node.name = "c" if node.op_type == "Conv" else f"n{node.output[0]}"
@@ -483,8 +523,9 @@ def test_a_new_tensor_never_takes_the_name_of_another(taken: str) -> None:
 def test_a_new_node_never_takes_the_name_of_a_site() -> None:
     model = network(
         "(float[1,4,8,8] x) => (float[1,3,4,4] b) { a = Conv(x, W) b = Conv(a, V) }",
-        W=normal(4, 4, 3, 3), V=normal(3, 4, 3, 3),
-    )  # fmt: skip
+        W=normal(4, 4, 3, 3),
+        V=normal(3, 4, 3, 3),
+    )
     model.graph.node[0].name, model.graph.node[1].name = "c", "c/0_1x1"
     result, done = rewritten(model, decoupled)
     assert done == 2
@@ -494,8 +535,9 @@ def test_a_new_node_never_takes_the_name_of_a_site() -> None:
 def test_a_node_named_like_one_of_a_site_s_is_not_counted_with_it() -> None:
     model = network(
         "(float[1,4,8,8] x) => (float[1,3,4,4] b) { a = Conv(x, W) b = Conv(a, V) }",
-        W=normal(4, 4, 3, 3), V=normal(3, 4, 3, 3),
-    )  # fmt: skip
+        W=normal(4, 4, 3, 3),
+        V=normal(3, 4, 3, 3),
+    )
     model.graph.node[0].name, model.graph.node[1].name = "c", "c/1"
     graph = Graph(model)
     first, _ = (s for s in graph.sites() if isinstance(s, Site))
@@ -520,8 +562,10 @@ def test_what_a_model_says_about_itself_is_kept() -> None:
 def test_ir_3_lists_its_weights_as_inputs() -> None:
     model = network(
         "(float[1,3,8,8] x, float[4,3,3,3] W, float[4] B) => (float[1,4,6,6] y) { y = Conv(x, W, B) }",
-        opset=8, ir_version=3, **CONV_WEIGHTS,
-    )  # fmt: skip
+        opset=8,
+        ir_version=3,
+        **CONV_WEIGHTS,
+    )
     result, done = rewritten(model, decoupled)
     assert done == 1
     assert result.ir_version == 4

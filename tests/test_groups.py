@@ -91,63 +91,92 @@ BIAS = {"A": A, "b": normal(6), "B": B}
 NETWORKS: dict[str, tuple[str, Weights, set[str], set[str]]] = {
     "relu and pooling": (
         "r = Relu(a) p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r) q = AveragePool<kernel_shape=[2,2]>(p) "
-        "y = Conv(q, B)", {}, {"a"}, {"y"},
+        "y = Conv(q, B)",
+        {},
+        {"a"},
+        {"y"},
     ),
     "every activation": (
         "l = LeakyRelu(a) c = Clip(l, low, high) s = Sigmoid(c) t = Tanh(s) e = Elu(t) h = HardSwish(e) "
         "g = HardSigmoid(h) d = Dropout(g) i = Identity(d) f = Cast<to=1>(i) y = Conv(f, B)",
-        {"low": np.float32(-1), "high": np.float32(1)}, {"a"}, {"y"},
+        {"low": np.float32(-1), "high": np.float32(1)},
+        {"a"},
+        {"y"},
     ),
     "batch norm between": (
         "r = Relu(a) n = BatchNormalization(r, s, t, m, v) y = Conv(n, B)",
-        {"s": normal(6), "t": normal(6), "m": normal(6), "v": positive(6)}, {"a"}, {"y"},
+        {"s": normal(6), "t": normal(6), "m": normal(6), "v": positive(6)},
+        {"a"},
+        {"y"},
     ),
     "prelu": ("r = PRelu(a, s) y = Conv(r, B)", {"s": normal(6, 1, 1)}, {"a"}, {"y"}),
     "constants a channel": (
         "r = Add(a, s) u = Mul(r, t) v = Sub(one, u) w = Div(v, p) y = Conv(w, B)",
-        {"s": normal(1, 6, 1, 1), "t": normal(6, 1, 1), "one": np.float32(1), "p": positive(1, 6, 8, 8)}, {"a"}, {"y"},
+        {"s": normal(1, 6, 1, 1), "t": normal(6, 1, 1), "one": np.float32(1), "p": positive(1, 6, 8, 8)},
+        {"a"},
+        {"y"},
     ),
     "pad and resize": (
-        "p = Pad(a, pads) r = Resize<mode=\"nearest\">(p, , scales) y = Conv(r, B)",
-        {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "scales": np.array([1, 1, 2, 2], np.float32)}, {"a"}, {"y"},
+        'p = Pad(a, pads) r = Resize<mode="nearest">(p, , scales) y = Conv(r, B)',
+        {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "scales": np.array([1, 1, 2, 2], np.float32)},
+        {"a"},
+        {"y"},
     ),
     "identity shortcut": (
         f"r = Relu(a) c = Conv<{PADDED}>(r, C) s = Add(r, c) t = Relu(s) y = Conv(t, B)",
-        {"C": normal(6, 6, 3, 3)}, {"a", "c"}, {"c", "y"},
+        {"C": normal(6, 6, 3, 3)},
+        {"a", "c"},
+        {"c", "y"},
     ),
     "projection shortcut": (
         f"r = Relu(a) c = Conv<{PADDED}>(r, C, d) p = Conv(r, P) s = Add(c, p) y = Conv(s, D)",
         {"C": normal(5, 6, 3, 3), "d": normal(5), "P": normal(5, 6, 1, 1), "D": normal(4, 5, 3, 3)},
-        {"c", "p"}, {"y"},
+        {"c", "p"},
+        {"y"},
     ),
     "sum, mean and max": (
         f"c = Conv<{PADDED}>(x, C) s = Sum(a, c) m = Max(s, a, zero) y = Conv(m, B)",
-        {"C": normal(6, 3, 3, 3), "zero": np.float32(0)}, {"a", "c"}, {"y"},
+        {"C": normal(6, 3, 3, 3), "zero": np.float32(0)},
+        {"a", "c"},
+        {"y"},
     ),
     "squeeze and excitation": (
         "g = GlobalAveragePool(a) u = Conv(g, U) s = Sigmoid(u) m = Mul(a, s) y = Conv(m, B)",
-        {"U": normal(6, 6, 1, 1)}, {"a", "u"}, {"u", "y"},
+        {"U": normal(6, 6, 1, 1)},
+        {"a", "u"},
+        {"u", "y"},
     ),
     "concat": (
         f"c = Conv<{PADDED}>(x, C) d = Concat<axis=1>(a, c) r = Relu(d) y = Conv(r, D)",
-        {"C": normal(3, 3, 3, 3), "D": normal(4, 9, 3, 3)}, {"a", "c"}, {"y"},
+        {"C": normal(3, 3, 3, 3), "D": normal(4, 9, 3, 3)},
+        {"a", "c"},
+        {"y"},
     ),
     "concat with itself": (
-        "d = Concat<axis=-3>(a, a) y = Conv(d, D)", {"D": normal(4, 12, 3, 3)}, {"a"}, {"y"},
+        "d = Concat<axis=-3>(a, a) y = Conv(d, D)",
+        {"D": normal(4, 12, 3, 3)},
+        {"a"},
+        {"y"},
     ),
     "depthwise pair": (
         f"w = Conv<{PADDED}, group=6>(a, W, c) r = Relu(w) y = Conv(r, P)",
-        {"W": normal(6, 1, 3, 3), "c": normal(6), "P": normal(4, 6, 1, 1)}, {"a"}, {"y"},
+        {"W": normal(6, 1, 3, 3), "c": normal(6), "P": normal(4, 6, 1, 1)},
+        {"a"},
+        {"y"},
     ),
     "one consumer reads a part": (
         f"c = Conv<{PADDED}>(x, C) d = Concat<axis=1>(c, a) e = Conv(d, E) f = Conv(a, B) y = Add(e, f)",
-        {"C": normal(3, 3, 3, 3), "E": normal(4, 9, 3, 3)}, {"a"}, {"e", "f"},
+        {"C": normal(3, 3, 3, 3), "E": normal(4, 9, 3, 3)},
+        {"a"},
+        {"e", "f"},
     ),
     "transposed producer": (
         "c = ConvTranspose(a, T, t) y = Conv(c, D)",
-        {"T": normal(6, 5, 2, 2), "t": normal(5), "D": normal(4, 5, 3, 3)}, {"c"}, {"y"},
+        {"T": normal(6, 5, 2, 2), "t": normal(5), "D": normal(4, 5, 3, 3)},
+        {"c"},
+        {"y"},
     ),
-}  # fmt: skip
+}
 ASKED = {"one consumer reads a part": "f"}
 
 
@@ -200,8 +229,10 @@ def test_a_flattened_channel_is_all_its_columns() -> None:
 def test_channels_on_the_last_axis() -> None:
     model = network(
         "(float[2,7,3] x) => (float[2,7,4] y) { a = MatMul(x, A) n = Add(a, b) r = Relu(n) y = MatMul(r, B) }",
-        A=normal(3, 6), b=normal(6), B=normal(6, 4),
-    )  # fmt: skip
+        A=normal(3, 6),
+        b=normal(6),
+        B=normal(6, 4),
+    )
     assert_as_masked(model, "y")
 
 
@@ -238,8 +269,10 @@ def test_shared_initializers_are_never_edited() -> None:
     model = network(
         f"{IN} (float[2,4,6,6] y, float[2,6,8,8] z) {{ a = Conv<{PADDED}>(x, A, b) r = PRelu(a, s) v = Relu(x) "
         f"c = Conv<{PADDED}>(v, A, b) t = Add(r, c) y = Conv(t, B) o = Conv<{PADDED}>(x, C, b) z = PRelu(o, s) }}",
-        **BIAS, s=normal(6, 1, 1), C=normal(6, 3, 3, 3),
-    )  # fmt: skip
+        **BIAS,
+        s=normal(6, 1, 1),
+        C=normal(6, 3, 3, 3),
+    )
     assert_as_masked(model, "y")
     result = pruned(model, "y", np.array([0, 5]))
     assert sorted(t.name for t in result.graph.initializer) == sorted(
@@ -267,58 +300,117 @@ def test_no_branch_of_a_concat_is_left_without_channels() -> None:
 
 REFUSED: dict[str, tuple[str, Weights, str]] = {
     "the input of the network": ("y = Conv(x, A)", {}, "its channels are those of the graph input 'x'"),
-    "softmax": ("a = Conv(x, A) p = Softmax<axis=1>(a) q = Mul(p, p) y = Conv(a, B) z = ReduceMax(q)", {},
-                "its input also feeds Softmax 'p', whose channels cannot be pruned"),
-    "transpose": ("a = Conv(x, A) p = Transpose<perm=[0,1,3,2]>(a) y = Conv(p, B)", {},
-                  "its input comes from Transpose 'p', whose channels cannot be pruned"),
-    "reshape": ("a = Conv(x, A) p = Reshape(a, s) y = Conv(p, B)", {"s": np.array([2, 6, 6, 6])},
-                "its input comes from Reshape 'p', whose channels cannot be pruned"),
-    "split": ("a = Conv(x, A) p, q = Split<axis=1>(a, s) y = Conv(p, D)",
-              {"s": np.array([3, 3]), "D": normal(4, 3, 3, 3)},
-              "its input comes from Split 'p', whose channels cannot be pruned"),
-    "slice": ("a = Conv(x, A) p = Slice(a, s, e, i) y = Conv(p, D)",
-              {"s": np.array([0]), "e": np.array([3]), "i": np.array([1]), "D": normal(4, 3, 3, 3)},
-              "its input comes from Slice 'p', whose channels cannot be pruned"),
-    "lrn": ("a = Conv(x, A) p = LRN<size=3>(a) y = Conv(p, B)", {},
-            "its input comes from LRN 'p', whose channels cannot be pruned"),
-    "instance norm": ("a = Conv(x, A) p = InstanceNormalization(a, s, s) y = Conv(p, B)", {"s": positive(6)},
-                      "its input comes from InstanceNormalization 'p', whose channels cannot be pruned"),
-    "layer norm": ("a = Conv(x, A) p = LayerNormalization(a, s) y = Conv(p, B)", {"s": positive(6)},
-                   "its input comes from LayerNormalization 'p', whose channels cannot be pruned"),
-    "pad on channels": ("a = Conv(x, D) p = Pad(a, s) y = Conv(p, B)",
-                        {"D": normal(4, 3, 3, 3), "s": np.array([0, 1, 0, 0, 0, 1, 0, 0])},
-                        "its input comes from Pad 'p', whose channels cannot be pruned"),
-    "resize on channels": ("a = Conv(x, D) p = Resize(a, , s) y = Conv(p, B)",
-                           {"D": normal(3, 3, 3, 3), "s": np.array([1, 2, 1, 1], np.float32)},
-                           "its input comes from Resize 'p', whose channels cannot be pruned"),
-    "sizes that name the channels": ("a = Conv(x, A) p = Resize(a, , , s) y = Conv(p, B)",
-                                     {"s": np.array([2, 6, 9, 9])},
-                                     "its input comes from Resize 'p', whose channels cannot be pruned"),
-    "indices": ("a = Conv(x, A) p, i = MaxPool<kernel_shape=[2,2]>(a) j = Cast<to=1>(i) k = Add(p, j) y = Conv(k, B)",
-                {}, "its input comes from MaxPool 'p', whose channels cannot be pruned"),
-    "concat on another axis": ("a = Conv(x, A) p = Concat<axis=2>(a, a) y = Conv(p, B)", {},
-                               "its input comes from Concat 'p', whose channels cannot be pruned"),
-    "a constant in the concat": ("a = Conv(x, A) p = Concat<axis=1>(a, s) y = Conv(p, D)",
-                                 {"s": normal(2, 1, 6, 6), "D": normal(4, 7, 3, 3)},
-                                 "its channels are those of the constant 's'"),
-    "grouped producer": ("a = Conv<group=3>(x, D) y = Conv(a, B)", {"D": normal(6, 1, 3, 3)},
-                         "Conv 'a' is a grouped convolution, whose channels cannot be pruned"),
-    "grouped": ("a = Conv(x, A) y = Conv<group=2>(a, D)", {"D": normal(4, 3, 3, 3)},
-                "grouped convolution: its input channels are not its own to choose"),
-    "depthwise": ("a = Conv(x, A) y = Conv<group=6>(a, D)", {"D": normal(6, 1, 3, 3)},
-                  "grouped convolution: its input channels are not its own to choose"),
-    "computed weights": ("w = ReduceMax<keepdims=0>(x) v = Mul(w, A) a = Conv(x, v) y = Conv(a, B)", {},
-                         "Conv 'a' has weights that are computed at run time"),
-    "computed slope": ("a = Conv(x, A) s = ReduceMax<axes=[0,2,3]>(x) y = Conv(a, B) c = Conv(s, P) p = PRelu(a, c) "
-                       "z = Conv(p, B)", {"P": normal(6, 3, 1, 1)}, ""),
-    "shared weight": ("a = Conv(x, A) y = Conv(a, B) b = Conv(x, A) z = ReduceMax(b)", {},
-                      "the weight 'A' of Conv 'a' is shared with Conv 'b', which has other channels"),
-    "broadcast": ("c = Conv(x, C) p = Add(c, s) y = Conv(p, B) z = Conv(c, E)",
-                  {"C": normal(1, 3, 3, 3), "s": normal(1, 6, 1, 1), "E": normal(4, 1, 3, 3)},
-                  "its channels are spread over more of them in 'p'"),
-    "other axes": ("a = Conv(x, A) p = MatMul(a, s) y = Conv(a, B) z = ReduceMax(p)", {"s": normal(6, 6)},
-                   "the channels of 'a' are read along axis 3 and axis 1"),
-}  # fmt: skip
+    "softmax": (
+        "a = Conv(x, A) p = Softmax<axis=1>(a) q = Mul(p, p) y = Conv(a, B) z = ReduceMax(q)",
+        {},
+        "its input also feeds Softmax 'p', whose channels cannot be pruned",
+    ),
+    "transpose": (
+        "a = Conv(x, A) p = Transpose<perm=[0,1,3,2]>(a) y = Conv(p, B)",
+        {},
+        "its input comes from Transpose 'p', whose channels cannot be pruned",
+    ),
+    "reshape": (
+        "a = Conv(x, A) p = Reshape(a, s) y = Conv(p, B)",
+        {"s": np.array([2, 6, 6, 6])},
+        "its input comes from Reshape 'p', whose channels cannot be pruned",
+    ),
+    "split": (
+        "a = Conv(x, A) p, q = Split<axis=1>(a, s) y = Conv(p, D)",
+        {"s": np.array([3, 3]), "D": normal(4, 3, 3, 3)},
+        "its input comes from Split 'p', whose channels cannot be pruned",
+    ),
+    "slice": (
+        "a = Conv(x, A) p = Slice(a, s, e, i) y = Conv(p, D)",
+        {"s": np.array([0]), "e": np.array([3]), "i": np.array([1]), "D": normal(4, 3, 3, 3)},
+        "its input comes from Slice 'p', whose channels cannot be pruned",
+    ),
+    "lrn": (
+        "a = Conv(x, A) p = LRN<size=3>(a) y = Conv(p, B)",
+        {},
+        "its input comes from LRN 'p', whose channels cannot be pruned",
+    ),
+    "instance norm": (
+        "a = Conv(x, A) p = InstanceNormalization(a, s, s) y = Conv(p, B)",
+        {"s": positive(6)},
+        "its input comes from InstanceNormalization 'p', whose channels cannot be pruned",
+    ),
+    "layer norm": (
+        "a = Conv(x, A) p = LayerNormalization(a, s) y = Conv(p, B)",
+        {"s": positive(6)},
+        "its input comes from LayerNormalization 'p', whose channels cannot be pruned",
+    ),
+    "pad on channels": (
+        "a = Conv(x, D) p = Pad(a, s) y = Conv(p, B)",
+        {"D": normal(4, 3, 3, 3), "s": np.array([0, 1, 0, 0, 0, 1, 0, 0])},
+        "its input comes from Pad 'p', whose channels cannot be pruned",
+    ),
+    "resize on channels": (
+        "a = Conv(x, D) p = Resize(a, , s) y = Conv(p, B)",
+        {"D": normal(3, 3, 3, 3), "s": np.array([1, 2, 1, 1], np.float32)},
+        "its input comes from Resize 'p', whose channels cannot be pruned",
+    ),
+    "sizes that name the channels": (
+        "a = Conv(x, A) p = Resize(a, , , s) y = Conv(p, B)",
+        {"s": np.array([2, 6, 9, 9])},
+        "its input comes from Resize 'p', whose channels cannot be pruned",
+    ),
+    "indices": (
+        "a = Conv(x, A) p, i = MaxPool<kernel_shape=[2,2]>(a) j = Cast<to=1>(i) k = Add(p, j) y = Conv(k, B)",
+        {},
+        "its input comes from MaxPool 'p', whose channels cannot be pruned",
+    ),
+    "concat on another axis": (
+        "a = Conv(x, A) p = Concat<axis=2>(a, a) y = Conv(p, B)",
+        {},
+        "its input comes from Concat 'p', whose channels cannot be pruned",
+    ),
+    "a constant in the concat": (
+        "a = Conv(x, A) p = Concat<axis=1>(a, s) y = Conv(p, D)",
+        {"s": normal(2, 1, 6, 6), "D": normal(4, 7, 3, 3)},
+        "its channels are those of the constant 's'",
+    ),
+    "grouped producer": (
+        "a = Conv<group=3>(x, D) y = Conv(a, B)",
+        {"D": normal(6, 1, 3, 3)},
+        "Conv 'a' is a grouped convolution, whose channels cannot be pruned",
+    ),
+    "grouped": (
+        "a = Conv(x, A) y = Conv<group=2>(a, D)",
+        {"D": normal(4, 3, 3, 3)},
+        "grouped convolution: its input channels are not its own to choose",
+    ),
+    "depthwise": (
+        "a = Conv(x, A) y = Conv<group=6>(a, D)",
+        {"D": normal(6, 1, 3, 3)},
+        "grouped convolution: its input channels are not its own to choose",
+    ),
+    "computed weights": (
+        "w = ReduceMax<keepdims=0>(x) v = Mul(w, A) a = Conv(x, v) y = Conv(a, B)",
+        {},
+        "Conv 'a' has weights that are computed at run time",
+    ),
+    "computed slope": (
+        "a = Conv(x, A) s = ReduceMax<axes=[0,2,3]>(x) y = Conv(a, B) c = Conv(s, P) p = PRelu(a, c) z = Conv(p, B)",
+        {"P": normal(6, 3, 1, 1)},
+        "",
+    ),
+    "shared weight": (
+        "a = Conv(x, A) y = Conv(a, B) b = Conv(x, A) z = ReduceMax(b)",
+        {},
+        "the weight 'A' of Conv 'a' is shared with Conv 'b', which has other channels",
+    ),
+    "broadcast": (
+        "c = Conv(x, C) p = Add(c, s) y = Conv(p, B) z = Conv(c, E)",
+        {"C": normal(1, 3, 3, 3), "s": normal(1, 6, 1, 1), "E": normal(4, 1, 3, 3)},
+        "its channels are spread over more of them in 'p'",
+    ),
+    "other axes": (
+        "a = Conv(x, A) p = MatMul(a, s) y = Conv(a, B) z = ReduceMax(p)",
+        {"s": normal(6, 6)},
+        "the channels of 'a' are read along axis 3 and axis 1",
+    ),
+}
 ASK = {"broadcast": "z"}
 ACCEPTED = {"computed slope"}  # a slope that is computed is tied like any other operand
 
@@ -344,8 +436,9 @@ def test_channels_used_inside_control_flow() -> None:
         f"{IN} (float[2,4,6,6] y, float[2,6,8,8] z) {{ {FIRST} m = ReduceMax<keepdims=0>(x) c = Greater(m, o) "
         "z = If(c) <then_branch = g1 () => (float[2,6,8,8] t) { t = Relu(a) }, "
         "else_branch = g2 () => (float[2,6,8,8] e) { e = Neg(a) }> y = Conv(a, B) }",
-        **BIAS, o=np.float32(0),
-    )  # fmt: skip
+        **BIAS,
+        o=np.float32(0),
+    )
     assert str(find(load(model)[0], "y")).startswith("its channels are used inside an If, Loop or Scan, by ")
 
 

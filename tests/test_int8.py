@@ -88,8 +88,21 @@ def test_from_ir_to_int8(ndpass: Command) -> None:
     ov.save_model(ov.Core().read_model(digits.model_path()), "digits.xml", compress_to_fp16=False)
     images, labels = digits.images()[1]
     np.savez("data.npz", images=images, labels=labels)
-    done = ndpass("run", "digits.xml", "--passes", "cd", "--int8", "--macs", 0.6, "--calibration", "data.npz",
-                  "-o", "out.xml", "--json", "r.json")  # fmt: skip
+    done = ndpass(
+        "run",
+        "digits.xml",
+        "--passes",
+        "cd",
+        "--int8",
+        "--macs",
+        0.6,
+        "--calibration",
+        "data.npz",
+        "-o",
+        "out.xml",
+        "--json",
+        "r.json",
+    )
     assert done.code == 0, done.err
     assert "FakeQuantize" in kinds(ov.Core().read_model("out.xml"))
     report = Report.model_validate_json(Path("r.json").read_text())

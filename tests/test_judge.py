@@ -81,8 +81,9 @@ def test_metric_that_is_not_there() -> None:
 @pytest.mark.parametrize(("name", "better"), [("top2", True), ("misses", False)])
 def test_report_shows_the_own_metric(name: str, better: bool, ndpass: Command) -> None:
     Path(f"own_{name}.py").write_text(TOP2)
-    done = ndpass("run", "-q", "--passes", "nd:rank=2", "--metric", f"own_{name}:{name}", "-o", "out.onnx",
-                  "--json", "r.json")  # fmt: skip
+    done = ndpass(
+        "run", "-q", "--passes", "nd:rank=2", "--metric", f"own_{name}:{name}", "-o", "out.onnx", "--json", "r.json"
+    )
     assert done.code == 0, done.err
     metric = json.loads(Path("r.json").read_text())["metric"]
     assert (metric["name"], metric["higher_is_better"]) == (name, better)

@@ -108,9 +108,17 @@ def test_spread_and_noise_of_the_last_measurement() -> None:
 
 
 def test_geometry_tells_apart_what_differs_and_nothing_else() -> None:
-    blocks = [conv(8, 8, 3, 3), conv(8, 8, 3, 3, stride=2), conv(8, 8, 3, 3, bias=True), conv(8, 8, 3, 3, group=8),
-              conv(8, 8, 1, 1), decoupled(8, 1), decoupled(8, 2), Chain(conv(8, 8, 1, 1), conv(8, 8, 1, 1)),
-              Sum(conv(8, 8, 1, 1), conv(8, 8, 1, 1))]  # fmt: skip
+    blocks = [
+        conv(8, 8, 3, 3),
+        conv(8, 8, 3, 3, stride=2),
+        conv(8, 8, 3, 3, bias=True),
+        conv(8, 8, 3, 3, group=8),
+        conv(8, 8, 1, 1),
+        decoupled(8, 1),
+        decoupled(8, 2),
+        Chain(conv(8, 8, 1, 1), conv(8, 8, 1, 1)),
+        Sum(conv(8, 8, 1, 1), conv(8, 8, 1, 1)),
+    ]
     texts = [geometry(b) for b in blocks]
     assert len(set(texts)) == len(blocks)
     assert geometry(Conv(normal(8, 8, 3, 3), pads=(1, 1, 1, 1))) == texts[0]
@@ -141,8 +149,11 @@ def test_int8_runs_every_convolution_of_the_block_in_int8_kernels() -> None:
     read = quantised(core.read_model(small_model(decoupled(64, 2), conv(64, 64, 3, 3), (8, 8), 1, 2)))
     compiled = core.compile_model(read, "CPU", Target("int8").properties())
     infos = [(op.get_friendly_name(), op.get_rt_info()) for op in compiled.get_runtime_model().get_ordered_ops()]
-    kernels = [str(info["primitiveType"].astype(str)) for name, info in infos
-               if name.startswith("block") and str(info["layerType"].astype(str)) == "Convolution"]  # fmt: skip
+    kernels = [
+        str(info["primitiveType"].astype(str))
+        for name, info in infos
+        if name.startswith("block") and str(info["layerType"].astype(str)) == "Convolution"
+    ]
     assert len(kernels) == 8
     assert all(kernel.upper().endswith("I8") for kernel in kernels)
 

@@ -20,9 +20,11 @@ from ndpass.errors import InputError
 from ndpass.graph import Graph, Site, Skipped
 
 NORM = {
-    "scale": normal(6, seed=2), "shift": normal(6, seed=3), "mean": normal(6, seed=4),
+    "scale": normal(6, seed=2),
+    "shift": normal(6, seed=3),
+    "mean": normal(6, seed=4),
     "var": np.abs(normal(6, seed=5)) + np.float32(0.01),
-}  # fmt: skip
+}
 
 
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -214,11 +216,16 @@ def test_auto_pad_with_dilation_is_what_openvino_makes_of_it(
 @pytest.mark.parametrize(
     ("auto_pad", "size", "stride", "pads"),
     [
-        ("SAME_UPPER", 8, 1, (1, 1)), ("SAME_LOWER", 8, 1, (1, 1)), ("SAME_UPPER", 8, 2, (0, 1)),
-        ("SAME_LOWER", 8, 2, (1, 0)), ("SAME_UPPER", 9, 2, (1, 1)), ("SAME_UPPER", 9, 5, (0, 0)),
-        ("VALID", 8, 2, (0, 0)), ("NOTSET", 8, 2, (0, 0)),
+        ("SAME_UPPER", 8, 1, (1, 1)),
+        ("SAME_LOWER", 8, 1, (1, 1)),
+        ("SAME_UPPER", 8, 2, (0, 1)),
+        ("SAME_LOWER", 8, 2, (1, 0)),
+        ("SAME_UPPER", 9, 2, (1, 1)),
+        ("SAME_UPPER", 9, 5, (0, 0)),
+        ("VALID", 8, 2, (0, 0)),
+        ("NOTSET", 8, 2, (0, 0)),
     ],
-)  # fmt: skip
+)
 def test_pads_of_a_kernel_of_three(auto_pad: str, size: int, stride: int, pads: tuple[int, int]) -> None:
     assert resolved(padded(auto_pad, [3], [stride], [1], [size])).pads == pads
 

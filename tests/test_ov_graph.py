@@ -28,12 +28,23 @@ NET = """(float[batch,3,8,8] image) => (float[batch,5] scores, float[batch,16,4,
     g = Conv<pads = [1,1,1,1], group = 2>(features, w5)  f = Flatten(g)  scores = Gemm<transB = 1>(f, w6, b6)
 }"""  # noqa: E501
 WEIGHTS = {
-    "w1": normal(16, 3, 3, 3), "b1": normal(16), "scale": 1 + normal(16, seed=1), "shift": normal(16, seed=2),
-    "mean": normal(16, seed=3), "var": np.abs(normal(16, seed=4)) + np.float32(0.5), "w2": normal(16, 1, 3, 3),
-    "b2": normal(16, seed=5), "low": np.float32(-3), "high": np.float32(6), "w3": normal(16, 16, 3, 3),
-    "w4": normal(16, 16, 3, 3, seed=1), "b4": normal(16, seed=6), "w5": normal(16, 8, 3, 3), "w6": normal(5, 256),
+    "w1": normal(16, 3, 3, 3),
+    "b1": normal(16),
+    "scale": 1 + normal(16, seed=1),
+    "shift": normal(16, seed=2),
+    "mean": normal(16, seed=3),
+    "var": np.abs(normal(16, seed=4)) + np.float32(0.5),
+    "w2": normal(16, 1, 3, 3),
+    "b2": normal(16, seed=5),
+    "low": np.float32(-3),
+    "high": np.float32(6),
+    "w3": normal(16, 16, 3, 3),
+    "w4": normal(16, 16, 3, 3, seed=1),
+    "b4": normal(16, seed=6),
+    "w5": normal(16, 8, 3, 3),
+    "w6": normal(5, 256),
     "b6": normal(5),
-}  # fmt: skip
+}
 
 
 def onnx_net() -> onnx.ModelProto:
@@ -90,7 +101,13 @@ def test_sites_are_those_of_the_onnx_model() -> None:
         if x.conv.bias is not None and y.conv.bias is not None:
             np.testing.assert_allclose(y.conv.bias, x.conv.bias, rtol=0, atol=1e-6)
         assert (x.op, x.in_hw, x.rows, x.outline.pads, x.outline.strides, x.outline.group) == (
-            y.op, y.in_hw, y.rows, y.outline.pads, y.outline.strides, y.outline.group)  # fmt: skip
+            y.op,
+            y.in_hw,
+            y.rows,
+            y.outline.pads,
+            y.outline.strides,
+            y.outline.group,
+        )
         assert [op.replace("Clip", "Max") for op in a.behind(x)] == b.behind(y)  # OpenVINO clips by Maximum and Minimum
         assert a.places(x, 4) == b.places(y, 4)
     assert a.macs() == b.macs()
@@ -111,17 +128,22 @@ SKIPPED = {
     ),
     "quantised weights": (lambda x: convolution(x, quantised(ops.constant(KERNEL))), "weights are quantised already"),
     "packed weights": (
-        lambda x: convolution(x, ops.multiply(ops.convert(ops.constant(np.ones((4, 3, 3, 3), np.int8)), "f32"),
-                                              ops.constant(np.float32(0.1)))),
+        lambda x: convolution(
+            x,
+            ops.multiply(
+                ops.convert(ops.constant(np.ones((4, 3, 3, 3), np.int8)), "f32"), ops.constant(np.float32(0.1))
+            ),
+        ),
         "weights are quantised already",
     ),
     "quantised input": (lambda x: convolution(quantised(x), ops.constant(KERNEL)), "input is quantised already"),
     "transposed": (
-        lambda x: ops.convolution_backprop_data(x, ops.constant(normal(3, 4, 3, 3)), [1, 1]), "transposed convolution",
+        lambda x: ops.convolution_backprop_data(x, ops.constant(normal(3, 4, 3, 3)), [1, 1]),
+        "transposed convolution",
     ),
     "batched matrix": (lambda x: ops.matmul(x, ops.constant(normal(3, 8, 6)), False, False), "not a matrix"),
     "matrix on the left": (lambda x: ops.matmul(ops.constant(normal(6, 8)), x, False, False), "computed at run time"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("make", "reason"), SKIPPED.values(), ids=SKIPPED.keys())
@@ -185,7 +207,11 @@ def test_scale_and_shift_behind_a_convolution_are_folded() -> None:
     scale, shift = normal(1, 4, 1, 1, seed=1), normal(1, 4, 1, 1, seed=2)
     model = single(
         lambda x: ops.add(ops.multiply(with_bias(convolution(x, ops.constant(KERNEL)), normal(4)), scale), shift),
-        1, 3, 8, 8)  # fmt: skip
+        1,
+        3,
+        8,
+        8,
+    )
     graph, feed = OvGraph(model), {"x": normal(1, 3, 8, 8)}
     (site,) = sites(graph)
     np.testing.assert_allclose(site.conv.weight, KERNEL * scale.reshape(4, 1, 1, 1), rtol=1e-6)
@@ -226,7 +252,10 @@ def test_names_types_and_open_shapes_stay() -> None:
     result = graph.to_model()
     for before, after in zip([*model.inputs, *model.outputs], [*result.inputs, *result.outputs], strict=True):
         assert (before.names, before.element_type, before.partial_shape) == (
-            after.names, after.element_type, after.partial_shape)  # fmt: skip
+            after.names,
+            after.element_type,
+            after.partial_shape,
+        )
         assert before.node.get_friendly_name() == after.node.get_friendly_name()
     assert result.get_rt_info("kept").astype(str) == "yes"
     names = {name for op in result.get_ops() for port in op.outputs() for name in port.get_names()}
@@ -285,8 +314,11 @@ def test_weights_in_half_precision_stay_so_where_nothing_is_rewritten() -> None:
     assert first.conv.weight.dtype == np.float32
     np.testing.assert_array_equal(first.conv.weight, KERNEL.astype(np.float16).astype(np.float32))
     graph.splice(first, first.conv)
-    types = sorted(op.get_element_type().to_string() for op in graph.to_model().get_ops()
-                   if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 4)  # fmt: skip
+    types = sorted(
+        op.get_element_type().to_string()
+        for op in graph.to_model().get_ops()
+        if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 4
+    )
     assert types == ["f16", "f32"]
 
 

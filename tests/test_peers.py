@@ -150,9 +150,18 @@ def residual() -> onnx.ModelProto:
     }"""
     ones = np.abs(normal(16)) + 1
     integers = {"starts": [0, 0], "ends": [2**31 - 1] * 2, "axes": [2, 3], "steps": [2, 2], "pads": [0] * 8}
-    weights = {"wa": normal(16, 3, 3, 3), "g": ones, "h": normal(16), "m": normal(16), "v": ones,
-               "wb": normal(16, 16, 3, 3), "bb": normal(16), "wc": normal(16, 16, 3, 3), "w": normal(5, 16),
-               "k": normal(5)}  # fmt: skip
+    weights = {
+        "wa": normal(16, 3, 3, 3),
+        "g": ones,
+        "h": normal(16),
+        "m": normal(16),
+        "v": ones,
+        "wb": normal(16, 16, 3, 3),
+        "bb": normal(16),
+        "wc": normal(16, 16, 3, 3),
+        "w": normal(5, 16),
+        "k": normal(5),
+    }
     model = network(text, **weights, **{name: np.array(value, np.int64) for name, value in integers.items()})
     for node in model.graph.node:
         node.name = node.output[0]
@@ -168,8 +177,18 @@ def torch_run(net: Any, image: Array) -> Array:
 
 
 def made_row(peer: str, setting: str, i: int) -> rows.Row:
-    return {"peer": peer, "setting": setting, "refused": "", "before": 90.0, "accuracy": 90.0 - i, "drop": float(i),
-            "macs": [100, 50 + i], "build_s": 1.0, "pipeline": "nd", "layers": []}  # fmt: skip
+    return {
+        "peer": peer,
+        "setting": setting,
+        "refused": "",
+        "before": 90.0,
+        "accuracy": 90.0 - i,
+        "drop": float(i),
+        "macs": [100, 50 + i],
+        "build_s": 1.0,
+        "pipeline": "nd",
+        "layers": [],
+    }
 
 
 def timed_row(ms: float) -> rows.Row:

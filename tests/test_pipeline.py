@@ -185,8 +185,19 @@ def test_static_batch(ndpass: Command) -> None:
     text = "(float[2,3,8,8] x) => (float[2,4] y) { a = Conv(x, w)  g = GlobalAveragePool(a)  y = Flatten(g) }"
     onnx.save(network(text, w=normal(4, 3, 3, 3)), "in.onnx")
     np.savez("data.npz", images=normal(5, 3, 8, 8), labels=np.array([0, 1, 2, 3, 0]))
-    done = ndpass("run", "in.onnx", "-q", "--passes", "nd:rank=1", "--validation", "data.npz", "--json", "r.json",
-                  "-o", "out.onnx")  # fmt: skip
+    done = ndpass(
+        "run",
+        "in.onnx",
+        "-q",
+        "--passes",
+        "nd:rank=1",
+        "--validation",
+        "data.npz",
+        "--json",
+        "r.json",
+        "-o",
+        "out.onnx",
+    )
     assert (done.code, done.err) == (0, "")
     report = json.loads(Path("r.json").read_text())
     assert report["metric"]["samples"] == 5
@@ -195,11 +206,24 @@ def test_static_batch(ndpass: Command) -> None:
 
 def test_dynamic_height_and_width(ndpass: Command) -> None:
     """Costs are counted at the size of the samples, and the axes stay open in the output."""
-    onnx.save(network("(float[n,3,h,w] x) => (float[n,4,h,w] y) { y = Conv<pads = [1,1,1,1]>(x, k) }",
-                      k=normal(4, 3, 3, 3)), "in.onnx")  # fmt: skip
+    onnx.save(
+        network("(float[n,3,h,w] x) => (float[n,4,h,w] y) { y = Conv<pads = [1,1,1,1]>(x, k) }", k=normal(4, 3, 3, 3)),
+        "in.onnx",
+    )
     np.save("data.npy", normal(3, 3, 20, 12))
-    done = ndpass("run", "in.onnx", "-q", "--passes", "nd:rank=1", "--validation", "data.npy", "--json", "r.json",
-                  "-o", "out.onnx")  # fmt: skip
+    done = ndpass(
+        "run",
+        "in.onnx",
+        "-q",
+        "--passes",
+        "nd:rank=1",
+        "--validation",
+        "data.npy",
+        "--json",
+        "r.json",
+        "-o",
+        "out.onnx",
+    )
     assert (done.code, done.err) == (0, "")
     assert json.loads(Path("r.json").read_text())["model"]["macs"] == [
         counted_macs(Path(name), n=1, h=20, w=12) for name in ("in.onnx", "out.onnx")
@@ -209,8 +233,10 @@ def test_dynamic_height_and_width(ndpass: Command) -> None:
 
 
 def test_dynamic_height_and_width_without_data() -> None:
-    report = run(network("(float[n,3,h,w] x) => (float[n,4,h,w] y) { y = Conv<pads = [1,1,1,1]>(x, k) }",
-                         k=normal(4, 3, 3, 3)), spec="nd:rank=1")  # fmt: skip
+    report = run(
+        network("(float[n,3,h,w] x) => (float[n,4,h,w] y) { y = Conv<pads = [1,1,1,1]>(x, k) }", k=normal(4, 3, 3, 3)),
+        spec="nd:rank=1",
+    )
     assert report.model.macs[0] == counted_macs(Path("in.onnx"), n=1, h=224, w=224)
 
 
@@ -237,16 +263,27 @@ def test_whatever_is_left_alone_says_why() -> None:
             late = Conv<pads = [1,1,1,1]>(back, v)
             asked = Conv<pads = [1,1,1,1]>(late, w)
             y = MatMul(asked, m) }""",
-        w=normal(4, 4, 3, 3), g=normal(4, 2, 3, 3), d=normal(4, 1, 3, 3), o=normal(4, 4, 1, 1), m=normal(8, 8),
+        w=normal(4, 4, 3, 3),
+        g=normal(4, 2, 3, 3),
+        d=normal(4, 1, 3, 3),
+        o=normal(4, 4, 1, 1),
+        m=normal(8, 8),
         t=normal(4, 4, 3, 3, seed=1),
-    )  # fmt: skip
+    )
     onnx.save(model, "in.onnx")
     options = Options(passes.parse("nd:rank=1"), Budget("pinned"), ignore=["re:ask.*"])
     report = pipeline.run(Path("in.onnx"), Path("out.onnx"), options)
     reasons = {layer.name: (layer.status, layer.reason) for layer in report.layers}
     assert reasons["plain"] == ("done", "")
-    words = {"grouped": "grouped", "depthwise": "depthwise", "thin": "one element", "back": "transposed",
-             "late": "run time", "asked": "as asked", "y": "matrix product"}  # fmt: skip
+    words = {
+        "grouped": "grouped",
+        "depthwise": "depthwise",
+        "thin": "one element",
+        "back": "transposed",
+        "late": "run time",
+        "asked": "as asked",
+        "y": "matrix product",
+    }
     assert reasons.keys() == {"plain", *words}
     for name, word in words.items():
         assert reasons[name][0] == "skipped"
@@ -263,8 +300,9 @@ def test_runtimes_that_differ_on_the_original_too_are_warned_of() -> None:
             a = Conv<pads = [1,1,1,1]>(x, w)
             b = ConvTranspose<pads = [1,1,1,1]>(a, v)
             y = Conv<pads = [1,1,1,1]>(b, v) }""",
-        w=normal(4, 4, 3, 3), v=normal(4, 4, 3, 3, seed=1),
-    )  # fmt: skip
+        w=normal(4, 4, 3, 3),
+        v=normal(4, 4, 3, 3, seed=1),
+    )
     onnx.save(model, "in.onnx")
     x = {"x": normal(1, 4, 8, 8)}
     if relative(run_ov(model, x), run_ort(model, x)) < verify.AGREEMENT:

@@ -14,11 +14,24 @@ import pytest
 from benchmarks import errors, options, plans_timed, plots, readme, rows, same_latency, summary
 
 SPEED = [
-    {"network": "vgg16", "condition": condition, "threads": threads, "batch": 1, "pipeline": pipeline,
-     "times_fewer": 2.0 if pipeline else 1.0, "ms": 1.0, "speedup": speedup, "spread": [speedup, speedup]}
+    {
+        "network": "vgg16",
+        "condition": condition,
+        "threads": threads,
+        "batch": 1,
+        "pipeline": pipeline,
+        "times_fewer": 2.0 if pipeline else 1.0,
+        "ms": 1.0,
+        "speedup": speedup,
+        "spread": [speedup, speedup],
+    }
     for condition, threads, pipeline, speedup in (
-        ("f32", 1, "", 1.0), ("f32", 1, "sd", 1.5), ("f32", 2, "sd", 2.5), ("int8", 1, "sd", 0.75))
-]  # fmt: skip
+        ("f32", 1, "", 1.0),
+        ("f32", 1, "sd", 1.5),
+        ("f32", 2, "sd", 2.5),
+        ("int8", 1, "sd", 0.75),
+    )
+]
 TIMED = [
     {
         "precision": precision,
@@ -167,8 +180,10 @@ def test_macs_at_a_drop(points: list[tuple[float, float]], at: str) -> None:
 def test_gains_leave_out_what_is_exact() -> None:
     """At full rank both errors are rounding, and their ratio says nothing."""
     errors_of = {"a": (0.5, 0.1), "b": (0.3, 0.2), "full rank": (1e-8, 1e-7)}
-    found = [{"layer": layer, "form": "pw-dw", "rank": 1, "data_free": free, "calibrated": fitted}
-             for layer, (free, fitted) in errors_of.items()]  # fmt: skip
+    found = [
+        {"layer": layer, "form": "pw-dw", "rank": 1, "data_free": free, "calibrated": fitted}
+        for layer, (free, fitted) in errors_of.items()
+    ]
     assert summary.gains(found, 1) == (pytest.approx(1.5), pytest.approx(5.0))
 
 
@@ -207,8 +222,14 @@ def test_plans_that_the_planner_missed_are_those_of_its_own_passes() -> None:
     row = {"passes": "cd,sd,nd", "paper_damage": 1.0}
     found = [{**row, "pipeline": p, "damage": d} for p, d in (("cd", 1.1), ("cp,cd", 1.5), ("sd", 1.005), ("nd", 1.2))]
     assert [r["pipeline"] for r in summary.missed(found)] == ["cd", "nd"]
-    more = {"network": "vgg16", "precision": "f32", "threads": 2, "refused": "", "times_fewer": 2.0,
-            "paper_times_fewer": 2.0}  # fmt: skip
+    more = {
+        "network": "vgg16",
+        "precision": "f32",
+        "threads": 2,
+        "refused": "",
+        "times_fewer": 2.0,
+        "paper_times_fewer": 2.0,
+    }
     text = readme.render({"same_latency": [{**more, **r} for r in found]})
     assert "In 2 of these 4 searches" in text
     assert "VGG16 with cd in f32 (1.10), VGG16 with nd in f32 (1.20)." in text
@@ -241,8 +262,16 @@ def test_plans_of_one_budget_are_timed_in_turns(
     assert found[0]["over_first"] == [1, 1, 1]
     assert found[1]["over_first"][1] == pytest.approx(found[1]["ms"] / found[0]["ms"], rel=0.5)
     for row in runs:
-        row |= {"cold": False, "speedup": 2.0, "spread": [1, 3], "ms": [2, 1], "macs": [2, 1], "whole_s": 60,
-                "variants": [], "seconds": {"plan": 30}}  # fmt: skip
+        row |= {
+            "cold": False,
+            "speedup": 2.0,
+            "spread": [1, 3],
+            "ms": [2, 1],
+            "macs": [2, 1],
+            "whole_s": 60,
+            "variants": [],
+            "seconds": {"plan": 30},
+        }
     text = readme.render({"max_drop_digits": runs, "budget_timed_digits": found})
     assert "| f32, 1 threads | auto | 0.50 |" in text
     assert_tables_are_even(text)
@@ -251,8 +280,10 @@ def test_plans_of_one_budget_are_timed_in_turns(
 def test_what_a_peer_does_better_stands_in_readme() -> None:
     """Losing no more and as fast; one that is faster but loses more, and one that is slower, are not better."""
     drops = {"ndpass by MACs": 1.0, "better": 0.5, "faster": 1.5, "slower": 0.5}
-    found = [{"peer": peer, "setting": "s", "drop": drop, "refused": "", "macs": [2, 1], "pipeline": "sd"}
-             for peer, drop in drops.items()]  # fmt: skip
+    found = [
+        {"peer": peer, "setting": "s", "drop": drop, "refused": "", "macs": [2, 1], "pipeline": "sd"}
+        for peer, drop in drops.items()
+    ]
     ratios = {"ndpass by MACs": 2.0, "better": 2.0, "faster": 3.0, "slower": 1.9}
     runs = [{"models": [[peer, "s"] for peer in ratios], "times": [{"speedup": r} for r in ratios.values()]}]
     assert summary.behind(runs, found) == [(found[0], ["better"])]
@@ -263,8 +294,10 @@ def test_what_a_peer_does_better_stands_in_readme() -> None:
 
 def test_what_is_quantised_stands_first_once_it_was_timed() -> None:
     kinds = {"NNCF int8": 2.0, "ndpass int8 by ms": 8.0, "DAC": 3.0}
-    found = [{"peer": peer, "setting": "s", "drop": 0.5, "refused": "", "macs": [2, None], "pipeline": "sd"}
-             for peer in kinds]  # fmt: skip
+    found = [
+        {"peer": peer, "setting": "s", "drop": 0.5, "refused": "", "macs": [2, None], "pipeline": "sd"}
+        for peer in kinds
+    ]
     runs = [{"models": [[peer, "s"] for peer in kinds], "times": [{"speedup": r} for r in kinds.values()]}]
     rows_of = {"peers_vgg16_cifar10": found}
     said = (

@@ -184,8 +184,13 @@ def test_the_command_line_lists_and_refuses_it(net: Path, ndpass: Command) -> No
 
 def options(spec: str, budget: Budget, **changed: Any) -> Options:
     images = digits.images()[0][0]
-    chosen = Options(parse(spec), budget, calibration=lambda inputs: open_feeds(images[:60], inputs),
-                              validation=lambda inputs: open_feeds(images[-16:], inputs), threads=1)  # fmt: skip
+    chosen = Options(
+        parse(spec),
+        budget,
+        calibration=lambda inputs: open_feeds(images[:60], inputs),
+        validation=lambda inputs: open_feeds(images[-16:], inputs),
+        threads=1,
+    )
     return replace(chosen, **changed)
 
 
@@ -238,8 +243,11 @@ def test_compositions_keep_the_linear_fit() -> None:
 
 def test_a_pruned_layer_is_refitted_on_the_channels_that_stay(net: Path) -> None:
     images = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype(np.float32)
-    chosen = replace(options("cp:channels=8,cd:rank=4:solver=relu", Budget("pinned")),
-                     calibration=lambda inputs: open_feeds(images, inputs), validation=None)  # fmt: skip
+    chosen = replace(
+        options("cp:channels=8,cd:rank=4:solver=relu", Budget("pinned")),
+        calibration=lambda inputs: open_feeds(images, inputs),
+        validation=None,
+    )
     found = rows(pipeline.run(net, OUTPUT, chosen))["b"]
     assert set(found.setting) == {"cp", "cd"}
     assert cd_of(found) == {"rank": 4, "solver": "relu"}
@@ -262,12 +270,17 @@ def test_a_run_is_reproducible_and_goes_on_to_the_same_bytes(memory: int) -> Non
 
 
 def test_what_an_output_goes_into() -> None:
-    graph = Graph(network(
-        """(float[N,3,8,8] x) => (float[N,4,8,8] c, float[N,4,8,8] z) {
+    graph = Graph(
+        network(
+            """(float[N,3,8,8] x) => (float[N,4,8,8] c, float[N,4,8,8] z) {
             a = Conv<pads=[1,1,1,1]>(x, Wa)  r = Relu(a)
             b = Conv<pads=[1,1,1,1]>(r, Wb)  s = Relu(b)  t = Tanh(b)  u = Add(s, t)
             c = Conv<pads=[1,1,1,1]>(u, Wb)  z = Relu(c)
-        }""", Wa=normal(4, 3, 3, 3), Wb=normal(4, 4, 3, 3)))  # fmt: skip
+        }""",
+            Wa=normal(4, 3, 3, 3),
+            Wb=normal(4, 4, 3, 3),
+        )
+    )
     found = [graph.behind(site) for site in graph.sites() if isinstance(site, Site)]
     assert [sorted(f) for f in found] == [["Relu"], ["Relu", "Tanh"], ["Relu", "an output of the model"]]
 

@@ -52,13 +52,21 @@ def report(**changes: Any) -> Report:
         "seconds": Seconds(calibrate=1, plan=2, rewrite=3, verify=4, total=10),
         "peak_memory_bytes": 2_000_000_000,
         "layers": [
-            Layer(name="conv[1]", op="Conv", shape="64x64x3x3", status="done", macs=(1_850_000_000, 462_500_000),
-                  setting={"cd": {"rank": 64}, "nd": {"rank": 2, "form": "dw-pw"}}, latency_us=(120.0, 60.5),
-                  error_predicted=0.05, error_measured=0.0512),
+            Layer(
+                name="conv[1]",
+                op="Conv",
+                shape="64x64x3x3",
+                status="done",
+                macs=(1_850_000_000, 462_500_000),
+                setting={"cd": {"rank": 64}, "nd": {"rank": 2, "form": "dw-pw"}},
+                latency_us=(120.0, 60.5),
+                error_predicted=0.05,
+                error_measured=0.0512,
+            ),
             Layer(name="fc", op="Gemm", status="skipped", reason="no pass takes Gemm", macs=(4_096_000, 4_096_000)),
         ],
         "verified": {"onnxruntime": Verified(samples=32, relative_error=1e-6, top1_agreement=100.0)},
-    }  # fmt: skip
+    }
     return Report(**(full | changes))
 
 
@@ -160,10 +168,19 @@ def test_the_table_shows_names_with_brackets_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("number", "unit", "expected"),
-    [(15_346_630_656, "", "15.35 G"), (313_123_456, "", "313 M"), (99_994_000, "", "99.99 M"),
-     (99_996_000, "", "100 M"), (999_999_999, "", "1.00 G"), (999, "", "999"), (1200, "B", "1.20 kB"), (0, "", "0"),
-     (42, "B", "42 B"), (2.5e12, "", "2.50 T")],
-)  # fmt: skip
+    [
+        (15_346_630_656, "", "15.35 G"),
+        (313_123_456, "", "313 M"),
+        (99_994_000, "", "99.99 M"),
+        (99_996_000, "", "100 M"),
+        (999_999_999, "", "1.00 G"),
+        (999, "", "999"),
+        (1200, "B", "1.20 kB"),
+        (0, "", "0"),
+        (42, "B", "42 B"),
+        (2.5e12, "", "2.50 T"),
+    ],
+)
 def test_numbers_for_people(number: float, unit: str, expected: str) -> None:
     assert human(number, unit) == expected
 

@@ -38,9 +38,13 @@ def plain() -> onnx.ModelProto:
             c = Conv<strides=[2,2], pads=[1,1,1,1]>(s, W3)  t = Relu(c)
             p = GlobalAveragePool(t)  f = Flatten(p)  scores = Gemm<transB=1>(f, W4, B4)
         }""",
-        W1=normal(12, 3, 3, 3), B1=normal(12), W2=normal(16, 12, 3, 3), W3=normal(16, 16, 3, 3), W4=normal(5, 16),
+        W1=normal(12, 3, 3, 3),
+        B1=normal(12),
+        W2=normal(16, 12, 3, 3),
+        W3=normal(16, 16, 3, 3),
+        W4=normal(5, 16),
         B4=normal(5),
-    )  # fmt: skip
+    )
 
 
 def images(count: int, seed: int = 0) -> F:
@@ -52,8 +56,9 @@ def images(count: int, seed: int = 0) -> F:
     return np.einsum("ij,njhw->nihw", [[1, 0, 0], [0.8, 0.4, 0], [0.5, 0.3, 0.2]], x).astype(np.float32) / 3
 
 
-def run(model: onnx.ModelProto | Path, spec: str, budget: Budget | None = None, data: F | None = None,
-        **options: Any) -> Report:  # fmt: skip
+def run(
+    model: onnx.ModelProto | Path, spec: str, budget: Budget | None = None, data: F | None = None, **options: Any
+) -> Report:
     """Rewrite to out.onnx on calibration data; without a budget the settings are pinned."""
     if isinstance(model, onnx.ModelProto):
         onnx.save(model, "in.onnx")
@@ -62,9 +67,13 @@ def run(model: onnx.ModelProto | Path, spec: str, budget: Budget | None = None, 
     assert budget is not None or is_pinned(passes)
     fit = images(64) if data is None else data
     chosen = Options(
-        passes, budget or Budget("pinned"), calibration=lambda inputs: open_feeds(fit, inputs),
-        validation=lambda inputs: open_feeds(fit[:16], inputs), threads=1, **options,
-    )  # fmt: skip
+        passes,
+        budget or Budget("pinned"),
+        calibration=lambda inputs: open_feeds(fit, inputs),
+        validation=lambda inputs: open_feeds(fit[:16], inputs),
+        threads=1,
+        **options,
+    )
     return pipeline.run(model, Path("out.onnx"), chosen)
 
 
@@ -203,8 +212,10 @@ def test_pruning_where_branches_meet() -> None:
             a = Conv<pads=[1,1,1,1]>(image, W1)  b = Conv<pads=[1,1,1,1]>(image, W2)
             c = Concat<axis=1>(a, b)  r = Relu(c)  y = Conv<pads=[1,1,1,1]>(r, W3)
         }""",
-        W1=normal(6, 3, 3, 3), W2=0.01 * normal(6, 3, 3, 3, seed=1), W3=normal(4, 12, 3, 3),
-    )  # fmt: skip
+        W1=normal(6, 3, 3, 3),
+        W2=0.01 * normal(6, 3, 3, 3, seed=1),
+        W3=normal(4, 12, 3, 3),
+    )
     report = run(model, "cp:channels=3")
     agrees(report, {"image": images(10, seed=3)})
     rows = by_name(report)

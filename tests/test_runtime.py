@@ -37,8 +37,9 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
 
 @both
 def test_the_face_describes_inputs_and_outputs(runtime: Runtime) -> None:
-    session = runtime(model("g (float[N, 2, H, 3] x, int64[1] k) => (float[N, 2, H, 3] y, int64[1] j) "
-                            "{ y = Relu(x) j = Neg(k) }"))  # fmt: skip
+    session = runtime(
+        model("g (float[N, 2, H, 3] x, int64[1] k) => (float[N, 2, H, 3] y, int64[1] j) { y = Relu(x) j = Neg(k) }")
+    )
     specs = [(s.name, s.shape, s.dtype) for s in session.inputs]
     assert specs == [("x", (None, 2, None, 3), np.dtype("float32")), ("k", (1,), np.dtype("int64"))]
     assert session.outputs == ("y", "j")

@@ -244,7 +244,8 @@ def test_what_cp_leaves_is_priced_as_all_else_is() -> None:
     found = Rewriter(graph, passes, Budget("speedup", 2.0), None).candidates(sites, lambda *_: None)
     groups = {site.name: channel_group(graph, site, passes) for site in sites}
     few = {name: [*ways[:2], *[c for c in ways if "cp" in c.setting][:3]] for name, ways in found.items()}
-    made = priced(graph, sites, few, lambda s, c: block_of(s, passes, c.setting, groups[s.name]), target,
-                  Latencies(target, None)).candidates  # fmt: skip
+    made = priced(
+        graph, sites, few, lambda s, c: block_of(s, passes, c.setting, groups[s.name]), target, Latencies(target, None)
+    ).candidates
     assert any("cp" in c.setting for ways in made.values() for c in ways)
     assert all(seconds_of(c) > 0 for ways in made.values() for c in ways)

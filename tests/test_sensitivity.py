@@ -190,8 +190,9 @@ TWO_ARMS = """(float[N,3,8,8] x) => (float[N,4] scores) {
 
 @pytest.mark.parametrize("small", [0.1, 0.001])
 def test_layer_that_the_outputs_hardly_depend_on_has_the_smaller_slope(small: float) -> None:
-    model = network(TWO_ARMS, W1=normal(8, 3, 3, 3), W2=normal(8, 3, 3, 3, seed=1), W3=10 * normal(8, 4),
-                    small=np.float32(small))  # fmt: skip
+    model = network(
+        TWO_ARMS, W1=normal(8, 3, 3, 3), W2=normal(8, 3, 3, 3, seed=1), W3=10 * normal(8, 4), small=np.float32(small)
+    )
     found, steepness = found_in(model), slopes_of(model)
     assert found["b"].divergence < 0.1 * found["a"].divergence
     assert steepness["b"] < steepness["a"]
@@ -200,8 +201,9 @@ def test_layer_that_the_outputs_hardly_depend_on_has_the_smaller_slope(small: fl
 
 def test_layer_whose_response_never_varies_gets_the_least_slope() -> None:
     """What rounding does to it is no effect."""
-    model = network(TWO_ARMS, W1=normal(8, 3, 3, 3), W2=np.zeros((8, 3, 3, 3), np.float32), W3=normal(8, 4),
-                    small=np.float32(1))  # fmt: skip
+    model = network(
+        TWO_ARMS, W1=normal(8, 3, 3, 3), W2=np.zeros((8, 3, 3, 3), np.float32), W3=normal(8, 4), small=np.float32(1)
+    )
     assert found_in(model)["b"] == Effect(0.0, 0.0)
     steepness = slopes_of(model)
     assert steepness["b"] == min(steepness.values()) == pytest.approx(LEAST * max(steepness.values()))
@@ -268,15 +270,18 @@ def test_static_batch(kind: str) -> None:
 
 
 def test_input_that_nothing_reads_is_left_out() -> None:
-    model = network("(float[N,3,8,8] x, float[N,2] unread) => (float[N,6,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, V) }",
-                    V=normal(6, 3, 3, 3))  # fmt: skip
+    model = network(
+        "(float[N,3,8,8] x, float[N,2] unread) => (float[N,6,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, V) }",
+        V=normal(6, 3, 3, 3),
+    )
     data = [{"x": image, "unread": np.zeros(2, np.float32)} for image in pictures()]
     assert found_in(model, data)["y"].divergence > 0
 
 
 def test_old_opset_without_broadcasting() -> None:
-    model = network("(float[N,3,8,8] x) => (float[N,6,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, V) }", opset=6,
-                    V=normal(6, 3, 3, 3))  # fmt: skip
+    model = network(
+        "(float[N,3,8,8] x) => (float[N,6,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, V) }", opset=6, V=normal(6, 3, 3, 3)
+    )
     assert found_in(model)["y"].divergence > 0
 
 

@@ -16,16 +16,19 @@ from ndpass.shapes import BIG, Shape, count_macs, infer, skeleton
 COUNTED: dict[str, tuple[str, dict[str, NDArray[np.float32]], int]] = {
     "conv": (
         "(float[2,3,8,8] x) => (float[2,4,3,6] y) { y = Conv<strides=[2,1]>(x, W) }",
-        {"W": normal(4, 3, 3, 3)}, 2 * 4 * 3 * 6 * 27,
+        {"W": normal(4, 3, 3, 3)},
+        2 * 4 * 3 * 6 * 27,
     ),
     "grouped": ("(float[1,4,8] x) => (float[1,6,6] y) { y = Conv<group=2>(x, W) }", {"W": normal(6, 2, 3)}, 6 * 6 * 6),
     "transposed": (
         "(float[1,4,5,5] x) => (float[1,3,11,11] y) { y = ConvTranspose<strides=[2,2]>(x, W) }",
-        {"W": normal(4, 3, 3, 3)}, 4 * 25 * 3 * 9,
+        {"W": normal(4, 3, 3, 3)},
+        4 * 25 * 3 * 9,
     ),
     "transposed-grouped": (
         "(float[1,4,5] x) => (float[1,6,7] y) { y = ConvTranspose<group=2>(x, W) }",
-        {"W": normal(4, 3, 3)}, 4 * 5 * 3 * 3,
+        {"W": normal(4, 3, 3)},
+        4 * 5 * 3 * 3,
     ),
     "gemm": ("(float[3,8] x) => (float[3,6] y) { y = Gemm(x, W) }", {"W": normal(8, 6)}, 3 * 8 * 6),
     "gemm-a": ("(float[8,3] x) => (float[3,6] y) { y = Gemm<transA=1>(x, W) }", {"W": normal(8, 6)}, 3 * 8 * 6),
@@ -34,7 +37,7 @@ COUNTED: dict[str, tuple[str, dict[str, NDArray[np.float32]], int]] = {
     "batched": ("(float[5,3,8] x) => (float[5,3,6] y) { y = MatMul(x, W) }", {"W": normal(5, 8, 6)}, 5 * 3 * 8 * 6),
     "vector": ("(float[8] x) => (float[6] y) { y = MatMul(x, W) }", {"W": normal(8, 6)}, 8 * 6),
     "nothing": ("(float[1,4] x) => (float[1,4] y) { y = Relu(x) }", {}, 0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "weights", "macs"), COUNTED.values(), ids=COUNTED.keys())
@@ -46,8 +49,12 @@ CLASSIFIER = network(
     """(float[N,3,H,K] x) => (float[N,5] y) {
         a = Conv<strides=[2,2], pads=[1,1,1,1]>(x, W) s = Shape(a) n = Slice(s, zero, one)
         t = Concat<axis=0>(n, rest) p = GlobalAveragePool(a) r = Reshape(p, t) y = Gemm(r, V) }""",
-    W=normal(4, 3, 3, 3), V=normal(4, 5), zero=np.array([0]), one=np.array([1]), rest=np.array([4]),
-)  # fmt: skip
+    W=normal(4, 3, 3, 3),
+    V=normal(4, 5),
+    zero=np.array([0]),
+    one=np.array([1]),
+    rest=np.array([4]),
+)
 
 
 def test_shapes_follow_through_computed_reshapes() -> None:
@@ -55,8 +62,12 @@ def test_shapes_follow_through_computed_reshapes() -> None:
     graph = import_graph(CLASSIFIER)
     shapes = infer(graph, sizes)
     assert {name: shapes[name] for name in "xapry"} == {
-        "x": (2, 3, 16, 8), "a": (2, 4, 8, 4), "p": (2, 4, 1, 1), "r": (2, 4), "y": (2, 5),
-    }  # fmt: skip
+        "x": (2, 3, 16, 8),
+        "a": (2, 4, 8, 4),
+        "p": (2, 4, 1, 1),
+        "r": (2, 4),
+        "y": (2, 5),
+    }
     assert count_macs(graph, shapes) == 2 * (4 * 8 * 4 * 27 + 4 * 5)
 
 
@@ -114,8 +125,9 @@ def test_large_weights_are_not_copied_and_small_ones_are() -> None:
     """Small constants may be shapes, so inference needs their values."""
     model = network(
         "(float[1,64] x) => (float[1,8,8] y) { h = MatMul(x, W) y = Reshape(h, s) }",
-        W=normal(64, 64), s=np.array([1, 8, 8]),
-    )  # fmt: skip
+        W=normal(64, 64),
+        s=np.array([1, 8, 8]),
+    )
     thin = skeleton(import_graph(model), {"x": (1, 64)})
     assert [t.name for t in thin.graph.initializer] == ["s"]
     assert [(i.name, len(i.type.tensor_type.shape.dim)) for i in thin.graph.input] == [("x", 2), ("W", 2)]

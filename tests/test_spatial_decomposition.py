@@ -211,8 +211,11 @@ def test_geometry_goes_to_its_axis_and_the_bias_to_the_second(order: str, first_
         (1, 1),
     )
     assert (horizontal.kernel, horizontal.strides, horizontal.pads, horizontal.dilations) == (
-        (1, 2), (1, 3), (0, 0, 0, 1), (1, 2),
-    )  # fmt: skip
+        (1, 2),
+        (1, 3),
+        (0, 0, 0, 1),
+        (1, 2),
+    )
     assert (first.n_i, first.n_o, second.n_o) == (4, 5, 6)
     assert first.weight.dtype == second.weight.dtype == np.float64
     assert first.bias is None

@@ -210,8 +210,19 @@ def test_passes_narrow_the_slopes_down(ndpass: Command) -> None:
 
 @pytest.mark.usefixtures("data")
 def test_ranks_are_printed_and_written(ndpass: Command) -> None:
-    done = call(ndpass, "--validation", "val.npz", "--study", "ranks", "--passes", "sd:rank=16:order=vh,nd:rank=2",
-                "--json", "r.json", "--plot", "r.svg")  # fmt: skip
+    done = call(
+        ndpass,
+        "--validation",
+        "val.npz",
+        "--study",
+        "ranks",
+        "--passes",
+        "sd:rank=16:order=vh,nd:rank=2",
+        "--json",
+        "r.json",
+        "--plot",
+        "r.svg",
+    )
     assert done.code == 0, done.err
     found = json.loads(Path("r.json").read_text())
     assert found["metric"]["name"] == "accuracy"
@@ -222,8 +233,21 @@ def test_ranks_are_printed_and_written(ndpass: Command) -> None:
     assert {row["rule"] for row in found["rows"]} == {"sd", "nd"}
     picture = Path("r.svg").read_text()
     assert "<svg" in picture
-    assert call(ndpass, "-q", "--validation", "val.npz", "--study", "ranks", "--passes", "nd:rank=2:form=dw-pw",
-                "--plot", "again.svg").out == ""  # fmt: skip
+    assert (
+        call(
+            ndpass,
+            "-q",
+            "--validation",
+            "val.npz",
+            "--study",
+            "ranks",
+            "--passes",
+            "nd:rank=2:form=dw-pw",
+            "--plot",
+            "again.svg",
+        ).out
+        == ""
+    )
 
 
 @pytest.mark.usefixtures("data")
@@ -240,8 +264,20 @@ def test_depth_measures_on_a_fifth_held_out(ndpass: Command) -> None:
 @pytest.mark.usefixtures("data")
 def test_same_seed_same_bytes(ndpass: Command) -> None:
     for name in ("a", "b"):
-        call(ndpass, "-q", "--study", "ranks", "--passes", "nd:rank=2:form=dw-pw", "--json", f"{name}.json",
-             "--plot", f"{name}.svg", "--seed", "3")  # fmt: skip
+        call(
+            ndpass,
+            "-q",
+            "--study",
+            "ranks",
+            "--passes",
+            "nd:rank=2:form=dw-pw",
+            "--json",
+            f"{name}.json",
+            "--plot",
+            f"{name}.svg",
+            "--seed",
+            "3",
+        )
     assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
     assert Path("a.svg").read_bytes() == Path("b.svg").read_bytes()
 
@@ -270,8 +306,9 @@ def test_what_is_not_finite_is_null_in_json() -> None:
         (["--preprocess", "sepia"], ["sepia"]),
     ],
 )
-def test_wrong_usage_is_refused_before_anything_is_computed(args: list[str], words: list[str], data: Path,
-                                                            ndpass: Command) -> None:  # fmt: skip
+def test_wrong_usage_is_refused_before_anything_is_computed(
+    args: list[str], words: list[str], data: Path, ndpass: Command
+) -> None:
     before = sorted(p.name for p in data.iterdir())
     assert_refused(call(ndpass, *args), USAGE, *words)
     assert sorted(p.name for p in data.iterdir()) == before

@@ -65,11 +65,16 @@ def test_the_slower_of_two_is_told_and_nothing_is_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("center", "noise", "rounds", "expected"),
-    [(1.5, 0.1, 20, "faster"), (0.7, 0.05, 20, "slower"), (1.0, 0.1, 20, "no significant difference"),
-     (1.01, 0.001, 20, "no significant difference"), (3.0, 0.0, 7, "no significant difference"),
-     (3.0, 0.0, 8, "faster")],
+    [
+        (1.5, 0.1, 20, "faster"),
+        (0.7, 0.05, 20, "slower"),
+        (1.0, 0.1, 20, "no significant difference"),
+        (1.01, 0.001, 20, "no significant difference"),
+        (3.0, 0.0, 7, "no significant difference"),
+        (3.0, 0.0, 8, "faster"),
+    ],
     ids=["faster", "slower", "noise", "certain but small", "too few rounds", "just enough"],
-)  # fmt: skip
+)
 def test_verdicts(center: float, noise: float, rounds: int, expected: str) -> None:
     speedups = center + noise * np.random.default_rng(0).standard_normal(rounds)
     assert verdict(list(speedups)) == expected

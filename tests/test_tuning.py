@@ -58,8 +58,22 @@ def report(path: str = "r.json") -> Report:
 
 
 def test_speedup_is_reached_and_no_layer_is_slower(ndpass: Command, model: Path) -> None:
-    done = ndpass("run", model, "--speedup", 1.3, "--precision", "f32", "--threads", 1, "-o", "fast.onnx",
-                  "--json", "r.json", "--save-plan", "plan.json")  # fmt: skip
+    done = ndpass(
+        "run",
+        model,
+        "--speedup",
+        1.3,
+        "--precision",
+        "f32",
+        "--threads",
+        1,
+        "-o",
+        "fast.onnx",
+        "--json",
+        "r.json",
+        "--save-plan",
+        "plan.json",
+    )
     assert done.code == 0, done.err
     found = report()
     assert found.latency_ms is not None
@@ -82,8 +96,22 @@ def test_a_saved_plan_gives_the_same_bytes(ndpass: Command, model: Path) -> None
 
 
 def test_max_drop_is_kept_on_the_validation_data(ndpass: Command, model: Path, data: Path) -> None:
-    done = ndpass("run", model, "--passes", "sd,nd", "--calibration", data, "--max-drop", 2.5, "--threads", 1,
-                  "-o", "fast.onnx", "--json", "r.json")  # fmt: skip
+    done = ndpass(
+        "run",
+        model,
+        "--passes",
+        "sd,nd",
+        "--calibration",
+        data,
+        "--max-drop",
+        2.5,
+        "--threads",
+        1,
+        "-o",
+        "fast.onnx",
+        "--json",
+        "r.json",
+    )
     assert done.code == 0, done.err
     found = report()
     assert found.metric is not None
@@ -102,9 +130,14 @@ def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(
         return open_feeds(data, inputs)
 
     options = Options(
-        passes.parse("nd"), Budget("speedup", 1.2) if stage == "timing plans" else Budget("max_drop", 10.0),
-        calibration=open_data, threads=1, target=Target(threads=1), cache=cache, save_plan=Path("plan.json"),
-    )  # fmt: skip
+        passes.parse("nd"),
+        Budget("speedup", 1.2) if stage == "timing plans" else Budget("max_drop", 10.0),
+        calibration=open_data,
+        threads=1,
+        target=Target(threads=1),
+        cache=cache,
+        save_plan=Path("plan.json"),
+    )
 
     class CutOffError(Exception):
         pass
