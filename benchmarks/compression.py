@@ -26,14 +26,17 @@ from benchmarks.summary import between
 from benchmarks.ways import Ways
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.coupling import Coupling
+from ndpass.calibration.reference import Calibration
 from ndpass.errors import BudgetError
-from ndpass.evaluate import evaluate
-from ndpass.graph import Graph, Site
+from ndpass.graph.graph import Graph, Site
+from ndpass.measuring.evaluate import evaluate
+from ndpass.measuring.runtime import OpenVINO
 from ndpass.passes import parse
-from ndpass.planner import Budget, Choice, choose, damage
-from ndpass.rewriting import Calibration, Rewriter, refused
-from ndpass.runtime import OpenVINO
+from ndpass.planning.candidate import Budget, Choice, damage
+from ndpass.planning.candidates import refused
+from ndpass.planning.channel_savings import Coupling
+from ndpass.planning.choose import choose
+from ndpass.rewriting.rewriter import Rewriter
 
 MEMORY = 1 << 30
 
@@ -132,7 +135,7 @@ class Bench:
         found, sites = graph.sites(), sites_of(graph, pipeline)
         plan = self.plan(graph, sites, pipeline, budget)
         predicted = damage(plan)
-        rewriter = Rewriter(graph, parse(pipeline), Budget("macs", 1.0), self.calibration)
+        rewriter = Rewriter(graph, parse(pipeline), self.calibration)
         untouched = Graph(self.model) if self.args.no_compensation else None
         layers = rewriter.rewrite(found, sites, plan, lambda *_: None, untouched)
         graph.tidy()

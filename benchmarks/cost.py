@@ -96,7 +96,7 @@ def commands(model: Path, folder: Path) -> dict[str, list[str]]:
         OURS: [
             sys.executable,
             "-m",
-            "ndpass.cli",
+            "ndpass",
             "run",
             str(model),
             "--passes",

@@ -28,8 +28,8 @@ from benchmarks.peer_tools import RefusedError, Task, with_data
 from benchmarks.peers import QUICK_SAMPLES, evaluated
 from benchmarks.plans_timed import SECONDS, one
 from benchmarks.rows import Row
-from ndpass.graph import Graph
-from ndpass.target import Target
+from ndpass.graph.graph import Graph
+from ndpass.measuring.target import Target
 
 ALL, HYBRID = "all convolutions, nd", "hybrid, nd"
 MARKERS = {ALL: "s", HYBRID: "D"}

@@ -35,13 +35,16 @@ from benchmarks.ssd300 import EXTRA, SIZE
 from benchmarks.ways import Ways
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.coupling import Coupling
+from ndpass.calibration.reference import Calibration
 from ndpass.errors import BudgetError
-from ndpass.graph import Graph, Site
+from ndpass.graph.graph import Graph, Site
+from ndpass.measuring.runtime import OpenVINO
 from ndpass.passes import parse
-from ndpass.planner import Budget, Choice, choose
-from ndpass.rewriting import Calibration, Rewriter, refused
-from ndpass.runtime import OpenVINO
+from ndpass.planning.candidate import Budget, Choice
+from ndpass.planning.candidates import refused
+from ndpass.planning.channel_savings import Coupling
+from ndpass.planning.choose import choose
+from ndpass.rewriting.rewriter import Rewriter
 
 MODEL = Path(__file__).parent / "ssd300_quarter.onnx"
 SCOPES = ("backbone", "network")
@@ -180,7 +183,7 @@ class Detector:
             plan = self._plan(graph, sites, passes, macs)
         except BudgetError as e:
             return {"refused": str(e), "seconds": time.perf_counter() - start}
-        rewriter = Rewriter(graph, parse(passes), Budget("macs", macs), self.calibration)
+        rewriter = Rewriter(graph, parse(passes), self.calibration)
         layers = rewriter.rewrite(found, sites, plan, lambda *_: None)
         graph.tidy()
         model = graph.to_model()

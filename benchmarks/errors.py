@@ -21,11 +21,13 @@ from benchmarks.rows import Row
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.graph import Graph, Site
+from ndpass.calibration.reference import Calibration
+from ndpass.graph.graph import Graph, Site
 from ndpass.passes import parse
 from ndpass.passes.base import block_error
 from ndpass.passes.network_decoupling import FORMS, NetworkDecoupling
-from ndpass.rewriting import Calibration, blas_threads, refused
+from ndpass.planning.candidates import refused
+from ndpass.planning.threads import blas_threads
 
 MEMORY = 1 << 30
 

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ndpass.graph import Graph, Site
+from ndpass.graph.graph import Graph, Site
 
 OPSET, IR_VERSION = 17, 8
 

@@ -75,7 +75,7 @@ def one(args: argparse.Namespace, precision: str, pipeline: str) -> Row:
         command = [
             sys.executable,
             "-m",
-            "ndpass.cli",
+            "ndpass",
             "run",
             str(args.model),
             "-q",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ndpass import digits
+from ndpass.run import digits
 
 MODELS = Path(__file__).parents[1] / "built"  # models and data that benchmarks make; git ignores them
 AUTO = "cp,cd,sd,nd"  # what --passes auto is with data

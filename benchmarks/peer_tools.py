@@ -25,9 +25,9 @@ import onnx
 from benchmarks.rows import Row, by_name
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.evaluate import accuracy
-from ndpass.graph import Graph
-from ndpass.runtime import OpenVINO
+from ndpass.graph.graph import Graph
+from ndpass.measuring.evaluate import accuracy
+from ndpass.measuring.runtime import OpenVINO
 
 INT8_SAMPLES = 300
 CHOICE = 500
@@ -103,7 +103,7 @@ def _ndpass(task: Task, data: Sequence[str]) -> Row:
     command = [
         sys.executable,
         "-m",
-        "ndpass.cli",
+        "ndpass",
         "run",
         str(task.model),
         "-q",

@@ -33,9 +33,9 @@ from benchmarks.peer_tools import PEERS, Peer, RefusedError, Task
 from benchmarks.rows import Row
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.evaluate import evaluate, stored
-from ndpass.graph import Graph
-from ndpass.runtime import OpenVINO, Outputs
+from ndpass.graph.graph import Graph
+from ndpass.measuring.evaluate import evaluate, stored
+from ndpass.measuring.runtime import OpenVINO, Outputs
 
 NEAR = 6.0  # points below the original that the second panel shows
 QUICK = {
@@ -186,7 +186,7 @@ def in_turns(paths: Sequence[Path], threads: int, seconds: float) -> list[Row]:
         command = [
             sys.executable,
             "-m",
-            "ndpass.cli",
+            "ndpass",
             "bench",
             *map(str, paths),
             "--runtime",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import rows
-from ndpass.convert import write_bytes
+from ndpass.files.staging import write_bytes
 
 
 def figure(width: float, height: float) -> Any:

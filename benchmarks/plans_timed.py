@@ -26,15 +26,16 @@ import onnx
 from benchmarks import options, plots, rows
 from benchmarks.options import AUTO
 from benchmarks.rows import Row
-from ndpass.graph import Graph, Site
+from ndpass.graph.graph import Graph, Site
+from ndpass.measuring.layer_profile import inference
+from ndpass.measuring.random_inputs import feed_of
+from ndpass.measuring.runtime import Precision, Runnable
+from ndpass.measuring.target import Target
+from ndpass.measuring.turns import percentiles, time_anew
 from ndpass.passes import parse
-from ndpass.planner import Candidate, Choice
-from ndpass.pricing import Table, feed_of
-from ndpass.profiling import inference
-from ndpass.runtime import Precision, Runnable
-from ndpass.search import Search
-from ndpass.target import Target
-from ndpass.timing import percentiles, time_anew
+from ndpass.planning.candidate import Candidate, Choice
+from ndpass.planning.latency_table import Table
+from ndpass.planning.timed_search import Search
 
 SECONDS = 8.0  # of a comparison
 ROUNDS = 20

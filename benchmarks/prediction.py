@@ -22,17 +22,17 @@ from scipy.stats import spearmanr
 
 from benchmarks import options, plots, rows
 from benchmarks.rows import Row
-from ndpass.candidates import block_of
-from ndpass.graph import Graph, Site
-from ndpass.latencies import Latencies
-from ndpass.latency_cache import cache_folder
+from ndpass.graph.graph import Graph, Site
+from ndpass.measuring.block_latency import Latencies
+from ndpass.measuring.latency_cache import cache_folder
+from ndpass.measuring.runtime import Precision
+from ndpass.measuring.target import Target
 from ndpass.passes import parse
-from ndpass.planner import Budget, Choice
-from ndpass.pricing import priced
-from ndpass.rewriting import Rewriter, refused
-from ndpass.runtime import Precision
-from ndpass.search import Search
-from ndpass.target import Target
+from ndpass.planning.candidate import Choice
+from ndpass.planning.candidates import block_of, refused
+from ndpass.planning.latency_table import priced
+from ndpass.planning.plan import Planner
+from ndpass.planning.timed_search import Search
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def searched(path: Path, spec: str, target: Target, latencies: Latencies) -> tup
     """Plans for a model among all that passes can make of its layers, and the seconds that timing those took."""
     passes, graph = parse(spec), Graph(onnx.load(path))
     sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, passes, False) is None]
-    found = Rewriter(graph, passes, Budget("speedup", 2.0), None).candidates(sites, lambda *_: None)
+    found = Planner(graph, passes, None, most=2).candidates(sites, lambda *_: None)
     start = time.perf_counter()
     table = priced(graph, sites, found, lambda s, c: block_of(s, passes, c.setting), target, latencies)
     return Search(lambda: Graph(onnx.load(path)), passes, table, target), time.perf_counter() - start

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ndpass.convert import write_bytes
-from ndpass.environment import environment
+from ndpass.files.staging import write_bytes
+from ndpass.measuring.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 UNSAID = {"seed": 0, "cpu": "AMD AVX-512"}  # what rows had before they said so

@@ -23,15 +23,15 @@ import onnx
 from benchmarks import options, plots, rows, summary
 from benchmarks.prediction import searched
 from benchmarks.rows import Row
-from benchmarks.speed import PAPER, built, planner
+from benchmarks.speed import PAPER, built, planned
 from ndpass.errors import BudgetError
-from ndpass.graph import Graph
-from ndpass.latencies import Latencies
-from ndpass.latency_cache import cache_folder
-from ndpass.planner import damage
-from ndpass.runtime import Precision
-from ndpass.search import Search
-from ndpass.target import Target
+from ndpass.graph.graph import Graph
+from ndpass.measuring.block_latency import Latencies
+from ndpass.measuring.latency_cache import cache_folder
+from ndpass.measuring.runtime import Precision
+from ndpass.measuring.target import Target
+from ndpass.planning.candidate import damage
+from ndpass.planning.timed_search import Search
 
 CONDITION = "OpenVINO {}"  # as benchmarks.speed calls it
 
@@ -86,8 +86,8 @@ def wanted(network: str, precision: str, args: argparse.Namespace) -> list[Row]:
 def one(search: Search, path: Path, row: Row) -> Row:
     """The planner's plan at the speedup of a row; what was learnt in place for one plan is not kept for the next."""
     graph = Graph(onnx.load(path))
-    _, sites, rewriter = planner(graph, row["pipeline"], PAPER[row["network"]][row["pipeline"]])
-    paper = damage(rewriter.plan(sites, lambda *_: None) or {})
+    _, _, _, plan = planned(graph, row["pipeline"], PAPER[row["network"]][row["pipeline"]])
+    paper = damage(plan)
     asked = {"asked": row["speedup"], "paper_times_fewer": row["times_fewer"], "paper_damage": paper}
     own = copy.deepcopy(search)
     try:

@@ -34,7 +34,7 @@ from benchmarks.options import MODELS
 from benchmarks.rows import Row
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.runtime import OpenVINO
+from ndpass.measuring.runtime import OpenVINO
 
 BATCH = 8
 IMAGES = (50, 100, 200, 400, 800)
@@ -155,7 +155,7 @@ def one(case: Case) -> Row:
         command = [
             sys.executable,
             "-m",
-            "ndpass.cli",
+            "ndpass",
             "run",
             str(case.model),
             "-q",

@@ -29,14 +29,16 @@ from benchmarks import options, plots, rows
 from benchmarks.layers import seeded
 from benchmarks.models import BUILDERS
 from benchmarks.rows import Row
-from ndpass.environment import environment
-from ndpass.graph import Found, Graph, Site
-from ndpass.ir import write_ir
-from ndpass.latency_model import quantised
-from ndpass.passes import parse
-from ndpass.planner import Budget
-from ndpass.rewriting import Rewriter, refused
-from ndpass.runtime import static_batch
+from ndpass.files.ir_file import write_ir
+from ndpass.graph.graph import Found, Graph, Site
+from ndpass.graph.input_spec import static_batch
+from ndpass.measuring.environment import environment
+from ndpass.measuring.fake_int8 import quantised
+from ndpass.passes import Pass, parse
+from ndpass.planning.candidate import Budget, Choice
+from ndpass.planning.candidates import refused
+from ndpass.planning.plan import Planner
+from ndpass.rewriting.rewriter import Rewriter
 
 PAPER = {  # pipeline -> GMACs in convolutions; Tables 1 and 3
     "vgg16": {
@@ -123,21 +125,24 @@ def built(folder: Path, network: str, pipeline: str, gmacs: float, int8: bool) -
 
 def rewritten(graph: Graph, pipeline: str, gmacs: float) -> onnx.ModelProto:
     """To `gmacs` in convolutions, without data; what is not a convolution is left alone."""
-    found, sites, rewriter = planner(graph, pipeline, gmacs)
-    rewriter.rewrite(found, sites, rewriter.plan(sites, lambda *_: None), lambda *_: None)
+    found, sites, passes, plan = planned(graph, pipeline, gmacs)
+    Rewriter(graph, passes, None).rewrite(found, sites, plan, lambda *_: None)
     graph.tidy()
     made: onnx.ModelProto = graph.to_model()
     return made
 
 
-def planner(graph: Graph, pipeline: str, gmacs: float) -> tuple[Sequence[Found], list[Site], Rewriter]:
-    """All that was found in the graph, the convolutions that the pipeline takes, and who chooses for them."""
+def planned(
+    graph: Graph, pipeline: str, gmacs: float
+) -> tuple[Sequence[Found], list[Site], list[Pass], dict[str, Choice]]:
+    """All that was found in the graph, the convolutions that the pipeline takes, its passes and the plan for them."""
     passes = parse(",".join("cp:criterion=l2" if p == "cp" else p for p in pipeline.split(",")))
     found = graph.sites()
     sites = [f for f in found if isinstance(f, Site) and f.op == "Conv" and refused(graph, f, passes, False) is None]
     convolutions = sum(f.macs(f.outline) or 0 for f in found if isinstance(f, Site) and f.op == "Conv")
     share = 1 - (convolutions - gmacs * 1e9) / graph.macs()
-    return found, sites, Rewriter(graph, passes, Budget("macs", share), None)
+    plan = Planner(graph, passes, None).plan(sites, Budget("macs", share), lambda *_: None)
+    return found, sites, passes, plan
 
 
 def quantise(path: Path) -> None:
@@ -163,7 +168,7 @@ def timed(
         command = [
             sys.executable,
             "-m",
-            "ndpass.cli",
+            "ndpass",
             "bench",
             *paths,
             "--runtime",

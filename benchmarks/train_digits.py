@@ -1,6 +1,6 @@
-"""Trains the network that ndpass ships (`ndpass/digits.onnx`) on scikit-learn's 8x8 digits.
+"""Trains the network that ndpass ships (`ndpass/run/digits.onnx`) on scikit-learn's 8x8 digits.
 
-    python -m benchmarks.train_digits [-o ndpass/digits.onnx]
+    python -m benchmarks.train_digits [-o ndpass/run/digits.onnx]
 
 Needs the extra `bench`, and about 20 seconds on one core.
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
-from ndpass import digits
+from ndpass.run import digits
 
 Modules: TypeAlias = dict[str, Any]  # name -> torch module; torch is untyped here
 Arrays: TypeAlias = dict[str, NDArray[np.float32]]

@@ -37,7 +37,7 @@ from benchmarks.layers import Network, with_weights
 from benchmarks.mean_ap import points
 from benchmarks.ssd300 import SIZE, VARIANCES, prior_boxes, ssd300
 from benchmarks.twin import Twin
-from ndpass.runtime import OpenVINO
+from ndpass.measuring.runtime import OpenVINO
 
 WIDTH = 0.25
 OUTPUT = Path(__file__).parent / "ssd300_quarter.onnx"

@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ndpass.graph import Graph, Site
+from ndpass.calibration.reference import Calibration
+from ndpass.graph.graph import Graph, Site
 from ndpass.passes import parse
-from ndpass.planner import Budget, Candidate
-from ndpass.rewriting import Calibration, Rewriter
-from ndpass.sensitivity import Slopes, weighed
+from ndpass.planning.candidate import Candidate
+from ndpass.planning.plan import Planner
+from ndpass.planning.sensitivity import Slopes, slopes_of, weighed
 
 
 class Ways:
@@ -40,12 +41,12 @@ class Ways:
         """More is probed where cp is in the pipeline."""
         pruning = "cp" in pipeline.split(",")
         if pruning not in self._slopes:
-            self._slopes[pruning] = self.calibration.slopes(self.graph, self.sites, parse(pipeline))
+            self._slopes[pruning] = slopes_of(self.calibration, self.graph, self.sites, parse(pipeline))
         return self._slopes[pruning]
 
     def _computed(self) -> dict[str, list[list[object]]]:
         start = time.perf_counter()
-        rewriter = Rewriter(self.graph, parse(self.passes), Budget("macs", 1.0), self.calibration)
-        found = rewriter.candidates(self.sites, lambda stage, i, n: print(f"  {stage} {i}/{n}", flush=True))
+        planner = Planner(self.graph, parse(self.passes), self.calibration)
+        found = planner.candidates(self.sites, lambda stage, i, n: print(f"  {stage} {i}/{n}", flush=True))
         print(f"  candidates in {time.perf_counter() - start:.0f} s", flush=True)
         return {name: [[c.macs, c.error, c.setting] for c in ways] for name, ways in found.items()}

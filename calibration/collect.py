@@ -21,8 +21,9 @@ from ndpass.calibration.moments import Moments, Sums, choose_strength
 from ndpass.calibration.patches import Sample, patches, responses
 from ndpass.conv import Array
 from ndpass.errors import InputError
-from ndpass.graph import Graph, Site
-from ndpass.runtime import OpenVINO, static_batch
+from ndpass.graph.graph import Graph, Site
+from ndpass.graph.input_spec import static_batch
+from ndpass.measuring.runtime import OpenVINO
 
 log = logging.getLogger(__name__)
 

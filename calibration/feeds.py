@@ -19,10 +19,11 @@ from ndpass.calibration.archives import load_arrays
 from ndpass.calibration.images import list_images
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.calibration.sources import Arrays, Feed, ImageFiles, Source
-from ndpass.calibration.tensors import InputSpec, check_labels, require, with_channels
+from ndpass.calibration.tensors import check_labels, require, with_channels
 from ndpass.errors import InputError, UsageError
+from ndpass.graph.input_spec import InputSpec
 
-__all__ = ["Feed", "Feeds", "InputSpec", "open_feeds"]
+__all__ = ["Feed", "Feeds", "open_feeds"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ndpass.calibration import tensors
 from ndpass.calibration.images import decode
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.calibration.tensors import InputSpec
 from ndpass.errors import InputError
+from ndpass.graph.input_spec import InputSpec
 
 Feed = dict[str, NDArray[np.float32]]  # input name -> (batch, ...); of the input's dtype where that is not float32
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,7 @@ from numpy.typing import NDArray
 
 from ndpass.calibration.preprocess import PRESETS, Preprocess
 from ndpass.errors import InputError
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """An input of the model; shape includes the batch axis, None is a dynamic dimension."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: np.dtype[Any]
-
-    def __str__(self) -> str:
-        return f"input {self.name!r} takes ({', '.join(str(d or '?') for d in ('batch', *self.shape[1:]))})"
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape can be fed; the number of samples is not looked at."""
-        wanted = self.shape[1:]
-        return len(shape) == len(self.shape) and all(w in (None, g) for w, g in zip(wanted, shape[1:], strict=True))
+from ndpass.graph.input_spec import InputSpec
 
 
 def require(preprocess: Preprocess | None, what: str) -> Preprocess:

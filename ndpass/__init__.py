@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
+
+from ndpass.version import VERSION
 
 if TYPE_CHECKING:
     from ndpass.api import Pipeline, Result, convert_model, run
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Pipeline", "Result", "__version__", "convert_model", "run"]
+
+_FUNCTIONS = ("Pipeline", "Result", "convert_model")  # of ndpass.api, which loads the runtimes
+_MODULES = ("openvino", "passes")
 
 
 def __getattr__(name: str) -> Any:
-    """`run` and its like when they are first asked for: the command line starts without the runtimes."""
-    if name in ("Pipeline", "Result", "convert_model", "run"):
+    """The public words when they are first asked for: the command line starts without the runtimes."""
+    if name in _FUNCTIONS:
         return getattr(importlib.import_module("ndpass.api"), name)
-    if name in ("openvino", "passes"):
+    if name in _MODULES:
         return importlib.import_module(f"ndpass.{name}")
     raise AttributeError(f"module 'ndpass' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted((*__all__, *_MODULES))
+
+
+class _Package(types.ModuleType):
+    """`ndpass.run` is the function for whoever has imported ndpass, and the wing for `from ndpass.run import ...`.
+
+    Python binds a subpackage to its parent under its name when it is first imported, which would hide the function.
+    """
+
+    @property
+    def run(self) -> Any:
+        """`ndpass.api.run`."""
+        return importlib.import_module("ndpass.api").run
+
+    @run.setter
+    def run(self, wing: types.ModuleType) -> None:
+        """The import system's binding of the wing, which sys.modules keeps."""
+
+
+sys.modules[__name__].__class__ = _Package

@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 
-from ndpass import convert, model_file, pipeline
-from ndpass.arguments import passes_and_budget, target_of
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.errors import InputError, NdpassError, UsageError
-from ndpass.job import Options
-from ndpass.judge import OwnMetric
-from ndpass.latency_cache import cache_folder
-from ndpass.plan_file import PlanFile
-from ndpass.rewriting import Listener
+from ndpass.files import model_file, onnx_file
+from ndpass.files.staging import staged
+from ndpass.listener import Listener
+from ndpass.measuring.latency_cache import cache_folder
+from ndpass.run import pipeline
+from ndpass.run.judge import OwnMetric
+from ndpass.run.options import Options, passes_and_budget, target_of
+from ndpass.run.plan_file import PlanFile
 
 if TYPE_CHECKING:
     import openvino as ov
 
+    from ndpass.measuring.runtime import Precision
     from ndpass.passes import Pass
-    from ndpass.planner import BudgetKind
+    from ndpass.planning.candidate import BudgetKind
     from ndpass.report import Report
-    from ndpass.runtime import Precision
 
 Model: TypeAlias = "str | Path | onnx.ModelProto | ov.Model"
 
@@ -53,7 +54,7 @@ class Result:
         model_file.check_kind(target, from_ir=not is_onnx)
         if compress_to_fp16 and target.suffix != model_file.IR:
             raise UsageError(f"{target}: compress_to_fp16 is about OpenVINO IR: name an .xml as output")
-        with convert.staged(target, compress_to_fp16) as stage:
+        with staged(target, compress_to_fp16) as stage:
             model = copy.deepcopy(self.model) if is_onnx else self.model  # writing takes external data out of it
             model_file.write(model, stage, as_external=False)
             stage.finish()
@@ -178,14 +179,14 @@ def _converted(source: Any, conversion: dict[str, Any]) -> ov.Model:
     """Raises InputError for an ONNX file that is none, before OpenVINO says so in many lines."""
     import openvino as ov
 
-    from ndpass.runtime import blaming
+    from ndpass.errors import blaming
 
     if isinstance(source, str | Path):
         path = Path(source)
         if not path.exists():
             raise InputError(f"{path}: no such file")
         if path.suffix == ".onnx":
-            convert.read(path)
+            onnx_file.read(path)
     what = source if isinstance(source, str | Path) else f"the {type(source).__name__}"
     with blaming(f"{what}: OpenVINO cannot convert it"):
         return ov.convert_model(source, **conversion)
@@ -199,10 +200,10 @@ def _file_of(model: Any, folder: Path) -> Path:
         return Path(model)
     if isinstance(model, onnx.ModelProto):
         path = folder / "model.onnx"
-        convert.save(copy.deepcopy(model), path)
+        onnx_file.save(copy.deepcopy(model), path)
         return path
     if isinstance(model, ov.Model):
-        from ndpass.ir import write_ir
+        from ndpass.files.ir_file import write_ir
 
         path = folder / "model.xml"
         write_ir(model, path, compress=False)

@@ -53,3 +53,32 @@ def about(path: Path) -> Iterator[None]:
         if str(path) in str(e):
             raise
         raise InputError(f"{path}: {e}") from e
+
+
+BOILERPLATE = (
+    "Exception from",
+    "Check '",
+    "To facilitate",
+    "Summary:",
+    "FrontEnd API failed",
+    "Model wasn't fully",
+    "Please fix",
+)
+
+
+@contextmanager
+def blaming(law: str) -> Iterator[None]:
+    """Turns what a runtime raises, whose classes share no parent, into an InputError of one line."""
+    try:
+        yield
+    except (NdpassError, MemoryError):
+        raise
+    except Exception as e:
+        raise InputError(f"{law}: {last_words(str(e))}") from e
+
+
+def last_words(message: str) -> str:
+    """The line of a runtime's message that says most: the last one that is no boilerplate."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(BOILERPLATE)]
+    return (telling or lines or ["no reason given"])[-1]

@@ -19,13 +19,14 @@ from openvino.passes import ModelPass
 
 from ndpass import passes as rules
 from ndpass.api import run
-from ndpass.candidates import is_pinned
 from ndpass.errors import UsageError
-from ndpass.graph import Site
-from ndpass.ov_graph import OvGraph
-from ndpass.planner import Budget
+from ndpass.graph.graph import Site
+from ndpass.graph.openvino.graph import OvGraph
+from ndpass.planning.candidate import Budget
+from ndpass.planning.candidates import is_pinned, refused
+from ndpass.planning.plan import Planner
 from ndpass.report import Layer
-from ndpass.rewriting import Rewriter, refused
+from ndpass.rewriting.rewriter import Rewriter
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class _Rewriting(ModelPass):  # type: ignore[misc] # OpenVINO's types are not fo
         found = [f.skipped("ignored, as asked") if isinstance(f, Site) and f.name in left else f for f in graph.sites()]
         sites = [f for f in found if isinstance(f, Site) and refused(graph, f, [self.rule], False) is None]
         budget = Budget("pinned") if is_pinned([self.rule]) else Budget("energy", self.energy)
-        rewriter = Rewriter(graph, [self.rule], budget, None)
-        self.layers = rewriter.rewrite(found, sites, rewriter.plan(sites, lambda *_: None), lambda *_: None)
+        plan = Planner(graph, [self.rule], None).plan(sites, budget, lambda *_: None)
+        self.layers = Rewriter(graph, [self.rule], None).rewrite(found, sites, plan, lambda *_: None)
         done = [layer.name for layer in self.layers if layer.status == "done"]
         if done:
             graph.tidy()

@@ -1,8 +1,8 @@
 """cp: channel pruning (He et al. 2017, arXiv 1707.06168), the one pass that couples layers.
 
 A layer keeps c' of its n_i input channels and is refitted to the response of the original; whoever made the others
-drops them, so the choice holds for a whole group of layers (`ndpass.groups`). Hence no `rewrite`: `select` says which
-channels stay, `refit` fits one layer to them. Criteria:
+drops them, so the choice holds for a whole group of layers (`ndpass.graph.channel_groups`). Hence no `rewrite`:
+`select` says which channels stay, `refit` fits one layer to them. Criteria:
 
     lasso    the paper's eq. 1 and 2: min_β E‖y − Σ_i β_i W_i x̂_i‖² + λ‖β‖₁, in Gram form
              Q_ij = tr(W_i C_ij W_jᵀ), q_i = tr(B_i W_iᵀ): LARS, at the first point with c' channels

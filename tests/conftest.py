@@ -17,9 +17,9 @@ import onnx
 import pytest
 from models import network, normal
 
-from ndpass import cli
+from ndpass.cli import app as cli
 
-COMMAND = (sys.executable, "-m", "ndpass.cli")
+COMMAND = (sys.executable, "-m", "ndpass")
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,14 @@ def ndpass_process(folder: Path) -> Command:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+def assert_refused(done: Finished, code: int, *words: str) -> None:
+    """One line on stderr with these words, nothing on stdout."""
+    assert done.code == code, done
+    assert done.out == ""
+    assert done.err.startswith("ndpass: ")
+    assert done.err.count("\n") == 1, done.err
+    assert len(done.err) < 500, done.err
+    for word in words:
+        assert word in done.err

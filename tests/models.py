@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ndpass.conv import Block
-from ndpass.graph import Graph, Site
+from ndpass.graph.graph import Graph, Site
 
 Arrays = dict[str, NDArray[np.float32]]
 EXACT = 1e-5  # relative output error in f32 of a rewrite that is exact in theory
-SHARED = Path(__file__).parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 def network(text: str, opset: int = 17, ir_version: int = 8, **weights: NDArray[Any]) -> onnx.ModelProto:
@@ -108,3 +109,71 @@ def bind(model: onnx.ModelProto, arrays: list[NDArray[np.float32]], keep: int = 
         bound.graph.initializer.append(numpy_helper.from_array(array, info.name))
         bound.graph.input.remove(info)
     return bound
+
+
+def one_conv(
+    shape: tuple[int, ...], in_hw: tuple[int, ...], attrs: str, bias: bool = True, batch: int = 1
+) -> onnx.ModelProto:
+    """x -> Conv -> y, the sizes of y left open."""
+    x = ",".join(map(str, (batch, shape[1], *in_hw)))
+    y = ",".join([str(batch), str(shape[0]), *"pqr"[: len(in_hw)]])
+    weights = {"W": normal(*shape), **({"B": normal(shape[0], seed=1)} if bias else {})}
+    return network(f"(float[{x}] x) => (float[{y}] y) {{ y = Conv<{attrs}>(x, {', '.join(weights)}) }}", **weights)
+
+
+RESIDUAL = """(float[N,3,8,8] image) => (float[N,5] scores) {
+    a = Conv<pads=[1,1,1,1]>(image, W1, B1)
+    r = Relu(a)
+    b = Conv<pads=[1,1,1,1]>(r, W2, B2)
+    s = Add(b, r)
+    t = Relu(s)
+    c = Conv<strides=[2,2], pads=[1,1,1,1]>(t, W3)
+    u = Relu(c)
+    p = GlobalAveragePool(u)
+    f = Flatten(p)
+    scores = Gemm<transB=1>(f, W4, B4)
+}"""
+
+
+def residual(**changed: NDArray[np.float32]) -> onnx.ModelProto:
+    """A residual block, a strided layer and a linear head; seeded weights, but for those given."""
+    weights = {
+        "W1": normal(8, 3, 3, 3),
+        "B1": normal(8),
+        "W2": normal(8, 8, 3, 3),
+        "B2": normal(8),
+        "W3": normal(12, 8, 3, 3),
+        "W4": normal(5, 12),
+        "B4": normal(5),
+    }
+    return network(RESIDUAL, **{**weights, **changed})
+
+
+def plain() -> onnx.ModelProto:
+    """A chain of three layers and a linear head, without branches."""
+    return network(
+        """(float[N,3,8,8] image) => (float[N,5] scores) {
+            a = Conv<pads=[1,1,1,1]>(image, W1, B1)  r = Relu(a)
+            b = Conv<pads=[1,1,1,1]>(r, W2)  s = Relu(b)
+            c = Conv<strides=[2,2], pads=[1,1,1,1]>(s, W3)  t = Relu(c)
+            p = GlobalAveragePool(t)  f = Flatten(p)  scores = Gemm<transB=1>(f, W4, B4)
+        }""",
+        W1=normal(12, 3, 3, 3),
+        B1=normal(12),
+        W2=normal(16, 12, 3, 3),
+        W3=normal(16, 16, 3, 3),
+        W4=normal(5, 16),
+        B4=normal(5),
+    )
+
+
+def deep() -> onnx.ModelProto:
+    """Three convolutions of 64 channels at 28x28, wide enough that decoupling them pays."""
+    text = """(float[batch,64,28,28] image) => (float[batch,10] scores) {
+        a = Conv<pads = [1,1,1,1]>(image, w1)  r = Relu(a)
+        b = Conv<pads = [1,1,1,1]>(r, w2)  s = Relu(b)
+        c = Conv<pads = [1,1,1,1]>(s, w3)  t = Relu(c)
+        p = GlobalAveragePool(t)  f = Flatten(p)  scores = Gemm(f, w4)
+    }"""
+    weights = {f"w{i}": normal(64, 64, 3, 3, seed=i) for i in (1, 2, 3)}
+    return network(text, **weights, w4=normal(64, 10))

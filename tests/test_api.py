@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 import ndpass as package
 from ndpass.errors import InputError, UsageError
+from ndpass.measuring.runtime import OpenVINO
 from ndpass.passes import ChannelDecomposition, NetworkDecoupling
-from ndpass.runtime import OpenVINO
 
 IMAGES = normal(40, 3, 8, 8)
 MOST = 1e-5  # difference of weights, relative to the largest
@@ -314,7 +314,7 @@ def test_a_torch_model() -> None:
 
 
 def test_importing_the_package_imports_no_runtime() -> None:
-    code = "import sys, ndpass, ndpass.cli; print([m for m in ('openvino', 'onnx', 'scipy') if m in sys.modules])"
+    code = "import sys, ndpass, ndpass.cli.app; print([m for m in ('openvino', 'onnx', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -16,7 +16,7 @@ from openvino.passes import Manager
 
 import ndpass
 from ndpass.errors import UsageError
-from ndpass.runtime import OpenVINO
+from ndpass.measuring.runtime import OpenVINO
 
 IMAGES = normal(40, 3, 8, 8)
 

@@ -43,12 +43,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_wheel_holds_every_module(wheel: set[str]) -> None:
-    expected = {f"{inside}/{file.name}" for folder, inside in FOLDERS.items() for file in (ROOT / folder).glob("*.py")}
+    expected = {
+        f"{inside}/{file.relative_to(ROOT / folder)}"
+        for folder, inside in FOLDERS.items()
+        for file in (ROOT / folder).rglob("*.py")
+    }
     assert {name for name in wheel if name.endswith(".py")} == expected
 
 
 def test_wheel_holds_the_data(wheel: set[str]) -> None:
-    assert {"ndpass/py.typed", "ndpass/digits.onnx"} <= wheel
+    assert {"ndpass/py.typed", "ndpass/run/digits.onnx"} <= wheel
 
 
 def test_wheel_holds_nothing_else(wheel: set[str]) -> None:
@@ -56,7 +60,7 @@ def test_wheel_holds_nothing_else(wheel: set[str]) -> None:
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"ndpass"}
 
 
-@pytest.mark.parametrize("module", ["ndpass.cli", "ndpass.digits"])
+@pytest.mark.parametrize("module", ["ndpass.cli.app", "ndpass.run.digits"])
 def test_start_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
     """`ndpass --help` must not wait for a runtime, so those are imported by the function that needs them."""
     command = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]

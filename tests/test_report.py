@@ -12,22 +12,9 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from ndpass.report import (
-    Latency,
-    Layer,
-    MetricChange,
-    ModelSize,
-    Report,
-    Seconds,
-    Target,
-    Verified,
-    change,
-    human,
-    layer_table,
-    peak_memory_bytes,
-    plain,
-    setting_text,
-)
+from ndpass.cli.report_text import change, human, layer_table, plain, setting_text
+from ndpass.measuring.environment import peak_memory_bytes
+from ndpass.report import Latency, Layer, MetricChange, ModelSize, Report, Seconds, Target, Verified
 
 PROMISED = {
     "": "ndpass passes budget target model metric latency_ms seconds peak_memory_bytes layers",
@@ -195,7 +182,7 @@ def test_a_setting_reads_as_on_the_command_line() -> None:
 
 
 def peak_of_a_child(held: int) -> int:
-    code = f"from ndpass.report import peak_memory_bytes; x = bytes({held}) + b'1'; print(peak_memory_bytes())"
+    code = f"from ndpass.measuring.environment import peak_memory_bytes; x = bytes({held}) + b'1'; print(peak_memory_bytes())"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 

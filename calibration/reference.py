@@ -1,0 +1,49 @@
+"""The data a network is fitted to, and the original's responses to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.calibration.collect import Data, Frontier, answers, collect, references, samples
+from ndpass.calibration.feeds import Feeds
+from ndpass.calibration.moments import Moments
+from ndpass.calibration.patches import Sample
+from ndpass.conv import Array
+from ndpass.graph.graph import Graph, Site
+from ndpass.graph.input_spec import static_batch
+
+
+@dataclass
+class Calibration:
+    """The data and the original's responses at the sampled positions of every site that can be fitted."""
+
+    data: Data
+    memory: int
+    chosen: Mapping[str, Sample]
+    responses: Mapping[str, Array]
+
+    @classmethod
+    def of(
+        cls, graph: Graph, sites: Sequence[Site], feeds: Feeds, threads: int | None, seed: int, memory: int
+    ) -> Calibration:
+        batch = static_batch(graph.inputs())
+        data = Data.of(feeds, batch.size if batch else None, threads, seed)
+        chosen = samples(graph, sites, data)
+        return cls(data, memory, chosen, references(graph, sites, chosen, data, memory))
+
+    def frontier(self, graph: Graph) -> Frontier:
+        return Frontier(graph, self.data, self.memory)
+
+    def moments(self, site: Site, frontier: Frontier) -> Moments:
+        return collect(site, frontier, self.chosen[site.name], self.responses[site.name])
+
+    def rows(
+        self, site: Site, frontier: Frontier, kernel: Array, columns: NDArray[np.intp] | None
+    ) -> tuple[Array, Array]:
+        """A kernel's answers to the site's patches and the responses wanted, (S, n_o) each."""
+        found, step = answers(site, frontier, self.chosen[site.name], kernel, columns)
+        return found, self.responses[site.name][::step]

@@ -1,0 +1,5 @@
+"""`python -m ndpass`: the command line."""
+
+from ndpass.cli.app import main
+
+main()

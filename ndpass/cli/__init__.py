@@ -1,0 +1,1 @@
+"""Parameters and text: the only wing that prints."""

@@ -1,0 +1,113 @@
+"""`ndpass inspect`, `evaluate` and `bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ndpass.cli import terminal
+from ndpass.cli.parameters import Batch, Json, Model, Precision, Preprocess, Runtime, Samples, Seed, Threads, open_data
+from ndpass.errors import UsageError
+from ndpass.run.options import height_width, sizes_of
+
+
+def inspect(
+    model: Model,
+    size: Annotated[
+        str | None, typer.Option(help="height and width where the model leaves them open, as 320x480")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """List every convolution: shape, MACs, share, the energy that nd keeps at T=1..4, and why it cannot be rewritten.
+
+    Energy is 1 - |W - W'|^2 / |W|^2 (Guo et al. 2018, Figure 3); blueprint is how much of each filter one k x k
+    blueprint explains (BSConv).
+    """
+    import json as jsonlib
+
+    from ndpass.files.model_file import open_graph
+    from ndpass.files.staging import write_text
+    from ndpass.run.inspection import inspect as rows_of
+
+    graph = open_graph(model).graph
+    if size is not None:
+        graph.assume(sizes_of(graph.inputs(), size))
+    rows = list(rows_of(graph))
+    if json:
+        write_text(json, jsonlib.dumps([row.to_json() for row in rows], indent=1))
+    terminal.inspection(rows, graph)
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="a folder of images (class subfolders give labels), .npz or .npy")],
+    preprocess: Preprocess = None,
+    against: Annotated[
+        Path | None, typer.Option(help="compare with this model, whether or not there are labels")
+    ] = None,
+    samples: Samples = None,
+    batch: Batch = 32,
+    threads: Threads = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure a model's accuracy on labelled data, or its agreement with another model, in OpenVINO at f32."""
+    from ndpass.files.model_file import open_graph
+    from ndpass.graph.comparison_outputs import shown
+    from ndpass.measuring.evaluate import accuracy, stored
+    from ndpass.measuring.evaluate import evaluate as compare
+    from ndpass.measuring.runtime import OpenVINO
+
+    runner = OpenVINO(model, threads=threads)
+    opener = open_data(data, preprocess, samples, seed)
+    assert opener is not None
+    feeds = opener(runner.inputs)
+    print(f"data       {feeds.description}")
+    if feeds.labels is not None:
+        print(f"accuracy   {accuracy(runner, feeds, batch):.2f} %")
+    elif against is None:
+        raise UsageError(f"{data} has no labels: give --against MODEL to measure agreement instead")
+    if against is not None:
+        names = open_graph(against).compared
+        outputs = stored(OpenVINO(shown(against, names), threads=threads), feeds, batch)
+        runner = runner if names is None else OpenVINO(shown(model, names), threads=threads)
+        found = compare(outputs, runner, feeds, batch).agreement
+        if found.top1_agreement is not None:
+            print(f"agreement  {found.top1_agreement:.2f} % of top-1 answers as {against}")
+        print(f"error      {found.relative_error:.3g} of the outputs' norm, largest on '{found.worst_output}'")
+
+
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(help="two or more models; ratios are to the first", show_default=False)
+    ],
+    runtime: Annotated[list[Runtime] | None, typer.Option(help="repeatable; default: both")] = None,
+    precision: Annotated[list[Precision] | None, typer.Option(help="repeatable; default: f32 and bf16")] = None,
+    threads: Threads = None,
+    batch: Annotated[int, typer.Option(min=1, help="of models that leave it open")] = 1,
+    size: Annotated[
+        str | None, typer.Option(help="height and width where the model leaves them open, as 320x480")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="for each runtime and precision")] = 10.0,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Latency of models side by side, measured in turns: medians, and ratios to the first with their spread.
+
+    int8: a model that is not quantised yet is timed with the kernels that it would run with if it were.
+    """
+    import json as jsonlib
+
+    from ndpass.files.staging import write_text
+    from ndpass.measuring.bench import bench as measure
+
+    names: list[Any] = [r.value for r in runtime or Runtime]
+    kinds: list[Any] = [p.value for p in precision or (Precision.f32, Precision.bf16)]
+    shape = None if size is None else height_width(size)
+    result = measure(
+        models, runtimes=names, precisions=kinds, threads=threads, batch=batch, shape=shape, seconds=seconds, seed=seed
+    )
+    if json:
+        write_text(json, jsonlib.dumps(result.to_dict(), indent=1))
+    terminal.bench(result, batch)

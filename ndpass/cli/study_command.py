@@ -1,0 +1,123 @@
+"""`ndpass sensitivity`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ndpass.cli import terminal
+from ndpass.cli.parameters import Json, Model, Preprocess, Quiet, Samples, Seed, Threads, Verbose, open_data, start_log
+from ndpass.cli.progress import progress
+from ndpass.errors import UsageError
+
+if TYPE_CHECKING:
+    from ndpass.run.studies import Slope, Subject
+
+
+class Study(str, Enum):
+    ranks = "ranks"
+    depth = "depth"
+
+
+def sensitivity(
+    model: Model,
+    calibration: Annotated[Path, typer.Option(help="unlabelled data: a folder of images, .npz or .npy")],
+    study: Annotated[Study | None, typer.Option(help="rewrite parts and measure, see above; default: slopes")] = None,
+    passes: Annotated[
+        str | None, typer.Option(help="as of `run`; for depth pinned, as nd:rank=2; without a study: only their layers")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="what a study measures on; default: a fifth of the calibration data, held out")
+    ] = None,
+    preprocess: Preprocess = None,
+    samples: Samples = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="also draw it, as .png or .svg", metavar="FILE")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """How much an error in each layer moves the outputs.
+
+    Without a study, the slope of each layer: the weakest directions of its response are taken out, a known share of
+    its variance (the relative error), and the slope is the root of the divergence of the outputs over that error.
+    Divergence is the KL in nats for class scores, else the squared relative error. `run` plans with the slopes.
+
+    --study ranks: one layer at a time rewritten, fitted to the data, the rest as it was (Guo et al. 2018, Figure 4),
+    at 6 settings at most of each form of each pass, evenly spread over those that save MACs; a pinned form halves them.
+
+    --study depth: the first k and the last k layers rewritten at one setting, layer after layer, for k from 1 to all
+    (Li et al. 2018, DAC).
+
+    The metric is accuracy where the data have labels, else agreement with the original. Studies fit one layer or more
+    for each row, which takes long on large models; rows are printed as they come, files are written at the end.
+    """
+    from ndpass.cli import plots
+    from ndpass.files.staging import check_writable
+    from ndpass.passes import parse
+    from ndpass.planning.candidates import is_pinned
+    from ndpass.run import studies
+
+    start_log(verbose, quiet)
+    rules = parse(passes) if passes else []
+    if study and not rules:
+        raise UsageError(f"--study {study.value} rewrites layers: say how, as with --passes nd:rank=2")
+    if study is Study.depth and not is_pinned(rules):
+        raise UsageError(f"--study depth rewrites at one setting and --passes {passes} leaves it open: give nd:rank=2")
+    if study is None and validation:
+        raise UsageError("--validation is what a study measures on; slopes need the calibration data alone")
+    if json:
+        check_writable(json, model, *([plot] if plot else []))
+    if plot:
+        plots.check(plot, model)
+    fit, measured = (open_data(path, preprocess, samples, seed) for path in (calibration, validation))
+    options = studies.Options(fit, rules, measured, threads, seed)
+    with progress(quiet) as listen:
+        listen("calibrating", 0, 1)
+        if study is None:
+            slopes = studies.layer_slopes(model, options, lambda done, of: listen("probing", done, of))
+        else:
+            subject = studies.Subject.open(model, options)
+    if study is None:
+        _finish_slopes(slopes, json, plot, quiet)
+    else:
+        _study(study, subject, json, plot, quiet)
+
+
+def _finish_slopes(rows: Sequence[Slope], json: Path | None, plot: Path | None, quiet: bool) -> None:
+    from ndpass.cli import plots
+    from ndpass.files.staging import write_text
+    from ndpass.run import studies
+
+    if not quiet:
+        terminal.slopes(rows)
+    if json:
+        write_text(json, studies.to_json("slopes", rows))
+    if plot:
+        plots.slopes(rows, plot)
+
+
+def _study(study: Study, subject: Subject, json: Path | None, plot: Path | None, quiet: bool) -> None:
+    from ndpass.cli import plots
+    from ndpass.files.staging import write_text
+    from ndpass.run import studies
+
+    makes: Any = {
+        Study.ranks: (subject.ranks, terminal.ranks, plots.ranks),
+        Study.depth: (subject.depth, terminal.depths, plots.depths),
+    }
+    compute, printer, draw = makes[study]
+    show = (lambda _: None) if quiet else printer(subject)
+    rows = []
+    for row in compute():
+        rows.append(row)
+        show(row)
+    if json:
+        write_text(json, studies.to_json(study.value, rows, subject))
+    if plot:
+        draw(rows, subject.yardstick, plot)

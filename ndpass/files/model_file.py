@@ -1,0 +1,86 @@
+"""Models of either kind, ONNX or OpenVINO IR, from a path to a graph and back; the file's ending says which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+
+from ndpass.errors import UsageError, about
+from ndpass.files import onnx_file
+from ndpass.files.interface import Interface, interface, ov_interface
+from ndpass.files.staging import Staged, data_file
+from ndpass.graph.graph import Graph
+from ndpass.graph.shapes import Shape
+
+IR = ".xml"
+
+
+class Opened(NamedTuple):
+    """A model that was read.
+
+    beside: files that hold its weights; interface: what the rewritten one must have too; compared: the tensors that
+    both are compared by, None for their outputs.
+    """
+
+    graph: Graph
+    beside: Sequence[Path]
+    interface: Interface
+    compared: Sequence[str] | None
+
+
+def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
+    """Read .xml as OpenVINO IR, anything else as ONNX. sizes: as of `Graph`. Raises InputError."""
+    if path.suffix != IR:
+        proto, beside = onnx_file.read(path)
+        with about(path):
+            graph, made = Graph(proto, sizes), {name for node in proto.graph.node for name in node.output}
+            names = graph.compared()  # those inside an If that was folded are not in the original
+            compared = names if names and made.issuperset(names) else None
+            return Opened(graph, beside, interface(proto), compared)
+    from ndpass.files.ir_file import read_ir
+    from ndpass.graph.openvino.graph import OvGraph
+
+    model = read_ir(path)
+    with about(path):
+        weights = data_file(path)
+        graph = OvGraph(model, sizes)
+        return Opened(graph, [weights] * weights.exists(), ov_interface(model), graph.compared())
+
+
+def write(model: Any, stage: Staged, as_external: bool) -> Path:
+    """Write what `Graph.to_model` gave; the path that it can be read from.
+
+    From ONNX it is ONNX, whatever the stage is for (`Staged.finish` makes IR of it). Raises OSError.
+    """
+    if isinstance(model, onnx.ModelProto):
+        onnx_file.save(model, stage.onnx, as_external)
+        return stage.onnx
+    from ndpass.files.ir_file import write_ir
+
+    write_ir(model, stage.path, stage.compress)
+    return stage.path
+
+
+def check_output(source: Path, output: Path, int8: bool = False) -> None:
+    """Raise UsageError for an output that is no model file, the input itself, or ONNX where only IR can be written."""
+    check_kind(output, source.suffix == IR, int8)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"{output} is the input itself: give another name for the output")
+
+
+def check_kind(output: Path, from_ir: bool, int8: bool = False) -> None:
+    """Raise UsageError for an output that is no model file, or ONNX where only IR can be written."""
+    if output.suffix not in (".onnx", IR):
+        raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
+    if output.suffix != IR and from_ir:
+        raise UsageError(f"{output}: an OpenVINO model cannot be written as ONNX: name an .xml as output")
+    if output.suffix != IR and int8:
+        raise UsageError(f"{output}: --int8 is written as OpenVINO IR: give -o {output.stem}.xml")
+
+
+def default_output(source: Path, int8: bool = False) -> Path:
+    """Where the rewritten model goes if nobody says: in the working folder, of the same kind; int8 is IR."""
+    return Path(f"{source.stem}.ndpass{IR if int8 or source.suffix == IR else '.onnx'}")

@@ -1,0 +1,111 @@
+"""Models and text to and from disk. Whatever is written appears whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_model,
+    set_external_data,
+    uses_external_data,
+)
+
+from ndpass.errors import InputError
+from ndpass.files.staging import data_file
+
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
+EXTERNAL_FROM = 1024  # bytes; smaller weights stay in the model, as onnx itself does it
+PROTOBUF_LIMIT = 2_000_000_000  # bytes; a little under the 2 GiB that one protobuf message can hold
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The ONNX model at `path` with its external data in memory, checked; see `read`."""
+    return read(path)[0]
+
+
+def read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
+    """The ONNX model at `path` with its external data in memory, checked, and the files that these data came from.
+
+    Raises InputError where the file is missing, no ONNX, truncated, invalid, holds NaN or infinite weights, or names
+    external data that is missing or outside its folder.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        onnx.checker.check_model(str(path))
+        model = onnx.load(path, load_external_data=False)
+        beside = data_files(model, path.parent)  # loading them makes the model forget where they were
+        if beside:
+            load_external_data_for_model(model, str(path.parent))
+    except Exception as e:  # protobuf, the checker and the loader of external data raise a dozen types between them
+        raise InputError(f"{path}: {_why(e)}") from e
+    check_finite(model, str(path))
+    return model, beside
+
+
+def _why(e: Exception) -> str:
+    text = " ".join(str(e).split())
+    if "parse" in text.lower() or "ir_version" in text or type(e).__name__ == "DecodeError":
+        return "not an ONNX model, or truncated: it cannot be parsed (export or copy it again)"
+    if "external" in text.lower() or text.startswith("Data of TensorProto") or isinstance(e, FileNotFoundError):
+        return f"its external data cannot be used: {text[:200]} (it must lie beside the model, inside its folder)"
+    return f"not a valid ONNX model: {text[:300]}"
+
+
+def data_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
+    """The files that hold the tensors of a model in `folder` whose external data were not loaded."""
+    places = (ExternalDataInfo(t).location for _, t in _tensors(model.graph) if uses_external_data(t))
+    return [folder / place for place in dict.fromkeys(places)]
+
+
+def check_finite(model: onnx.ModelProto, name: str) -> None:
+    """Raise InputError naming the first tensor that holds NaN, or an infinity where it is a layer's weight.
+
+    Masks and bounds, such as those of a Clip, may be infinite.
+    """
+    weights = _weights(model.graph)
+    for place, tensor in _tensors(model.graph):
+        if tensor.data_type in FLOATS and not _finite(onnx.numpy_helper.to_array(tensor), place in weights):
+            raise InputError(f"{name}: weights '{place}' hold NaN or infinite values: export the model again")
+
+
+def _weights(graph: onnx.GraphProto) -> set[str]:
+    """Names of what weighted layers read besides their input; in inner graphs too."""
+    own = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return own.union(*(_weights(g) for g in inner))
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Initializers and the values of Constant nodes, with the names that they go by; in inner graphs too."""
+    yield from ((t.name, t) for t in graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield node.output[0], attribute.t
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def _finite(array: NDArray[np.floating], weight: bool) -> bool:
+    return bool(np.isfinite(array).all()) or (not weight and not np.isnan(array).any())
+
+
+def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
+    """Write ONNX; weights go to `<name>.data` beside it if asked for or if one file cannot hold them.
+
+    External data is taken out of `model` on the way: it should not be used afterwards.
+    """
+    size = sum(len(t.raw_data) for t in model.graph.initializer)
+    if as_external or size >= PROTOBUF_LIMIT:
+        # not by onnx.save(location=...), which refuses a name that is taken in the working folder
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) >= EXTERNAL_FROM:
+                set_external_data(tensor, data_file(path).name)
+    onnx.save(model, path)

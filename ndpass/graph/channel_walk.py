@@ -1,0 +1,329 @@
+"""Follow the channels of one tensor through every operator that keeps them apart.
+
+Each tensor reached has an axis and labels (C,): position -> channel of the tensor that the walk began at, -1 where
+that position is none of them (the other branches of a Concat). An operator passes labels on in both directions; where
+two meet at one position the two channels are one (`ties`). What can be sliced on the way is noted as a cut. An
+operator without a rule ends the walk with `Refused`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from ndpass.graph.normalise import is_weight, values
+from ndpass.graph.shapes import Shape
+
+Labels: TypeAlias = NDArray[np.int64]
+
+ELEMENTWISE = {
+    "Abs",
+    "Add",
+    "Cast",
+    "Celu",
+    "Clip",
+    "Div",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "LeakyRelu",
+    "Max",
+    "Mean",
+    "Min",
+    "Mish",
+    "Mul",
+    "Neg",
+    "PRelu",
+    "Relu",
+    "Selu",
+    "Sigmoid",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Sub",
+    "Sum",
+    "Swish",
+    "Tanh",
+    "ThresholdedRelu",
+}
+POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
+
+
+class Refused(Exception):  # noqa: N818 - a result, caught in `groups`
+    """Why these channels cannot be pruned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """A tensor that carries the channels on one axis; labels (C,)."""
+
+    tensor: gs.Variable
+    axis: int
+    labels: Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Input `index` of a node is a constant whose `axis` runs over the channels of `span`."""
+
+    node: gs.Node
+    index: int
+    axis: int
+    span: Span
+
+
+class Walk:
+    """Everything that is reached; after `run` the fields are complete."""
+
+    def __init__(self, graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
+        self.spans: dict[int, Span] = {}
+        self.nodes: dict[int, gs.Node] = {}
+        self.cuts: dict[tuple[int, int, int], Cut] = {}
+        self.ties: list[tuple[Labels, Labels]] = []
+        self._shapes = shapes
+        self._todo: deque[gs.Node] = deque()
+        self._top = {id(node) for node in graph.nodes}
+        ends = [graph, *graph.subgraphs(recursive=True)]
+        self._outputs = {id(t) for g in ends for t in g.outputs}
+
+    def run(self) -> None:
+        while self._todo:
+            node = self._todo.popleft()
+            self.nodes[id(node)] = node
+            if id(node) not in self._top:
+                raise Refused(f"its channels are used inside an If, Loop or Scan, by {node.op} '{node.name}'")
+            rule = RULES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
+            if rule is None or any(t.outputs or id(t) in self._outputs for t in node.outputs[1:]):
+                self.refuse(node)
+            else:
+                rule(self, node)
+
+    def refuse(self, node: gs.Node) -> None:
+        verb = "also feeds" if any(id(t) in self.spans for t in node.inputs) else "comes from"
+        raise Refused(f"its input {verb} {node.op} '{node.name}', whose channels cannot be pruned")
+
+    def shape(self, tensor: gs.Tensor) -> Shape:
+        if isinstance(tensor, gs.Constant):
+            return tuple(tensor.shape)
+        if tensor.name not in self._shapes:
+            raise Refused(f"the shape of '{tensor.name}', which carries its channels, is not known")
+        return self._shapes[tensor.name]
+
+    def labels(self, tensor: gs.Tensor, axis: int) -> Labels | None:
+        """The labels of a tensor on this axis, None where it has not been reached."""
+        span = self.spans.get(id(tensor))
+        if span is not None and span.axis != axis:
+            raise Refused(f"the channels of '{tensor.name}' are read along axis {axis} and axis {span.axis}")
+        return None if span is None else span.labels
+
+    def put(self, tensor: gs.Tensor, axis: int, labels: Labels | None) -> None:
+        """Let `tensor` carry these labels; if some are new to it, its nodes are visited (again)."""
+        if labels is None or (labels < 0).all():
+            return
+        own = self.labels(tensor, axis)
+        if own is None:
+            own = self._enter(tensor, axis, len(labels))
+        both, new = (own >= 0) & (labels >= 0), (own < 0) & (labels >= 0)
+        if (own[both] != labels[both]).any():
+            self.ties.append((own[both], labels[both]))
+        if new.any():
+            own[new] = labels[new]
+            self._todo.extend([*tensor.inputs, *tensor.outputs])
+
+    def _enter(self, tensor: gs.Tensor, axis: int, size: int) -> Labels:
+        for holds, what in (
+            (isinstance(tensor, gs.Constant), "constant"),
+            (id(tensor) in self._outputs, "graph output"),
+            (not tensor.inputs, "graph input"),
+        ):
+            if holds:
+                raise Refused(f"its channels are those of the {what} '{tensor.name}'")
+        if self.shape(tensor)[axis] != size:
+            raise Refused(f"its channels are spread over more of them in '{tensor.name}'")
+        span = self.spans[id(tensor)] = Span(tensor, axis, np.full(size, -1))
+        return span.labels
+
+    def tie(self, *sides: tuple[gs.Tensor, int]) -> None:
+        """These (tensor, axis) carry the same channels in the same order."""
+        (first, axis), *others = sides
+        for tensor, its in others:
+            self.put(first, axis, self.labels(tensor, its))
+        for tensor, its in others:
+            self.put(tensor, its, self.labels(first, axis))
+
+    def cut(self, node: gs.Node, index: int, axis: int, tensor: gs.Tensor) -> None:
+        """Input `index` of the node, if it is there, loses on `axis` the channels that `tensor` loses."""
+        if index >= len(node.inputs) or node.inputs[index].is_empty():
+            return
+        if not is_weight(node.inputs[index]):
+            raise Refused(f"{node.op} '{node.name}' has weights that are computed at run time")
+        self.cuts[id(node), index, axis] = Cut(node, index, axis, self.spans[id(tensor)])
+
+
+def weight_axes(node: gs.Node) -> tuple[int, int]:
+    """The axes of the weight that run over output and over input channels."""
+    return (0, 1) if node.op == "Conv" or node.attrs.get("transB", 0) else (1, 0)
+
+
+def depthwise(node: gs.Node) -> bool:
+    weight = node.inputs[1]
+    group = node.attrs.get("group", 1)
+    return node.op == "Conv" and group > 1 and weight.shape is not None and tuple(weight.shape[:2]) == (group, 1)
+
+
+def _conv(walk: Walk, node: gs.Node) -> None:
+    if not depthwise(node):
+        if node.attrs.get("group", 1) > 1:
+            raise Refused(f"{node.op} '{node.name}' is a grouped convolution, whose channels cannot be pruned")
+        return _weighted(walk, node, 1)
+    x, y = node.inputs[0], node.outputs[0]
+    walk.tie((y, 1), (x, 1))
+    for index in (1, 2):
+        walk.cut(node, index, 0, y)
+    return None
+
+
+def _matrix(walk: Walk, node: gs.Node) -> None:
+    if node.attrs.get("transA", 0) or (is_weight(node.inputs[1]) and len(node.inputs[1].shape) != 2):
+        walk.refuse(node)
+    _weighted(walk, node, -1)
+
+
+def _weighted(walk: Walk, node: gs.Node, axis: int) -> None:
+    """A consumer of the channels of its input, a producer of those of its output, or both."""
+    if not all(is_weight(t) or t.is_empty() for t in node.inputs[1:]):
+        raise Refused(f"{node.op} '{node.name}' has weights that are computed at run time")
+    for tensor, weight_axis in zip((node.outputs[0], node.inputs[0]), weight_axes(node), strict=True):
+        if id(tensor) in walk.spans:
+            walk.labels(tensor, axis % len(walk.shape(tensor)))
+            walk.cut(node, 1, weight_axis, tensor)
+    y = node.outputs[0]
+    if id(y) in walk.spans and len(node.inputs) > 2 and tuple(node.inputs[2].shape or ())[-1:] not in ((), (1,)):
+        walk.cut(node, 2, len(node.inputs[2].shape) - 1, y)
+
+
+def _elementwise(walk: Walk, node: gs.Node) -> None:
+    """Operands are aligned at their last axis; one of size 1 on the channel axis belongs to no channel."""
+    y = node.outputs[0]
+    rank = len(walk.shape(y))
+    reached = next(t for t in (y, *node.inputs) if id(t) in walk.spans)
+    axis = walk.spans[id(reached)].axis + rank - len(walk.shape(reached))
+    sides, constants = [(y, axis)], []
+    for index, t in enumerate(node.inputs):
+        if t.is_empty():
+            continue
+        its = axis - rank + len(walk.shape(t))
+        if id(t) not in walk.spans and (its < 0 or walk.shape(t)[its] == 1):
+            continue
+        if isinstance(t, gs.Constant):
+            constants.append((index, its))
+        else:
+            sides.append((t, its))
+    walk.tie(*sides)
+    for index, its in constants:
+        walk.cut(node, index, its, y)
+
+
+def _pool(walk: Walk, node: gs.Node) -> None:
+    walk.tie((node.outputs[0], 1), (node.inputs[0], 1))
+
+
+def _batchnorm(walk: Walk, node: gs.Node) -> None:
+    if node.attrs.get("training_mode", 0) or not node.attrs.get("spatial", 1):
+        walk.refuse(node)
+    _pool(walk, node)
+    for index in range(1, 5):
+        walk.cut(node, index, 0, node.outputs[0])
+
+
+def _concat(walk: Walk, node: gs.Node) -> None:
+    y = node.outputs[0]
+    axis = node.attrs["axis"] % len(walk.shape(y))
+    if any(walk.spans[id(t)].axis != axis for t in (y, *node.inputs) if id(t) in walk.spans):
+        walk.refuse(node)
+    ends = np.cumsum([walk.shape(t)[axis] for t in node.inputs])
+    for t, part in zip(node.inputs, np.split(np.arange(ends[-1]), ends[:-1]), strict=True):
+        own = walk.labels(t, axis)
+        if own is not None:
+            whole = np.full(ends[-1], -1)
+            whole[part] = own
+            walk.put(y, axis, whole)
+        whole_now = walk.labels(y, axis)
+        walk.put(t, axis, None if whole_now is None else whole_now[part])
+
+
+def _flatten(walk: Walk, node: gs.Node) -> None:
+    """(N, C, H, W) -> (N, C·H·W): every channel is H·W columns on end."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = walk.shape(x)
+    if node.attrs.get("axis", 1) % max(len(shape), 1) != 1:
+        walk.refuse(node)
+    columns = math.prod(shape[2:])
+    below = walk.labels(y, 1)
+    if below is not None:
+        rows = below.reshape(shape[1], columns)
+        top = rows.max(axis=1)
+        walk.ties.append((np.repeat(top, columns)[below >= 0], below[below >= 0]))
+        walk.put(x, 1, top)
+    above = walk.labels(x, 1)
+    walk.put(y, 1, None if above is None else np.repeat(above, columns))
+
+
+def _spatial(walk: Walk, node: gs.Node) -> None:
+    """Pad and Resize, where they leave the channel axis alone."""
+    x, y = node.inputs[0], node.outputs[0]
+    axis = next(walk.spans[id(t)].axis for t in (x, y) if id(t) in walk.spans)
+    if not (_pads_nothing if node.op == "Pad" else _scales_nothing)(node, axis, len(walk.shape(x))):
+        walk.refuse(node)
+    walk.tie((y, axis), (x, axis))
+
+
+def _pads_nothing(node: gs.Node, axis: int, rank: int) -> bool:
+    pads, axes = node.attrs.get("pads"), _constant(node, 3)
+    if pads is None:
+        pads = _constant(node, 1)
+    if pads is None or (axes is None and _has(node, 3)):
+        return False
+    of = [a % rank for a in axes] if axes is not None else list(range(rank))
+    return not any(pads[i] or pads[i + len(of)] for i, a in enumerate(of) if a == axis)
+
+
+def _scales_nothing(node: gs.Node, axis: int, rank: int) -> bool:
+    """`sizes` would name the number of channels; a crop could reach over them."""
+    if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return False
+    axes = [a % rank for a in node.attrs.get("axes", range(rank))]
+    scales = _constant(node, 2)
+    return axis not in axes or (scales is not None and scales.size == len(axes) and scales[axes.index(axis)] == 1)
+
+
+def _has(node: gs.Node, index: int) -> bool:
+    return index < len(node.inputs) and not node.inputs[index].is_empty()
+
+
+def _constant(node: gs.Node, index: int) -> NDArray[np.generic] | None:
+    return values(node.inputs[index]) if _has(node, index) and is_weight(node.inputs[index]) else None
+
+
+RULES: dict[str, Callable[[Walk, gs.Node], None]] = {
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
+    **dict.fromkeys(("Gemm", "MatMul"), _matrix),
+    **dict.fromkeys(("Pad", "Resize"), _spatial),
+    "BatchNormalization": _batchnorm,
+    "Concat": _concat,
+    "Flatten": _flatten,
+}

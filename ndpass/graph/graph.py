@@ -1,0 +1,300 @@
+"""The only module that edits an ONNX graph: sites(), splice(), tidy(); `normalise` prepares what it works on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from ndpass.conv import Block, Conv, Sum
+from ndpass.graph.channel_groups import Group, input_group, keep
+from ndpass.graph.channel_walk import Labels
+from ndpass.graph.comparison_outputs import compared
+from ndpass.graph.dependencies import index_of, reads, upstream
+from ndpass.graph.emit import Emitter
+from ndpass.graph.input_spec import InputSpec
+from ndpass.graph.normalise import import_graph, is_weight, normalise
+from ndpass.graph.shapes import Inferred, Shape, count_macs, inference, node_macs
+from ndpass.graph.sites import WEIGHTED, Found, Site, Skipped, read
+from ndpass.graph.unique_names import Names, all_nodes, tensor_names
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+__all__ = ["DEFAULT_HW", "WEIGHTED", "Found", "Graph", "Site", "Skipped"]
+
+DEFAULT_HW = 224  # what a dynamic height or width is taken for when costs are counted and nobody says otherwise
+
+
+class Graph:
+    """A normalised ONNX model whose convolutions can be found and replaced.
+
+    sizes: the input shapes that costs are counted at, by input name; left out, a dynamic height or width counts as
+    224 and any other dynamic axis as 1. Raises InputError for a model that is unsupported as a whole.
+    """
+
+    def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, Shape] | None = None) -> None:
+        self._shell = _shell(model)
+        self._begin(normalise(import_graph(model)), sizes)
+
+    def _begin(self, graph: gs.Graph, sizes: Mapping[str, Shape] | None) -> None:
+        self._graph = graph
+        self._names = Names(tensor_names(self._graph) | {n.name for n in all_nodes(self._graph)})
+        self._written: dict[str, str] = {}  # node -> the site that `splice` put it in the place of
+        self.dynamic_hw = any(not isinstance(d, int) for t in self._graph.inputs for d in (t.shape or ())[1:])
+        self._declared = self._infer({}, True)
+        # what nobody asked for proves nothing: a model may well be too large for an open axis taken as 1
+        self._count_at(sizes or {t.name: _concrete(t) for t in self._graph.inputs if t.shape is not None}, False)
+
+    def assume(self, sizes: Mapping[str, Shape]) -> None:
+        """Count costs at these input shapes from now on. Raises InputError where the model does not run at them."""
+        self._count_at(sizes, True)
+        self._inferred()
+
+    def _count_at(self, sizes: Mapping[str, Shape], strict: bool) -> None:
+        self.sizes, self._strict = dict(sizes), strict
+        self._known: dict[int | None, Inferred] = {}
+
+    def _inferred(self, batch: int | None = None) -> Inferred:
+        """What is known of the graph as it is now, at `sizes` or at another batch; inferred once between changes."""
+        if batch not in self._known:
+            sizes = self.sizes if batch is None else {name: (batch, *s[1:]) for name, s in self.sizes.items()}
+            self._known[batch] = self._infer(sizes, self._strict)
+        return self._known[batch]
+
+    def _infer(self, sizes: Mapping[str, Shape], strict: bool) -> Inferred:
+        return inference(self._graph, sizes, strict)
+
+    def inputs(self) -> list[InputSpec]:
+        """What the model takes; None stands for a dynamic axis."""
+        return [
+            InputSpec(
+                t.name, tuple(d if isinstance(d, int) and d > 0 else None for d in t.shape or ()), np.dtype(t.dtype)
+            )
+            for t in self._graph.inputs
+        ]
+
+    def outputs(self) -> list[str]:
+        """The names of what the model gives."""
+        return [str(t.name) for t in self._graph.outputs]
+
+    def compared(self) -> list[str] | None:
+        """What the model is compared by where its outputs are picked, see compared.py; None: its outputs."""
+        names = compared(self._graph, self._inferred().types)
+        return None if names == [t.name for t in self._graph.outputs] else names
+
+    def sites(self) -> list[Found]:
+        """Every Conv, ConvTranspose, Gemm and MatMul in graph order: what can be rewritten, and what not and why."""
+        shapes = self._inferred().shapes
+        found = [read(n, shapes, self._fixed_hw(n)) for n in self._graph.nodes if n.op in WEIGHTED]
+        top = {id(node) for node in self._graph.nodes}
+        inner = [n for n in all_nodes(self._graph) if n.op in WEIGHTED and id(n) not in top]
+        return [*found, *(Skipped(n.name, n.op, None, None, "inside an If, Loop or Scan") for n in inner)]
+
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference, counted from the nodes as they are now."""
+        return count_macs(self._graph, self._inferred().shapes)
+
+    def shapes(self, batch: int) -> dict[str, Shape]:
+        """Tensor name -> shape at a batch of `batch` samples, of the graph as it is now; not to be written to."""
+        return self._inferred(batch).shapes
+
+    def input_of(self, site: Site) -> str:
+        return str(self._node(site).inputs[0].name)
+
+    def output_of(self, site: Site) -> str:
+        return str(self._node(site).outputs[0].name)
+
+    def behind(self, site: Site) -> list[str]:
+        """What the site's output goes into: operators, and "an output of the model" where it is one."""
+        y = self._node(site).outputs[0]
+        given = any(y is t for t in self._graph.outputs)
+        return [str(node.op) for node in y.outputs] + ["an output of the model"] * given
+
+    def places(self, site: Site, batch: int) -> int:
+        """How many positions the site's output has for one sample."""
+        shape = self.shapes(batch)[self.output_of(site)]
+        return math.prod(shape) // site.outline.n_o // batch
+
+    def live(self, site: Site) -> tuple[str, ...]:
+        """The computed tensors that the site and what follows it need of what comes before."""
+        index = index_of(self._graph.nodes, self._node(site))
+        made = {id(t) for node in self._graph.nodes[:index] for t in node.outputs} | {id(t) for t in self._graph.inputs}
+        needed = {t.name: None for node in self._graph.nodes[index:] for t in reads(node) if id(t) in made}
+        return tuple(needed)
+
+    def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes | ov.Model:
+        """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), to be run.
+
+        Its shapes are fixed at `batch` samples.
+        """
+        shapes, types, tensors = self.shapes(batch), self._inferred(batch).types, self._graph.tensors()
+        start, nodes = self._part(outputs, cut)
+        used = {id(t) for node in nodes for t in reads(node)}
+        part = onnx.helper.make_graph(
+            [OnnxExporter.export_node(n) for n in self._graph.nodes if id(n) in {id(m) for m in nodes}],
+            "segment",
+            [onnx.helper.make_tensor_value_info(t.name, types[t.name], shapes[t.name]) for t in start if id(t) in used],
+            [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
+            [
+                OnnxExporter.export_tensor_proto(t)
+                for t in tensors.values()
+                if isinstance(t, gs.Constant) and id(t) in used
+            ],
+        )
+        opsets = self._graph.import_domains
+        model = onnx.helper.make_model(part, opset_imports=opsets, ir_version=max(self._shell.ir_version, 4))
+        return bytes(model.SerializeToString())
+
+    def _part(self, outputs: Sequence[str], cut: Sequence[str] | None) -> tuple[list[gs.Tensor], list[gs.Node]]:
+        """Where the part of the graph that computes `outputs` from `cut` may begin, and its nodes."""
+        tensors = self._graph.tensors()
+        start = [tensors[name] for name in cut] if cut is not None else list(self._graph.inputs)
+        return start, upstream([tensors[name] for name in outputs], {id(t) for t in start})
+
+    def _read_by(self, outputs: Sequence[str], cut: Sequence[str] | None) -> list[str]:
+        """What of `cut` (None: the inputs) the computation of `outputs` reads."""
+        start, nodes = self._part(outputs, cut)
+        used = {id(t) for node in nodes for t in reads(node)} | {id(self._graph.tensors()[name]) for name in outputs}
+        return [str(t.name) for t in start if id(t) in used]
+
+    def _node(self, site: Site) -> gs.Node:
+        return next(n for n in self._graph.nodes if n.name == site.name)
+
+    def params(self) -> int:
+        """Elements of all weights at the top level."""
+        return sum(math.prod(t.shape) for t in self._graph.tensors().values() if isinstance(t, gs.Constant))
+
+    def release(self) -> None:
+        """Let go of all nodes and weights; only `sizes` can be asked for afterwards."""
+        self._graph = gs.Graph()
+        self._known.clear()
+
+    def splice(self, site: Site, block: Block) -> None:
+        """Put `block` in the place of the site's node; its output keeps its name, its type and its consumers."""
+        node = self._node(site)
+        x, y = node.inputs[0], node.outputs[0]
+        plus = "Add" if self._graph.opset >= 7 else "Sum"
+        emit = Emitter(site.name, node.op, np.dtype(node.inputs[1].dtype), plus, self._names)
+        add = self._residual_add(y) if isinstance(block, Sum) and len(block.blocks) > 1 else None
+        index = self._take_out(node)
+        if add is None:
+            emit(block, x, y)
+        else:  # the identity enters first, so that each branch absorbs one Add
+            carry = next(t for t in add.inputs if t is not y)
+            out = add.outputs[0]
+            index = self._take_out(add)  # what is added to y may be made after it
+            emit(block, x, out, carry)
+        # not sorted anew: calibration cuts the graph between sites, so that their order must stay
+        self._graph.nodes[index:index] = emit.nodes
+        self._written |= {n.name: site.name for n in emit.nodes}
+        self._known.clear()
+
+    def copy(self) -> Graph:
+        """A graph that can be edited apart from this one; weights are shared."""
+        other = copy.copy(self)
+        other._graph, other._names, other._written = self._graph.copy(), copy.deepcopy(self._names), {**self._written}
+        other._known = {}
+        return other
+
+    def perturb(self, site: Site, by: Conv, switch: str) -> None:
+        """Let the site's output y become y + a by(y); a is a new input of the model, named `switch`, of one element."""
+        node = self._node(site)
+        y, index, dtype = node.outputs[0], index_of(self._graph.nodes, node) + 1, np.dtype(node.inputs[1].dtype)
+        raw, scaled = (gs.Variable(self._names.fresh(f"{switch}.{role}"), dtype) for role in ("raw", "scaled"))
+        strength = gs.Variable(switch, dtype, [1])
+        node.outputs = [raw]
+        emit = Emitter(switch, node.op, dtype, "Add", self._names)
+        emit(by, raw)
+        lost = emit.nodes[-1].outputs[0]
+        behind = [
+            gs.Node("Mul", f"{switch}.mul", {}, [lost, strength], [scaled]),
+            gs.Node("Add", f"{switch}.add", {}, [raw, scaled], [y]),
+        ]
+        self._graph.nodes[index:index] = [*emit.nodes, *behind]
+        self._graph.inputs.append(strength)
+        self._known.clear()
+
+    def _take_out(self, node: gs.Node) -> int:
+        """Remove the node from the graph; returns where it was."""
+        index = index_of(self._graph.nodes, node)
+        node.inputs.clear()
+        node.outputs.clear()
+        del self._graph.nodes[index]
+        return index
+
+    def _residual_add(self, y: gs.Variable) -> gs.Node | None:
+        """The Add of two computed tensors of equal shape that alone consumes y, in the same graph, or None."""
+        if len(y.outputs) != 1 or any(y is t for t in self._graph.outputs):
+            return None
+        add = y.outputs[0]
+        if add.op != "Add" or len(add.inputs) != 2 or any(isinstance(t, gs.Constant) for t in add.inputs):
+            return None
+        if not any(add is n for n in self._graph.nodes):  # it is inside an If, Loop or Scan
+            return None
+        a, b = (self._inferred().shapes.get(t.name) for t in add.inputs)
+        return add if a is not None and a == b else None
+
+    def channel_group(self, site: Site) -> Group | str:
+        """Who makes and who reads the site's input channels; or why they cannot be pruned."""
+        return input_group(self._graph, self._node(site), self._inferred().shapes)
+
+    def keep_channels(self, group: Group, channels: Labels) -> None:
+        """Slice every layer of the group, and what lies between, to these channels."""
+        keep(self._graph, group, channels)
+        self._known.clear()
+
+    def macs_by(self, names: Collection[str]) -> dict[str, int]:
+        """Multiply-accumulates of the nodes that stand for each of these sites now."""
+        shapes, total = self._inferred().shapes, dict.fromkeys(names, 0)
+        for node in self._graph.nodes:
+            name = self._written.get(node.name, node.name)
+            if name in total:
+                total[name] += node_macs(node, shapes) or 0
+        return total
+
+    def tidy(self) -> None:
+        """Drop what nothing uses and order the nodes."""
+        self._graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        self._known.clear()
+
+    def runnable(self) -> bytes | ov.Model:
+        """The model as it is now, for a runtime."""
+        return bytes(self.to_model().SerializeToString())
+
+    def to_model(self) -> Any:
+        """The model as it is now, of the kind that was given, with the original's metadata; weights are copied."""
+        model: onnx.ModelProto = gs.export_onnx(self._graph, ir_version=self._shell.ir_version)
+        model.ir_version = max(self._shell.ir_version, 4)  # before 4 every initializer had to be listed as an input
+        for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+            setattr(model, field, getattr(self._shell, field))
+        model.metadata_props.extend(self._shell.metadata_props)
+        return model
+
+    def _fixed_hw(self, node: gs.Node) -> tuple[int, ...] | None:
+        """Spatial size of the node's input where the model itself fixes it, whatever is assumed for counting."""
+        spatial = self._declared.axes.get(node.inputs[0].name, (None,) * 3)[2:]
+        known = tuple(d for d in spatial if d is not None)
+        return known if len(known) == len(spatial) else None
+
+
+def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
+    shell = onnx.ModelProto()
+    for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        setattr(shell, field, getattr(model, field))
+    shell.metadata_props.extend(model.metadata_props)
+    return shell
+
+
+def _concrete(tensor: gs.Variable) -> Shape:
+    """An input's shape with its dynamic axes filled in; a convolution that reads it says how many channels it has."""
+    readers = [n for n in tensor.outputs if n.op == "Conv" and is_weight(n.inputs[1]) and n.inputs[0] is tensor]
+    channels = next((n.inputs[1].shape[1] * n.attrs.get("group", 1) for n in readers), 1)
+    likely = (1, channels, *(DEFAULT_HW,) * len(tensor.shape))
+    return tuple(d if isinstance(d, int) and d > 0 else v for d, v in zip(tensor.shape, likely, strict=False))

@@ -1,0 +1,192 @@
+"""Bring an imported graph into the one form that the rest of ndpass reads.
+
+Constants become initializers, a BatchNormalization behind a convolution is folded into it, auto_pad becomes pads and
+every node gets a name of its own. Nothing here changes what the model computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from ndpass.conv import Array
+from ndpass.errors import InputError
+from ndpass.graph.unique_names import Names, all_nodes, label, name_nodes, tensor_names
+
+log = logging.getLogger(__name__)
+
+QUANTISED = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "DynamicQuantizeLinear",
+}
+FUSED_BY_ORT = {"FusedConv", "FusedGemm", "FusedMatMul", "NhwcConv", "NhwcMaxPool", "ReorderInput", "ReorderOutput"}
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def import_graph(model: onnx.ModelProto) -> gs.Graph:
+    """The model as a graph-surgeon graph, local functions inlined.
+
+    Raises InputError for a model that is quantised or was already rewritten by a runtime.
+    """
+    G_LOGGER.severity = G_LOGGER.ERROR
+    if model.functions:
+        import onnx.inliner
+
+        model = onnx.inliner.inline_local_functions(model)
+    graph = gs.import_onnx(model)
+    refuse_whole(graph)
+    return graph
+
+
+def refuse_whole(graph: gs.Graph) -> None:
+    """Raise InputError where ndpass comes too late for this model."""
+    for node in all_nodes(graph):
+        if node.op in QUANTISED:
+            raise InputError(
+                f"the model is already quantised (node '{label(node)}' is {node.op}): run ndpass before quantising"
+            )
+        if node.op in FUSED_BY_ORT and (node.domain or "").startswith("com.microsoft"):
+            raise InputError(
+                f"the model was already optimised by onnxruntime (node '{label(node)}' is {node.op}): "
+                "give the model from before that"
+            )
+
+
+def normalise(graph: gs.Graph) -> gs.Graph:
+    """Fold constants and BatchNormalization in place, then drop what no output needs."""
+    name_nodes(graph)  # first of all: onnxruntime, which folds, refuses double names
+    graph.toposort()
+    _fold_constants(graph)
+    fold_batchnorms(graph)
+    return graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def _fold_constants(graph: gs.Graph) -> None:
+    """Let onnxruntime compute what depends on constants alone, outer graphs first: inner ones read their results.
+
+    The recursion is ours because graph-surgeon's own forgets inside a graph which nodes to leave out. An If is replaced
+    by the branch that is always taken once all are folded.
+    """
+    _fold_one(graph, flatten=False)
+    inner = list(graph.subgraphs())
+    for part in inner:
+        part.ir_version = graph.ir_version  # it has none, and the newest may be newer than onnxruntime
+        _fold_constants(part)
+    if inner:
+        _fold_one(graph, flatten=True)
+
+
+def _fold_one(graph: gs.Graph, flatten: bool) -> None:
+    """Fold the nodes of the graph itself; what onnxruntime cannot run is left as it is."""
+    onnxruntime.set_default_logger_severity(4)  # its remarks are about a graph that nobody will run
+    how = {"recurse_subgraphs": False, "flatten_subgraphs": flatten, "should_exclude_node": _draws}
+    try:
+        graph.fold_constants(error_ok=False, **how)
+    except Exception:  # a custom operator, say: onnxruntime raises many types here
+        log.debug("folding constants piece by piece", exc_info=True)
+        graph.fold_constants(partitioning="recursive", **how)
+
+
+def _draws(node: gs.Node) -> bool:
+    """Whether the node draws random numbers, itself or in a graph inside it: its value differs from run to run."""
+    inner = any(_draws(n) for part in node.subgraphs() for n in part.nodes)
+    return inner or node.op in RANDOM or (node.op == "Dropout" and _training(node))
+
+
+def _training(dropout: gs.Node) -> bool:
+    """Whether it may drop anything: it does if its third input says so, and a computed one may."""
+    if len(dropout.inputs) < 3 or dropout.inputs[2].is_empty():
+        return False
+    mode = dropout.inputs[2]
+    return not isinstance(mode, gs.Constant) or bool(np.any(mode.values))
+
+
+def is_weight(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) and not isinstance(tensor._values, gs.ir.tensor.SparseValues)
+
+
+def values(tensor: gs.Constant) -> Array:
+    """The constant's values, without keeping a second copy of them in the graph."""
+    lazy = tensor._values
+    loaded: Array = lazy.load() if isinstance(lazy, gs.ir.tensor.LazyValues) else lazy
+    return loaded
+
+
+def fold_batchnorms(graph: gs.Graph) -> int:
+    """Fold each BatchNormalization into the convolution before it; returns how many were folded.
+
+    y = s (Wx + b - mean) / sqrt(var + eps) + shift, computed in float64. One that cannot be folded stays: its
+    convolution feeds something else too, or one of its parameters is computed at run time.
+    """
+    outputs = {id(t) for t in graph.outputs}
+    found = [n for n in graph.nodes if n.op == "BatchNormalization" and _foldable(n, outputs)]
+    names = Names(tensor_names(graph))
+    for norm in found:
+        _fold_batchnorm(norm, names)
+    return len(found)
+
+
+def _foldable(norm: gs.Node, outputs: set[int]) -> bool:
+    x = norm.inputs[0]
+    if len(x.inputs) != 1 or x.inputs[0].op != "Conv" or len(x.outputs) != 1 or id(x) in outputs:
+        return False
+    conv = x.inputs[0]
+    plain = norm.attrs.get("training_mode", 0) == 0 and norm.attrs.get("spatial", 1) == 1 and len(norm.outputs) == 1
+    return plain and all(is_weight(t) for t in [*norm.inputs[1:5], *conv.inputs[1:]])
+
+
+def _fold_batchnorm(norm: gs.Node, names: Names) -> None:
+    conv = norm.inputs[0].inputs[0]
+    scale, shift, mean, var = (values(t).astype(np.float64) for t in norm.inputs[1:5])
+    factor = scale / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
+    weight = values(conv.inputs[1])
+    bias = values(conv.inputs[2]).astype(np.float64) if len(conv.inputs) > 2 else np.zeros(len(factor))
+    folded = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    name = conv.outputs[0].name
+    conv.inputs = [
+        conv.inputs[0],
+        gs.Constant(names.fresh(f"{name}.weight_folded"), np.ascontiguousarray(folded.astype(weight.dtype))),
+        gs.Constant(names.fresh(f"{name}.bias_folded"), ((bias - mean) * factor + shift).astype(weight.dtype)),
+    ]
+    out = norm.outputs[0]
+    norm.inputs.clear()
+    norm.outputs.clear()
+    conv.outputs = [out]
+
+
+def explicit_pads(node: gs.Node, in_hw: tuple[int, ...] | None) -> tuple[int, ...] | str:
+    """The pads of a Conv node (begins, then ends), with auto_pad resolved; or why they cannot be known."""
+    axes = len(node.inputs[1].shape) - 2
+    mode = node.attrs.get("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return tuple(node.attrs.get("pads", (0,) * (2 * axes)))
+    if mode == "VALID":
+        return (0,) * (2 * axes)
+    strides = node.attrs.get("strides", [1] * axes)
+    if in_hw is None and max(strides) > 1:
+        return f"auto_pad {mode} with a stride depends on the input size, which is not known"
+    return _same_pads(node, mode, strides, in_hw or (1,) * axes)
+
+
+def _same_pads(node: gs.Node, mode: str, strides: Iterable[int], in_hw: tuple[int, ...]) -> tuple[int, ...]:
+    """The output has ceil(n / stride) elements; an odd pad goes to the end for SAME_UPPER, to the begin else."""
+    kernel = node.inputs[1].shape[2:]
+    dilations = node.attrs.get("dilations", [1] * len(kernel))
+    totals = [
+        max((math.ceil(n / s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        for n, k, s, d in zip(in_hw, kernel, strides, dilations, strict=True)
+    ]
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return (*small, *large) if mode == "SAME_UPPER" else (*large, *small)

@@ -1,0 +1,1 @@
+"""Finds, describes and edits the convolutions of an `ov.Model`."""

@@ -1,0 +1,169 @@
+"""Make an OpenVINO model what its description says: operators that were changed are replaced, all others stay.
+
+The description is that of `describe`, edited as `ndpass.graph.graph` edits any graph. What is written into the
+model reads weights where they are; a tensor that was there keeps its names, and what makes it the name of what made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import openvino as ov
+from openvino import opset13 as ops
+
+from ndpass.conv import Array
+from ndpass.graph.normalise import values
+from ndpass.graph.openvino.describe import Places, layer
+
+AUTO_PADS = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower", "VALID": "valid"}
+
+
+@dataclass
+class Lowered:
+    """The model, and where every tensor of its description is in it."""
+
+    model: ov.Model
+    tensors: dict[str, Any]
+
+
+def lower(graph: gs.Graph, places: Places, model: ov.Model, pruned: bool) -> Lowered:
+    """Edit `model`, the one that was described or a clone of it, in place.
+
+    pruned: whether tensors have fewer channels than in the model.
+    """
+    return _Writer(graph, places, model, pruned).run()
+
+
+class _Writer:
+    def __init__(self, graph: gs.Graph, places: Places, model: ov.Model, pruned: bool) -> None:
+        self.graph, self.places, self.model, self.pruned = graph, places, model, pruned
+        self.ops = model.get_ordered_ops()
+        self.tensors = {name: self.ops[i].output(port) for name, (i, port) in places.tensors.items()}
+        self.made: dict[int, Any] = {}  # new constant -> its port, for those that share it
+        self.settled: set[str] = set()  # operators whose shapes are those of the model as it will be
+
+    def run(self) -> Lowered:
+        for t in self.graph.inputs:
+            if t.name not in self.places.tensors:  # a switch, of a network that is only probed
+                parameter = ops.parameter(list(t.shape), t.dtype)
+                parameter.set_friendly_name(t.name)
+                self.model.add_parameters([parameter])
+                self.tensors[t.name] = parameter.output(0)
+        for node in self.graph.nodes:
+            if not self._as_it_was(node):
+                self._write(node)
+            if self.pruned:
+                for tensor in node.outputs:
+                    self._settle(self.tensors[tensor.name].get_node())
+        self.model.validate_nodes_and_infer_types()
+        return Lowered(self.model, self.tensors)
+
+    def _as_it_was(self, node: gs.Node) -> bool:
+        """Also where constants that it reads were replaced: these are put in here."""
+        if node.name not in self.places.slots or (self.pruned and node.op == "Flatten"):
+            return False
+        if node.op in ("Conv", "Gemm") and node.name in self.places.layers:
+            return self.places.layers[node.name] == layer(node)
+        number, slots = self.places.slots[node.name]
+        for slot, tensor in zip(slots, node.inputs, strict=True):
+            if isinstance(tensor, gs.Constant) and tensor.name not in self.places.tensors:
+                self.ops[number].input(slot).replace_source_output(self._constant(tensor, values(tensor).shape))
+        return True
+
+    def _write(self, node: gs.Node) -> None:
+        out, old = WRITERS[node.op](self, node), self.tensors.get(node.outputs[0].name)
+        made = out.get_node()
+        if old is None or node.outputs[0].name not in self.places.tensors:
+            made.set_friendly_name(node.name)
+        else:
+            before = old.get_node()
+            made.set_friendly_name(before.get_friendly_name())
+            for key, value in before.get_rt_info().items():
+                made.set_rt_info(value, key)
+            old.replace(out)
+        self.tensors[node.outputs[0].name] = out
+
+    def _settle(self, op: ov.Node) -> None:
+        """Infer shapes anew up to this operator: a new one is refused where its inputs have still those of before."""
+        if op.get_name() not in self.settled:
+            for port in op.input_values():
+                self._settle(port.get_node())
+            op.validate_and_infer_types()
+            self.settled.add(op.get_name())
+
+    def _read(self, tensor: gs.Tensor) -> Any:
+        if isinstance(tensor, gs.Constant) and tensor.name not in self.places.tensors:
+            return self._constant(tensor, values(tensor).shape)
+        return self.tensors[tensor.name]
+
+    def _constant(self, tensor: gs.Constant, shape: tuple[int, ...]) -> Any:
+        """A constant that the model did not have, in this shape; its values are not copied."""
+        if id(tensor) not in self.made:
+            array: Array = np.ascontiguousarray(values(tensor)).reshape(shape)
+            constant = ov.op.Constant(array, shared_memory=True)
+            constant.set_friendly_name(tensor.name)
+            self.made[id(tensor)] = constant.output(0)
+        return self.made[id(tensor)]
+
+    def _biased(self, node: gs.Node, product: ov.Node, axes: int) -> Any:
+        """axes: behind the channels."""
+        if len(node.inputs) < 3:
+            return product.output(0)
+        product.set_friendly_name(node.name)
+        bias = node.inputs[2]
+        if bias.name in self.places.tensors:
+            return ops.add(product, self.tensors[bias.name]).output(0)
+        shape = (1, bias.shape[0], *(1,) * axes) if axes else (bias.shape[0],)
+        return ops.add(product, self._constant(bias, shape)).output(0)
+
+    def conv(self, node: gs.Node) -> Any:
+        x, weight, attrs = self._read(node.inputs[0]), node.inputs[1], node.attrs
+        axes, groups = len(weight.shape) - 2, int(attrs.get("group", 1))
+        grouped = groups > 1 or (weight.name in self.places.tensors and self._rank(weight) == len(weight.shape) + 1)
+        if weight.name in self.places.tensors:
+            w = self.tensors[weight.name]
+        else:
+            n_o, n_i, *kernel = weight.shape
+            w = self._constant(weight, (groups, n_o // groups, n_i, *kernel) if grouped else tuple(weight.shape))
+        pads = list(attrs.get("pads", [0] * 2 * axes))
+        make = ops.group_convolution if grouped else ops.convolution
+        product = make(
+            x,
+            w,
+            list(attrs.get("strides", [1] * axes)),
+            pads[:axes],
+            pads[axes:],
+            list(attrs.get("dilations", [1] * axes)),
+            AUTO_PADS.get(attrs.get("auto_pad", "NOTSET"), "explicit"),
+        )
+        return self._biased(node, product, axes)
+
+    def _rank(self, weight: gs.Constant) -> int:
+        return int(self.tensors[weight.name].get_partial_shape().rank.get_length())
+
+    def gemm(self, node: gs.Node) -> Any:
+        product = ops.matmul(
+            self._read(node.inputs[0]), self._read(node.inputs[1]), False, bool(node.attrs.get("transB", 0))
+        )
+        return self._biased(node, product, 0)
+
+    def binary(self, node: gs.Node) -> Any:
+        make = {"Add": ops.add, "Mul": ops.multiply}[node.op]
+        return make(*map(self._read, node.inputs)).output(0)
+
+    def flatten(self, node: gs.Node) -> Any:
+        return ops.reshape(self._read(node.inputs[0]), np.array([0, -1]), True).output(0)
+
+
+WRITERS: dict[str, Callable[[_Writer, gs.Node], Any]] = {
+    "Conv": _Writer.conv,
+    "Gemm": _Writer.gemm,
+    "MatMul": _Writer.gemm,
+    "Add": _Writer.binary,
+    "Mul": _Writer.binary,
+    "Flatten": _Writer.flatten,
+}

@@ -1,0 +1,192 @@
+"""The operators of OpenVINO that have a counterpart in ONNX whose rules ndpass knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import openvino as ov
+
+from ndpass.graph.normalise import values
+
+DOMAIN = "openvino"  # of what has none
+
+SAME = {
+    "Abs": "Abs",
+    "Add": "Add",
+    "Clamp": "Clip",
+    "Convert": "Cast",
+    "Divide": "Div",
+    "Elu": "Elu",
+    "Erf": "Erf",
+    "Exp": "Exp",
+    "Gelu": "Gelu",
+    "HSigmoid": "HardSigmoid",
+    "HSwish": "HardSwish",
+    "HardSigmoid": "HardSigmoid",
+    "Maximum": "Max",
+    "Minimum": "Min",
+    "Mish": "Mish",
+    "Multiply": "Mul",
+    "Negative": "Neg",
+    "Relu": "Relu",
+    "Selu": "Selu",
+    "Sigmoid": "Sigmoid",
+    "SoftPlus": "Softplus",
+    "SoftSign": "Softsign",
+    "Sqrt": "Sqrt",
+    "Subtract": "Sub",
+    "Swish": "Swish",
+    "Tanh": "Tanh",
+}
+POOLS = {
+    "AvgPool": "AveragePool",
+    "MaxPool": "MaxPool",
+    "AdaptiveAvgPool": "GlobalAveragePool",
+    "AdaptiveMaxPool": "GlobalMaxPool",
+}
+REDUCED = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
+CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
+UNPACKING = ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract", "Transpose")
+
+
+class Met(NamedTuple):
+    """An operator of the model, the tensors that it reads in the description, and its attributes."""
+
+    op: ov.Node
+    inputs: Sequence[gs.Tensor]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """An operator as ONNX has it. inputs: which of the operator's inputs are the node's; shapes: what they are seen in.
+
+    known: whether its channels may be followed by the rules for an ONNX operator of this name.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    shapes: tuple[tuple[int, ...] | None, ...] | None = None
+    known: bool = False
+
+
+def told(op: ov.Node, inputs: Sequence[gs.Tensor]) -> Told | None:
+    """The counterpart of an operator that reads these tensors, or None."""
+    kind = str(op.get_type_name())
+    attributes = op.get_attributes()
+    if kind in SAME and attributes.get("auto_broadcast", "numpy") == "numpy":
+        return Told(SAME[kind], tuple(range(len(inputs))), known=True)
+    if kind in POOLS:
+        return Told(POOLS[kind], (0,), known=True)
+    rule = RULES.get(kind)
+    return rule(Met(op, inputs, attributes)) if rule else None
+
+
+def unpacks(op: ov.Node, inputs: Sequence[gs.Tensor]) -> bool:
+    """Whether it makes weights of quantised ones, alone or with others: what it reads are constants or such weights."""
+    return op.get_type_name() in UNPACKING and all(
+        isinstance(t, gs.Constant) or (t.inputs and t.inputs[0].op == "Dequantize") for t in inputs
+    )
+
+
+def _convolution(met: Met) -> Told:
+    """Weights of a GroupConvolution are (groups, outputs of one, inputs of one, ...), ONNX's (outputs, inputs, ...)."""
+    transposed = "Backprop" in met.op.get_type_name()
+    grouped = met.op.get_type_name().startswith("Group")
+    attrs: dict[str, Any] = {
+        "strides": list(met.attributes["strides"]),
+        "dilations": list(met.attributes["dilations"]),
+        "pads": [*met.attributes["pads_begin"], *met.attributes["pads_end"]],
+    }
+    if met.attributes["auto_pad"] != "explicit":
+        attrs["auto_pad"] = str(met.attributes["auto_pad"]).upper()
+        del attrs["pads"]
+    shapes = None
+    weight = met.op.get_input_partial_shape(1)
+    if grouped and weight.is_static:
+        groups, a, b, *kernel = weight.to_shape()
+        attrs["group"] = groups
+        if isinstance(met.inputs[1], gs.Constant):
+            shapes = (None, (groups * a, b, *kernel))
+    return Told("ConvTranspose" if transposed else "Conv", (0, 1), attrs, shapes, known=True)
+
+
+def _matmul(met: Met) -> Told | None:
+    turned = {"transA": int(met.attributes["transpose_a"]), "transB": int(met.attributes["transpose_b"])}
+    if isinstance(met.inputs[1], gs.Constant) and len(met.inputs[1].shape) == 2:
+        return Told("Gemm", (0, 1), turned, known=True)
+    return None if turned["transA"] else Told("MatMul", (0, 1), known=not turned["transB"])
+
+
+def _reduce(met: Met) -> Told | None:
+    """Over all or some axes behind the channels: these stay what and where they are."""
+    rank = met.op.get_input_partial_shape(0).rank
+    if rank.is_dynamic or not isinstance(met.inputs[1], gs.Constant):
+        return None
+    axes = {int(a) % rank.get_length() for a in np.atleast_1d(values(met.inputs[1]))}
+    return Told(REDUCED[met.op.get_type_name()], (0,), known=True) if min(axes, default=0) > 1 else None
+
+
+def _flatten(met: Met) -> Told | None:
+    """A Reshape or Squeeze from (N, C, ...) to (N, C·...)."""
+    x, y = met.op.get_input_partial_shape(0), met.op.get_output_partial_shape(0)
+    if x.rank.is_dynamic or y.rank.is_dynamic or x.rank.get_length() < 3 or y.rank.get_length() != 2:
+        return None
+    inner = list(x)[1:]
+    if any(axis.is_dynamic for axis in [*inner, y[1]]):
+        return None
+    whole = math.prod(axis.get_length() for axis in inner) == y[1].get_length()
+    return Told("Flatten", (0,), {"axis": 1}, known=True) if whole else None
+
+
+def _concat(met: Met) -> Told:
+    return Told("Concat", tuple(range(len(met.inputs))), {"axis": int(met.attributes["axis"])}, known=True)
+
+
+def _pad(met: Met) -> Told | None:
+    if not all(isinstance(t, gs.Constant) for t in met.inputs[1:3]):
+        return None
+    pads = [int(p) for t in met.inputs[1:3] for p in values(t)]
+    return Told("Pad", (0,), {"pads": pads}, known=True)
+
+
+def _interpolate(met: Met) -> Told | None:
+    number = {4: 3, 3: 2}.get(len(met.inputs), 99) if "shape_calculation_mode" in met.attributes else 99
+    axes = met.inputs[number] if number < len(met.inputs) else None
+    if not isinstance(axes, gs.Constant) or any(
+        [*met.attributes.get("pads_begin", ()), *met.attributes.get("pads_end", ())]
+    ):
+        return None
+    return Told("Resize", (0,), {"axes": [int(a) for a in values(axes)]}, known=True)
+
+
+def _batchnorm(met: Met) -> Told | None:
+    if isinstance(met.inputs[0], gs.Constant):  # an older version has the data third
+        return None
+    epsilon = met.attributes.get("epsilon", met.attributes.get("eps", 1e-5))
+    return Told("BatchNormalization", (0, 1, 2, 3, 4), {"epsilon": float(epsilon)}, known=True)
+
+
+def _prelu(met: Met) -> Told | None:
+    """Its slopes, if there are several, lie along the channels, where ONNX aligns them with the last axis."""
+    single = isinstance(met.inputs[1], gs.Constant) and math.prod(met.inputs[1].shape) == 1
+    return Told("PRelu", (0, 1), known=True) if single else None
+
+
+RULES: dict[str, Callable[[Met], Told | None]] = {
+    **dict.fromkeys(CONVOLUTIONS, _convolution),
+    **dict.fromkeys(REDUCED, _reduce),
+    **dict.fromkeys(("Reshape", "Squeeze"), _flatten),
+    "BatchNormInference": _batchnorm,
+    "Concat": _concat,
+    "Interpolate": _interpolate,
+    "MatMul": _matmul,
+    "PRelu": _prelu,
+    "Pad": _pad,
+}

@@ -1,0 +1,291 @@
+"""What a model is worth: accuracy where there are labels, agreement with the original where there are none.
+
+Everything streams over batches and sums in float64:
+
+    relative error   ‖a − b‖ / ‖a‖ over all samples and outputs, a of the reference and b of the other model
+    KL               mean over samples of Σ_c p_c (log p_c − log q_c), in nats, p of the reference and q of the other
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.errors import InputError, UsageError
+from ndpass.measuring.own_metric import Metric
+from ndpass.measuring.runtime import Feed, Outputs, Runner
+
+SMALLEST = 1e-12  # a smaller probability counts as this, so that KL stays finite
+SAME = 1e-5  # samples whose outputs differ by less, relative to the largest value, have the same output
+
+Floats = NDArray[np.float64]
+Reference = Runner | Iterable[Outputs]
+
+
+class Samples(Protocol):
+    """The part of `ndpass.calibration.feeds.Feeds` that is needed here."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None: ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Feed]: ...
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close a model is to its reference.
+
+    top1_agreement: per cent of samples with the same best class; kl: nats; both None where no output is class scores.
+    relative_error: infinite where an output is not finite; errors: that of each output; worst_output: the largest's.
+    """
+
+    samples: int
+    top1_agreement: float | None
+    relative_error: float
+    worst_output: str
+    kl: float | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model beside its reference, from one pass over the data; metrics are None without labels or class scores."""
+
+    agreement: Agreement
+    before: Metric | None
+    after: Metric | None
+    warnings: list[str] = field(default_factory=list)
+
+
+def stored(runner: Runner, feeds: Samples, batch: int) -> list[Outputs]:
+    """A reference's outputs, batch by batch, so that its model need not stay in memory beside the one compared."""
+    return [runner(feed) for feed in feeds.batches(batch)]
+
+
+def accuracy(runner: Runner, feeds: Samples, batch: int) -> float:
+    """Top-1 accuracy in per cent; UsageError without labels, InputError without class scores or with other classes."""
+    if feeds.labels is None:
+        raise UsageError("accuracy is measured against labels and the data have none: give labels, or compare models")
+    hits = _Hits(feeds.labels)
+    for feed in feeds.batches(batch):
+        outputs = runner(feed)
+        if (name := score_output(outputs, feed)) is None:
+            shapes = {key: value.shape for key, value in outputs.items()}
+            raise InputError(f"accuracy needs an output (samples, classes), the model has {shapes}: give --metric")
+        hits.add(class_scores(outputs[name]))
+    return hits.per_cent
+
+
+def compare(reference: Reference, runner: Runner, feeds: Samples, batch: int) -> Agreement:
+    """Agreement of `runner` with a reference that is run beside it or was `stored` with the same batch size."""
+    return evaluate(reference, runner, feeds, batch).agreement
+
+
+def evaluate(reference: Reference, runner: Runner, feeds: Samples, batch: int) -> Evaluation:
+    """Agreement, and accuracy before and after where there are labels and class scores, in one pass over the data.
+
+    Raises InputError when outputs have other names or shapes than the reference's or labels other classes than the
+    scores, UsageError when stored outputs are of other data or another batch size.
+    """
+    distance, constancy, top1 = _Distance(), _Constancy(), _Top1(feeds.labels)
+    for feed, a, b in _pairs(reference, runner, feeds, batch):
+        distance.add(a, b)
+        constancy.add(a)
+        if (name := score_output(a, feed)) is not None:
+            top1.add(class_scores(a[name]), class_scores(b[name]))
+    errors = distance.errors
+    worst = max(errors, key=lambda name: errors[name])
+    agreement = Agreement(len(feeds), top1.agreement, distance.relative_error, worst, top1.kl, errors)
+    warnings = [*distance.warnings(), *constancy.warnings(), *top1.warnings()]
+    return Evaluation(agreement, *top1.metrics(), warnings)
+
+
+def score_output(outputs: Outputs, feed: Feed) -> str | None:
+    """The first output that can be class scores: (samples, classes) with two classes or more, trailing ones allowed.
+
+    feed: what the outputs are of. Boxes (detections, 4) are no class scores: there are not as many as samples.
+    """
+    samples = {len(value) for value in feed.values() if value.ndim}
+    for name, value in outputs.items():
+        table = value.ndim > 1 and value.shape[1] > 1 and math.prod(value.shape[2:]) == 1
+        if table and len(value) in samples and value.dtype.kind == "f":
+            return name
+    return None
+
+
+def class_scores(value: NDArray[Any]) -> Floats:
+    """(N, C) or (N, C, 1, ...) -> (N, C) in float64."""
+    return value.reshape(value.shape[:2]).astype(np.float64)
+
+
+def log_probabilities(scores: Floats, *, logits: bool) -> Floats:
+    """(N, C) logits or probabilities -> (N, C) logarithms of probabilities, none below log SMALLEST."""
+    if logits:
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        scores = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    return cast(Floats, np.log(np.maximum(scores, SMALLEST)))
+
+
+def are_logits(scores: Floats) -> bool:
+    """Whether rows (N, C) are not already probabilities: negative somewhere, or of another sum than one."""
+    return bool(scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 1e-3)
+
+
+class _Hits:
+    """Counts right answers; labels are taken in order."""
+
+    def __init__(self, labels: NDArray[np.int64]) -> None:
+        self.labels, self.seen, self.right = labels, 0, 0
+
+    def add(self, scores: Floats) -> None:
+        labels = self.labels[self.seen : self.seen + len(scores)]
+        if len(labels) != len(scores):
+            raise InputError(f"a sample has one label and one row of scores: {len(labels)} labels, {len(scores)} rows")
+        if labels.min() < 0 or labels.max() >= scores.shape[1]:
+            found = f"labels go from {labels.min()} to {labels.max()}"
+            raise InputError(f"a label is the number of a class, 0 to {scores.shape[1] - 1} in this model; {found}")
+        self.seen += len(scores)
+        self.right += int((scores.argmax(axis=1) == labels).sum())
+
+    @property
+    def per_cent(self) -> float:
+        return 100 * self.right / self.seen
+
+
+class _Top1:
+    """Best classes and probabilities of two models, and their accuracy if there are labels."""
+
+    def __init__(self, labels: NDArray[np.int64] | None) -> None:
+        self.hits = None if labels is None else (_Hits(labels), _Hits(labels))
+        self.seen, self.same, self.divergence, self.classes = 0, 0, 0.0, 0
+
+    def add(self, a: Floats, b: Floats) -> None:
+        self.seen, self.classes = self.seen + len(a), a.shape[1]
+        self.same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+        logits = are_logits(a)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so, and compare() says it
+            p, q = log_probabilities(a, logits=logits), log_probabilities(b, logits=logits)
+            self.divergence += float((np.exp(p) * (p - q)).sum())
+        for hits, scores in zip(self.hits or (), (a, b), strict=False):
+            hits.add(scores)
+
+    @property
+    def agreement(self) -> float | None:
+        return 100 * self.same / self.seen if self.seen else None
+
+    @property
+    def kl(self) -> float | None:
+        """Never below zero, which rounding and the smallest probability could make it; infinite rather than NaN."""
+        if not self.seen:
+            return None
+        return max(self.divergence / self.seen, 0.0) if math.isfinite(self.divergence) else math.inf
+
+    def metrics(self) -> tuple[Metric | None, Metric | None]:
+        if self.hits is None or not self.seen:
+            return None, None
+        before, after = (Metric("accuracy", hits.per_cent, hits.seen) for hits in self.hits)
+        return before, after
+
+    def warnings(self) -> Iterator[str]:
+        before, _ = self.metrics()
+        if before and before.samples and at_chance(before.value, before.samples, self.classes):
+            guessing = f"guessing among {self.classes} classes gives {100 / self.classes:.3g} %"
+            yield (
+                f"accuracy before is {before.value:.3g} % on {before.samples} samples and {guessing}: "
+                "does --preprocess fit, and are the labels in the model's order?"
+            )
+
+
+def at_chance(per_cent: float, samples: int, classes: int) -> bool:
+    """Whether an accuracy is at most three standard deviations above 1/classes; never where samples are too few."""
+    chance = 1 / classes
+    limit = chance + 3 * math.sqrt(chance * (1 - chance) / samples)
+    return classes > 1 and limit < 1 and per_cent / 100 <= limit
+
+
+class _Distance:
+    """Squared norms of the reference's outputs and of the differences, by output."""
+
+    def __init__(self) -> None:
+        self.difference: dict[str, float] = {}
+        self.norm: dict[str, float] = {}
+
+    def add(self, a: Outputs, b: Outputs) -> None:
+        for name, value in a.items():
+            x = value.astype(np.float64).ravel()
+            with np.errstate(invalid="ignore", over="ignore"):
+                d = b[name].astype(np.float64).ravel() - x
+                self.difference[name] = self.difference.get(name, 0.0) + float(d @ d)
+                self.norm[name] = self.norm.get(name, 0.0) + float(x @ x)
+
+    @property
+    def relative_error(self) -> float:
+        return _relative(sum(self.difference.values()), sum(self.norm.values()))
+
+    @property
+    def errors(self) -> dict[str, float]:
+        return {name: _relative(self.difference[name], norm) for name, norm in self.norm.items()}
+
+    def warnings(self) -> Iterator[str]:
+        for name, norm in self.norm.items():
+            if not math.isfinite(norm):
+                yield f"output '{name}' of the original model is not finite on these data: does --preprocess fit?"
+
+
+class _Constancy:
+    """Whether a model says the same of every sample."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Floats] = {}
+        self.seen, self.constant = 0, True
+
+    def add(self, outputs: Outputs) -> None:
+        rows = {name: np.atleast_1d(value).astype(np.float64) for name, value in outputs.items()}
+        self.first = self.first or {name: value[:1] for name, value in rows.items()}
+        self.seen += max(len(value) for value in rows.values())
+        self.constant = self.constant and all(_same(value, self.first[name]) for name, value in rows.items())
+
+    def warnings(self) -> Iterator[str]:
+        if self.constant and self.seen > 1:
+            yield "the original model gives the same output for every sample: does --preprocess fit?"
+
+
+def _same(rows: Floats, first: Floats) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool((np.abs(rows - first) <= SAME * np.abs(first).max(initial=0)).all())
+
+
+def _relative(difference: float, norm: float) -> float:
+    """The root of the quotient of two squared norms; infinite, not NaN, where it has no value: NaN passes any limit."""
+    if not (math.isfinite(difference) and math.isfinite(norm)):
+        return math.inf
+    if norm == 0:
+        return 0.0 if difference == 0 else math.inf
+    return math.sqrt(difference / norm)
+
+
+def _pairs(reference: Reference, runner: Runner, feeds: Samples, batch: int) -> Iterator[tuple[Feed, Outputs, Outputs]]:
+    """Batch by batch the feed and what the two models give for it."""
+    kept = None if callable(reference) else iter(reference)
+    for feed in feeds.batches(batch):
+        a = cast(Runner, reference)(feed) if kept is None else next(kept, None)
+        b = runner(feed)
+        if a is None:
+            raise UsageError("outputs stored for comparison are of the same data and batch size; these are too few")
+        _check(a, b)
+        yield feed, a, b
+    if kept is not None and next(kept, None) is not None:
+        raise UsageError("outputs stored for comparison are of the same data and batch size; these are too many")
+
+
+def _check(a: Outputs, b: Outputs) -> None:
+    shapes_a, shapes_b = ({name: value.shape for name, value in outputs.items()} for outputs in (a, b))
+    if shapes_a != shapes_b:
+        raise InputError(f"models that are compared have the same outputs; one has {shapes_a}, the other {shapes_b}")

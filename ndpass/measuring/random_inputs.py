@@ -1,0 +1,34 @@
+"""Random inputs, where only time matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.errors import UsageError
+from ndpass.graph.input_spec import InputSpec, static_batch
+from ndpass.graph.shapes import Shape
+from ndpass.measuring.runtime import Feed
+from ndpass.measuring.target import Target
+
+
+def random_feed(specs: Sequence[InputSpec], shapes: dict[str, tuple[int, ...]], seed: int) -> Feed:
+    """Standard normal floats; integers 0 or 1, which are indices into almost anything."""
+    rng = np.random.default_rng(seed)
+    return {spec.name: _random(rng, spec.dtype, shapes[spec.name]) for spec in specs}
+
+
+def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+    return values.astype(dtype)
+
+
+def feed_of(specs: Sequence[InputSpec], sizes: Mapping[str, Shape], target: Target) -> Feed:
+    """Random inputs of the sizes that costs are counted at, and the target's batch. Raises UsageError for another."""
+    own = static_batch(specs)
+    if own is not None and own.size != target.batch:
+        raise UsageError(f"--batch {target.batch}: the model's batch is fixed at {own.size}: leave --batch out")
+    return random_feed(specs, {spec.name: (target.batch, *sizes[spec.name][1:]) for spec in specs}, 0)

@@ -1,0 +1,1 @@
+"""Candidates, sensitivity, choice and timed search: what gives a plan."""

@@ -1,0 +1,99 @@
+"""What the planner chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ndpass.conv import Block
+from ndpass.passes import Setting
+
+BudgetKind = Literal["pinned", "energy", "macs", "speedup", "max_drop"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """pinned: the settings as given; energy: the share that every layer keeps; macs: share of the model's MACs left.
+
+    speedup: how many times as fast, measured; max_drop: points that the metric may fall; speedup beside it: at least.
+    """
+
+    kind: BudgetKind
+    value: float | None = None
+    speedup: float | None = None
+
+    @property
+    def in_milliseconds(self) -> bool:
+        """Whether candidates have to be timed."""
+        return self.kind in ("speedup", "max_drop")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether layers share it, so that all have to be looked at before one is chosen for."""
+        return self.in_milliseconds or self.kind == "macs"
+
+    def allows(self, error: float) -> bool:
+        """Whether one layer may have this relative error; budgets that layers share allow any."""
+        return self.kind != "energy" or self.value is None or 1 - error >= self.value
+
+    def to_json(self) -> dict[str, Any]:
+        both = {} if self.speedup is None else {"speedup": self.speedup}
+        return {self.kind: "as given" if self.value is None else self.value, **both}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to write a layer: setting by pass name (empty: left as it is), relative error, MACs, seconds if timed.
+
+    weighed: what the error does to the outputs, once that is known (`ndpass.planning.sensitivity`); block: where it had
+    to be fitted to know its error.
+    """
+
+    macs: int
+    error: float = 0.0
+    setting: Mapping[str, Setting] = field(default_factory=dict)
+    seconds: float | None = None
+    weighed: float | None = None
+    block: Block | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def damage(self) -> float:
+        """What is summed over the layers and made least."""
+        return self.error if self.weighed is None else self.weighed
+
+
+Cost = Callable[[Candidate], float]
+
+
+def macs_of(candidate: Candidate) -> float:
+    return candidate.macs
+
+
+def seconds_of(candidate: Candidate) -> float:
+    """Of a candidate that has been timed."""
+    assert candidate.seconds is not None
+    return candidate.seconds
+
+
+def damage(plan: Mapping[str, Choice]) -> float:
+    """Of all layers together: the predicted divergence of the outputs."""
+    return sum(choice.candidate.damage for choice in plan.values())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a site becomes, and, where it is left as it is, why; reverted: something faster was tried and was not."""
+
+    candidate: Candidate
+    reason: str = ""
+    status: Literal["kept", "reverted"] = "kept"
+
+
+def pareto(ways: Sequence[Candidate], cost: Cost = macs_of) -> list[Candidate]:
+    """The candidates that no other beats in both cost and damage, cheapest first."""
+    front: list[Candidate] = []
+    for c in sorted(ways, key=lambda c: (cost(c), c.damage)):
+        if not front or c.damage < front[-1].damage:
+            front.append(c)
+    return front

@@ -1,0 +1,159 @@
+"""Layers that become cheaper because a later one reads fewer channels: what `cp` saves where channels are made.
+
+A layer that keeps c of its input channels takes the others from the layers that make them. In the block that such a
+producer becomes only the convolutions that write them shrink, the ranks inside stay, so its MACs are linear in them:
+
+    MACs(candidate i, c channels kept) = MACs(i) − rate(i) · lost(c)    rate: MACs of one output
+
+`Coupling.fronts` gives the planner these savings by both choices. What it promises is kept: layers without candidates
+count too (depthwise ones that lie between, say), and where it is open which channels go, a Concat's, each branch is
+taken to lose no more than it must, so that the rewritten model may come out with fewer MACs than promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ndpass.conv import Array, Block, Chain, Conv, Sum
+from ndpass.graph.channel_groups import Group
+from ndpass.graph.channel_walk import Labels
+from ndpass.graph.graph import WEIGHTED, Graph, Site
+from ndpass.passes import Pass
+from ndpass.planning.candidate import Candidate, Cost, macs_of
+from ndpass.planning.candidates import block_of, split
+from ndpass.planning.shared_savings import Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What lies before a site whose input channels can be pruned, `size` of them.
+
+    spare: channels that may be kept beyond those asked for. lost: layer -> (size + 1,) outputs that it loses at least
+    when 0, 1, … channels go; rates: the same layers -> MACs of one output as they are now.
+    """
+
+    size: int
+    spare: int
+    lost: Mapping[str, Labels]
+    rates: Mapping[str, int]
+
+    @classmethod
+    def of(cls, graph: Graph, site: Site, group: Group) -> Before:
+        made = {span.tensor.name: span.labels for span in group.spans}
+        layers = [n for n in group.nodes if n.op in WEIGHTED and n.name != site.name and n.outputs[0].name in made]
+        labels = {n.name: made[n.outputs[0].name] for n in layers}
+        macs = graph.macs_by(labels)
+        return cls(
+            group.size,
+            len(group.filled(np.zeros(0, np.int64))) - 1,
+            {name: _lost(own, group.size) for name, own in labels.items()},
+            {name: macs[name] // len(own) for name, own in labels.items()},
+        )
+
+    def dropped(self, kept: int) -> int:
+        """How many channels go for certain where `kept` are asked for."""
+        return max(0, self.size - kept - self.spare)
+
+
+def _lost(labels: Labels, size: int) -> Labels:
+    """(size + 1,): how many of the outputs with labels (n,) go, at least, when 0, 1, … of the channels go."""
+    each = np.sort(np.bincount(labels[labels >= 0], minlength=size))
+    return np.concatenate([[0], np.cumsum(each)])
+
+
+class Coupling:
+    """Which sites of a graph depend on which; the graph is the one that their candidates were found for."""
+
+    def __init__(self, graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> None:
+        self._passes, self._sites, pruning = passes, {site.name: site for site in sites}, split(passes)[1]
+        self._name = pruning.name if pruning else ""
+        found = {site.name: graph.channel_group(site) for site in sites} if pruning else {}
+        self._groups = {n: g for n, g in found.items() if isinstance(g, Group) and len(g.consumers) == 1}
+        self._before = {n: Before.of(graph, self._sites[n], group) for n, group in self._groups.items()}
+
+    def fronts(
+        self, candidates: Mapping[str, Sequence[Candidate]], cost: Cost = macs_of
+    ) -> tuple[dict[str, list[Candidate]], list[Pair]]:
+        """Site -> candidates that no other beats whatever its neighbours become, cheapest first; what pairs save.
+
+        With another cost than MACs a layer saves the same share of it as of its MACs, an estimate; one without
+        candidates, whose cost is not known then, nothing.
+        """
+        before = {name: b for name, b in self._before.items() if name in candidates}
+        dropped = {name: self._dropped(name, ways) for name, ways in candidates.items()}
+        fixed = {name: self._fixed(b, candidates, cost)[dropped[name]] for name, b in before.items()}
+        rates = {p: self._rates(p, candidates[p], cost) for b in before.values() for p in b.lost if p in candidates}
+        most = {p: b.lost[p][dropped[name].max()] for name, b in before.items() for p in b.lost}
+        at = {
+            name: _undominated(ways, cost, fixed.get(name, 0), rates.get(name, 0) * most.get(name, 0), dropped[name])
+            for name, ways in candidates.items()
+        }
+        place = {name: i for i, name in enumerate(candidates)}
+        pairs = [Pair(None, place[name], saved[None, at[name]]) for name, saved in fixed.items()]
+        for name, b in before.items():
+            for p in b.lost.keys() & candidates.keys():
+                saved = rates[p][at[p], None] * b.lost[p][dropped[name][at[name]]]
+                pairs.append(Pair(place[p], place[name], saved))
+        return {n: [candidates[n][i] for i in at[n]] for n in candidates}, [p for p in pairs if p.saved.any()]
+
+    def _dropped(self, name: str, ways: Sequence[Candidate]) -> Labels:
+        """(ways,) channels that each takes from the layers before."""
+        b = self._before.get(name)
+        settings = [c.setting.get(self._name) for c in ways]
+        return np.array([b.dropped(int(s["channels"])) if b and s else 0 for s in settings])
+
+    def _fixed(self, before: Before, planned: Mapping[str, object], cost: Cost) -> Array:
+        """(size + 1,) what layers without candidates save."""
+        total = np.zeros(before.size + 1)
+        for name in before.lost.keys() - planned.keys():
+            total += before.rates[name] * before.lost[name] if cost is macs_of else 0
+        return total
+
+    def _rates(self, name: str, ways: Sequence[Candidate], cost: Cost) -> Array:
+        """(ways,) what one output costs."""
+        site, group = self._sites[name], self._groups.get(name, "")
+        blocks = [block_of(site, self._passes, c.setting, group) for c in ways]
+        macs = [_macs(site, b) - _macs(site, fewer_outputs(b, site.outline.n_o - 1)) for b in blocks]
+        return np.array([m * (cost(c) / c.macs) for m, c in zip(macs, ways, strict=True)])
+
+
+def _macs(site: Site, block: Block) -> int:
+    macs = site.macs(block)
+    assert macs is not None
+    return macs
+
+
+def _undominated(
+    ways: Sequence[Candidate], cost: Cost, fixed: Array | int, most: Array | int, dropped: Labels
+) -> list[int]:
+    """Positions of the candidates worth a look, cheapest first; (ways,) each: fixed, most: savings, always and at most.
+
+    One is beaten by another with no more damage and no more cost, be all its outputs kept or the fewest (between these
+    costs are linear), that takes no fewer channels from the layers before: what these save only grows with them.
+    """
+    costs = np.array([cost(c) for c in ways]) - fixed
+    return undominated(np.column_stack([costs, [c.damage for c in ways], costs - most, -dropped]))
+
+
+def undominated(values: Array) -> list[int]:
+    """Rows (n, columns) than which no other is as small in every column (the first of equal ones), in their order."""
+    kept: list[int] = []
+    for i in np.lexsort(values.T[::-1]):
+        if not (values[kept] <= values[i]).all(axis=1).any():
+            kept.append(int(i))
+    return kept
+
+
+def fewer_outputs(block: Block, n: int) -> Block:
+    """The block with its first n outputs, and without what only the others needed; no bias."""
+    if isinstance(block, Sum):
+        return Sum(*(fewer_outputs(b, n) for b in block.blocks))
+    if isinstance(block, Conv):
+        return replace(block, weight=block.weight[:n], bias=None, group=n if block.depthwise else block.group)
+    *ahead, last = block.blocks
+    if ahead and all(leaf.depthwise for leaf in last.leaves()):
+        ahead = [fewer_outputs(Chain(*ahead), n)]
+    return Chain(*ahead, fewer_outputs(last, n))

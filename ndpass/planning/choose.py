@@ -1,0 +1,96 @@
+"""Which setting at which site: candidates with their error and cost, and the exact choice among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from ndpass.errors import BudgetError
+from ndpass.planning.candidate import Budget, Candidate, Choice, Cost, macs_of, pareto
+from ndpass.planning.knapsack import knapsack
+from ndpass.planning.shared_savings import Forest, Pair
+
+Fronts = Callable[
+    [Mapping[str, Sequence[Candidate]], Cost], tuple[dict[str, list[Candidate]], Sequence[Pair]]
+]  # the candidates of each site that can be best, and what those of two sites save together
+
+
+def choose(
+    candidates: Mapping[str, Sequence[Candidate]],
+    budget: Budget,
+    total: int,
+    fronts: Fronts | None = None,
+) -> dict[str, Choice]:
+    """Pick a candidate for every site; the first of each site is the layer as it is.
+
+    total: MACs of the whole model. fronts: of layers that depend on each other (`ndpass.planning.channel_savings`).
+    Raises BudgetError where no choice meets the budget, saying what can be reached.
+    """
+    if budget.kind == "macs":
+        assert budget.value is not None
+        return _within_macs(candidates, budget.value, total, fronts or separate)
+    return {name: choose_local(ways, budget) for name, ways in candidates.items()}
+
+
+def choose_local(ways: Sequence[Candidate], budget: Budget) -> Choice:
+    """Pinned: the least error of those that save MACs, else an exact one. Energy: the cheapest that keeps it."""
+    energy = budget.value if budget.kind == "energy" else None
+    dense = ways[0]
+    cheaper = [c for c in ways[1:] if c.macs < dense.macs]
+    if energy is None:
+        exact = [c for c in ways[1:] if c.error <= dense.error + 1e-12]
+        best = min(cheaper or exact, key=lambda c: (c.error, c.macs), default=None)
+        return (
+            Choice(best) if best else Choice(dense, "with the settings given it would take more MACs than it does now")
+        )
+    enough = [c for c in cheaper if 1 - c.error >= energy]
+    if enough:
+        return Choice(min(enough, key=lambda c: (c.macs, c.error)))
+    return Choice(dense, f"nothing cheaper keeps {energy:.4g} of the energy")
+
+
+def _within_macs(
+    candidates: Mapping[str, Sequence[Candidate]],
+    fraction: float,
+    total: int,
+    fronts: Fronts,
+) -> dict[str, Choice]:
+    """The choice of least damage at no more than `fraction` of the MACs."""
+    fixed = total - sum(ways[0].macs for ways in candidates.values())
+    room = math.floor(Fraction(str(fraction)) * total) - fixed  # of the decimal as written, not of a float near it
+    kept, pairs = fronts(candidates, macs_of)
+    sizes = [len(front) for front in kept.values()]
+    lowest = int(Forest(sizes, pairs).least([np.array([c.macs for c in front]) for front in kept.values()]))
+    if lowest > room:
+        reachable = math.ceil(Fraction(1000 * (fixed + lowest), total)) / 1000  # upwards: asked for, it must be met
+        others = fixed - sum(int(p.saved.max()) for p in pairs if p.first is None)
+        raise BudgetError(
+            f"--macs {fraction:g} cannot be reached: with these passes the least is {reachable:.3f} "
+            f"(the other layers alone are {others / total:.3f}); ask for that, or allow more passes"
+        )
+    return least_damage(candidates, room, fronts=lambda *_: (kept, pairs))
+
+
+def least_damage(
+    candidates: Mapping[str, Sequence[Candidate]],
+    room: float,
+    cost: Cost = macs_of,
+    fronts: Fronts | None = None,
+) -> dict[str, Choice]:
+    """Least summed damage at no more than `room` of cost: a multiple-choice knapsack, solved exactly."""
+    kept, pairs = (fronts or separate)(candidates, cost)
+    picked = knapsack(list(kept.values()), room, cost, pairs)
+    return {
+        name: Choice(c, "" if c.setting else "the budget is met with less damage elsewhere")
+        for name, c in zip(kept, picked, strict=True)
+    }
+
+
+def separate(
+    candidates: Mapping[str, Sequence[Candidate]], cost: Cost
+) -> tuple[dict[str, list[Candidate]], Sequence[Pair]]:
+    """The fronts of layers none of which depends on another."""
+    return {name: pareto(ways, cost) for name, ways in candidates.items()}, ()

@@ -1,0 +1,83 @@
+"""From sites to a plan: the candidates of every layer, what their errors cost at the outputs, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ndpass.calibration.moments import Moments
+from ndpass.calibration.reference import Calibration
+from ndpass.graph.channel_groups import Group
+from ndpass.graph.graph import Graph, Site
+from ndpass.listener import Listener
+from ndpass.passes import Pass
+from ndpass.planning.candidate import Budget, Candidate, Choice
+from ndpass.planning.candidates import channel_group, ways
+from ndpass.planning.channel_savings import Coupling
+from ndpass.planning.choose import choose, choose_local
+from ndpass.planning.sensitivity import slopes_of, weighed
+from ndpass.planning.threads import blas_threads, side_by_side
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans for one graph, which stays as it is.
+
+    calibration: None plans on the weights alone. most: passes that are composed in a layer, at most; None: all.
+    jobs: layers that are planned side by side.
+    """
+
+    graph: Graph
+    passes: Sequence[Pass]
+    calibration: Calibration | None
+    most: int | None = None
+    jobs: int = 1
+
+    def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
+        """A choice for every site. Raises BudgetError where none meets the budget."""
+        fronts = Coupling(self.graph, sites, self.passes).fronts
+        return choose(self.weighed(sites, self.candidates(sites, listen)), budget, self.graph.macs(), fronts)
+
+    def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
+        """Site name -> its candidates, with data on the activations of the network as it is now."""
+        frontier = self.calibration.frontier(self.graph) if self.calibration else None
+
+        def tasks() -> Iterator[tuple[str, Callable[[], list[Candidate]]]]:
+            for i, site in enumerate(sites):
+                listen("planning", i, len(sites))
+                moments = self.calibration.moments(site, frontier) if self.calibration and frontier else None
+                group = channel_group(self.graph, site, self.passes)
+                yield site.name, partial(self._candidates, site, moments, group)
+
+        return side_by_side(tasks(), self.jobs)
+
+    def _candidates(self, site: Site, moments: Moments | None, group: Group | str) -> list[Candidate]:
+        most = len(self.passes) if self.most is None else self.most
+        with blas_threads(site) if self.jobs == 1 else nullcontext():
+            found = ways(site, self.passes, moments, group, most)
+        return [replace(c, block=None) for c in found]  # layers before it will have changed by the time it is written
+
+    def weighed(self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Candidate]]:
+        """The candidates with what their errors do to the outputs, where there are data to tell."""
+        if self.calibration is None:
+            return {name: list(ways) for name, ways in found.items()}
+        return weighed(found, slopes_of(self.calibration, self.graph, sites, self.passes))
+
+
+def local_choices(
+    site: Site, passes: Sequence[Pass], moments: Moments | None, group: Group | str, budget: Budget
+) -> Iterator[Choice]:
+    """What the budget makes of one layer by itself, best first: the next one is for when a fit misses its estimate.
+
+    budget: energy or pinned settings. The last choice is the layer as it is.
+    """
+    with blas_threads(site):
+        found = ways(site, passes, moments, group)
+    while True:
+        choice = choose_local(found, budget)
+        yield choice
+        if not choice.candidate.setting:
+            return
+        found = [c for c in found if c is not choice.candidate]

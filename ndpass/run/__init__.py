@@ -1,0 +1,1 @@
+"""From options to a verified result: the main job, `inspect` and the studies."""

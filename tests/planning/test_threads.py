@@ -1,0 +1,82 @@
+"""Side by side gives what one after the other gives, in that order, and holds no more at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+import pytest
+from models import network, normal
+from threadpoolctl import threadpool_info
+
+from ndpass.graph.graph import Graph, Site
+from ndpass.passes import parse
+from ndpass.planning.plan import Planner
+from ndpass.planning.threads import side_by_side
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_results_keep_their_order_and_no_more_run_at_once(jobs: int) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work(number: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01 * (5 - number))  # later ones are done sooner
+        with lock:
+            running -= 1
+        return number**2
+
+    tasks = ((str(n), lambda n=n: work(n)) for n in range(5))
+    assert list(side_by_side(tasks, jobs).items()) == [(str(n), n**2) for n in range(5)]
+    assert most == jobs
+
+
+def test_an_error_ends_the_others_before_they_begin() -> None:
+    begun: list[int] = []
+
+    def failing() -> int:
+        raise ValueError("this one")
+
+    def tasks() -> Iterator[tuple[str, Callable[[], int]]]:
+        yield "a", failing
+        for n in range(100):
+            yield str(n), lambda n=n: begun.append(n) or n
+
+    with pytest.raises(ValueError, match="this one"):
+        side_by_side(tasks(), 2)
+    assert len(begun) < 3
+
+
+def test_the_threads_of_the_algebra_are_given_back() -> None:
+    def threads() -> list[int]:
+        return [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+
+    np.linalg.eigh(np.eye(3))
+    before = threads()
+    assert side_by_side([("a", threads)], 10_000)["a"] == [1] * len(before)
+    assert threads() == before
+
+
+def two_layers() -> onnx.ModelProto:
+    text = """(float[N,3,8,8] x) => (float[N,12,8,8] y) {
+        a = Conv<pads=[1,1,1,1]>(x, W1)
+        y = Conv<pads=[1,1,1,1]>(a, W2)
+    }"""
+    return network(text, W1=normal(8, 3, 3, 3), W2=normal(12, 8, 3, 3))
+
+
+def test_candidates_are_those_of_one_job() -> None:
+    """Without data; with data the rounding of the algebra may depend on its threads."""
+    graph, passes = Graph(two_layers()), parse("cd,sd,nd")
+    sites = [s for s in graph.sites() if isinstance(s, Site)]
+    one, two = (Planner(graph, passes, None, jobs=jobs).candidates(sites, lambda *_: None) for jobs in (1, 2))
+    assert list(one) == list(two) == [site.name for site in sites]
+    for name, ways in one.items():
+        assert [(c.macs, c.setting) for c in ways] == [(c.macs, c.setting) for c in two[name]]
+        np.testing.assert_allclose([c.error for c in ways], [c.error for c in two[name]], rtol=1e-6, atol=1e-9)
