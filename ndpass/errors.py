@@ -1,17 +1,18 @@
 """What can go wrong, each kind with the exit code that the command line gives it.
 
-A message states the law, the violation and the remedy in one line, and names the file or the site.
+A message is one line: what is wrong, where (the file or the layer), and what to type instead.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 class NdpassError(Exception):
-    """Parent of every error that ndpass raises on purpose."""
+    """Base class of every error that ndpass raises on purpose."""
 
     exit_code = 1
 
@@ -44,9 +45,44 @@ class OutputError(UsageError):
     """A file cannot be written where it was asked for."""
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only writing ends in these
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an InputError that names the file which cannot be read.
+
+    path: the file to name where the OSError names none, as a failing `read` does not.
+    """
+    try:
+        yield
+    except OSError as e:
+        raise InputError(f"{e.filename or path}: cannot be read: {e.strerror or e}") from e
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an OutputError that names `path`, the file as the user knows it."""
+    try:
+        yield
+    except OSError as e:
+        raise OutputError(f"{path}: cannot be written: {e.strerror or e}") from e
+
+
+def blamed(error: OSError) -> NdpassError:
+    """The one-line error for an OSError that came from neither `reading` nor `writing`.
+
+    Everything that ndpass writes goes through `writing`, so the file that such an error names was being read.
+    """
+    subject = "a file" if error.filename is None else f"{error.filename}:"
+    if error.errno in DISK_FULL:
+        return OutputError(f"{subject} cannot be written: {error.strerror}")
+    return InputError(f"{subject} cannot be read: {error.strerror or error}")
+
+
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Puts the file's name before an InputError that lacks it, raised where only its contents are known."""
+    """Put the file's name before an InputError that lacks it, raised where only its contents are known."""
     try:
         yield
     except InputError as e:
@@ -68,7 +104,7 @@ BOILERPLATE = (
 
 @contextmanager
 def blaming(law: str) -> Iterator[None]:
-    """Turns what a runtime raises, whose classes share no parent, into an InputError of one line."""
+    """Turn whatever a runtime raises, whose classes share no parent, into an InputError of one line."""
     try:
         yield
     except (NdpassError, MemoryError):

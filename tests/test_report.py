@@ -182,7 +182,9 @@ def test_a_setting_reads_as_on_the_command_line() -> None:
 
 
 def peak_of_a_child(held: int) -> int:
-    code = f"from ndpass.measuring.environment import peak_memory_bytes as peak; x = bytes({held}) + b'1'; print(peak())"
+    code = (
+        f"from ndpass.measuring.environment import peak_memory_bytes as peak; x = bytes({held}) + b'1'; print(peak())"
+    )
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import openvino as ov
 
-from ndpass.errors import InputError, blaming, last_words
-from ndpass.files.staging import data_file
+from ndpass.errors import InputError, OutputError, blaming, last_words
+from ndpass.files.model_path import check_model_path
+from ndpass.files.weight_files import check_beside, data_file
 from ndpass.graph.openvino.fold import constant_value, name_of
 
 NEWEST = 11  # version of the format that OpenVINO 2026 writes
@@ -35,6 +35,7 @@ def read_ir(path: Path) -> ov.Model:
     weights = data_file(path)
     if size and not weights.is_file():
         raise InputError(f"{path}: its weights, {weights.name}, are not beside it: copy both files of the IR")
+    check_beside(path, weights)
     if size and not size <= weights.stat().st_size < size + PADDING:
         raise InputError(
             f"{weights}: holds {weights.stat().st_size} bytes where {path.name} wants {size}: it belongs to another "
@@ -52,12 +53,12 @@ def read_ir(path: Path) -> ov.Model:
 def write_ir(model: ov.Model, path: Path, compress: bool) -> None:
     """Write .xml and .bin; weights keep their type unless `compress`, which stores float32 as float16.
 
-    Raises OSError where OpenVINO cannot write.
+    Raises OutputError where OpenVINO cannot write.
     """
     try:
         ov.save_model(model, path, compress_to_fp16=compress)
     except RuntimeError as e:  # OpenVINO writes with C++ streams, which do not say why they fail
-        raise OSError(errno.EIO, f"OpenVINO cannot write it, is the disk full? ({last_words(str(e))})") from e
+        raise OutputError(f"{path}: cannot be written by OpenVINO, is the disk full? ({last_words(str(e))})") from e
 
 
 def write_file(source: Path, path: Path, compress: bool) -> None:
@@ -69,8 +70,7 @@ def write_file(source: Path, path: Path, compress: bool) -> None:
 
 def _declared(path: Path) -> tuple[int, int]:
     """The version of the format and the bytes of weights that the .xml names."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_model_path(path)
     version = size = 0
     try:
         for _, element in ElementTree.iterparse(path, ["start"]):

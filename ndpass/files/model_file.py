@@ -11,11 +11,12 @@ import onnx
 from ndpass.errors import UsageError, about
 from ndpass.files import onnx_file
 from ndpass.files.interface import Interface, interface, ov_interface
-from ndpass.files.staging import Staged, data_file
+from ndpass.files.model_path import check_model_path
+from ndpass.files.staging import Staged
+from ndpass.files.weight_files import IR as IR
+from ndpass.files.weight_files import check_beside, data_file
 from ndpass.graph.graph import Graph
 from ndpass.graph.shapes import Shape
-
-IR = ".xml"
 
 
 class Opened(NamedTuple):
@@ -33,6 +34,7 @@ class Opened(NamedTuple):
 
 def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
     """Read .xml as OpenVINO IR, anything else as ONNX. sizes: as of `Graph`. Raises InputError."""
+    check_model_path(path)
     if path.suffix != IR:
         proto, beside = onnx_file.read(path)
         with about(path):
@@ -53,7 +55,7 @@ def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
 def write(model: Any, stage: Staged, as_external: bool) -> Path:
     """Write what `Graph.to_model` gave; the path that it can be read from.
 
-    From ONNX it is ONNX, whatever the stage is for (`Staged.finish` makes IR of it). Raises OSError.
+    From ONNX it is ONNX, whatever the stage is for (`Staged.finish` makes IR of it). Raises OutputError.
     """
     if isinstance(model, onnx.ModelProto):
         onnx_file.save(model, stage.onnx, as_external)
@@ -62,6 +64,18 @@ def write(model: Any, stage: Staged, as_external: bool) -> Path:
 
     write_ir(model, stage.path, stage.compress)
     return stage.path
+
+
+def check_model(path: Path) -> None:
+    """Raise InputError for a path that is no model file, or whose weights lie outside its folder; reads no weights.
+
+    For commands that leave reading the model to a runtime.
+    """
+    check_model_path(path)
+    if path.suffix == IR:
+        check_beside(path, data_file(path))
+    else:
+        onnx_file.check_external_data(path)
 
 
 def check_output(source: Path, output: Path, int8: bool = False) -> None:

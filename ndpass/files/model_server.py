@@ -1,44 +1,38 @@
-"""A folder as OpenVINO Model Server reads it."""
+"""A folder as OpenVINO Model Server reads it: NAME/VERSION/model.xml, versions being whole numbers."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
-from ndpass.errors import OutputError
+from ndpass.errors import writing
+from ndpass.files.staging import Outputs
+
+
+def stage_version(model: Path, folder: Path, outputs: Outputs) -> Path:
+    """Stage a model as IR in folder/N/model.xml, N one above the versions that are there.
+
+    model: .onnx or .xml. Returns the path that the .xml will have. Raises OutputError where it cannot be written.
+    """
+    from ndpass.files.ir_file import write_file
+
+    with writing(folder):
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    version = 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+    stage = outputs.stage_folder(folder / str(version))
+    write_file(model, stage.path / "model.xml", compress=False)
+    stage.path.chmod(0o755)  # the server may run as another user
+    return stage.target / "model.xml"
 
 
 def check_served(folder: Path) -> None:
     """Raise OutputError where a folder for OpenVINO Model Server cannot be made or written; nothing is left behind."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=there):
-            pass
-    except OSError as e:
-        raise OutputError(f"{folder}: cannot be written for the model server: {e.strerror or e}") from e
+    with Outputs() as trial:
+        trial.stage_folder(folder / "1")
 
 
 def serve(model: Path, folder: Path) -> Path:
-    """Write a model as IR where OpenVINO Model Server looks: folder/N/model.xml, N one above the versions there are.
-
-    The version appears whole or not at all. Returns the path of the .xml; raises OutputError.
-    """
-    from ndpass.files.ir_file import write_file
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".", dir=folder))
-    except OSError as e:
-        raise OutputError(f"{folder}: cannot be written for the model server: {e.strerror or e}") from e
-    versions = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
-    place = folder / str(max(versions, default=0) + 1)
-    try:
-        write_file(model, stage / "model.xml", compress=False)
-        stage.chmod(0o755)  # the server may run as somebody else
-        stage.rename(place)
-    except OSError as e:
-        raise OutputError(f"{place}: cannot be written: {e.strerror or e}") from e
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    return place / "model.xml"
+    """`stage_version`, put in place at once."""
+    with Outputs() as outputs:
+        place = stage_version(model, folder, outputs)
+        outputs.commit()
+        return place

@@ -1,8 +1,9 @@
-"""Models and text to and from disk. Whatever is written appears whole or not at all."""
+"""ONNX models, with weights inside the file or in files beside it, from and to disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from onnx.external_data_helper import (
     uses_external_data,
 )
 
-from ndpass.errors import InputError
-from ndpass.files.staging import data_file
+from ndpass.errors import InputError, writing
+from ndpass.files.model_path import check_model_path
+from ndpass.files.weight_files import check_beside, data_file
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
@@ -35,22 +37,37 @@ def read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     Raises InputError where the file is missing, no ONNX, truncated, invalid, holds NaN or infinite weights, or names
     external data that is missing or outside its folder.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_model_path(path)
     try:
         onnx.checker.check_model(str(path))
         model = onnx.load(path, load_external_data=False)
         beside = data_files(model, path.parent)  # loading them makes the model forget where they were
+        for file in beside:
+            check_beside(path, file)
         if beside:
             load_external_data_for_model(model, str(path.parent))
+    except InputError:
+        raise
     except Exception as e:  # protobuf, the checker and the loader of external data raise a dozen types between them
         raise InputError(f"{path}: {_why(e)}") from e
     check_finite(model, str(path))
     return model, beside
 
 
+def check_external_data(path: Path) -> None:
+    """Raise InputError where the ONNX model at `path` names external data outside its folder; none of it is read."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as e:
+        raise InputError(f"{path}: {_why(e)}") from e
+    for file in data_files(model, path.parent):
+        check_beside(path, file)
+
+
 def _why(e: Exception) -> str:
     text = " ".join(str(e).split())
+    if isinstance(e, OSError) and not isinstance(e, FileNotFoundError):
+        return f"cannot be read: {e.strerror or e}"
     if "parse" in text.lower() or "ir_version" in text or type(e).__name__ == "DecodeError":
         return "not an ONNX model, or truncated: it cannot be parsed (export or copy it again)"
     if "external" in text.lower() or text.startswith("Data of TensorProto") or isinstance(e, FileNotFoundError):
@@ -60,7 +77,9 @@ def _why(e: Exception) -> str:
 
 def data_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
     """The files that hold the tensors of a model in `folder` whose external data were not loaded."""
-    places = (ExternalDataInfo(t).location for _, t in _tensors(model.graph) if uses_external_data(t))
+    nodes = [node for function in model.functions for node in function.node]
+    tensors = itertools.chain(_tensors(model.graph), _tensors_of(nodes))
+    places = (ExternalDataInfo(t).location for _, t in tensors if uses_external_data(t))
     return [folder / place for place in dict.fromkeys(places)]
 
 
@@ -83,14 +102,20 @@ def _weights(graph: onnx.GraphProto) -> set[str]:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Initializers and the values of Constant nodes, with the names that they go by; in inner graphs too."""
+    """Initializers and the values in attributes, with the names that they go by; in inner graphs too."""
     yield from ((t.name, t) for t in graph.initializer)
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from ((sparse.values.name, t) for t in (sparse.values, sparse.indices))
+    yield from _tensors_of(graph.node)
+
+
+def _tensors_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, onnx.TensorProto]]:
+    for node in nodes:
         for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield node.output[0], attribute.t
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
+            tensors = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            yield from ((node.output[0], tensor) for tensor in tensors)
+            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _tensors(graph)
 
 
 def _finite(array: NDArray[np.floating], weight: bool) -> bool:
@@ -101,6 +126,7 @@ def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
     """Write ONNX; weights go to `<name>.data` beside it if asked for or if one file cannot hold them.
 
     External data is taken out of `model` on the way: it should not be used afterwards.
+    Raises OutputError.
     """
     size = sum(len(t.raw_data) for t in model.graph.initializer)
     if as_external or size >= PROTOBUF_LIMIT:
@@ -108,4 +134,5 @@ def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:
         for tensor in model.graph.initializer:
             if len(tensor.raw_data) >= EXTERNAL_FROM:
                 set_external_data(tensor, data_file(path).name)
-    onnx.save(model, path)
+    with writing(path):
+        onnx.save(model, path)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ndpass.errors import InputError, UsageError, blaming
+from ndpass.files.model_path import check_model_path
 from ndpass.graph.input_spec import StaticBatch, filled, static_batch
 from ndpass.graph.openvino.port_names import port_name
 
@@ -193,9 +194,8 @@ class OnnxRuntime(Session):
 
 
 def existing(path: Path) -> Path:
-    """The path itself; InputError if no file is there."""
-    if not path.is_file():
-        raise InputError(f"{path}: a model is read from a file, and there is none here")
+    """The path itself; InputError where it can be no model."""
+    check_model_path(path)
     return path
 
 

@@ -142,7 +142,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "truncated": (truncated, ("truncated", "export")),
     "empty": (empty, ("not a", "ONNX model")),
     "no file": (lambda _: None, ("no such file",)),
-    "a folder": (a_folder, ("no such file",)),
+    "a folder": (a_folder, ("is a folder", "name the model in it")),
     "failing the checker": (failing_the_checker, ("not a valid ONNX model", "missing")),
     "contradicting itself": (contradicting_itself, ()),
     "no convolution": (saved(NO_CONVOLUTION), ("no convolution",)),

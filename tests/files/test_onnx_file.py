@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from conftest import Command
 from models import EXACT, feed_of, network, normal, relative, run_ort
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from ndpass.errors import InputError, OutputError
+from ndpass.errors import InputError
 from ndpass.files import onnx_file
-from ndpass.files.staging import staged, stored_bytes
-from ndpass.measuring.runtime import OpenVINO
-from ndpass.run import digits
+from ndpass.files.staging import staged
+from ndpass.files.weight_files import check_beside, stored_bytes
 
 # a weight of 1728 bytes: what is smaller than 1 KiB stays in the model also when the others lie outside
 TEXT = "(float[1,3,8,8] x) => (float[1,16,6,6] y) { y = Conv(x, W) }"
@@ -52,11 +51,6 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    assert refused(tmp_path / "m.onnx").endswith("no such file")
-
-
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").mkdir()
     assert refused(tmp_path / "m.onnx").endswith("no such file")
 
 
@@ -213,104 +207,55 @@ def test_external_data_behind_a_link_out_of_the_folder(tmp_path: Path) -> None:
     assert "its external data cannot be used" in refused(pointing_to(tmp_path / "here", "m.onnx.data"))
 
 
-# staged
+def in_a_branch(tensor: TensorProto) -> onnx.ModelProto:
+    """A model whose If reads the tensor in one of its branches."""
+    inside = onnx.helper.make_node("Constant", [], ["z"], value=tensor)
+    (out,) = network("(float[16,3,3,3] x) => (float[16,3,3,3] z) { z = Identity(x) }").graph.output
+    branch = onnx.helper.make_graph([inside], "branch", [], [out])
+    chosen = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    whole = network("(bool c) => (float[16,3,3,3] y) { y = Identity(c) }")
+    whole.graph.node[0].CopyFrom(chosen)
+    return whole
 
 
-def test_a_staged_file_appears_when_it_is_committed_and_not_before(tmp_path: Path) -> None:
-    target = tmp_path / "m.txt"
-    with staged(target) as stage:
-        stage.path.write_text("new")
-        assert not target.exists()
-        stage.commit()
-        assert target.read_text() == "new"
-    assert listing(tmp_path) == ["m.txt"]
+def in_a_function(tensor: TensorProto) -> onnx.ModelProto:
+    """A model that calls a function which holds the tensor."""
+    whole = network("(float[16,3,3,3] x) => (float[16,3,3,3] y) { y = Identity(x) }")
+    whole.graph.node[0].op_type, whole.graph.node[0].domain = "Shift", "own"
+    inside = onnx.helper.make_node("Constant", [], ["z"], value=tensor)
+    total = onnx.helper.make_node("Add", ["a", "z"], ["b"])
+    opset = onnx.helper.make_opsetid("", 17)
+    whole.functions.append(onnx.helper.make_function("own", "Shift", ["a"], ["b"], [inside, total], [opset]))
+    whole.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    return whole
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, InputError])
-def test_nothing_is_left_and_nothing_is_lost_when_something_fails(tmp_path: Path, error: type[BaseException]) -> None:
-    target = tmp_path / "m.onnx"
-    target.write_text("old")
-
-    def fail() -> None:
-        with staged(target) as stage:
-            stage.path.write_text("half")
-            (stage.path.parent / "m.onnx.data").write_text("half")
-            raise error("on purpose")
-
-    with pytest.raises(error, match="on purpose"):
-        fail()
-    assert listing(tmp_path) == ["m.onnx"]
-    assert target.read_text() == "old"
-
-
-def test_without_commit_nothing_is_written(tmp_path: Path) -> None:
-    with staged(tmp_path / "m.onnx") as stage:
-        stage.path.write_text("never wanted")
-    assert listing(tmp_path) == []
+@pytest.mark.parametrize("place", [in_a_branch, in_a_function], ids=lambda f: f.__name__)
+def test_external_data_of_inner_graphs_outside_the_folder(
+    place: Callable[[TensorProto], onnx.ModelProto], tmp_path: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "secret.bin").write_bytes(normal(16, 3, 3, 3).tobytes())
+    tensor = numpy_helper.from_array(normal(16, 3, 3, 3), "W")
+    set_external_data(tensor, "../secret.bin", offset=0, length=len(tensor.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    path = tmp_path / "here" / "m.onnx"
+    path.write_bytes(place(tensor).SerializeToString())
+    assert "its external data cannot be used" in refused(path)
+    with pytest.raises(InputError, match=r"m\.onnx: its external data cannot be used: .*leads out of its folder"):
+        onnx_file.check_external_data(path)
 
 
-def test_a_model_and_its_data_are_replaced_together(tmp_path: Path) -> None:
-    target = with_data(tmp_path)
-    other = normal(16, 3, 3, 3, seed=9)
-    with staged(target) as stage:
-        onnx_file.save(model(other), stage.path, as_external=True)
-        stage.commit()
-    assert listing(tmp_path) == ["m.onnx", "m.onnx.data"]
-    np.testing.assert_array_equal(numpy_helper.to_array(onnx_file.load(target).graph.initializer[0]), other)
-    assert (tmp_path / "m.onnx.data").stat().st_size == other.nbytes
-
-
-def test_a_model_without_data_leaves_no_data_of_an_older_one(tmp_path: Path) -> None:
-    """Else the size on disk would count weights that belong to nobody."""
-    target = with_data(tmp_path)
-    with staged(target) as stage:
-        onnx_file.save(model(), stage.path)
-        stage.commit()
-    assert onnx_file.load(target) == model()
-    assert stored_bytes(target) == len(model().SerializeToString())
-
-
-def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
-    target = tmp_path / "nowhere" / "m.onnx"
-    with (
-        pytest.raises(OutputError, match=r"m\.onnx: cannot write into .*nowhere: No such file") as refusal,
-        staged(target),
-    ):
-        pytest.fail("the body must not run")
-    assert refusal.value.exit_code == 2
-
-
-def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot write into"), staged(tmp_path / "file" / "m.onnx"):
-        pytest.fail("the body must not run")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into a read-only folder all the same")
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(OutputError, match="Permission denied"), staged(tmp_path / "m.onnx"):
-        pytest.fail("the body must not run")
-
-
-def test_a_folder_in_the_place_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "m.txt").mkdir()
-    with pytest.raises(OutputError, match=r"m\.txt is a folder"):
-        onnx_file.write_text(tmp_path / "m.txt", "text")
-    assert listing(tmp_path) == ["m.txt"]
-
-
-def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
-    for text in ("first, and longer", "second: ×"):
-        onnx_file.write_text(tmp_path / "r.json", text)
-    assert (tmp_path / "r.json").read_text(encoding="utf-8") == "second: ×"
-    assert listing(tmp_path) == ["r.json"]
-
-
-def test_a_relative_target_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    onnx_file.write_text(Path("r.json"), "{}")
-    assert listing(tmp_path) == ["r.json"]
+def test_a_model_that_is_a_link_may_have_its_data_where_it_lies(tmp_path: Path) -> None:
+    """Download caches keep files elsewhere and link to them."""
+    path = with_data(tmp_path / "blobs")
+    (tmp_path / "m.onnx").symlink_to(path)
+    (tmp_path / "m.onnx.data").symlink_to(tmp_path / "blobs" / "m.onnx.data")
+    check_beside(tmp_path / "m.onnx", tmp_path / "m.onnx.data")
+    (tmp_path / "other.data").write_bytes(b"")
+    with pytest.raises(InputError, match="leads out of its folder"):
+        check_beside(path, tmp_path / "other.data")
 
 
 # OpenVINO IR
@@ -333,30 +278,16 @@ def test_ir_keeps_the_type_of_the_weights_and_takes_no_onnx_along(tmp_path: Path
     assert stored_bytes(target) == sum(p.stat().st_size for p in tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("folder")
-def test_model_server_gets_version_after_version(ndpass: Command) -> None:
-    """As OpenVINO Model Server lays models out: NAME/VERSION/model.xml and .bin, and nothing else."""
-    for version in ("1", "2"):
-        done = ndpass("run", "--passes", "nd:rank=2", "-o", "out.onnx", "--model-server", "served/digits")
-        assert done.code == 0, done.err
-        assert f"served/digits/{version}/model.xml" in done.out
-    assert sorted(p.name for p in Path("served/digits").iterdir()) == ["1", "2"]
-    assert sorted(p.name for p in Path("served/digits/1").iterdir()) == ["model.bin", "model.xml"]
-    image = digits.images()[1][0][:4]
-    (wanted,) = OpenVINO(Path("out.onnx"))({"image": image}).values()
-    (found,) = OpenVINO(Path("served/digits/1/model.xml"))({"image": image}).values()
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+def test_ir_whose_weights_are_a_link_out_of_its_folder_is_not_read(tmp_path: Path) -> None:
+    import openvino as ov
 
+    from ndpass.files.ir_file import read_ir
 
-def test_a_run_that_fails_leaves_no_folder_for_the_model_server(ndpass: Command, folder: Path) -> None:
-    done = ndpass("run", "-q", "--passes", "nd", "--macs", "0.001", "-o", "out.onnx", "--model-server", "served/digits")
-    assert done.code == 4
-    assert not (folder / "served").exists()
-
-
-def test_model_server_folder_that_is_a_file(ndpass: Command, folder: Path) -> None:
-    (folder / "served").write_text("")
-    done = ndpass("run", "-q", "--passes", "nd:rank=2", "-o", "out.onnx", "--model-server", "served")
-    assert done.code == 2
-    assert "served" in done.err
-    assert not Path("out.onnx").exists()
+    onnx_file.save(model(), tmp_path / "m.onnx")
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / "m.xml"
+    ov.save_model(ov.Core().read_model(tmp_path / "m.onnx"), path, compress_to_fp16=False)
+    path.with_suffix(".bin").rename(tmp_path / "secret.bin")
+    path.with_suffix(".bin").symlink_to(tmp_path / "secret.bin")
+    with pytest.raises(InputError, match=r"m\.xml: its external data cannot be used: .*m\.bin leads out"):
+        read_ir(path)

@@ -141,7 +141,7 @@ def test_wrong_names_and_wrong_shapes_are_refused_in_one_line(runtime: Runtime) 
 @both
 def test_an_unreadable_file_is_named_in_one_line(runtime: Runtime, tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
-    with pytest.raises(InputError, match=r"broken\.onnx: .* there is none"):
+    with pytest.raises(InputError, match=r"broken\.onnx: no such file"):
         runtime(path)
     path.write_bytes(model(RELU)[:-9])
     with pytest.raises(InputError, match=r"broken\.onnx: .*cannot load it: .+") as error:

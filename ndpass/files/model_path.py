@@ -1,0 +1,67 @@
+"""What a path that is given as a model is, told before anything reads it; one line says what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ndpass.errors import InputError, reading
+from ndpass.files.weight_files import IR, MODELS
+
+PYTORCH = (".pt", ".pth", ".safetensors")
+ARRAYS = (".npz", ".npy")
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+OTHERS = {
+    ".h5": "a Keras model: convert it with tf2onnx, python -m tf2onnx.convert --keras",
+    ".keras": "a Keras model: export it with model.export('{stem}.onnx', format='onnx')",
+    ".tflite": "a TensorFlow Lite model: openvino.convert_model reads it, save that as {stem}.xml",
+    ".engine": "a TensorRT engine, which cannot be rewritten: give the ONNX model that it was built from",
+    ".ort": "a model optimised for onnxruntime: give the ONNX model that it was made from",
+}
+
+
+def check_model_path(path: Path) -> None:
+    """Raise InputError for a path that cannot be a model: missing, a folder, a PyTorch file, data, an image.
+
+    Only the name and the first bytes are looked at.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the model in it{_models_in(path)}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file{_close_to(path)}")
+    ending = path.suffix.lower()
+    if ending in ARRAYS or ending in IMAGES:
+        kind = "an array file" if ending in ARRAYS else "an image"
+        raise InputError(f"{path} is {kind}, no model: the model comes first, data as --calibration or --validation")
+    if ending == ".bin" and path.with_suffix(IR).is_file():
+        raise InputError(f"{path} holds only the weights of an OpenVINO IR: give {path.with_suffix(IR)}")
+    if ending in OTHERS:
+        raise InputError(f"{path} is {OTHERS[ending].format(stem=path.stem)}")
+    if ending in PYTORCH or _is_pytorch(path):
+        raise InputError(
+            f"{path} is a PyTorch file: load the network in Python and export it with "
+            f'torch.onnx.export(network.eval(), torch.zeros(1, 3, 224, 224), "{path.stem}.onnx")'
+        )
+
+
+def _is_pytorch(path: Path) -> bool:
+    """Whether the file begins as torch.save writes it, an archive or an older pickle."""
+    with reading(path), path.open("rb") as file:
+        first = file.read(100)
+    return first.startswith(b"\x80\x02") or (first.startswith(b"PK") and b"data.pkl" in first)
+
+
+def _models_in(folder: Path) -> str:
+    with reading(folder):
+        found = sorted(p for p in folder.iterdir() if p.suffix in MODELS)
+    return f", as {found[0]}" if found else "; there is no .onnx and no .xml directly in it"
+
+
+def _close_to(path: Path) -> str:
+    """A name beside that was probably meant."""
+    try:
+        beside = {p.name: p for p in path.parent.iterdir() if p.suffix in MODELS}
+    except OSError:
+        return ""
+    found = difflib.get_close_matches(path.name, beside, 1)
+    return f": did you mean {beside[found[0]]}?" if found else ""
