@@ -1,26 +1,30 @@
-"""What a model is worth: accuracy where there are labels, agreement with the original where there are none.
+"""How good a model is: accuracy where there are labels, agreement with the original where there are none.
 
 Everything streams over batches and sums in float64:
 
     relative error   ‖a − b‖ / ‖a‖ over all samples and outputs, a of the reference and b of the other model
+    output errors    E|a − b|² / Var(a) of each output and each group of its channels, see `output_errors`
     KL               mean over samples of Σ_c p_c (log p_c − log q_c), in nats, p of the reference and q of the other
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.errors import InputError, UsageError
+from ndpass.measuring.class_scores import are_logits, class_scores, log_probabilities, score_output
+from ndpass.measuring.output_errors import OutputError, OutputErrors, worst
 from ndpass.measuring.own_metric import Metric
 from ndpass.measuring.runtime import Feed, Outputs, Runner
 
-SMALLEST = 1e-12  # a smaller probability counts as this, so that KL stays finite
+__all__ = ["Agreement", "Evaluation", "accuracy", "at_chance", "compare", "evaluate", "score_output", "stored"]
+
 SAME = 1e-5  # samples whose outputs differ by less, relative to the largest value, have the same output
 
 Floats = NDArray[np.float64]
@@ -44,6 +48,7 @@ class Agreement:
 
     top1_agreement: per cent of samples with the same best class; kl: nats; both None where no output is class scores.
     relative_error: infinite where an output is not finite; errors: that of each output; worst_output: the largest's.
+    outputs: of each output E|a − b|² / Var(a), and that of its groups of channels where their scales differ.
     """
 
     samples: int
@@ -52,16 +57,35 @@ class Agreement:
     worst_output: str
     kl: float | None = None
     errors: dict[str, float] = field(default_factory=dict)
+    outputs: Mapping[str, OutputError] = field(default_factory=dict)
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The label and the error of the output or group of channels that is furthest off, of `outputs`."""
+        return worst(self.outputs)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model beside its reference, from one pass over the data; metrics are None without labels or class scores."""
+    """A model beside its reference, from one pass over the data.
+
+    before, after: the metric of the reference and of the model; None where it has no value.
+    """
 
     agreement: Agreement
     before: Metric | None
     after: Metric | None
     warnings: list[str] = field(default_factory=list)
+
+
+class Gathering(Protocol):
+    """A metric of two models that is gathered batch by batch; `ndpass.measuring.metrics` has those with a name."""
+
+    def add(self, original: Outputs, other: Outputs) -> None: ...
+
+    def values(self) -> tuple[Metric, Metric] | None: ...
+
+    def warnings(self) -> list[str]: ...
 
 
 def stored(runner: Runner, feeds: Samples, batch: int) -> list[Outputs]:
@@ -88,54 +112,41 @@ def compare(reference: Reference, runner: Runner, feeds: Samples, batch: int) ->
     return evaluate(reference, runner, feeds, batch).agreement
 
 
-def evaluate(reference: Reference, runner: Runner, feeds: Samples, batch: int) -> Evaluation:
-    """Agreement, and accuracy before and after where there are labels and class scores, in one pass over the data.
+def evaluate(
+    reference: Reference, runner: Runner, feeds: Samples, batch: int, metric: Gathering | None = None
+) -> Evaluation:
+    """Agreement, and the metric before and after, in one pass over the data.
 
-    Raises InputError when outputs have other names or shapes than the reference's or labels other classes than the
-    scores, UsageError when stored outputs are of other data or another batch size.
+    metric: a fresh one; None: accuracy, where there are labels and class scores. Raises InputError when outputs have
+    other names or shapes than the reference's or labels other classes than the scores, UsageError when stored outputs
+    are of other data or another batch size.
     """
-    distance, constancy, top1 = _Distance(), _Constancy(), _Top1(feeds.labels)
+    errors, constancy, top1 = OutputErrors(), _Constancy(), _Top1(feeds.labels if metric is None else None)
     for feed, a, b in _pairs(reference, runner, feeds, batch):
-        distance.add(a, b)
+        errors.add(a, b)
         constancy.add(a)
         if (name := score_output(a, feed)) is not None:
             top1.add(class_scores(a[name]), class_scores(b[name]))
-    errors = distance.errors
-    worst = max(errors, key=lambda name: errors[name])
-    agreement = Agreement(len(feeds), top1.agreement, distance.relative_error, worst, top1.kl, errors)
-    warnings = [*distance.warnings(), *constancy.warnings(), *top1.warnings()]
-    return Evaluation(agreement, *top1.metrics(), warnings)
+        if metric is not None:
+            metric.add(a, b)
+    agreement = _agreement(len(feeds), errors, top1)
+    warnings = [*_not_finite(errors), *constancy.warnings(), *top1.warnings(), *(metric.warnings() if metric else ())]
+    before, after = top1.metrics() if metric is None else metric.values() or (None, None)
+    return Evaluation(agreement, before, after, warnings)
 
 
-def score_output(outputs: Outputs, feed: Feed) -> str | None:
-    """The first output that can be class scores: (samples, classes) with two classes or more, trailing ones allowed.
-
-    feed: what the outputs are of. Boxes (detections, 4) are no class scores: there are not as many as samples.
-    """
-    samples = {len(value) for value in feed.values() if value.ndim}
-    for name, value in outputs.items():
-        table = value.ndim > 1 and value.shape[1] > 1 and math.prod(value.shape[2:]) == 1
-        if table and len(value) in samples and value.dtype.kind == "f":
-            return name
-    return None
+def _agreement(samples: int, errors: OutputErrors, top1: _Top1) -> Agreement:
+    squares = errors.squares
+    relative = {name: _relative(*pair) for name, pair in squares.items()}
+    off, norm = (sum(pair[i] for pair in squares.values()) for i in (0, 1))
+    furthest = max(relative, key=lambda name: relative[name])
+    return Agreement(samples, top1.agreement, _relative(off, norm), furthest, top1.kl, relative, errors.errors())
 
 
-def class_scores(value: NDArray[Any]) -> Floats:
-    """(N, C) or (N, C, 1, ...) -> (N, C) in float64."""
-    return value.reshape(value.shape[:2]).astype(np.float64)
-
-
-def log_probabilities(scores: Floats, *, logits: bool) -> Floats:
-    """(N, C) logits or probabilities -> (N, C) logarithms of probabilities, none below log SMALLEST."""
-    if logits:
-        shifted = scores - scores.max(axis=1, keepdims=True)
-        scores = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
-    return cast(Floats, np.log(np.maximum(scores, SMALLEST)))
-
-
-def are_logits(scores: Floats) -> bool:
-    """Whether rows (N, C) are not already probabilities: negative somewhere, or of another sum than one."""
-    return bool(scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 1e-3)
+def _not_finite(errors: OutputErrors) -> Iterator[str]:
+    for name, (_, norm) in errors.squares.items():
+        if not math.isfinite(norm):
+            yield f"output '{name}' of the original model is not finite on these data: does --preprocess fit?"
 
 
 class _Hits:
@@ -208,35 +219,6 @@ def at_chance(per_cent: float, samples: int, classes: int) -> bool:
     chance = 1 / classes
     limit = chance + 3 * math.sqrt(chance * (1 - chance) / samples)
     return classes > 1 and limit < 1 and per_cent / 100 <= limit
-
-
-class _Distance:
-    """Squared norms of the reference's outputs and of the differences, by output."""
-
-    def __init__(self) -> None:
-        self.difference: dict[str, float] = {}
-        self.norm: dict[str, float] = {}
-
-    def add(self, a: Outputs, b: Outputs) -> None:
-        for name, value in a.items():
-            x = value.astype(np.float64).ravel()
-            with np.errstate(invalid="ignore", over="ignore"):
-                d = b[name].astype(np.float64).ravel() - x
-                self.difference[name] = self.difference.get(name, 0.0) + float(d @ d)
-                self.norm[name] = self.norm.get(name, 0.0) + float(x @ x)
-
-    @property
-    def relative_error(self) -> float:
-        return _relative(sum(self.difference.values()), sum(self.norm.values()))
-
-    @property
-    def errors(self) -> dict[str, float]:
-        return {name: _relative(self.difference[name], norm) for name, norm in self.norm.items()}
-
-    def warnings(self) -> Iterator[str]:
-        for name, norm in self.norm.items():
-            if not math.isfinite(norm):
-                yield f"output '{name}' of the original model is not finite on these data: does --preprocess fit?"
 
 
 class _Constancy:

@@ -109,6 +109,25 @@ def test_the_worst_output_is_named_with_the_error_of_each(tmp_path: Path) -> Non
     assert found.relative_error == pytest.approx(0.5 / math.sqrt(2))
 
 
+def test_each_output_has_an_error_relative_to_its_own_variance(tmp_path: Path) -> None:
+    both = "float[N, 4] small, float[N, 4] large"
+    a, b = (
+        linear(
+            weight(),
+            "h = Constant<value_float = 1000.0>() k = Constant<value_float = "
+            f"{k}>() small = Mul(z, k) large = Mul(z, h)",
+            both,
+        )
+        for k in (1.0, 0.5)
+    )
+    found = compare(a, b, data(inputs(), None, a, tmp_path), 8)
+    z = inputs().astype(np.float64) @ weight()
+    expected = np.square(0.5 * z).sum() / np.square(z - z.mean(axis=0)).sum()
+    assert found.relative_error < 1e-3
+    assert found.worst == ("small", pytest.approx(expected, rel=TOLERANCE))
+    assert found.outputs["large"].error == 0
+
+
 def test_without_class_scores_only_the_error_is_known(tmp_path: Path) -> None:
     tail = "u = Constant<value_ints = [1]>() a = Unsqueeze(z, u) y = Concat<axis = 1>(a, a)"
     runner = linear(weight(), tail, "float[N, 2, 4] y")

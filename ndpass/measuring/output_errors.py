@@ -1,0 +1,198 @@
+"""How far each output is from the original's, and each group of its channels where their scales differ.
+
+    error = E|y − ŷ|² / Var(y)
+
+y is an output of the original and ŷ the same output of the other model. The expectation runs over samples and
+positions; Var(y) is taken around the mean of each channel. 0 means equal; 1 means as far off as the mean would be.
+
+One output may hold values of different scales, as a detector's boxes (0 to 320) and scores (0 to 1). Then the larger
+ones decide the error of the whole, so neighbouring channels of one scale form a group with an error of its own. All
+sums are streamed over batches in float64; the groups are found at the end, from the original's outputs alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.measuring.runtime import Outputs
+
+WIDEST = 10.0  # times the smallest range in a group that the largest may be
+MOST_GROUPS = 16  # more are no order of kinds: then the output is one group
+PROBABLE = 0.1  # range that a channel of probabilities counts with, even if nothing rises on these data
+CONSTANT = 1e-12  # variance, relative to the mean square, that is rounding
+BLOCK = 1 << 20  # values that are turned into float64 at once
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """E|y − ŷ|² / Var(y) of one output; groups: label, as 'output0[4:84]', -> that of these channels.
+
+    groups is empty where all channels are of one scale. Infinite where a value is not finite.
+    """
+
+    error: float
+    groups: Mapping[str, float]
+
+    @property
+    def parts(self) -> list[float]:
+        """The errors that count: of the groups, or of the whole where there are none."""
+        return list(self.groups.values()) or [self.error]
+
+
+def worst(errors: Mapping[str, OutputError]) -> tuple[str, float]:
+    """The label and the error of the output, or group of channels, that is furthest off; ('', 0) without outputs."""
+    return max(flat(errors).items(), key=lambda item: item[1], default=("", 0.0))
+
+
+def flat(errors: Mapping[str, OutputError]) -> dict[str, float]:
+    """Each output's error by its name, followed by those of its groups by their labels."""
+    found: dict[str, float] = {}
+    for name, output in errors.items():
+        found |= {name: output.error, **output.groups}
+    return found
+
+
+def channel_axis(shape: tuple[int, ...]) -> int:
+    """Which axis of an output holds its channels; axis 0 is the batch.
+
+    Axis 1 in general; the smaller one of a detector's (N, boxes, 85) and (N, 84, boxes); the last of maps whose other
+    two axes are equal, or at least four times as long.
+    """
+    if len(shape) == 3:
+        return 2 if shape[2] < shape[1] else 1
+    if len(shape) < 3:
+        return len(shape) - 1
+    *_, high, wide, last = shape
+    square = high == wide != last
+    return len(shape) - 1 if square or 4 * last <= min(high, wide) else 1
+
+
+class OutputErrors:
+    """Gathers the errors of all outputs, batch by batch."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, _Channels] = {}
+
+    def add(self, original: Outputs, other: Outputs) -> None:
+        """Arrays of equal shapes under equal names."""
+        for name, y in original.items():
+            channels = self._channels.setdefault(name, _Channels(channel_axis(y.shape)))
+            for a, b in _blocks(y, other[name]):
+                channels.add(a, b)
+
+    def errors(self) -> dict[str, OutputError]:
+        """Output name -> its error and those of its groups."""
+        return {name: channels.errors(name) for name, channels in self._channels.items()}
+
+    @property
+    def squares(self) -> dict[str, tuple[float, float]]:
+        """Output name -> (Σ|y − ŷ|², Σ|y|²)."""
+        return {name: (float(c.off.sum()), float(c.square.sum())) for name, c in self._channels.items()}
+
+
+class _Channels:
+    """Sums over samples and positions for each channel of an output, (C,) each.
+
+    spread: Σ(y − ȳ)²; square: Σy²; off: Σ(y − ŷ)². The mean and the spread of two parts are joined as in Chan, Golub
+    and LeVeque 1979.
+    """
+
+    def __init__(self, axis: int) -> None:
+        self._axis = axis
+        self._count = 0
+        self._mean = self._spread = self.square = self.off = np.zeros(0)
+        self._low = self._high = np.zeros(0)
+
+    def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
+        """a, b: the values of the original and of the other model, of the same shape."""
+        y, z = self._rows(a), self._rows(b)  # (C, values)
+        if not y.size:
+            return
+        if self._count and len(y) != len(self._mean):  # an axis of another length in each batch has no channels
+            self._axis = -1
+            self._pool()
+            y, z = self._rows(a), self._rows(b)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = y.mean(axis=1)
+            self._join(y.shape[1], mean, np.square(y - mean[:, None]).sum(axis=1))
+            square, off = np.square(y).sum(axis=1), np.square(y - z).sum(axis=1)
+            low, high = y.min(axis=1), y.max(axis=1)
+            if len(self.square):
+                square, off = square + self.square, off + self.off
+                low, high = np.minimum(low, self._low), np.maximum(high, self._high)
+        self.square, self.off, self._low, self._high = square, off, low, high
+
+    def _rows(self, values: NDArray[Any]) -> Floats:
+        """Any shape -> (C, values of each channel); axis -1: all values are of one channel."""
+        x = values.astype(np.float64)
+        return x.reshape(1, -1) if self._axis < 1 else np.moveaxis(x, self._axis, 0).reshape(x.shape[self._axis], -1)
+
+    def _join(self, count: int, mean: Floats, spread: Floats) -> None:
+        if self._count:
+            total, apart = self._count + count, mean - self._mean
+            spread = spread + self._spread + np.square(apart) * (self._count * count / total)
+            mean = self._mean + apart * (count / total)
+        self._count, self._mean, self._spread = self._count + count, mean, spread
+
+    def _pool(self) -> None:
+        """All channels become one."""
+        mean = self._mean.mean(keepdims=True)
+        self._spread = self._spread.sum(keepdims=True) + self._count * np.square(self._mean - mean).sum(keepdims=True)
+        self._count, self._mean = self._count * len(self._mean), mean
+        self.square, self.off = self.square.sum(keepdims=True), self.off.sum(keepdims=True)
+        self._low, self._high = self._low.min(keepdims=True), self._high.max(keepdims=True)
+
+    def errors(self, name: str) -> OutputError:
+        whole = self._error(slice(None))
+        groups = channel_groups(self._low, self._high)
+        if len(groups) == 1:
+            return OutputError(whole, {})
+        return OutputError(whole, {f"{name}[{g.start}:{g.stop}]": self._error(g) for g in groups})
+
+    def _error(self, channels: slice) -> float:
+        """Of a constant, which has no variance, relative to its square; infinite where there is no value."""
+        off, spread, square = (float(v[channels].sum()) for v in (self.off, self._spread, self.square))
+        if not (math.isfinite(off) and math.isfinite(square)):
+            return math.inf
+        scale = spread if spread > CONSTANT * square else square
+        return off / scale if scale else (math.inf if off else 0.0)
+
+
+def channel_groups(low: Floats, high: Floats) -> list[slice]:
+    """Neighbouring channels whose ranges differ by at most WIDEST. low, high: (C,) smallest and largest values.
+
+    A channel within 0 to 1 counts as at least PROBABLE wide: a class that no sample shows is of the scale of the
+    others. One that never changes has no scale and goes with the one before it.
+    """
+    widths = high - low
+    probable = (low >= 0) & (high <= 1)
+    scales = np.where(probable, np.maximum(widths, PROBABLE), widths)
+    groups, start = [], 0
+    least, most = math.inf, 0.0
+    for i, scale in enumerate(scales):
+        if not scale > 0 or not math.isfinite(scale):
+            continue
+        if max(most, scale) > WIDEST * min(least, scale):
+            groups.append(slice(start, i))
+            start, least, most = i, math.inf, 0.0
+        least, most = min(least, scale), max(most, scale)
+    groups.append(slice(start, len(scales)))
+    return groups if len(groups) <= MOST_GROUPS else [slice(0, len(scales))]
+
+
+def _blocks(a: NDArray[Any], b: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Both arrays in parts along the first axis, each of about BLOCK values."""
+    if not a.ndim:
+        yield a.reshape(1), b.reshape(1)
+        return
+    rows = max(1, BLOCK * len(a) // max(a.size, 1))
+    for start in range(0, len(a), rows):
+        yield a[start : start + rows], b[start : start + rows]
