@@ -1,0 +1,132 @@
+"""A metric by its name, or the one that goes with the kind of a model's outputs, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ndpass.errors import UsageError
+from ndpass.measuring.metrics import kinds
+from ndpass.measuring.metrics.boxes import SCORE
+from ndpass.measuring.metrics.classes import Accuracy, SameClass
+from ndpass.measuring.metrics.detection import F1
+from ndpass.measuring.metrics.maps import MeanIou
+from ndpass.measuring.metrics.named import NamedMetric
+from ndpass.measuring.metrics.seen import Seen
+from ndpass.measuring.metrics.values import Explained, Psnr
+
+
+def default_metric(seen: Seen) -> NamedMetric:
+    """The metric that goes with the outputs: detection, top1 or agreement, iou, psnr, else explained.
+
+    Labels count only where an output can be class scores.
+    """
+    for build in (_detection, _classes, _sequence, _iou, _psnr):
+        if (found := build(seen)) is not None:
+            return found
+    return _explained(seen)
+
+
+def named_metric(name: str, seen: Seen) -> NamedMetric:
+    """The metric with this name, one of NAMES, on these outputs.
+
+    Raises UsageError where the outputs or the data do not allow it.
+    """
+    found = BUILDERS[name](seen)
+    if found is None:
+        outputs = ", ".join(f"'{output}' {seen.shape(output)}" for output in seen.names)
+        fitting = default_metric(seen).name
+        raise UsageError(f"--metric {name} needs {NEEDS[name]}; the model gives {outputs}: use --metric {fitting}")
+    return found
+
+
+def _detection(seen: Seen) -> NamedMetric | None:
+    layout = kinds.layout(seen)
+    if layout is None:
+        return None
+    reason = f"{layout.reason}; boxes with a score above {SCORE:g} count"
+    return NamedMetric("detection", reason, partial(F1, layout), layout.one_by_one)
+
+
+def _classes(seen: Seen) -> NamedMetric | None:
+    return _agreement_of_classes(seen) if seen.labels is None else _accuracy("top1", 1, seen)
+
+
+def _accuracy(name: str, k: int, seen: Seen) -> NamedMetric | None:
+    output, labels = kinds.class_output(seen), seen.labels
+    if labels is None:
+        raise UsageError(f"--metric {name} needs labels and the data have none: give labels, or use --metric agreement")
+    if output is None:
+        return None
+    reason = f"the data have labels, output '{output}' {seen.shape(output)} is class scores"
+    return NamedMetric(name, reason, lambda: Accuracy(name, output, k, labels))
+
+
+def _agreement_of_classes(seen: Seen) -> NamedMetric | None:
+    output = kinds.class_output(seen)
+    if output is None:
+        return None
+    labels = "no labels, " if seen.labels is None else ""
+    reason = f"{labels}output '{output}' {seen.shape(output)} is class scores"
+    return NamedMetric("agreement", reason, lambda: SameClass(output, 1))
+
+
+def _sequence(seen: Seen) -> NamedMetric | None:
+    output = kinds.sequence_output(seen)
+    if output is None:
+        return None
+    reason = f"output '{output}' {seen.shape(output)} is class scores at each place of a sequence"
+    return NamedMetric("agreement", reason, lambda: SameClass(output, 2))
+
+
+def _agreement(seen: Seen) -> NamedMetric | None:
+    return _agreement_of_classes(seen) or _sequence(seen)
+
+
+def _iou(seen: Seen) -> NamedMetric | None:
+    found = kinds.mask_output(seen)
+    if found is None:
+        return None
+    return NamedMetric("iou", found.what, lambda: MeanIou(found.output, found.axis, found.threshold))
+
+
+def _psnr(seen: Seen) -> NamedMetric | None:
+    outputs = kinds.picture_outputs(seen)
+    if not outputs:
+        return None
+    reason = f"output '{outputs[0]}' {seen.shape(outputs[0])} is a picture; in dB below those of equal pictures, 100"
+    return NamedMetric("psnr", reason, lambda: Psnr(outputs))
+
+
+def _any_psnr(seen: Seen) -> NamedMetric | None:
+    outputs = kinds.picture_outputs(seen) or [name for name in seen.names if seen.is_float(name)]
+    reason = "as asked; in dB below those of equal outputs, 100"
+    return NamedMetric("psnr", reason, lambda: Psnr(outputs)) if outputs else None
+
+
+def _explained(seen: Seen) -> NamedMetric:
+    outputs = ", ".join(f"'{name}' {seen.shape(name)}" for name in seen.names)
+    reason = (
+        f"{outputs}: neither class scores, boxes, masks nor pictures; 100 minus the worst output's error in per cent"
+    )
+    return NamedMetric("explained", reason, Explained)
+
+
+BUILDERS: dict[str, Callable[[Seen], NamedMetric | None]] = {
+    "top1": partial(_accuracy, "top1", 1),
+    "top5": partial(_accuracy, "top5", 5),
+    "agreement": _agreement,
+    "iou": _iou,
+    "psnr": _any_psnr,
+    "detection": _detection,
+    "explained": _explained,
+}
+NAMES = tuple(BUILDERS)
+NEEDS = {
+    "top1": "class scores (samples, classes)",
+    "top5": "class scores (samples, classes)",
+    "agreement": "class scores (samples, classes)",
+    "iou": "masks (samples, maps, height, width)",
+    "psnr": "an output of floating point",
+    "detection": "boxes and scores",
+}

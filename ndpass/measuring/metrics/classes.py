@@ -1,0 +1,84 @@
+"""Metrics of class scores: top-1 and top-5 accuracy against labels, and agreement with the original."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.errors import InputError
+from ndpass.measuring.own_metric import Metric
+from ndpass.measuring.runtime import Outputs
+
+
+class Accuracy:
+    """Per cent of samples whose label is among the k classes with the highest scores.
+
+    labels: (N,) class indices in the order of the samples. output: name of the class scores (N, C, 1, ...).
+    """
+
+    def __init__(self, name: str, output: str, k: int, labels: NDArray[np.int64]) -> None:
+        self._name, self._output, self._k, self._labels = name, output, k, labels
+        self._seen, self._right = 0, np.zeros(2, int)  # of the original, of the other model
+
+    def add(self, original: Outputs, other: Outputs) -> None:
+        """One batch. Raises InputError where the labels are not those of these samples or not classes of the model."""
+        scores = original[self._output]
+        count, classes = scores.shape[:2]
+        labels = self._labels[self._seen : self._seen + count]
+        if len(labels) != count:
+            raise InputError(f"a sample has one label and one row of scores: {len(labels)} labels, {count} rows")
+        if count and not 0 <= labels.min() <= labels.max() < classes:
+            found = f"labels go from {labels.min()} to {labels.max()}"
+            raise InputError(f"a label is the number of a class, 0 to {classes - 1} in this model; {found}")
+        self._seen += count
+        for i, outputs in enumerate((original, other)):
+            self._right[i] += int(among_best(outputs[self._output].reshape(count, classes), labels, self._k).sum())
+
+    def values(self) -> tuple[Metric, Metric] | None:
+        if not self._seen:
+            return None
+        before, after = (Metric(self._name, 100 * int(right) / self._seen, self._seen) for right in self._right)
+        return before, after
+
+    def warnings(self) -> list[str]:
+        return []
+
+
+def among_best(scores: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """(N,) whether the label (N,) is one of the k best classes of scores (N, C); of equal ones the first is better.
+
+    Never where the label's score is not a number.
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)  # (N, 1)
+    earlier = np.arange(scores.shape[1]) < labels[:, None]
+    better = (scores > own) | ((scores == own) & earlier)
+    return np.asarray((better.sum(axis=1) < k) & ~np.isnan(own[:, 0]))
+
+
+class SameClass:
+    """Agreement: per cent of samples, or of places in a sequence, whose best class is that of the original."""
+
+    def __init__(self, output: str, axis: int) -> None:
+        self._output, self._axis = output, axis
+        self._samples = self._places = self._same = 0
+
+    def add(self, original: Outputs, other: Outputs) -> None:
+        a, b = (best_class(outputs[self._output], self._axis) for outputs in (original, other))
+        self._samples += len(a)
+        self._places += a.size
+        self._same += int((a == b).sum())
+
+    def values(self) -> tuple[Metric, Metric] | None:
+        if not self._places:
+            return None
+        after = 100 * self._same / self._places
+        return Metric("agreement", 100.0, self._samples), Metric("agreement", after, self._samples)
+
+    def warnings(self) -> list[str]:
+        return []
+
+
+def best_class(scores: NDArray[np.floating], axis: int) -> NDArray[np.intp]:
+    """The index of the highest score along an axis; -1 where it is not a number."""
+    best = scores.argmax(axis=axis)
+    return np.where(np.isnan(np.take_along_axis(scores, np.expand_dims(best, axis), axis)).squeeze(axis), -1, best)

@@ -1,0 +1,141 @@
+"""What kind of outputs a model has: class scores, detections, masks, pictures or plain numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.measuring.class_scores import are_logits, is_table
+from ndpass.measuring.metrics import final_boxes, ssd, yolo
+from ndpass.measuring.metrics.detection import Layout
+from ndpass.measuring.metrics.seen import Seen
+
+NOT_CLASSES = re.compile(
+    r"embed|feature|descriptor|vector|box|landmark|keypoint|coord|offset|pose|angle|age", re.IGNORECASE
+)
+CLASSES = re.compile(r"class|cls|prob|logit|softmax|score|label", re.IGNORECASE)
+VECTORS = (128, 256, 512, 1024, 2048)  # lengths of embeddings; classes seldom come in such numbers
+UNIT = 1e-3  # by which the length of a unit vector may differ from one
+MAP_SLACK = 0.15  # by which a map that was trained towards 0 and 1 leaves this range
+SURE = 1.5  # logits of a mask reach further to both sides; pictures between -1 and 1 do not
+UNDECIDED = 0.25  # share of a map's values between 0.2 and 0.8 above which it is a picture and no mask
+
+
+def layout(seen: Seen) -> Layout | None:
+    """How the outputs hold detections, None where they hold none; only models of images have them."""
+    if not seen.image:
+        return None
+    readers = (final_boxes.final_boxes, yolo.table, ssd.pairs, yolo.heads, final_boxes.triples)
+    return next((found for reader in readers if (found := reader(seen)) is not None), None)
+
+
+def class_output(seen: Seen) -> str | None:
+    """The output that is class scores (N, C): probabilities first, then by its name, then the first that can be.
+
+    With labels every table can be, those first that have a class for each label. Without, none that is of unit length,
+    or as long as embeddings are, or is named like something else.
+    """
+    tables = [name for name in seen.names if is_table(seen.first(name)) and seen.is_batched(name)]
+    if seen.labels is not None and len(seen.labels):
+        tables = [name for name in tables if seen.labels.max() < seen.first(name).shape[1]] or tables
+    probabilities = [name for name in tables if _sum_to_one(seen, name)]
+    likely = [name for name in tables if CLASSES.search(name)]
+    possible = tables if seen.labels is not None else [name for name in tables if not _is_vector(seen, name)]
+    return next(iter([*probabilities, *likely, *possible]), None)
+
+
+def _sum_to_one(seen: Seen, name: str, axis: int = 1) -> bool:
+    return not any(are_logits(value, axis) for value in seen.all(name) if value.size)
+
+
+def _is_vector(seen: Seen, name: str) -> bool:
+    lengths = np.concatenate([np.linalg.norm(v.reshape(len(v), -1), axis=1) for v in seen.all(name)])
+    unit = bool(np.abs(lengths - 1).max(initial=0) < UNIT)
+    return unit or seen.first(name).shape[1] in VECTORS or NOT_CLASSES.search(name) is not None
+
+
+def sequence_output(seen: Seen) -> str | None:
+    """The output (N, T, C) or (T, N, C) that has probabilities of classes at every place."""
+    triples = [name for name in seen.names if seen.is_float(name) and seen.first(name).ndim == 3]
+    return next((name for name in triples if seen.first(name).shape[2] > 1 and _sum_to_one(seen, name, 2)), None)
+
+
+@dataclass(frozen=True)
+class Map:
+    """An output of masks. axis: of classes or maps, or None; threshold: of a mask, None for maps of classes."""
+
+    output: str
+    axis: int | None
+    threshold: float | None
+    what: str
+
+
+def mask_output(seen: Seen) -> Map | None:
+    """The first output that is masks, a map of classes or maps between 0 and 1."""
+    found = (_mask(seen, name) for name in seen.names if seen.is_batched(name))
+    return next((one for one in found if one is not None), None)
+
+
+def _mask(seen: Seen, name: str) -> Map | None:
+    shape = seen.first(name).shape
+    if seen.first(name).dtype.kind in "iub":
+        if len(shape) < 3 or math.prod(shape[-2:]) < 16:
+            return None
+        return Map(name, None, None, f"output '{name}' {seen.shape(name)} is a map of class numbers")
+    if len(shape) not in (3, 4) or not seen.is_float(name):
+        return None
+    axis = map_axis(shape)
+    count = 1 if axis is None else shape[axis]
+    if axis is not None and count > 1 and _sum_to_one(seen, name, axis):
+        return Map(name, axis, None, f"output '{name}' {seen.shape(name)} is a map of {count} classes")
+    low, high = seen.range(name)
+    if low >= -MAP_SLACK and high <= 1 + MAP_SLACK and _undecided(seen, name) <= UNDECIDED:
+        several = "a map of 1 channel" if count == 1 else f"{count} maps"
+        what = f"output '{name}' {seen.shape(name)} is {several} in 0..1, cut at 0.5"
+        return Map(name, axis, 0.5, what)
+    if count == 1 and low < -SURE and high > SURE:
+        return Map(name, axis, 0.0, f"output '{name}' {seen.shape(name)} is a map of 1 channel in logits, cut at 0")
+    if axis is not None and count > 1 and low < 0 and not _is_picture(seen, shape, axis):
+        return Map(name, axis, None, f"output '{name}' {seen.shape(name)} is a map of {count} class scores")
+    return None
+
+
+def map_axis(shape: tuple[int, ...]) -> int | None:
+    """Which axis of (N, C, H, W) or (N, H, W, C) holds the maps; None of (N, H, W)."""
+    if len(shape) == 3:
+        return None
+    square = shape[1] == shape[2] != shape[3]
+    return 3 if square or 4 * shape[3] <= min(shape[1:3]) else 1
+
+
+def _undecided(seen: Seen, name: str) -> float:
+    return float(np.mean([_between(value) for value in seen.all(name)]))
+
+
+def _between(value: NDArray[Any]) -> float:
+    return float(((value > 0.2) & (value < 0.8)).mean())
+
+
+def picture_outputs(seen: Seen) -> list[str]:
+    """The outputs (N, 1|3, H, W) or (N, H, W, 1|3) that are at least as large as the input: pictures, depths."""
+    return [
+        name
+        for name in seen.names
+        if seen.is_float(name)
+        and len(shape := seen.first(name).shape) == 4
+        and seen.is_batched(name)
+        and _is_picture(seen, shape, map_axis(shape))
+    ]
+
+
+def _is_picture(seen: Seen, shape: tuple[int, ...], axis: int | None) -> bool:
+    """Whether there are one or three maps which are at least as large as the input image."""
+    if axis is None or shape[axis] not in (1, 3) or not seen.image:
+        return False
+    sides = [side for i, side in enumerate(shape[1:], 1) if i != axis]
+    return min(sides) >= min(side for side in seen.image if side > 4)

@@ -1,0 +1,79 @@
+"""What the original model gives on the data, from which the kind of its outputs is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.measuring.evaluate import Samples
+from ndpass.measuring.runtime import Outputs
+
+WITHIN = 1e-3  # by which a probability may leave 0..1 through rounding
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The original's outputs, batch by batch.
+
+    counts: samples of each batch; image: height and width (or width and channels) of the input, in the model's order;
+    labels: (N,) class indices, or None.
+    """
+
+    outputs: Sequence[Outputs]
+    counts: Sequence[int]
+    image: tuple[int, ...]
+    labels: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, outputs: Sequence[Outputs], feeds: Samples, batch: int) -> Seen:
+        """outputs: as `evaluate.stored` gives them for these feeds and this batch size."""
+        starts = range(0, len(feeds), batch)
+        images = [value.shape[1:] for value in next(feeds.batches(1)).values() if value.ndim == 4]
+        return cls(outputs, [min(batch, len(feeds) - s) for s in starts], images[0] if images else (), feeds.labels)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all outputs, in the model's order."""
+        return list(self.outputs[0])
+
+    def first(self, name: str) -> NDArray[Any]:
+        """The output of the first batch."""
+        return self.outputs[0][name]
+
+    def all(self, name: str) -> Iterator[NDArray[Any]]:
+        """The output of every batch."""
+        return (outputs[name] for outputs in self.outputs)
+
+    def is_float(self, name: str) -> bool:
+        """Whether the output is of floating point."""
+        return self.first(name).dtype.kind == "f"
+
+    def is_batched(self, name: str) -> bool:
+        """Whether the output has one row for each sample."""
+        return all(v.ndim > 0 and len(v) == n for v, n in zip(self.all(name), self.counts, strict=True))
+
+    def shape(self, name: str) -> str:
+        """(batch, 84, 2100)"""
+        shape = self.first(name).shape
+        first = "batch" if self.is_batched(name) else "?"
+        return f"({', '.join(map(str, (first, *shape[1:])))})" if shape else "()"
+
+    def range(self, name: str, index: Any = ...) -> tuple[float, float]:
+        """The smallest and the largest value of an output, or of a part of it; (inf, -inf) where it is empty."""
+        parts = [value[index] for value in self.all(name)]
+        lows, highs = ([float(f(p)) for p in parts if p.size] for f in (np.min, np.max))
+        return min(lows, default=np.inf), max(highs, default=-np.inf)
+
+    def is_probable(self, name: str, index: Any = ...) -> bool:
+        """Whether all values are within 0 to 1."""
+        low, high = self.range(name, index)
+        return low >= -WITHIN and high <= 1 + WITHIN
+
+    def is_whole(self, name: str, index: Any = ...) -> bool:
+        """Whether all values are whole numbers from 0."""
+        parts = [value[index] for value in self.all(name)]
+        return all(bool(((p >= 0) & (np.floor(p) == p)).all()) for p in parts)

@@ -1,0 +1,141 @@
+"""Detectors that give boxes (N, A, 4) and scores (N, A, C) of A anchors in outputs of their own, as SSD does.
+
+There may be several such pairs, one for each size of anchors, and one dimension of length one more; without a batch
+axis, (A, 4) and (A, C), they are those of one image. Boxes may be corners, centre and size, or relative to anchors;
+scores may be probabilities or logits, with or without a class for the background.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndpass.measuring.metrics.boxes import Detections, Form, form_of
+from ndpass.measuring.metrics.candidates import detections, sigmoid, softmax
+from ndpass.measuring.metrics.seen import Seen
+from ndpass.measuring.runtime import Outputs
+
+FEWEST = 50  # anchors
+ENOUGH = 16  # samples that tell what the numbers mean
+BACKGROUND = 0.5  # share of the anchors that the background takes at least
+NAMES = re.compile(r"score|conf|cls|class|prob|logit|heat", re.IGNORECASE)
+
+Function = Literal["none", "sigmoid", "softmax"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """pairs: names of boxes and scores; background: the class that is none, or None."""
+
+    pairs: Sequence[tuple[str, str]]
+    reason: str
+    form: Form
+    function: Function
+    background: int | None
+    one_by_one: bool
+
+    def __call__(self, outputs: Outputs) -> list[Detections]:
+        boxes, scores = self.joined(outputs)
+        return [detections(b, self._probabilities(s), self.form) for b, s in zip(boxes, scores, strict=True)]
+
+    def joined(self, outputs: Outputs) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Boxes (N, A, 4) and scores (N, A, C) as they are, of all pairs end to end."""
+        parts = [_rows(outputs[a], outputs[b]) for a, b in self.pairs]
+        boxes, scores = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))
+        return boxes, scores
+
+    def _probabilities(self, scores: NDArray[Any]) -> NDArray[Any]:
+        """(A, C), the background's column set to zero."""
+        if self.function != "none":
+            scores = sigmoid(scores) if self.function == "sigmoid" else softmax(scores)
+        if self.background is not None:
+            scores = scores.copy()
+            scores[:, self.background] = 0
+        return scores
+
+
+def pairs(seen: Seen) -> Pairs | None:
+    """The outputs that are boxes and scores of the same anchors, if there are any."""
+    floats = [name for name in seen.names if seen.is_float(name)]
+    found: list[tuple[str, str]] = []
+    for boxes in sorted(floats, key=lambda name: NAMES.search(name) is not None):  # four classes look like boxes
+        scores = _scores(seen, boxes, floats) if _anchors(seen, boxes) else None
+        if scores is not None and not any(boxes in pair or scores in pair for pair in found):
+            found.append((boxes, scores))
+    if not found:
+        return None
+    reason = " and ".join(f"'{name}' {seen.shape(name)}" for name in found[0])
+    more = f" (and {len(found) - 1} more pairs)" if len(found) > 1 else ""
+    alone = not seen.is_batched(found[0][0])
+    raw = Pairs(found, f"outputs {reason}{more} look like SSD boxes and scores", "corners", "none", None, alone)
+    numbers, scored = (part[:ENOUGH].reshape(-1, part.shape[-1]) for part in raw.joined(seen.outputs[0]))
+    function, background = _reading(scored)
+    return Pairs(found, raw.reason, _form(numbers, len(found)), function, background, alone)
+
+
+def _anchors(seen: Seen, name: str) -> int:
+    """How many boxes an output (N, A, 4), (A, 4) or (N, 4, A) holds of each image; 0 where it can be none."""
+    shape = _squeezed(seen.first(name)).shape
+    if len(shape) == 2 and shape[1] == 4 and not seen.is_batched(name):
+        return shape[0] if shape[0] >= FEWEST else 0
+    if len(shape) != 3 or 4 not in shape[1:] or not seen.is_batched(name):
+        return 0
+    return max(shape[1:]) if max(shape[1:]) >= FEWEST else 0
+
+
+def _scores(seen: Seen, boxes: str, floats: Sequence[str]) -> str | None:
+    """The output with a row of scores for each of these boxes: probabilities rather than logits, then by its name."""
+    anchors, batched = _anchors(seen, boxes), seen.is_batched(boxes)
+    fitting = [
+        name
+        for name in floats
+        if name != boxes and seen.is_batched(name) == batched and anchors in _lengths(seen.first(name), batched)
+    ]
+    order = [(not seen.is_probable(name), NAMES.search(name) is None, i) for i, name in enumerate(fitting)]
+    return fitting[min(order)[2]] if fitting else None
+
+
+def _lengths(value: NDArray[Any], batched: bool) -> tuple[int, ...]:
+    shape = _squeezed(value).shape[1:] if batched else _squeezed(value).shape
+    return shape if len(shape) <= 2 else ()
+
+
+def _squeezed(value: NDArray[Any]) -> NDArray[Any]:
+    """(N, 1, A, 4) and (N, A, 1, 4) -> (N, A, 4)."""
+    inner = next((i for i in range(1, value.ndim - 1) if value.shape[i] == 1), None) if value.ndim == 4 else None
+    return value if inner is None else value.squeeze(inner)
+
+
+def _rows(boxes: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(N, A, 4) and (N, A, C) of what has the batch first or none, the anchors before or behind, or one class."""
+    boxes, scores = _squeezed(boxes), _squeezed(scores)
+    if boxes.ndim == 2:
+        boxes, scores = boxes[None], scores[None]
+    boxes = boxes if boxes.shape[2] == 4 else boxes.swapaxes(1, 2)
+    scores = scores[..., None] if scores.ndim == 2 else scores
+    return boxes, scores if scores.shape[1] == boxes.shape[1] else scores.swapaxes(1, 2)
+
+
+def _form(boxes: NDArray[Any], levels: int) -> Form:
+    """boxes (k, 4). Those of several sizes of anchors were left relative to them."""
+    if levels == 1:
+        return form_of(boxes)
+    return "distances" if (boxes >= 0).mean() >= 0.95 else "offsets"
+
+
+def _reading(scores: NDArray[Any]) -> tuple[Function, int | None]:
+    """What scores (k, C) have to go through, and the class that is the background: the first or the last one."""
+    k, classes = scores.shape
+    best = np.bincount(scores.argmax(axis=1), minlength=classes) / k
+    common = next((i for i in (0, classes - 1) if classes > 1 and best[i] >= BACKGROUND), None)
+    if scores.min() >= -1e-3 and scores.max() <= 1 + 1e-3:
+        sums = np.abs(scores.sum(axis=1) - 1).max()
+        return "none", common if sums < 1e-2 else None
+    if common is not None and np.median(scores.max(axis=1)) > 0:
+        return "softmax", common
+    return "sigmoid", None

@@ -1,0 +1,95 @@
+"""Which metric is the default, and why, for outputs of every kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import outputs
+import pytest
+from outputs import seen
+
+from ndpass.measuring.metrics import default_metric
+
+IMAGE = (3, 320, 320)
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> Any:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def softmax(x: Any, axis: int = 1) -> Any:
+    return np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
+
+
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def unit(x: Any) -> Any:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "samples", "expected"),
+    [
+        (outputs.yolov8(), 1, "detection: output 'output0' (batch, 7, 2100) looks like YOLOv8 boxes and scores"),
+        (outputs.yolov8(logits=True), 1, "detection: output 'output0' (batch, 7, 2100) looks like YOLOv8"),
+        (outputs.yolov5(), 1, "detection: output 'out' (batch, 6300, 8) looks like YOLOv5"),
+        (outputs.ssd(), 1, "detection: outputs 'boxes' (batch, 3000, 4) and 'scores'"),
+        ({"r": outputs.finals()}, 1, "detection: output 'r' (batch, 20, 6) looks like boxes after non-maximum"),
+        ({"output0": normal(2, 84, 2100)}, 2, "detection: output 'output0' (batch, 84, 2100) looks like YOLOv8"),
+        ({"out": sigmoid(normal(1, 6300, 85))}, 1, "detection: output 'out' (batch, 6300, 85)"),
+        ({"y": normal(8, 10)}, 8, "agreement: no labels, output 'y' (batch, 10) is class scores"),
+        ({"y": softmax(normal(8, 512))}, 8, "agreement: no labels, output 'y' (batch, 512) is class scores"),
+        ({"y": normal(8, 10, 1, 1)}, 8, "agreement: no labels, output 'y' (batch, 10, 1, 1) is class scores"),
+        ({"a": normal(8, 4), "b": normal(8, 10), "c": softmax(normal(8, 2))}, 8, "agreement: no labels, output 'c'"),
+        ({"y": softmax(normal(3, 40, 97), 2)}, 3, "agreement: output 'y' (batch, 40, 97) is class scores at each"),
+        ({"y": normal(2, 21, 80, 80)}, 2, "iou: output 'y' (batch, 21, 80, 80) is a map of 21 class scores"),
+        ({"y": softmax(normal(2, 2, 80, 80))}, 2, "iou: output 'y' (batch, 2, 80, 80) is a map of 2 classes"),
+        ({"y": RNG.integers(0, 9, (2, 64, 64))}, 2, "iou: output 'y' (batch, 64, 64) is a map of class numbers"),
+        (
+            {"map": sigmoid(9 * normal(2, 1, 320, 320))},
+            2,
+            "iou: output 'map' (batch, 1, 320, 320) is a map of 1 channel",
+        ),
+        ({"y": sigmoid(9 * normal(2, 160, 160, 2))}, 2, "iou: output 'y' (batch, 160, 160, 2) is 2 maps in 0..1"),
+        ({"notes": sigmoid(9 * normal(2, 172, 88))}, 2, "iou: output 'notes' (batch, 172, 88) is a map of 1 channel"),
+        ({"y": 255 * sigmoid(normal(2, 3, 640, 640))}, 2, "psnr: output 'y' (batch, 3, 640, 640) is a picture"),
+        ({"y": sigmoid(normal(2, 3, 320, 320))}, 2, "psnr: output 'y' (batch, 3, 320, 320) is a picture"),
+        ({"y": 4 * normal(2, 1, 320, 320)}, 2, "iou: output 'y' (batch, 1, 320, 320) is a map of 1 channel in logits"),
+        ({"y": np.tanh(normal(2, 1, 320, 320))}, 2, "psnr: output 'y'"),
+        ({"depth": 10 + normal(2, 1, 320, 320)}, 2, "psnr: output 'depth'"),
+        ({"y": unit(normal(8, 100))}, 8, "explained: 'y' (batch, 100): neither"),
+        ({"y": normal(8, 512)}, 8, "explained: 'y' (batch, 512): neither"),
+        ({"embedding": normal(8, 96)}, 8, "explained: 'embedding' (batch, 96)"),
+        ({"age": normal(8, 1)}, 8, "explained: 'age' (batch, 1)"),
+        ({"y": np.maximum(normal(2, 256, 10, 10), 0)}, 2, "explained: 'y' (batch, 256, 10, 10)"),
+    ],
+)
+def test_default(found: dict[str, Any], samples: int, expected: str) -> None:
+    assert str(default_metric(seen(found, samples, IMAGE))).startswith(expected)
+
+
+def test_labels_make_it_top1() -> None:
+    labels = np.arange(8)
+    metric = default_metric(seen({"features": normal(8, 512), "y": normal(8, 10)}, 8, IMAGE, labels))
+    assert str(metric) == "top1: the data have labels, output 'features' (batch, 512) is class scores"
+    assert default_metric(seen({"boxes": normal(8, 4), "y": normal(8, 10)}, 8, IMAGE, labels)).reason.startswith(
+        "the data have labels, output 'y' (batch, 10)"
+    )
+
+
+def test_labels_of_a_detector_do_not_stand_in_the_way() -> None:
+    assert default_metric(seen(outputs.yolov8(), 1, IMAGE, np.zeros(1, int))).name == "detection"
+    assert default_metric(seen({"y": normal(2, 21, 80, 80)}, 2, IMAGE, np.zeros(2, int))).name == "iou"
+
+
+def test_only_models_of_images_detect() -> None:
+    assert default_metric(seen(outputs.yolov8(), 1)).name != "detection"
+
+
+def test_every_metric_can_be_printed_in_a_line() -> None:
+    for found in (outputs.yolov8(), outputs.ssd(), {"y": normal(1, 10)}, {"y": normal(1, 5, 5)}):
+        assert "\n" not in str(default_metric(seen(found, 1, IMAGE)))
