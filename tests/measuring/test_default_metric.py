@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import outputs
+import planted_outputs as outputs
 import pytest
-from outputs import seen
+from planted_outputs import seen
 
 from ndpass.measuring.metrics import default_metric
 

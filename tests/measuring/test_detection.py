@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import outputs
+import planted_outputs as outputs
 import pytest
-from outputs import BOXES, CLASSES, finals, gathered, seen
+from planted_outputs import BOXES, CLASSES, finals, gathered, seen
 
 from ndpass.errors import UsageError
 from ndpass.measuring.metrics import default_metric, named_metric

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from outputs import gathered, seen
+from planted_outputs import gathered, seen
 from sklearn.metrics import jaccard_score, top_k_accuracy_score
 
 from ndpass.errors import InputError, UsageError
