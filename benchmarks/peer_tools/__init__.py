@@ -1,0 +1,1 @@
+"""What `benchmarks.peers` compares: other tools, and ndpass, as functions that write a model without training it."""
