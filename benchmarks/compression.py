@@ -2,7 +2,7 @@
 
     python -m benchmarks.compression vgg16.onnx --calibration A.npz --validation B.npz --pipelines nd sd --damage 0.05
 
-The candidates of all layers are computed once for `--passes` and kept beside the results; every pipeline then chooses
+The candidates of all layers are computed once for `--passes` and kept beside the results. Every pipeline then chooses
 among those of its own passes, exactly, and rewrites the model layer after layer on the calibration data: at shares of
 the MACs (`--macs`), or at the fewest MACs whose predicted damage is no more than asked (`--damage`), which brings all
 pipelines near the same accuracy. Rows are appended to benchmarks/results/compression_<model>.json as they come; those
@@ -14,31 +14,26 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import time
 from collections.abc import Mapping, Sequence
 
 import onnx
 
-from benchmarks import options, plots, rows
-from benchmarks.rows import Row
-from benchmarks.summary import between
-from benchmarks.ways import Ways
+from benchmarks import options
+from benchmarks.candidate_cache import CandidateCache, calibrated, sites_of
+from benchmarks.results import plots, rows
+from benchmarks.results.rows import Row
+from benchmarks.results.summary import between
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.calibration.reference import Calibration
-from ndpass.errors import BudgetError
-from ndpass.graph.graph import Graph, Site
+from ndpass.graph.graph import Graph
 from ndpass.measuring.evaluate import evaluate
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.passes import parse
-from ndpass.planning.candidate import Budget, Choice, damage
-from ndpass.planning.candidates import refused
-from ndpass.planning.channel_savings import Coupling
-from ndpass.planning.choose import choose
+from ndpass.planning.candidate import damage
 from ndpass.rewriting.rewriter import Rewriter
 
-MEMORY = 1 << 30
+MINUTES = 120
 
 
 def main() -> None:
@@ -123,17 +118,17 @@ class Bench:
         self.fit = open_feeds(args.calibration, graph.inputs(), spec, samples=args.samples, seed=args.seed)
         self.measured = open_feeds(args.validation, graph.inputs(), spec)
         sites = sites_of(graph, args.passes)
-        self.calibration = Calibration.of(graph, sites, self.fit, args.threads, args.seed, MEMORY)
+        self.calibration = calibrated(graph, sites, self.fit, args.threads, args.seed)
         kind = f"{args.passes.replace(',', '-')}_{len(self.fit)}-{args.seed}"  # other images give other errors
         kept = rows.RESULTS / f"candidates_{args.model.stem}_{kind}.json"
-        self.ways = Ways(graph, sites, args.passes, self.calibration, kept)
+        self.candidates = CandidateCache(graph, sites, args.passes, self.calibration, kept)
 
     def row(self, pipeline: str, budget: Mapping[str, float]) -> Row:
         """Choose, rewrite and measure one pipeline at one budget."""
         start = time.perf_counter()
         graph = Graph(self.model)
         found, sites = graph.sites(), sites_of(graph, pipeline)
-        plan = self.plan(graph, sites, pipeline, budget)
+        plan = self.candidates.plan(graph, sites, pipeline, budget, alike=self.args.no_slopes)
         predicted = damage(plan)
         rewriter = Rewriter(graph, parse(pipeline), self.calibration)
         untouched = Graph(self.model) if self.args.no_compensation else None
@@ -159,36 +154,6 @@ class Bench:
                 layer.model_dump(include={"name", "setting", "error_predicted", "error_measured"}) for layer in layers
             ],
         }
-
-    def plan(
-        self, graph: Graph, sites: Sequence[Site], pipeline: str, budget: Mapping[str, float]
-    ) -> dict[str, Choice]:
-        """At a share of the MACs, or the fewest MACs that do no more damage, to a two-hundredth."""
-        own = self.ways.of(sites, pipeline, alike=self.args.no_slopes)
-        fronts = Coupling(graph, sites, parse(pipeline)).fronts
-
-        def at(share: float) -> dict[str, Choice]:
-            return choose(own, Budget("macs", share), self.total, fronts)
-
-        if "macs" in budget:
-            return at(budget["macs"])
-        low, high, best = 0, 200, None
-        while high - low > 1:
-            middle = (low + high) // 2
-            try:
-                plan = at(middle / 200)
-                done = damage(plan)
-            except BudgetError:
-                done = math.inf
-            if done <= budget["damage"]:
-                high, best = middle, plan
-            else:
-                low = middle
-        return best if best is not None else at(1.0)
-
-
-def sites_of(graph: Graph, pipeline: str) -> list[Site]:
-    return [f for f in graph.sites() if isinstance(f, Site) and refused(graph, f, parse(pipeline), True) is None]
 
 
 if __name__ == "__main__":

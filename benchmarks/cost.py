@@ -1,23 +1,22 @@
-"""What a run of ndpass costs beside the least that any rewrite does: read, one SVD of every layer, write.
+"""`python -m benchmarks.cost`: what a run of ndpass costs beside the least that any rewrite does: read, an SVD, write.
 
     python -m benchmarks.cost [vgg16_224.onnx] [--rounds 3] [--quick]
 
-Each round runs, in turn and each in a process of its own:
+Each round runs in turn, each in a process of its own:
 
     ndpass          ndpass run MODEL --passes nd:rank=3, from the command to the verified file
     svd of convs    onnx.load, numpy.linalg.svd of the matrix (n_o, n_i * K) of every convolution, onnx.save
     svd of all      the same with the linear layers as well, in the first round only
 
 Times are medians over the rounds, memory is the most that a process held in any of them. Rows are appended to
-benchmarks/results/cost.json as they come, those there are not measured again; `--quick`: one
-round on the digits network.
+benchmarks/results/cost.json as they come; those there are not measured again. `--quick`: one round on the digits
+network.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -28,13 +27,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from benchmarks import options, plots, rows
-from benchmarks.rows import Row
+from benchmarks import options
+from benchmarks.results import plots, rows
+from benchmarks.results.rows import Row
+from benchmarks.results.summary import LEAST, ONCE, OURS, costs
 
+MINUTES = 4
 TIME_LIMIT = 3.0  # times the baseline
 MEMORY_LIMIT = 4.0  # times the model's bytes
-OURS, LEAST = "ndpass", "svd of convs"
-ONCE = "svd of all"  # minutes long, and not what the limits refer to
 BASELINES = {LEAST: (4,), ONCE: (2, 4)}  # name -> how many axes the weights have that are decomposed
 
 
@@ -59,13 +59,13 @@ def report(model: Path, args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=None if args.quick else model.parent) as folder:
         for number in range(args.rounds):
             for what, command in commands(model, Path(folder)).items():
-                key = {"model": model.stem, "what": what, "round": number}
+                key = {"model": model.stem, "what": what, "round": number, "cpu": rows.cpu()}
                 if (number and what == ONCE) or rows.known(name, key):
                     continue
                 seconds, peak = run_once(command)
                 print(f"round {number + 1}: {what} {seconds:.1f} s, {peak / 1e6:.0f} MB", flush=True)
                 rows.add(name, {**key, "seconds": seconds, "peak_bytes": peak, "model_bytes": model.stat().st_size})
-    print(table(rows.known(name, {"model": model.stem})))
+    print(table(rows.known(name, {"model": model.stem, "cpu": rows.cpu()})))
     plots.draw(name)
 
 
@@ -92,19 +92,9 @@ def run_once(command: list[str]) -> tuple[float, int]:
 def commands(model: Path, folder: Path) -> dict[str, list[str]]:
     """What is compared, by name."""
     here = [sys.executable, "-m", "benchmarks.cost", str(model), "--output", str(folder / "svd.onnx")]
+    ndpass = [sys.executable, "-m", "ndpass", "run", str(model)]
     return {
-        OURS: [
-            sys.executable,
-            "-m",
-            "ndpass",
-            "run",
-            str(model),
-            "--passes",
-            "nd:rank=3",
-            "--quiet",
-            "--output",
-            str(folder / "ndpass.onnx"),
-        ],
+        OURS: [*ndpass, "--passes", "nd:rank=3", "--quiet", "--output", str(folder / "ndpass.onnx")],
         **{name: [*here, "--baseline", name] for name in BASELINES},
     }
 
@@ -123,20 +113,11 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def costs(found: Sequence[Row]) -> tuple[dict[str, float], dict[str, int]]:
-    """By command: median seconds and largest resident set over the rounds."""
-    by_name = {name: [r for r in found if r["what"] == name] for name in dict.fromkeys(r["what"] for r in found)}
-    return (
-        {name: statistics.median(r["seconds"] for r in own) for name, own in by_name.items()},
-        {name: max(r["peak_bytes"] for r in own) for name, own in by_name.items()},
-    )
-
-
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = options.described(__doc__)
     parser.add_argument("model", type=options.existing, nargs="?", help="an ONNX file; default: VGG16 at 224x224")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one round on the digits network; rows in cost_quick.json")
+    options.add_quick(parser, "one round on the digits network")
     parser.add_argument("--baseline", choices=BASELINES, help=argparse.SUPPRESS)  # how this module runs itself
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     return options.parse(parser, model_needed=False, rounds=1)

@@ -3,14 +3,15 @@
     python -m benchmarks.detection_data FOLDER --train cifar10_train.npz --test cifar10_test.npz
     python -m benchmarks.detection FOLDER [--pipelines cd nd cd,nd auto] [--scopes backbone network] [--macs 0.5 0.35]
 
-The detector is benchmarks/ssd300_quarter.onnx, which `benchmarks.train_ssd` trained on this set, or `--model`. It is
-fitted to the first `--samples` training images without their boxes; the mAP is that of `benchmarks.mean_ap` on all test
-images, in f32. The scope `backbone` is conv1_1 to conv7, which VGG16 gave; `network` is every convolution. `--macs` is
-the share of the whole model's MACs that is left, in both scopes; auto is cp,cd,sd,nd, as `ndpass run` has it.
+The detector is benchmarks/networks/ssd300_quarter.onnx, which `benchmarks.training.ssd300` trained on this set, or
+`--model`. It is fitted to the first `--samples` training images without their boxes; the mAP is that of
+`benchmarks.mean_ap` on all test images, in f32. The scope `backbone` is conv1_1 to conv7, which VGG16 gave; `network`
+is every convolution. `--macs` is the share of the whole model's MACs that is left, in both scopes; auto is cp,cd,sd,nd,
+as `ndpass run` has it.
 
 What every layer could become is computed once, for all passes; a pipeline then chooses among its own, exactly as
 `ndpass run --passes ... --macs ... --ignore ...` does, and is fitted layer after layer. Rows are added to
-benchmarks/results/detection.json as they come, those there are not run again; `--table` prints what is there. --quick:
+benchmarks/results/detection.json as they come; those there are not run again. `--table` prints what is there. --quick:
 pipelines on the backbone alone with ten images to fit to and twenty to measure, under two minutes.
 """
 
@@ -26,34 +27,30 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks import options, plots, rows
+from benchmarks import options
+from benchmarks.candidate_cache import CandidateCache, calibrated, sites_of
 from benchmarks.detection_data import Example, read
-from benchmarks.mean_ap import points
+from benchmarks.mean_ap import points_of
+from benchmarks.networks import ssd300
+from benchmarks.networks.ssd300 import EXTRA, SIZE
 from benchmarks.options import AUTO
-from benchmarks.rows import Row
-from benchmarks.ssd300 import EXTRA, SIZE
-from benchmarks.ways import Ways
+from benchmarks.results import plots, rows
+from benchmarks.results.rows import Row
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.calibration.reference import Calibration
 from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph, Site
-from ndpass.measuring.runtime import OpenVINO
 from ndpass.passes import parse
-from ndpass.planning.candidate import Budget, Choice
-from ndpass.planning.candidates import refused
-from ndpass.planning.channel_savings import Coupling
-from ndpass.planning.choose import choose
 from ndpass.rewriting.rewriter import Rewriter
 
-MODEL = Path(__file__).parent / "ssd300_quarter.onnx"
+MINUTES = 40
+MODEL = Path(ssd300.__file__).with_name("ssd300_quarter.onnx")
 SCOPES = ("backbone", "network")
-MEMORY = 1 << 30
 
 
 def main() -> None:
     args = arguments()
-    name = f"detection{'_quick' if args.quick else ''}"
+    name = f"detection{args.suffix}"
     if not args.table:
         run(args, name)
     print_table(rows.read(name))
@@ -61,7 +58,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.detection", description=__doc__.splitlines()[0])
+    parser = options.described(__doc__)
     parser.add_argument("folder", type=options.existing, help="what benchmarks.detection_data wrote")
     parser.add_argument("--model", type=options.existing, default=MODEL)
     parser.add_argument("--pipelines", nargs="+", type=pipeline, default=["cd", "nd", "cd,nd", "auto"])
@@ -71,11 +68,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="test images to measure on; default: all")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    if args.quick:
-        args.pipelines, args.scopes, args.macs, args.samples, args.images = ["cd", "nd"], ["backbone"], [0.5], 10, 20
-    return args
+    options.add_quick(parser, "two pipelines on the backbone, few images")
+    return options.parse(
+        parser, on_digits=False, pipelines=["cd", "nd"], scopes=["backbone"], macs=[0.5], samples=10, images=20
+    )
 
 
 def pipeline(text: str) -> str:
@@ -97,7 +93,7 @@ def run(args: argparse.Namespace, name: str) -> None:
                 **common,
                 "pipeline": "original",
                 "macs_left": Graph(model).macs(),
-                "map50": measured(model, tested, args.threads),
+                "map50": points_of(model, tested, args.threads),
             },
         )
     print(line(rows.known(name, {**common, "pipeline": "original"})[-1]), flush=True)
@@ -141,13 +137,8 @@ def _cell(row: Row | None) -> str:
     return f"{row['map50']:.2f} ({row['times_fewer']:.2f})"
 
 
-def measured(model: onnx.ModelProto, tested: Sequence[Example], threads: int | None) -> float:
-    """Its mAP in points, in OpenVINO and f32."""
-    return points(OpenVINO(model.SerializeToString(), precision="f32", threads=threads).compiled, tested)
-
-
 def digest(path: Path) -> str:
-    """Of a model's file: its rows and candidates are of these weights."""
+    """Tells a model's file apart from others: rows and candidates are those of its weights."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
@@ -162,54 +153,48 @@ class Detector:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.model = args, onnx.load(args.model)
         asked = {name for text in args.pipelines for name in passes_of(text).split(",")}
-        self.passes = ",".join(name for name in AUTO.split(",") if name in asked)
-        self.scope = SCOPES[max(SCOPES.index(scope) for scope in args.scopes)]  # which holds the others
+        passes = ",".join(name for name in AUTO.split(",") if name in asked)
+        scope = SCOPES[max(SCOPES.index(scope) for scope in args.scopes)]  # which holds the others
         graph = Graph(self.model)
         self.total = graph.macs()
         pixels = np.stack([np.asarray(e.pixels()) for e in read(args.folder, "train")[: args.samples]])
         feeds = open_feeds(pixels, graph.inputs(), Preprocess.parse(f"size={SIZE}"))
-        sites = sites_of(graph, self.passes, self.scope)
-        self.calibration = Calibration.of(graph, sites, feeds, args.threads, 0, MEMORY)
-        kind = f"{digest(args.model)}_{self.scope}_{self.passes.replace(',', '-')}_{args.samples}"
+        sites = scoped(graph, passes, scope)
+        self.calibration = calibrated(graph, sites, feeds, args.threads)
+        kind = f"{digest(args.model)}_{scope}_{passes.replace(',', '-')}_{args.samples}"
         kept = rows.RESULTS / f"candidates_detection_{kind}.json"
-        self.ways = Ways(graph, sites, self.passes, self.calibration, kept)
+        self.candidates = CandidateCache(graph, sites, passes, self.calibration, kept)
 
     def row(self, pipeline: str, scope: str, macs: float, tested: Sequence[Example]) -> Row:
         """Choose, rewrite and measure."""
         start, passes = time.perf_counter(), passes_of(pipeline)
         graph = Graph(self.model)
-        found, sites = graph.sites(), sites_of(graph, passes, scope)
+        found, sites = graph.sites(), scoped(graph, passes, scope)
         try:
-            plan = self._plan(graph, sites, passes, macs)
+            plan = self.candidates.plan(graph, sites, passes, {"macs": macs})
         except BudgetError as e:
             return {"refused": str(e), "seconds": time.perf_counter() - start}
         rewriter = Rewriter(graph, parse(passes), self.calibration)
         layers = rewriter.rewrite(found, sites, plan, lambda *_: None)
         graph.tidy()
-        model = graph.to_model()
         kept = [layer.model_dump(include={"name", "setting", "error_measured"}) for layer in layers]
         return {
             "refused": "",
-            "map50": measured(model, tested, self.args.threads),
+            "map50": points_of(graph.to_model(), tested, self.args.threads),
             "macs_left": graph.macs(),
             "times_fewer": self.total / graph.macs(),
             "seconds": time.perf_counter() - start,
             "layers": [layer for layer in kept if layer["setting"]],
         }
 
-    def _plan(self, graph: Graph, sites: Sequence[Site], passes: str, macs: float) -> dict[str, Choice]:
-        fronts = Coupling(graph, sites, parse(passes)).fronts
-        return choose(self.ways.of(sites, passes), Budget("macs", macs), self.total, fronts)
-
 
 def passes_of(pipeline: str) -> str:
     return AUTO if pipeline == "auto" else pipeline
 
 
-def sites_of(graph: Graph, passes: str, scope: str) -> list[Site]:
-    """The layers of the scope that one of the passes can act on."""
-    found = [f for f in graph.sites() if isinstance(f, Site) and in_scope(f.name, scope)]
-    return [f for f in found if refused(graph, f, parse(passes), True) is None]
+def scoped(graph: Graph, passes: str, scope: str) -> list[Site]:
+    """The layers of the scope that at least one of the passes takes."""
+    return [site for site in sites_of(graph, passes) if in_scope(site.name, scope)]
 
 
 if __name__ == "__main__":

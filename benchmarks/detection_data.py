@@ -1,4 +1,4 @@
-"""Makes a detection set of CIFAR-10 objects pasted on textures, on disk as Pascal VOC is.
+"""`python -m benchmarks.detection_data`: makes a detection set of CIFAR-10 objects pasted on textures, as Pascal VOC.
 
     python -m benchmarks.detection_data FOLDER --train cifar10_train.npz --test cifar10_test.npz
 
@@ -24,6 +24,7 @@ from PIL import Image
 
 from benchmarks import options
 
+MINUTES = 3
 # classes of CIFAR-10 (Krizhevsky 2009), whose order is alphabetical; a network's class 0 is the background
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZE = 300  # pixels a side
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.detection_data", description=__doc__.splitlines()[0])
+    parser = options.described(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=options.existing, required=True, metavar="FILE.npz")
     parser.add_argument("--test", type=options.existing, required=True, metavar="FILE.npz")
@@ -99,9 +100,6 @@ def _read_one(folder: Path, stem: str) -> Example:
     corners = [[float(o.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")] for o in objects]
     boxes = np.array(corners).reshape(-1, 4) - (1, 1, 0, 0)  # VOC counts pixels from 1 and includes the last
     return Example(folder / "JPEGImages" / f"{stem}.jpg", boxes, np.array(labels, np.int64))
-
-
-# ------------------------------------------------------------------------------------------------------- an image
 
 
 def scene(rng: np.random.Generator, images: Pixels) -> tuple[Pixels, Ints, list[int]]:

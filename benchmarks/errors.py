@@ -2,9 +2,9 @@
 
     python -m benchmarks.errors resnet20.onnx vgg16.onnx --calibration A.npz
 
-For each layer, T and form: the relative error of the response with the factors of the paper (data-free, Guo et al.
-2018) and with those of `passes/decoupling_fit.py`, on the original network's own activations. The table is printed as
-it goes and written to benchmarks/results/errors_<model>.json, the figure beside it (PNG and SVG); layers that are there
+For each layer, T and form: the relative error of the response with the factors of the paper (without data, Guo et al.
+2018) and with those of `passes/decoupling_fit.py`, on the original network's own activations. Rows are printed as they
+come and written to benchmarks/results/errors_<model>.json, the picture beside it (PNG and SVG); layers that are there
 are not fitted again. `--quick`: 200 digits.
 """
 
@@ -16,20 +16,19 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks import options, plots, rows
-from benchmarks.rows import Row
+from benchmarks import options
+from benchmarks.candidate_cache import calibrated, sites_of
+from benchmarks.results import plots, rows
+from benchmarks.results.rows import Row
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.calibration.reference import Calibration
 from ndpass.graph.graph import Graph, Site
-from ndpass.passes import parse
 from ndpass.passes.base import block_error
 from ndpass.passes.network_decoupling import FORMS, NetworkDecoupling
-from ndpass.planning.candidates import refused
 from ndpass.planning.threads import blas_threads
 
-MEMORY = 1 << 30
+MINUTES = 20
 
 
 def main() -> None:
@@ -51,14 +50,13 @@ def main() -> None:
 
 
 def errors(path: Path, args: argparse.Namespace, name: str) -> Iterator[list[Row]]:
-    """For each layer a row a form and T, where there are none yet."""
+    """For each layer its rows, one for each form and T, where there are none yet."""
     graph = Graph(onnx.load(path))
     feeds = open_feeds(
         args.calibration, graph.inputs(), Preprocess.parse(args.preprocess), samples=args.samples, seed=args.seed
     )
-    passes = parse("nd")
-    sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, passes, True) is None]
-    calibration = Calibration.of(graph, sites, feeds, args.threads, args.seed, MEMORY)
+    sites = sites_of(graph, "nd")
+    calibration = calibrated(graph, sites, feeds, args.threads, args.seed)
     frontier = calibration.frontier(graph)
     for site in sites:
         keys = [
@@ -74,7 +72,7 @@ def errors(path: Path, args: argparse.Namespace, name: str) -> Iterator[list[Row
 
 
 def error(site: Site, moments: Moments, key: Row) -> Row:
-    """Of one form and T of a layer, without data and with."""
+    """The errors of one form and T of a layer, without data and with."""
     setting, rule = {"rank": key["rank"], "form": key["form"]}, NetworkDecoupling()
     plain, fitted = (rule.rewrite(site.conv, setting, m) for m in (None, moments))
     return {

@@ -2,27 +2,25 @@
 
     python -m benchmarks.max_drop vgg16_cifar10.onnx --calibration A.npz --validation B.npz --precisions f32 bf16 int8
 
-Each row is `ndpass run --max-drop` (or with `--budget` another one) as a process of its own: the speedup is that of the
-written file beside the original at the same precision, in turns, the drop that on the validation data; int8 rows are
-runs with --int8, their original is the int8 one and their drop that below the original in f32. --cold: with a cache of
-latencies that is empty at first. Rows are added to benchmarks/results/max_drop_<model>.json; those there are not run
-again. `--quick`: sd in f32 on 200 digits.
+Each row is `ndpass run --max-drop` (or with `--budget` another budget) as a process of its own. The speedup is that of
+the written file beside the original at the same precision, in turns; the drop is that on the validation data. int8 rows
+are runs with --int8: their speedup is over the original in int8, their drop is below the original in f32. With --cold
+no latencies are remembered from other runs. Rows are added to benchmarks/results/max_drop_<model>.json; those there are
+not run again. `--quick`: sd in f32 on 200 digits.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks import options, plots, rows
-from benchmarks.rows import Row
+from benchmarks import ndpass_command, options
+from benchmarks.results import plots, rows
+from benchmarks.results.rows import Row
+
+MINUTES = 150
 
 
 def main() -> None:
@@ -58,48 +56,26 @@ def line(row: Row) -> str:
 
 
 def one(args: argparse.Namespace, precision: str, pipeline: str) -> Row:
+    """One run, and the seconds that it took as a whole."""
+    options_given = {
+        "passes": pipeline,
+        "precision": None if precision == "int8" else precision,
+        "calibration": args.calibration,
+        "validation": args.validation,
+        "preprocess": args.preprocess if args.calibration or args.validation else None,
+        "threads": args.threads,
+        "samples": args.samples,
+        "seed": args.seed,
+        "jobs": args.jobs,
+    }
+    words = [*(["--int8"] if precision == "int8" else []), *args.budget.split()]
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        kind = ["--int8"] if precision == "int8" else ["--precision", precision]
-        preprocess = args.preprocess if args.calibration or args.validation else None
-        given = {
-            "calibration": args.calibration,
-            "validation": args.validation,
-            "preprocess": preprocess,
-            "threads": args.threads,
-            "samples": args.samples,
-            "seed": args.seed,
-            "jobs": args.jobs,
-        }
-        given_options = [str(x) for key, value in given.items() if value is not None for x in (f"--{key}", value)]
-        command = [
-            sys.executable,
-            "-m",
-            "ndpass",
-            "run",
-            str(args.model),
-            "-q",
-            "--passes",
-            pipeline,
-            *kind,
-            *args.budget.split(),
-            *given_options,
-            "--json",
-            str(report),
-            "-o",
-            f"{folder}/out.xml",
-        ]
-        around = os.environ | ({"NDPASS_CACHE": folder} if args.cold else {})
-        start = time.perf_counter()
-        done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
-        whole = time.perf_counter() - start
-        if done.returncode:
-            said = done.stderr.strip().splitlines()[-1]
-            return {
-                "refused": rows.by_name(said, args.model, report, args.calibration, args.validation),
-                "whole_s": whole,
-            }
-        return {"refused": "", "whole_s": whole, **figures(json.loads(report.read_text()))}
+        around = {"NDPASS_CACHE": folder} if args.cold else {}
+        try:
+            report, whole = ndpass_command.run(args.model, Path(folder) / "out.xml", words, options_given, around)
+        except ndpass_command.RefusedError as e:
+            return {"refused": str(e), "whole_s": e.seconds}
+    return {"refused": "", "whole_s": whole, **figures(report)}
 
 
 def figures(report: Row) -> Row:
@@ -126,7 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
     parser.add_argument("--pipelines", nargs="+", default=["auto", "sd", "cd", "nd"])
     parser.add_argument("--budget", default="--max-drop 1.0", help="of ndpass run")
-    parser.add_argument("--jobs", type=int, help="of ndpass run; the plan is that of one, planning is quicker")
+    parser.add_argument("--jobs", type=int, help="of ndpass run: layers planned side by side, with the same plan")
     parser.add_argument("--cold", action="store_true", help="remember no latencies from other runs")
     return options.parse(parser, precisions=["f32"], pipelines=["sd"], samples=200)
 

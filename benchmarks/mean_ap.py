@@ -2,12 +2,12 @@
 
     DETECTION_SET=FOLDER ndpass run ssd.onnx --metric benchmarks.mean_ap:map50 --validation IMAGES ...
 
-ndpass hands a metric the compiled model and nothing else, so the labelled images come from the environment:
-$DETECTION_SET is a folder as `benchmarks.detection_data` writes it, whose test images are taken, $DETECTION_IMAGES how
-many of them, all if it is not set. `map50` is in points, 0..100, as --max-drop counts them.
+ndpass gives a metric the compiled model alone, so the labelled images come from the environment: $DETECTION_SET is a
+folder that `benchmarks.detection_data` wrote, of which the test images count, $DETECTION_IMAGES is how many of them
+(all if it is not set). `map50` is in points, 0..100, as --max-drop counts them.
 
-The figure is COCO's average precision at an overlap (intersection over union) of 0.5, the mean over the classes, as
-pycocotools has it: precision at 101 recalls, each the best at this recall or a higher one.
+It is COCO's average precision at an overlap (intersection over union) of 0.5, the mean over the classes, as pycocotools
+computes it: precision at 101 recalls, each the best at this recall or a higher one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.detection_data import NAMES, SIZE, Example, read
 from ndpass.errors import InputError
+from ndpass.measuring.runtime import OpenVINO
 
 OVERLAP, DETECTIONS = 0.5, 200  # per image: what SSD keeps
 FOLDER, IMAGES = "DETECTION_SET", "DETECTION_IMAGES"  # of the environment
@@ -34,7 +36,10 @@ Found = NDArray[np.float64]  # (detections, 6): x1, y1, x2, y2 in pixels, score,
 
 
 def map50(compiled: Any) -> float:
-    """Points on the test images of $DETECTION_SET; compiled: an OpenVINO model of ssd300's form."""
+    """Points on the test images of $DETECTION_SET. compiled: an OpenVINO model with the inputs and outputs of ssd300.
+
+    Raises InputError if $DETECTION_SET is not set.
+    """
     if FOLDER not in os.environ:
         raise InputError(f"the metric needs ${FOLDER}: the folder that benchmarks.detection_data wrote")
     return points(compiled, read(Path(os.environ[FOLDER]), "test")[: int(os.environ.get(IMAGES, "0")) or None])
@@ -45,8 +50,13 @@ def points(compiled: Any, examples: Sequence[Example]) -> float:
     return 100 * mean_ap([detect(compiled, example) for example in examples], examples)
 
 
+def points_of(model: onnx.ModelProto, examples: Sequence[Example], threads: int | None) -> float:
+    """100 mAP of an ONNX model on these images, in OpenVINO and f32."""
+    return points(OpenVINO(model.SerializeToString(), precision="f32", threads=threads).compiled, examples)
+
+
 def detect(compiled: Any, example: Example) -> Found:
-    """What the model finds in one image."""
+    """What the model finds in one image, (detections, 6)."""
     pixels = np.asarray(example.pixels().resize((SIZE, SIZE)), np.float32)
     result = compiled({"image": np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]})
     boxes, scores, classes = (np.asarray(result[name], np.float64) for name in ("boxes", "scores", "classes"))
@@ -54,7 +64,7 @@ def detect(compiled: Any, example: Example) -> Found:
 
 
 def mean_ap(found: Sequence[Found], examples: Sequence[Example]) -> float:
-    """0..1, of the classes that have objects; found: of each example."""
+    """The mean over the classes that have objects, 0..1; found: of each example."""
     rows = [
         [i, x1, y1, x2 - x1, y2 - y1, score, label]
         for i, table in enumerate(found, 1)
@@ -74,7 +84,7 @@ def mean_ap(found: Sequence[Found], examples: Sequence[Example]) -> float:
 
 
 def _truth(examples: Sequence[Example]) -> Any:
-    """The objects as pycocotools has them; ids are counted from 1, a 0 would be taken for no match."""
+    """The objects as pycocotools takes them; ids start at 1, because it takes 0 for no match."""
     truth = COCO()
     objects = [(i, box, label) for i, e in enumerate(examples, 1) for box, label in zip(e.boxes, e.labels, strict=True)]
     truth.dataset = {

@@ -14,28 +14,39 @@ from ndpass.run import digits
 MODELS = Path(__file__).parents[1] / "built"  # models and data that benchmarks make; git ignores them
 AUTO = "cp,cd,sd,nd"  # what --passes auto is with data
 STAGES = ("build", "time", "plot")
-PIXELS = 16.0  # scikit-learn's digits hold 0..16, and so does what --preprocess digits takes
+PIXELS = 16.0  # scikit-learn's digits hold 0..16, and --preprocess digits expects this range
 
 
 def existing(text: str) -> Path:
-    """A path given as an argument, of something that has to be there."""
+    """The path given as an argument. Raises ArgumentTypeError if nothing is there."""
     path = Path(text)
     if not path.exists():
         raise argparse.ArgumentTypeError(f"there is no {text}")
     return path
 
 
+def described(doc: str | None) -> argparse.ArgumentParser:
+    """A parser of a command, whose docstring begins with "`python -m benchmarks.NAME`: what it does"."""
+    command, _, what = (doc or "").partition("\n")[0].strip("`").partition("`: ")
+    return argparse.ArgumentParser(prog=command, description=what[:1].upper() + what[1:])
+
+
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """With the options that every benchmark has; doc: of the module, whose first line says what it does."""
-    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    made.add_argument("--quick", action="store_true", help="little of it on the digits network; rows in *_quick.json")
+    """A parser with the options that most benchmarks have: --quick, --threads and --seed."""
+    made = described(doc)
+    add_quick(made, "little of it on the digits network")
     made.add_argument("--threads", type=int)
     made.add_argument("--seed", type=int, default=0)
     return made
 
 
+def add_quick(made: argparse.ArgumentParser, what: str) -> None:
+    """Add --quick; what: is measured with it."""
+    made.add_argument("--quick", action="store_true", help=f"{what}; rows in *_quick.json")
+
+
 def with_data(made: argparse.ArgumentParser, *, measured: bool = True) -> None:
-    """Add what the model is fitted to and, with `measured`, what its accuracy is measured on."""
+    """Add the data that the model is fitted to and, with `measured`, those that its accuracy is measured on."""
     made.add_argument("--calibration", type=existing)
     if measured:
         made.add_argument("--validation", type=existing)
@@ -43,13 +54,15 @@ def with_data(made: argparse.ArgumentParser, *, measured: bool = True) -> None:
     made.add_argument("--samples", type=int, help="of the calibration data; default: all")
 
 
-def parse(made: argparse.ArgumentParser, *, model_needed: bool = True, **quick: Any) -> argparse.Namespace:
-    """The arguments; with --quick the defaults are those in `quick`, and model and data those of the digits.
+def parse(
+    made: argparse.ArgumentParser, *, on_digits: bool = True, model_needed: bool = True, **quick: Any
+) -> argparse.Namespace:
+    """The arguments. With --quick the defaults are those in `quick` and, with `on_digits`, the digits' model and data.
 
     `suffix` ends the names of the files that rows go to, so that quick figures never lie among the others.
     """
     if "--quick" in sys.argv[1:]:
-        made.set_defaults(**{**digits_data(), **quick})
+        made.set_defaults(**{**(digits_data() if on_digits else {}), **quick})
     args = made.parse_args()
     for name in ("model", "models"):
         if model_needed and getattr(args, name, True) in (None, []):
@@ -59,21 +72,24 @@ def parse(made: argparse.ArgumentParser, *, model_needed: bool = True, **quick: 
 
 
 def staged(doc: str | None, folder: str, seconds: float) -> argparse.ArgumentParser:
-    """For a command on several models in STAGES, of which the second wants a quiet machine; folder: within MODELS."""
-    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    """A parser of a command that works on several models in STAGES; folder: of its models, within MODELS.
+
+    The second stage measures time: nothing else should run beside it.
+    """
+    made = described(doc)
     made.add_argument("model", type=existing, nargs="+")
     with_data(made)
     made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--quick", action="store_true", help="little of it on the model given; rows in *_quick.json")
+    add_quick(made, "little of it on the model given")
     made.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
     made.add_argument("--models", type=Path, default=MODELS / folder, help="folder that keeps them, 2 GB")
     made.add_argument("--seconds", type=float, default=seconds, help="of timing for each model")
     return made
 
 
-def parse_staged(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments; data are needed where models are built."""
-    args = made.parse_args()
+def parse_staged(made: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
+    """The arguments; with --quick the defaults are those in `quick`. Data are needed where models are built."""
+    args = parse(made, on_digits=False, **quick)
     if "build" in args.stage and not (args.calibration and args.validation):
         made.error("--stage build reads --calibration and --validation")
     return args

@@ -2,12 +2,13 @@
 
     python -m benchmarks.prediction vgg16_cifar10.onnx vgg16_224.onnx --precisions f32 bf16 --plans 20
 
-Random plans are predicted from the table (ndpass/pricing.py) and timed in place on a stand-in, in turns with the
-original. Each replaces another share of the layers, drawn first, by candidates of nd, cd, sd or a pair: if all layers
-were replaced, chance would make all plans about as fast. A row is a model and a precision: Spearman's rank correlation,
-the median of |predicted − measured| / measured, and how long the table took. With --speedup the plan of least damage at
-that speedup is searched too. Rows go to benchmarks/results/prediction.json, which has every plan's figures; those there
-are not measured again, unless `--cold` asks for it. `--quick`: five plans for the digits, f32.
+Random plans are predicted from the table (`ndpass/planning/latency_table.py`) and timed in place on a stand-in, in
+turns with the original. Each plan replaces a share of the layers, drawn first, by candidates of nd, cd, sd or a pair:
+if all layers were replaced, chance would make all plans about as fast. A row is a model and a precision: Spearman's
+rank correlation, the median of |predicted − measured| / measured, and the seconds that the table took. With --speedup
+the plan of least damage at that speedup is searched, too. Rows go to benchmarks/results/prediction.json with every
+plan's figures; those there are not measured again, unless `--cold` asks for it. `--quick`: five plans for the digits,
+f32.
 """
 
 from __future__ import annotations
@@ -17,33 +18,23 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 from scipy.stats import spearmanr
 
-from benchmarks import options, plots, rows
-from benchmarks.rows import Row
-from ndpass.graph.graph import Graph, Site
+from benchmarks import options
+from benchmarks.plans import searched
+from benchmarks.results import plots, rows
+from benchmarks.results.rows import Row
 from ndpass.measuring.block_latency import Latencies
 from ndpass.measuring.latency_cache import cache_folder
 from ndpass.measuring.runtime import Precision
 from ndpass.measuring.target import Target
-from ndpass.passes import parse
 from ndpass.planning.candidate import Choice
-from ndpass.planning.candidates import block_of, refused
-from ndpass.planning.latency_table import priced
-from ndpass.planning.plan import Planner
-from ndpass.planning.timed_search import Search
+
+MINUTES = 30
 
 
 def main() -> None:
-    parser = options.parser(__doc__)
-    parser.add_argument("models", type=options.existing, nargs="*")
-    parser.add_argument("--passes", default="cd,sd,nd")
-    parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"])
-    parser.add_argument("--plans", type=int, default=20)
-    parser.add_argument("--speedup", type=float)
-    parser.add_argument("--cold", action="store_true", help="measure all latencies anew, remember none")
-    args = options.parse(parser, passes="sd", precisions=["f32"], plans=5)
+    args = arguments()
     name = f"prediction{args.suffix}"
     for model in args.models:
         for precision in args.precisions:
@@ -54,6 +45,7 @@ def main() -> None:
                 "passes": args.passes,
                 "wanted": args.speedup,
                 "seed": args.seed,
+                "cpu": rows.cpu(),
             }
             if args.cold or not rows.known(name, key):
                 rows.add(name, {**key, **one(model, precision, args)})
@@ -69,7 +61,7 @@ def main() -> None:
 
 
 def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
-    """A model at a precision. Candidates are fitted to the weights alone: how long they take does not depend on it."""
+    """Predicts and times random plans of a model at a precision."""
     target = Target(precision, args.threads)
     latencies = Latencies(target, None if args.cold else cache_folder())
     search, table_s = searched(path, args.passes, target, latencies)
@@ -100,14 +92,15 @@ def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
     return row
 
 
-def searched(path: Path, spec: str, target: Target, latencies: Latencies) -> tuple[Search, float]:
-    """Plans for a model among all that passes can make of its layers, and the seconds that timing those took."""
-    passes, graph = parse(spec), Graph(onnx.load(path))
-    sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, passes, False) is None]
-    found = Planner(graph, passes, None, most=2).candidates(sites, lambda *_: None)
-    start = time.perf_counter()
-    table = priced(graph, sites, found, lambda s, c: block_of(s, passes, c.setting), target, latencies)
-    return Search(lambda: Graph(onnx.load(path)), passes, table, target), time.perf_counter() - start
+def arguments() -> argparse.Namespace:
+    parser = options.parser(__doc__)
+    parser.add_argument("models", type=options.existing, nargs="*")
+    parser.add_argument("--passes", default="cd,sd,nd")
+    parser.add_argument("--precisions", nargs="+", default=["f32", "bf16"])
+    parser.add_argument("--plans", type=int, default=20)
+    parser.add_argument("--speedup", type=float)
+    parser.add_argument("--cold", action="store_true", help="measure all latencies anew, remember none")
+    return options.parse(parser, passes="sd", precisions=["f32"], plans=5)
 
 
 if __name__ == "__main__":

@@ -3,27 +3,30 @@
     python -m benchmarks.speed --threads 2 --batches 1
     python -m benchmarks.same_latency [--networks vgg16] [--precisions f32 bf16 int8] [--passes cd,sd,nd]
 
-For every row of benchmarks/results/speed.json with these threads and batch 1: the plan of least damage that is as fast,
-chosen by measured latency among all that `--passes` can do (by default what `auto` is without data). Beside its
-milliseconds, timed in place, are its MACs and its damage over that of the paper's pipeline, which ndpass chooses by
-MACs: both are the sum of the layers' relative errors by their weights, the measure that either is chosen by. Networks
-are those of `benchmarks.speed`: seeded weights say nothing of accuracy. Rows go to benchmarks/results/same_latency.json
-as they come, those there are not searched again. `--quick`: the slowest row of `benchmarks.speed --quick`, for sd alone
-at one rank.
+Reads the rows of benchmarks/results/speed.json with these threads and batch 1. For each it finds the plan of least
+damage that is as fast, chosen by measured latency among all that `--passes` can do (the default is what `auto` is
+without data). A row has the plan's MACs, and its damage beside that of the paper's pipeline, which ndpass chooses by
+MACs. Damage is the sum of the layers' relative errors by their weights, and what either is chosen by. At the end the
+original, the pipeline and the plan are timed in turns (`beside`). The networks are those of `benchmarks.speed`: seeded
+weights say nothing of accuracy. Rows go to benchmarks/results/same_latency.json as they come; those there are not
+searched again. `--quick`: the slowest row of `benchmarks.speed --quick`, for sd alone at one rank.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import tempfile
 from pathlib import Path
 
 import onnx
 
-from benchmarks import options, plots, rows, summary
-from benchmarks.prediction import searched
-from benchmarks.rows import Row
-from benchmarks.speed import PAPER, built, planned
+from benchmarks import options
+from benchmarks.engine import Condition, time_models
+from benchmarks.networks.paper import PAPER, built, planned
+from benchmarks.plans import searched, write_stand_in
+from benchmarks.results import plots, rows, summary
+from benchmarks.results.rows import Row
 from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph
 from ndpass.measuring.block_latency import Latencies
@@ -33,14 +36,15 @@ from ndpass.measuring.target import Target
 from ndpass.planning.candidate import damage
 from ndpass.planning.timed_search import Search
 
-CONDITION = "OpenVINO {}"  # as benchmarks.speed calls it
+MINUTES = 100
+LABEL = "OpenVINO {}"  # a condition of benchmarks.speed
 
 
 def main() -> None:
     args = arguments()
     name = f"same_latency{args.suffix}"
     for network in args.networks:
-        path = Path(built(args.models, network, "", 0.0, int8=False)["path"])
+        original = built(args.models, network).path
         for precision in args.precisions:
             key = {
                 "network": network,
@@ -53,14 +57,14 @@ def main() -> None:
             for row in wanted(network, precision, args):
                 own = {**key, "pipeline": row["pipeline"]}
                 if not rows.known(name, own):
-                    search = search or timed(path, precision, args)
-                    rows.add(name, {**own, **one(search, path, row)})
+                    search = search or timed(original, precision, args)
+                    rows.add(name, {**own, **one(search, original, row, args)})
                 print(line(rows.known(name, own)[-1]), flush=True)
     plots.draw(name)
 
 
 def timed(path: Path, precision: Precision, args: argparse.Namespace) -> Search:
-    """All that the passes can make of the network, with latencies: minutes, so only where a row is missing."""
+    """All that the passes can make of the network, with latencies: takes minutes, so only where a row is missing."""
     target = Target(precision, args.threads)
     search, seconds = searched(path, args.passes, target, Latencies(target, cache_folder()))
     print(f"{path.stem} {precision}: candidates timed in {seconds:.0f} s", flush=True)
@@ -68,10 +72,10 @@ def timed(path: Path, precision: Precision, args: argparse.Namespace) -> Search:
 
 
 def wanted(network: str, precision: str, args: argparse.Namespace) -> list[Row]:
-    """The rows of benchmarks.speed, the slowest pipeline first."""
+    """The rows of benchmarks.speed on this kind of CPU, the slowest pipeline first."""
     key = {
         "network": network,
-        "condition": CONDITION.format(precision),
+        "condition": LABEL.format(precision),
         "threads": args.threads,
         "batch": 1,
         "cpu": rows.cpu(),
@@ -83,11 +87,10 @@ def wanted(network: str, precision: str, args: argparse.Namespace) -> list[Row]:
     return ordered[:1] if args.quick else ordered
 
 
-def one(search: Search, path: Path, row: Row) -> Row:
-    """The planner's plan at the speedup of a row; what was learnt in place for one plan is not kept for the next."""
+def one(search: Search, path: Path, row: Row, args: argparse.Namespace) -> Row:
+    """The planner's plan at the speedup of a row. What was learnt in place for one plan is not kept for the next."""
     graph = Graph(onnx.load(path))
-    _, _, _, plan = planned(graph, row["pipeline"], PAPER[row["network"]][row["pipeline"]])
-    paper = damage(plan)
+    paper = damage(planned(graph, row["pipeline"], PAPER[row["network"]][row["pipeline"]]).plan)
     asked = {"asked": row["speedup"], "paper_times_fewer": row["times_fewer"], "paper_damage": paper}
     own = copy.deepcopy(search)
     try:
@@ -103,6 +106,21 @@ def one(search: Search, path: Path, row: Row) -> Row:
         "times_fewer": graph.macs() / (graph.macs() - saved),
         "damage": settled.damage,
         "layers": [{"name": name, "setting": setting} for name, setting in settings.items()],
+        "beside": beside(path, row, settings, own.target, args),
+    }
+
+
+def beside(path: Path, row: Row, settings: Row, target: Target, args: argparse.Namespace) -> Row:
+    """How many times as fast as the original the pipeline and the plan are, in turns: median, 10th, 90th percentile."""
+    pipeline = built(args.models, row["network"], row["pipeline"]).path
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan.onnx"
+        write_stand_in(path, plan, args.passes, settings)
+        condition = Condition(precision=target.precision, threads=target.threads)
+        _, *found = (timed.figures() for timed in time_models([path, pipeline, plan], condition, args.seconds))
+    return {
+        name: {key: figures[key] for key in ("speedup", "spread")}
+        for name, figures in zip(("pipeline", "plan"), found, strict=True)
     }
 
 
@@ -117,18 +135,15 @@ def line(row: Row) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = options.described(__doc__)
     parser.add_argument("--networks", nargs="+", choices=list(PAPER), default=["vgg16"])
     parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
     parser.add_argument("--passes", default="cd,sd,nd")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each model that is timed in turns")
     parser.add_argument("--models", type=Path, default=options.MODELS, help="folder of benchmarks.speed's networks")
-    parser.add_argument("--quick", action="store_true", help="one plan; rows in *_quick.json")
-    args = parser.parse_args()
-    args.suffix = "_quick" if args.quick else ""
-    if args.quick:
-        args.precisions, args.passes = ["f32"], "sd:rank=64:order=vh"
-    return args
+    options.add_quick(parser, "one plan")
+    return options.parse(parser, on_digits=False, precisions=["f32"], passes="sd:rank=64:order=vh", seconds=1.0)
 
 
 if __name__ == "__main__":

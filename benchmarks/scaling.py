@@ -3,21 +3,17 @@
     python -m benchmarks.scaling [--studies images width depth threads] [--quick]
     python -m benchmarks.scaling model.onnx --calibration images/ --preprocess imagenet --images 100 200 400
 
-The first runs the studies below on networks with seeded weights and pixels that are drawn, `vgg16x0.5_64` being VGG16
-with half the channels at 64x64; the second a model and images of one's own. Each row is `ndpass run` as a process of
-its own on so many images, stage by stage, and one forward pass of the original over the same images (OpenVINO, f32,
-batches of 8, images decoded beforehand), timed before and after it; ratio: the whole run over the mean of the two. Rows
-are appended to benchmarks/results/scaling.json as they come, those there are not measured again.
+The first command runs the studies below on networks with seeded weights and random pixels; the second takes a model and
+images of your own. Each row is `ndpass run` as a process of its own on so many images, stage by stage, and one forward
+pass of the original over the same images before it and after it (OpenVINO, f32, batches of 8, images decoded
+beforehand). ratio: the whole run over the mean of the two passes. Rows are appended to benchmarks/results/scaling.json
+as they come; those there are not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,15 +23,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks import options, plots, rows
-from benchmarks.layers import Network, seeded
-from benchmarks.models import resnet18, vgg
-from benchmarks.options import MODELS
-from benchmarks.rows import Row
+from benchmarks import ndpass_command, options
+from benchmarks.networks.by_name import sized
+from benchmarks.networks.layers import seeded
+from benchmarks.results import plots, rows
+from benchmarks.results.rows import Row
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.measuring.runtime import OpenVINO
 
+MINUTES = 40
 BATCH = 8
 IMAGES = (50, 100, 200, 400, 800)
 PINNED = "--passes cd:rank=64,nd:rank=2:form=dw-pw"  # every layer gets the same: nothing is searched
@@ -81,6 +78,7 @@ class Case:
             "images": self.images,
             "threads": self.threads,
             "seed": self.seed,
+            "cpu": rows.cpu(),
         }
 
 
@@ -118,7 +116,7 @@ def given(args: argparse.Namespace) -> Iterator[Case]:
 
 def drawn(args: argparse.Namespace) -> Iterator[Case]:
     """Of every study, with the files that `build` writes."""
-    folder = MODELS / f"seed{args.seed}"
+    folder = options.MODELS / f"seed{args.seed}"
     for study in [QUICK] if args.quick else [STUDIES[name] for name in args.studies]:
         for network in study.networks:
             model, size = folder / f"{network}.onnx", network.partition("_")[2]
@@ -131,53 +129,28 @@ def build(case: Case) -> None:
     """The network and as many images as its study needs, unless they are there: time depends on the shapes alone."""
     case.model.parent.mkdir(parents=True, exist_ok=True)
     if not case.model.exists():
-        onnx.save(seeded(network(case.model.stem), case.seed), case.model)
+        onnx.save(seeded(sized(case.model.stem), case.seed), case.model)
     if not case.calibration.exists():
         size, count = map(int, case.calibration.stem.split("_")[1:])
         pixels = np.random.default_rng(case.seed).integers(0, 256, (count, size, size, 3), np.uint8)
         np.save(case.calibration, pixels)
 
 
-def network(name: str) -> Network:
-    """By its name: `vgg<depth>[x<width>]_<size>` or `resnet18_<size>`."""
-    found = re.fullmatch(r"(?:vgg(\d+)(?:x([\d.]+))?|resnet18)_(\d+)", name)
-    if found is None:
-        raise SystemExit(f"networks are called vgg16_224, vgg16x0.5_64 or resnet18_64; got {name}")
-    depth, width, size = found.groups()
-    return vgg(int(depth), float(width or 1), int(size)) if depth else resnet18(int(size))
-
-
 def one(case: Case) -> Row:
     """A run between two forward passes over its images."""
     before = forward(case)
+    given = {
+        "calibration": case.calibration,
+        "preprocess": case.preprocess,
+        "samples": case.images,
+        "seed": case.seed,
+        "threads": case.threads,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        command = [
-            sys.executable,
-            "-m",
-            "ndpass",
-            "run",
-            str(case.model),
-            "-q",
-            "--calibration",
-            str(case.calibration),
-            "--preprocess",
-            case.preprocess,
-            "--samples",
-            str(case.images),
-            "--seed",
-            str(case.seed),
-            "--json",
-            str(report),
-            "-o",
-            str(Path(folder) / "out.onnx"),
-            *case.run.split(),
-        ]
-        command += ["--threads", str(case.threads)] if case.threads else []
-        start = time.perf_counter()
-        subprocess.run(command, check=True)
-        whole = time.perf_counter() - start
-        found = json.loads(report.read_text())
+        try:
+            found, whole = ndpass_command.run(case.model, Path(folder) / "out.onnx", case.run.split(), given)
+        except ndpass_command.RefusedError as e:
+            raise SystemExit(str(e)) from e
     passes = (before, forward(case))
     mean = sum(passes) / 2
     return {

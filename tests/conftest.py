@@ -48,6 +48,17 @@ def net(folder: Path) -> Path:
     return Path("net.onnx")
 
 
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of benchmarks/results, and of the models that benchmarks make."""
+    from benchmarks import options
+    from benchmarks.results import rows
+
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(options, "MODELS", tmp_path / "built")
+    return tmp_path
+
+
 def small_network() -> onnx.ModelProto:
     text = """(float[batch,3,8,8] image) => (float[batch,5] scores) {
         a = Conv<pads = [1,1,1,1]>(image, w1, b1)  r = Relu(a)

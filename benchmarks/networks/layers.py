@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ndpass.graph.graph import Graph, Site
 
 OPSET, IR_VERSION = 17, 8
+CLASSES = 1000  # of ImageNet, which the classifiers tell apart
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """An ONNX classifier as a torch module and back, for tools that prune channels of torch modules.
 
-Layers with weights become torch's own, so that a tool finds them; the rest of the graph is run node by node. Back in
-ONNX are the weights alone: a pruned network is the same graph with fewer channels, which no other node may name.
+Layers with weights become torch's own, so that a tool finds them; the rest of the graph runs node by node. Only the
+weights are written back to ONNX: a pruned network is the same graph with fewer channels, so no other node may name a
+number of channels. Raises ValueError for an operator or an attribute that it has no rule for.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ WEIGHTED = {
 CARRYING = ("BatchNormalization", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")  # channels stay
 
 
-class Network(nn.Module):
-    """The graph of `proto`, which has one input and one output."""
+class OnnxModule(nn.Module):
+    """The graph of `proto`, which has one input and one output, (batch, ...) -> (batch, ...)."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class Network(nn.Module):
         return values[self.proto.graph.output[0].name]
 
     def fixed(self) -> list[nn.Module]:
-        """Layers whose outputs are not for one layer alone, by way of CARRYING: outputs of the model and what is added.
+        """Layers whose channels must stay: what is added up, and what the model returns, also through CARRYING.
 
         The channels of a residual sum cannot be pruned where a shortcut pads them (option A of ResNets for CIFAR).
         """
@@ -92,7 +93,7 @@ class Network(nn.Module):
         return [self.layers[_key(n)] for n in own if not _leads_to_one_layer(n, readers)]
 
     def to_onnx(self) -> onnx.ModelProto:
-        """The model with the weights that the layers have now."""
+        """The model with the layers' present weights."""
         model = onnx.ModelProto()
         model.CopyFrom(self.proto)
         new: dict[str, np.ndarray[Any, Any]] = {}

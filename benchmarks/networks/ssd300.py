@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from benchmarks.layers import Network, tensor
-from benchmarks.vgg import BLOCKS, vgg_block
+from benchmarks.networks.layers import Network, tensor
+from benchmarks.networks.vgg import blocks, vgg_block
 
 SIZE, CLASSES = 300, 21
 MEAN_BGR = (104.0, 117.0, 123.0)  # of ImageNet, subtracted from pixels 0..255 (Caffe's VGG16)
@@ -124,7 +124,7 @@ def _features(net: Network, width: float) -> list[tuple[str, int]]:
         return max(round(width * channels), 1)
 
     x, n_i, maps = _pixels(net), 3, []
-    for block, widths in enumerate(BLOCKS, 1):
+    for block, widths in enumerate(blocks(16), 1):
         x = vgg_block(net, block, x, n_i, [narrow(n) for n in widths], PIXEL_GAIN if block == 1 else 1.0)
         n_i = narrow(widths[-1])
         if block == 4:

@@ -1,12 +1,12 @@
-"""A `Network` read by torch, so that the network that is trained is the one that is written.
+"""A `Network` as a torch module, so that the network that is trained is the one that is written.
 
-    twin(images, ["offsets", "logits"])    any tensors of the network, by their names, for (batch, ...) images
+    TorchNetwork(net)(images, ["offsets", "logits"])    tensors of the network by their names, for images (batch, ...)
 
-Every convolution that a ReLU follows gets a BatchNorm between the two while it trains; `weights` folds them in:
+Every convolution that a ReLU follows has a BatchNorm between the two while it trains; `weights` folds them in:
 
     ReLU(γ (W x − μ) / √(σ² + ε) + β) = ReLU(W' x + b')    W' = γ W / √(σ² + ε)    b' = β − γ μ / √(σ² + ε)
 
-What is trained is a weight divided by its gain, so that one rate of learning fits the layer that sees pixels, the
+What is trained is a weight divided by its gain, so that one learning rate fits the first layer, which reads pixels, the
 layers within and the heads.
 """
 
@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch.nn import functional
 
-from benchmarks.layers import Network
+from benchmarks.networks.layers import Network
 
 Tensors = dict[str, Any]  # name -> tensor; torch is untyped here
 
 
-class Twin(torch.nn.Module):  # type: ignore[misc, unused-ignore]
-    """The layers of `net` as torch modules, its weights drawn as `benchmarks.layers.seeded` draws them in form."""
+class TorchNetwork(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+    """The layers of `net` as torch modules, with weights of the variance of `benchmarks.networks.layers.seeded`."""
 
     def __init__(self, net: Network) -> None:
         super().__init__()
-        self.net = net
+        self.network = net
         signals = {n.input[0] for n in net.nodes if n.op_type == "Relu"}
         self.normed = {n.name for n in net.nodes if n.op_type == "Conv" and n.output[0] in signals}
         self.learnt = torch.nn.ParameterDict()
@@ -49,35 +49,37 @@ class Twin(torch.nn.Module):  # type: ignore[misc, unused-ignore]
             self.norms[_key(name)] = torch.nn.BatchNorm2d(net.shapes[f"{name}.bias"][0])
 
     def forward(self, images: torch.Tensor, wanted: Sequence[str]) -> list[torch.Tensor]:
-        """The tensors `wanted`; no node is run that none of them needs."""
-        values: Tensors = {self.net.inputs[0].name: images}
+        """The tensors `wanted`, by name; only nodes that they need are run."""
+        values: Tensors = {self.network.inputs[0].name: images}
         for node in self._needed(wanted):
             values[node.output[0]] = self._run(node, values)
         return [values[name] for name in wanted]
 
     def freeze(self, names: Sequence[str]) -> None:
-        """Layers that are learnt no more, their BatchNorms as when they are folded; until the next `train()`."""
+        """Stops these layers from learning, with their BatchNorms as they will be folded, until the next `train()`."""
         for name in names:
             self.learnt[_key(f"{name}.weight")].requires_grad_(False)
             self.norms[_key(name)].eval().requires_grad_(False)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Float32 by their names in the network, BatchNorms folded with their running statistics."""
-        found = {name: self._plain(name) for name in self.net.shapes if name.removesuffix(".bias") not in self.normed}
+        found = {
+            name: self._plain(name) for name in self.network.shapes if name.removesuffix(".bias") not in self.normed
+        }
         for name in self.normed:
             norm = self.norms[_key(name)]
             factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
             found[f"{name}.weight"] *= factor.reshape(-1, 1, 1, 1)
             found[f"{name}.bias"] = norm.bias - norm.running_mean * factor
-        found |= {n: self.learnt[_key(n)] for n in self.net.constants if n.endswith(".scale")}
+        found |= {n: self.learnt[_key(n)] for n in self.network.constants if n.endswith(".scale")}
         return {name: np.array(t.detach().contiguous().numpy(), np.float32) for name, t in found.items()}
 
     def _plain(self, name: str) -> torch.Tensor:
-        return self.learnt[_key(name)] * self.net.gains.get(name, 1.0)
+        return self.learnt[_key(name)] * self.network.gains.get(name, 1.0)
 
     def _needed(self, wanted: Sequence[str]) -> list[onnx.NodeProto]:
         needed, found = set(wanted), []
-        for node in reversed(self.net.nodes):
+        for node in reversed(self.network.nodes):
             if needed & set(node.output):
                 needed |= set(node.input)
                 found.append(node)

@@ -1,32 +1,29 @@
-"""`python -m benchmarks.readme`: README's "Results" and the pictures, drawn from benchmarks/results.
+"""The pages drawn from the rows: README's section "Results", and benchmarks/results/README.md for other kinds of CPU.
 
-    python -m benchmarks.readme [--check]
-
-Words are in benchmarks/results.md.j2, every figure comes from the rows; what has no rows yet is left out. `--check`
-changes nothing and exits with 1 where README differs from what would be written.
+Words are in results.md.j2, every figure comes from the rows. A section whose files have no rows is left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from benchmarks import cost, plots, rows, speed, summary
-from benchmarks.rows import Row, latest
+from benchmarks.networks import paper
+from benchmarks.results import rows, summary
+from benchmarks.results.pictures import named as picture_of
+from benchmarks.results.rows import FIRST_CPU, TIMED, Row, latest
 
-FOLDER = Path(__file__).parent
-README = FOLDER.parent / "README.md"
 TEMPLATE = "results.md.j2"
 SECTION = re.compile(r"^## Results\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 QUICK = "_quick"
-COMMANDS = ("ranks_", "depth_", "inspect_")  # what `ndpass ... --json` has written
+COMMANDS = ("ranks_", "depth_", "inspect_")  # files that `ndpass ... --json` wrote
 NAMES = {
     "vgg16_cifar10": "VGG16 for CIFAR-10",
     "resnet20_cifar10": "ResNet-20 for CIFAR-10",
@@ -35,29 +32,11 @@ NAMES = {
 }
 DROPS = {"resnet20_cifar10": (1.0, 1.4)}  # points that the table of fewer MACs is read at, where not at one alone
 FAMILIES = {"vgg": "VGG", "resnet": "ResNet-"}
-PAPER = {
-    network: {p: speed.PAPER_ORIGINAL[network] / g for p, g in own.items()} for network, own in speed.PAPER.items()
-}
+Files = dict[str, Any]  # name of a file without its ending -> its rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where README would change")
-    check = parser.parse_args().check
-    found, now = read(rows.RESULTS), README.read_text(encoding="utf-8")
-    wanted = updated(now, render(found))
-    if check:
-        if wanted != now:
-            raise SystemExit("README's Results are not those of benchmarks/results: run python -m benchmarks.readme")
-        return
-    for name in found:
-        plots.draw(name)
-    README.write_text(wanted, encoding="utf-8")
-    print(f"wrote {README.name}" if wanted != now else f"{README.name} is as it would be written")
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """The rows of every file by its name; what --quick left and candidates that are kept are no results."""
+def read(folder: Path) -> Files:
+    """The rows of every file; not what --quick left, nor candidates that are kept, which are no results."""
     names = sorted(path for path in folder.glob("*.json") if not path.stem.endswith(QUICK))
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
@@ -66,10 +45,63 @@ def read(folder: Path) -> dict[str, Any]:
     }
 
 
-def render(found: dict[str, Any]) -> str:
-    """The section, from its heading to an empty line."""
+def section(found: Files) -> str:
+    """README's section, from its heading to an empty line: accuracy, and the times of the first kind of CPU."""
+    kept = {
+        name: rows.of_cpu(own, FIRST_CPU) if name.startswith((*TIMED, "peers_")) else own for name, own in found.items()
+    }
+    kept = {name: own for name, own in kept.items() if own}
+    return f"## Results\n\n{_rendered(kept, FIRST_CPU, others(found))}\n\n"
+
+
+def others_page(found: Files) -> str:
+    """The page of the other kinds of CPU, a section each; empty where there are none."""
+    parts = [f"## {cpu}\n\n{_rendered(timed_on(found, cpu), cpu, [])}\n" for cpu in others(found)]
+    return "\n".join(["# Times on other kinds of CPU\n", *parts]) if parts else ""
+
+
+def others(found: Files) -> list[str]:
+    """The kinds of CPU that there are times of, but for the first one."""
+    timed = (row for name, own in found.items() if name.startswith(TIMED) for row in own)
+    return [cpu for cpu in rows.cpus(timed) if cpu != FIRST_CPU]
+
+
+def timed_on(found: Files, cpu: str) -> Files:
+    """The rows with times of this kind of CPU; of peers that were timed on it also the accuracy, which has no CPU."""
+    kept = {name: rows.of_cpu(own, cpu) for name, own in found.items() if name.startswith(TIMED)}
+    for name in [name for name, own in kept.items() if own and name.startswith("peers_timed_")]:
+        peers = name.replace("_timed", "")
+        kept[peers] = summary.peers_of(found[peers], cpu)
+    return {name: own for name, own in kept.items() if own}
+
+
+def updated(readme: str, new: str) -> str:
+    """README with this section. Raises SystemExit where it has none to replace."""
+    if not SECTION.search(readme):
+        raise SystemExit('README needs a section "## Results" with another one behind it')
+    return SECTION.sub(lambda _: new, readme, count=1)
+
+
+def _rendered(files: Files, cpu: str, elsewhere: Sequence[str]) -> str:
+    """The template for rows of one kind of CPU; elsewhere: the other kinds, which are pointed at."""
+    folder = "benchmarks/results/" if cpu == FIRST_CPU else ""
+    own = [kept for name, kept in files.items() if not name.startswith(COMMANDS)]
+    text = _template().render(
+        files=files,
+        of=lambda kind: of(files, kind),
+        picture=lambda name: f"{folder}{picture_of(name, cpu)}.svg",
+        first=cpu == FIRST_CPU,
+        elsewhere=elsewhere,
+        machines=machines(own),
+        untold=sum("about" not in row for kept in own for row in kept),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -78,38 +110,24 @@ def render(found: dict[str, Any]) -> str:
     )
     environment.filters |= {"fixed": fixed, "span": span, "named": named, "quoted": quoted}
     environment.filters |= {"latest": latest, "median": median}
-    own = [kept for name, kept in found.items() if not name.startswith(COMMANDS)]
-    environment.globals |= {"summary": summary, "costs": cost.costs, "PAPER": PAPER, "DROPS": DROPS, "cost": cost}
-    text = environment.get_template(TEMPLATE).render(
-        files=found,
-        of=lambda kind: of(found, kind),
-        machines=machines(own),
-        untold=sum("about" not in row for kept in own for row in kept),
-    )
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n\n"
+    environment.globals |= {"summary": summary, "PAPER": paper.TIMES_FEWER, "DROPS": DROPS, "FIRST_CPU": FIRST_CPU}
+    return environment.get_template(TEMPLATE)
 
 
-def updated(readme: str, section: str) -> str:
-    """README with this section; SystemExit where it has none to replace."""
-    if not SECTION.search(readme):
-        raise SystemExit('README needs a section "## Results" with another one behind it')
-    return SECTION.sub(lambda _: section, readme, count=1)
-
-
-def of(found: dict[str, Any], kind: str) -> dict[str, list[Row]]:
-    """Model -> rows of the files `<kind>_<model>.json`, those first that have a name of their own."""
-    own = {name[len(kind) + 1 :]: rows for name, rows in found.items() if name.startswith(f"{kind}_")}
+def of(files: Mapping[str, Any], kind: str) -> dict[str, list[Row]]:
+    """Model -> rows of the files `<kind>_<model>`, those first that have a name in NAMES."""
+    own = {name[len(kind) + 1 :]: found for name, found in files.items() if name.startswith(f"{kind}_")}
     return dict(sorted(own.items(), key=lambda item: [*NAMES, item[0]].index(item[0])))
 
 
 def machines(files: Iterable[Sequence[Row]]) -> list[str]:
-    """Where rows come from, that say so: CPU and versions, without ndpass' own and the command."""
-    said = (row["about"].partition(", ndpass ")[0] for rows in files for row in rows if "about" in row)
+    """CPU and versions of the rows that say where they come from, without ndpass' own version and the command."""
+    said = (row["about"].partition(", ndpass ")[0] for found in files for row in found if "about" in row)
     return list(dict.fromkeys(said))
 
 
 def fixed(value: float, digits: int = 0) -> str:
-    """In so many digits behind the point, thousands with a comma."""
+    """With so many digits behind the point, thousands with a comma."""
     return f"{value:,.{digits}f}"
 
 
@@ -125,14 +143,10 @@ def quoted(budget: str) -> str:
 
 
 def named(model: str) -> str:
-    """A file's name as one would write it; see benchmarks.scaling for how networks are called by their sizes."""
+    """A model as one would write it; `benchmarks.networks.by_name` says how networks are called by their sizes."""
     found = re.fullmatch(r"(vgg|resnet)(\d+)(?:x([\d.]+))?_(\d+)", model)
     if found is None:
         return NAMES.get(model, model)
     family, depth, width, size = found.groups()
     name = f"{FAMILIES[family]}{depth}{f' with {width} of the channels' if width else ''}"
     return f"{name} at {size}×{size}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,22 +1,23 @@
-"""Figures of benchmarks as PNG and SVG, of which equal data give equal bytes."""
+"""Pictures as PNG and SVG beside the rows. Equal rows give equal bytes."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from benchmarks import rows
+from benchmarks.results import rows
 from ndpass.files.staging import write_bytes
 
 
 def figure(width: float, height: float) -> Any:
-    """In inches; without pyplot, which would look for a screen."""
+    """A matplotlib figure, in inches; made without pyplot, which would look for a screen."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def logarithmic(panel: Any, label: str) -> None:
-    """A horizontal axis whose numbers are written out: powers of ten say little over one decade."""
+    """A logarithmic horizontal axis with plain numbers: powers of ten say little over one decade."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator
 
     panel.set(xscale="log", xlabel=label)
@@ -26,13 +27,18 @@ def logarithmic(panel: Any, label: str) -> None:
     panel.grid(alpha=0.3)
 
 
-def save(drawn: Any, name: str) -> None:
-    """As benchmarks/results/<name>.png and .svg."""
+def named(name: str, cpu: str) -> str:
+    """The picture's file name without its ending: that of the rows, and for all but the first CPU that of the CPU."""
+    return name if cpu == rows.FIRST_CPU else f"{name}_{re.sub('[^a-z0-9]+', '_', cpu.lower().replace('-', ''))}"
+
+
+def save(drawn: Any, name: str, cpu: str = rows.FIRST_CPU) -> None:
+    """As benchmarks/results/<named>.png and .svg."""
     import matplotlib
 
     rows.RESULTS.mkdir(exist_ok=True)
+    path = rows.RESULTS / named(name, cpu)
     with matplotlib.rc_context({"svg.hashsalt": "ndpass"}):
-        write_bytes(rows.RESULTS / f"{name}.png", lambda file: drawn.savefig(file, format="png", dpi=100))
-        write_bytes(
-            rows.RESULTS / f"{name}.svg", lambda file: drawn.savefig(file, format="svg", metadata={"Date": None})
-        )
+        write_bytes(path.parent / f"{path.name}.png", lambda file: drawn.savefig(file, format="png", dpi=100))
+        metadata = {"Date": None}  # which would make equal pictures differ
+        write_bytes(path.parent / f"{path.name}.svg", lambda file: drawn.savefig(file, format="svg", metadata=metadata))

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.rows import Row, latest
+from benchmarks.results.rows import Row, cpu_of, latest
 
 FORMS = ("pw-dw", "dw-pw")
 EXACT = 1e-4  # relative error below which there is nothing to gain: that of rounding, where T is a layer's full rank
 RUN = ("precision", "pipeline", "budget", "threads", "cold")  # what tells runs of benchmarks.max_drop apart
+
+BY_MS = "by ms"  # how the names of peers end that choose by milliseconds
+# of benchmarks.cost: ndpass, the baseline that its limits refer to, and another one that takes minutes
+OURS, LEAST, ONCE = "ndpass", "svd of convs", "svd of all"
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,11 @@ def int8_peers(files: Mapping[str, Sequence[Row]], model: str) -> list[tuple[Row
     return peers_timed(files.get(f"peers_timed_{model}"), found)
 
 
+def peers_of(found: Sequence[Row], cpu: str) -> list[Row]:
+    """Rows of benchmarks.peers that hold on this kind of CPU: all but those that were chosen by another's latency."""
+    return [row for row in found if cpu_of(row) == cpu or not row["peer"].endswith(BY_MS)]
+
+
 def behind(runs: Sequence[Row] | None, found: Sequence[Row]) -> list[tuple[Row, list[str]]]:
     """Of benchmarks.peers the rows of ndpass and the peers that lose no more and are as fast or faster, if any are."""
     ratios = peers_timed(runs, found)
@@ -217,3 +226,12 @@ def behind(runs: Sequence[Row] | None, found: Sequence[Row]) -> list[tuple[Row, 
         for row, ratio in own
     ]
     return [(row, peers) for row, peers in beaten if peers]
+
+
+def costs(found: Sequence[Row]) -> tuple[dict[str, float], dict[str, int]]:
+    """By command: median seconds and largest resident set over the rounds."""
+    by_name = {name: [r for r in found if r["what"] == name] for name in dict.fromkeys(r["what"] for r in found)}
+    return (
+        {name: median(r["seconds"] for r in own) for name, own in by_name.items()},
+        {name: max(r["peak_bytes"] for r in own) for name, own in by_name.items()},
+    )

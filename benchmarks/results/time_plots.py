@@ -1,52 +1,17 @@
-"""Pictures of the rows in benchmarks/results, PNG and SVG: each command draws its own, `benchmarks.readme` all of them.
-
-Without matplotlib (the extras `plots`, `test` and `bench` have it) there are none, and a line says so.
-"""
+"""Pictures of times: each function draws the rows of one file, measured on one kind of CPU."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import pictures, rows
-from benchmarks.rows import Row
-from benchmarks.summary import EXACT, FORMS, by, curves, timed
+from benchmarks.results import pictures
+from benchmarks.results.rows import Row, latest
+from benchmarks.results.summary import timed
 
-WIDTH = 0.7  # of what belongs to a pipeline, of the way to the next one
+WIDTH = 0.7  # of the bars of one pipeline, as a share of the way to the next pipeline
 STAGES = ("calibrate", "plan", "rewrite", "verify")
-
-
-def draw(name: str) -> None:
-    """The picture of benchmarks/results/<name>.json beside it, where there are rows and one is drawn of such."""
-    found, drawn = rows.read(name), next((d for kind, d in DRAWN.items() if name.startswith(kind)), None)
-    if not found or drawn is None:
-        return
-    if find_spec("matplotlib") is None:
-        print('no picture: it is drawn with matplotlib (pip install "ndpass[plots]")')
-        return
-    figure = drawn(found)
-    pictures.save(figure, name)
-
-
-def compression(found: Sequence[Row]) -> Any:
-    """Points lost against times fewer MACs, a line a pipeline."""
-    figure = pictures.figure(8, 5)
-    axes = figure.subplots()
-    for i, curve in enumerate(curves(found)):
-        axes.plot(
-            [r["times_fewer"] for r in curve.rows],
-            [r["drop"] for r in curve.rows],
-            "o^sv"[i // 10 % 4] + "-",
-            color=f"C{i % 10}",
-            markersize=4,
-            label=curve.pipeline,
-        )
-    axes.axhline(1.0, color="grey", linestyle=":")
-    axes.set(xlabel="times fewer MACs", ylabel="accuracy lost, points")
-    figure.legend(loc="outside right upper", fontsize="small")
-    return figure
 
 
 def cost(found: Sequence[Row]) -> Any:
@@ -61,53 +26,6 @@ def cost(found: Sequence[Row]) -> Any:
         panel.set_xlim(left=0)
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(kinds)), kinds)
-    return figure
-
-
-def detection(found: Sequence[Row]) -> Any:
-    """mAP by pipeline beside that of the original, a panel a scope and budget."""
-    found = [row for row in rows.latest(found, ("pipeline", "scope", "macs", "samples")) if not row.get("refused")]
-    whole = [row["map50"] for row in found if row["pipeline"] == "original"]
-    shown = by([row for row in found if row["pipeline"] != "original"], "scope", "macs")
-    figure = pictures.figure(2.6 * len(shown) + 0.5, 4)
-    for panel, ((scope, macs), own) in zip(
-        figure.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True
-    ):
-        panel.plot(range(len(own)), [row["map50"] for row in own], "o")
-        panel.set_xticks(range(len(own)), [row["pipeline"] for row in own], rotation=90)
-        panel.set(title=f"{scope},\n{1 / macs:.2f} times fewer MACs", xlim=(-0.5, len(own) - 0.5), ylabel="mAP@0.5")
-        panel.label_outer()
-        panel.grid(axis="y", alpha=0.3)
-        for value in whole:
-            panel.axhline(value, color="black", linestyle=":", label="original")
-    figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    return figure
-
-
-def errors(found: Sequence[Row]) -> Any:
-    """Errors by layer, a panel a form; dashed: data-free."""
-    found = rows.latest(found, ("layer", "form", "rank"))
-    layers = list(dict.fromkeys(row["layer"] for row in found))
-    figure = pictures.figure(6.5 * len(FORMS), 4.5)
-    panels = figure.subplots(1, len(FORMS), sharey=True)
-    for panel, form in zip(panels, FORMS, strict=True):
-        for i, rank in enumerate(sorted({row["rank"] for row in found})):
-            own = {row["layer"]: row for row in found if row["form"] == form and row["rank"] == rank}
-            for key, style, said in (("data_free", "--", "data-free"), ("calibrated", "-", "fitted to data")):
-                places = [n for n, layer in enumerate(layers) if layer in own]
-                panel.plot(
-                    places,
-                    [own[layers[n]][key] for n in places],
-                    style,
-                    color=f"C{i}",
-                    marker=".",
-                    label=f"T={rank}, {said}",
-                )
-        panel.set(yscale="log", title=form, ylabel="relative error of the response")
-        panel.set_ylim(bottom=EXACT)
-        panel.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
-        panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=7)
     return figure
 
 
@@ -138,7 +56,7 @@ def plans_timed(found: Sequence[Row]) -> Any:
 
 def prediction(found: Sequence[Row]) -> Any:
     """Measured against predicted milliseconds, a panel a model, precision and number of threads."""
-    found = rows.latest(found, ("model", "precision", "threads"))
+    found = latest(found, ("model", "precision", "threads"))
     figure = pictures.figure(4.0 * min(len(found), 4), 4.0 * -(-len(found) // 4))
     panels = figure.subplots(-(-len(found) // 4), min(len(found), 4), squeeze=False).flat
     for panel, row in zip(panels, found, strict=False):
@@ -188,7 +106,7 @@ def speed(found: Sequence[Row]) -> Any:
 
 def same_latency(found: Sequence[Row]) -> Any:
     """MACs of the paper's pipelines and of the planner's plans as fast: networks in rows, precisions in columns."""
-    found = rows.latest(found, ("network", "precision", "threads", "passes", "pipeline"))
+    found = latest(found, ("network", "precision", "threads", "passes", "pipeline"))
     networks, precisions = (list(dict.fromkeys(row[key] for row in found)) for key in ("network", "precision"))
     figure = pictures.figure(4.5 * len(precisions) + 1, 4 * len(networks) + 0.5)
     panels = figure.subplots(len(networks), len(precisions), squeeze=False, sharey="row").flat
@@ -201,20 +119,6 @@ def same_latency(found: Sequence[Row]) -> Any:
         panel.set(title=" ".join(key), xlabel="times as fast as the original", ylabel="times fewer MACs")
     figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
-
-
-DRAWN: dict[str, Callable[[Sequence[Row]], Any]] = {
-    "compression": compression,
-    "cost": cost,
-    "detection": detection,
-    "errors": errors,
-    "max_drop": max_drop,
-    "plans_timed": plans_timed,
-    "prediction": prediction,
-    "same_latency": same_latency,
-    "scaling": scaling,
-    "speed": speed,
-}
 
 
 def _ratios(axes: Any, found: Sequence[Row], colours: str) -> None:

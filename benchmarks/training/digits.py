@@ -1,6 +1,6 @@
-"""Trains the network that ndpass ships (`ndpass/run/digits.onnx`) on scikit-learn's 8x8 digits.
+"""`python -m benchmarks.training.digits`: trains the network that ndpass ships on scikit-learn's 8x8 digits.
 
-    python -m benchmarks.train_digits [-o ndpass/run/digits.onnx]
+    python -m benchmarks.training.digits [-o ndpass/run/digits.onnx]
 
 Needs the extra `bench`, and about 20 seconds on one core.
 
@@ -13,7 +13,6 @@ published models do, so that folding it is part of what the example shows.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
+from benchmarks import options
 from ndpass.run import digits
 
 Modules: TypeAlias = dict[str, Any]  # name -> torch module; torch is untyped here
 Arrays: TypeAlias = dict[str, NDArray[np.float32]]
 
+MINUTES = 1
 SEED = 0
 EPOCHS = 60
 BATCH = 50
@@ -196,7 +197,7 @@ def to_onnx(modules: Modules) -> onnx.ModelProto:
 
 def main() -> None:
     """Train, say how well it went, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_digits", description="Train the digits network.")
+    parser = options.described(__doc__)
     parser.add_argument("-o", "--output", type=Path, default=digits.model_path(), help="the ONNX file to write")
     output: Path = parser.parse_args().output
     calibration, validation = digits.images()

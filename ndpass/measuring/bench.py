@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Row:
     """One model in one runtime and precision; without figures if `skipped` says why.
 
     speedup: time of the first model over time of this one, the median over rounds; verdict: None for the first itself.
+    times_ms: of each round; element r of every row was measured in the same round.
     note: what was done to the model so that it could be timed.
     """
 
@@ -50,6 +51,7 @@ class Row:
     speedup_spread: Range | None = None
     verdict: Verdict | None = None
     rounds: int = 0
+    times_ms: tuple[float, ...] = ()
     skipped: str | None = None
     note: str | None = None
 
@@ -190,12 +192,17 @@ def _row(row: Row, index: int, times: dict[int, list[float]]) -> Row:
         return row
     own = times[index]
     median, spread = float(np.median(own)), percentiles(own)
-    figures = {"median_ms": 1e3 * median, "spread_ms": (1e3 * spread[0], 1e3 * spread[1]), "rounds": len(own)}
+    figures: dict[str, Any] = {
+        "median_ms": 1e3 * median,
+        "spread_ms": (1e3 * spread[0], 1e3 * spread[1]),
+        "rounds": len(own),
+        "times_ms": tuple(1e3 * seconds for seconds in own),
+    }
     if 0 in times:
         speedups = [first / this for first, this in zip(times[0], own, strict=True)]
         figures |= {"speedup": float(np.median(speedups)), "speedup_spread": percentiles(speedups)}
         figures |= {"verdict": verdict(speedups)} if index else {}
-    return replace(row, **cast(dict[str, Any], figures))
+    return replace(row, **figures)
 
 
 def _filled_axes(name: str, spec: InputSpec, batch: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """A small trained network and its images, so that every command can be tried without a download.
 
 The images are scikit-learn's copy of the UCI "Optical Recognition of Handwritten Digits" test set: 1,797 grey
-images of 8x8 pixels. The network is made by `benchmarks/train_digits.py`, which takes its split from here: the
+images of 8x8 pixels. The network is made by `benchmarks/training/digits.py`, which takes its split from here: the
 calibration images are the ones that the network was trained on, the validation images it has never seen.
 """
 

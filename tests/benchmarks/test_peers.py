@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from benchmark_rows import INTEL
 from conftest import small_network
 from models import network, normal, relative, run_ort
 from numpy.typing import NDArray
 
-from benchmarks import curves, peers, rows
-from benchmarks.peer_tools import INSTALL, PEERS, Peer, without_data
+from benchmarks import peers
+from benchmarks.ndpass_command import RefusedError
+from benchmarks.peer_tools.catalogue import INSTALL, PEERS, Peer, without_data
+from benchmarks.peer_tools.task import Task
+from benchmarks.results import curve_plot, peer_table, rows
 from ndpass.conv import Conv
 from ndpass.passes.network_decoupling import NetworkDecoupling
 
@@ -50,10 +55,10 @@ def test_dac_is_nd_of_depthwise_first_without_data(rank: int) -> None:
 def test_a_model_comes_back_from_torch_as_it_was() -> None:
     """With every operator of the models measured, and after pruning of nothing."""
     pytest.importorskip("torch", reason="the extra `peers` is not installed")
-    from benchmarks.onnx_torch import Network
+    from benchmarks.networks.onnx_torch import OnnxModule
 
     model, image = residual(), normal(2, 3, 8, 8)
-    net = Network(model).eval()
+    net = OnnxModule(model).eval()
     (expected,) = run_ort(model, {"image": image})
     assert relative([expected], [torch_run(net, image)]) < 1e-5
     assert relative([expected], run_ort(net.to_onnx(), {"image": image})) < 1e-6
@@ -61,9 +66,9 @@ def test_a_model_comes_back_from_torch_as_it_was() -> None:
 
 def test_channels_of_a_sum_and_of_the_output_stay() -> None:
     pytest.importorskip("torch", reason="the extra `peers` is not installed")
-    from benchmarks.onnx_torch import Network
+    from benchmarks.networks.onnx_torch import OnnxModule
 
-    net = Network(residual())
+    net = OnnxModule(residual())
     kept = {name for name, layer in net.layers.items() if any(layer is f for f in net.fixed())}
     assert kept == {"a", "c", "scores"}
 
@@ -74,13 +79,13 @@ def test_torch_pruning_at_ratio_zero_changes_nothing_and_prunes_where_asked() ->
     import torch
     import torch_pruning as tp
 
-    from benchmarks.onnx_torch import Network
-    from benchmarks.peer_tools import _prune
+    from benchmarks.networks.onnx_torch import OnnxModule
+    from benchmarks.peer_tools.pruning import _prune
 
     model, image = residual(), normal(2, 3, 8, 8)
     expected = run_ort(model, {"image": image})
     for share, same in ((1.0, True), (0.7, False)):
-        net = Network(model).eval()
+        net = OnnxModule(model).eval()
         _prune(net, tp.importance.GroupMagnitudeImportance(p=2), False, share, torch.from_numpy(image[:1]))
         pruned = net.to_onnx()
         found = run_ort(pruned, {"image": image})
@@ -93,43 +98,105 @@ def test_torch_pruning_at_ratio_zero_changes_nothing_and_prunes_where_asked() ->
 
 
 def test_a_missing_peer_says_what_to_install_and_the_rest_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    model = tmp_path / "net.onnx"
+    """A peer that writes the model as it is, one that has none at a setting, and one that is not installed."""
+    model = results / "net.onnx"
     onnx.save(small_network(), model)
-    np.savez(tmp_path / "data.npz", images=normal(20, 3, 8, 8), labels=np.arange(20) % 5)
-    free = Peer("free", without_data, ["--passes nd:rank=1", "--passes nd --macs 0.001"], "o")
-    absent = Peer("absent", without_data, ["--passes nd:rank=1"], "o", ("no_such_module",))
+    np.savez(results / "data.npz", images=normal(20, 3, 8, 8), labels=np.arange(20) % 5)
+    free, absent = (
+        Peer("free", copied, ["same", "none"], "o"),
+        Peer("absent", copied, ["same"], "o", ("no_such_module",)),
+    )
     monkeypatch.setattr(peers, "PEERS", [absent, free])
-    args = arguments(monkeypatch, peers, model, tmp_path, "--peers", "free", "absent")
+    args = arguments(monkeypatch, peers, model, results, "--peers", "free", "absent")
     peers.build(model, "net", args)
     said = capsys.readouterr().out
     assert f"absent is left out: no_such_module not installed: {INSTALL}" in said
     done, refused = rows.read("peers_net")
-    assert done["layers"]
-    assert "reach" in refused["refused"] or "MACs" in refused["refused"]
-    assert (tmp_path / "models" / "net" / "free_passes_nd_rank=1.onnx").exists()
+    assert done["drop"] == 0
+    assert done["macs"][0] == done["macs"][1] > 0
+    assert done["layers"] == []
+    assert refused == {"peer": "free", "setting": "none", "refused": "no such setting", "about": refused["about"]}
+    assert (results / "models" / "net" / "free_same.onnx").exists()
     peers.build(model, "net", args)
     assert len(rows.read("peers_net")) == 2  # what is there is not run again
 
 
-def test_plots_are_drawn_and_equal_for_equal_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def copied(task: Task) -> rows.Row:
+    if task.setting == "none":
+        raise RefusedError("no such setting")
+    task.out.write_bytes(task.model.read_bytes())
+    return {"layers": []}
+
+
+def test_what_chose_by_latency_is_built_anew_on_another_cpu(monkeypatch: pytest.MonkeyPatch, results: Path) -> None:
+    model = results / "net.onnx"
+    onnx.save(small_network(), model)
+    np.savez(results / "data.npz", images=normal(20, 3, 8, 8), labels=np.arange(20) % 5)
+    monkeypatch.setattr(peers, "PEERS", [Peer(name, copied, ["same"], "o") for name in ("by MACs", "ndpass by ms")])
+    args = arguments(monkeypatch, peers, model, results, "--peers", "by MACs", "ndpass by ms")
+    for cpu in (rows.FIRST_CPU, INTEL, INTEL):
+        monkeypatch.setattr(rows, "cpu", lambda cpu=cpu: cpu)
+        peers.build(model, "net", args)
+    built = [(row["peer"], row.get("cpu")) for row in rows.read("peers_net")]
+    assert built == [("by MACs", None), ("ndpass by ms", rows.FIRST_CPU), ("ndpass by ms", INTEL)]
+
+
+@pytest.mark.usefixtures("results")
+def test_times_and_curves_are_those_of_one_cpu() -> None:
+    """Each CPU has its last run of times, its own plans by milliseconds, and the accuracy that has no CPU."""
+    rows.add("peers_net", made_row("DAC", "s", 1), made_row("ndpass by ms", "s", 2))
+    rows.add("peers_net", {**made_row("ndpass by ms", "s", 3), "cpu": INTEL})
+    run = {"threads": 1, "batch": 1, "models": [["DAC", "s"], ["ndpass by ms", "s"]], "original": timed_row(9)}
+    rows.add("peers_timed_net", {**run, "times": [timed_row(2), timed_row(3)]})
+    rows.add("peers_timed_net", {**run, "cpu": INTEL, "times": [timed_row(4), timed_row(5)]})
+    for cpu, drop, ms in ((rows.FIRST_CPU, 2.0, [2, 3]), (INTEL, 3.0, [4, 5])):
+        original, found = peer_table.timed("net", cpu)
+        assert original is not None
+        assert [row["ms"] for row in found] == ms
+        assert [row["drop"] for row in found] == [1.0, drop]
+    assert peer_table.timed("net", "Intel AMX") == (None, [])
+    fitted = {"pipeline": "sd", "layers": [], "accuracy": 89.0, "drop": 1.0, "before": 90.0, "times_fewer": 2.0}
+    rows.add("compression_net", {**fitted, "compensated": True, "slopes": True})
+    chosen = {"precision": "f32", "refused": "", "pipeline": "auto", "layers": [], "drop": 0.5, "macs": [4, 1]}
+    rows.add("max_drop_net", chosen, {**chosen, "cpu": INTEL, "drop": 0.25})
+    accuracy = {cpu: [plan["accuracy"] for plan in curve_plot.plans("net", cpu)] for cpu in (rows.FIRST_CPU, INTEL)}
+    assert accuracy == {rows.FIRST_CPU: [89.0, 89.0, 89.5], INTEL: [89.0, 89.0, 89.75]}  # sd, DAC, auto by ms
+
+
+def test_plots_are_drawn_and_equal_for_equal_rows(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
-    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "cpu", lambda: rows.FIRST_CPU)
     made = [made_row(peer.name, setting, i) for i, peer in enumerate(PEERS) for setting in peer.of("other")[:1]]
     rows.add("peers_net", *made)
     times = [timed_row(1.0 + i) for i in range(len(made))]
     keys = [[row["peer"], row["setting"]] for row in made]
     rows.add("peers_timed_net", {"threads": 1, "batch": 1, "models": keys, "original": timed_row(9), "times": times})
+    curve_plot.plot("net", 10**6, 1)
     drawn = []
     for _ in range(2):
-        peers.plot("net")
-        curves.plot("net", 10**6, 1)
-        drawn.append([(tmp_path / f"{name}_net.svg").read_bytes() for name in ("peers", "curves")])
+        peer_table.plot("net")
+        drawn.append((results / "peers_net.svg").read_bytes())
     assert drawn[0] == drawn[1]
-    assert (tmp_path / "peers_net.png").stat().st_size > 10_000
-    assert b"<svg" in drawn[0][0]
+    assert (results / "peers_net.png").stat().st_size > 10_000
+    assert b"<svg" in drawn[0]
+    assert b"<svg" in (results / "curves_net.svg").read_bytes()
+
+
+def test_ndpass_runs_as_a_command_and_says_why_it_refuses(tmp_path: Path) -> None:
+    """What is kept is the plan; a refusal is the last line, with files by their names."""
+    model = tmp_path / "net.onnx"
+    onnx.save(small_network(), model)
+    task = Task(model, tmp_path / "out.onnx", "--passes nd:rank=1", model, model, "", None, 1)
+    kept = without_data(task)
+    assert kept["pipeline"] == "nd"
+    assert {layer["name"] for layer in kept["layers"]} == {"a", "b"}
+    assert task.out.exists()
+    absent = replace(task, model=tmp_path / "absent.onnx")
+    with pytest.raises(RefusedError, match=r"^ndpass: absent\.onnx") as refused:
+        without_data(absent)
+    assert refused.value.seconds > 0
 
 
 def test_every_setting_has_a_file_of_its_own() -> None:

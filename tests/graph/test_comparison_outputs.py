@@ -10,8 +10,8 @@ import pytest
 from conftest import Command
 from models import network, normal
 
-from benchmarks.layers import seeded
-from benchmarks.ssd300 import ssd300
+from benchmarks.networks.layers import seeded
+from benchmarks.networks.ssd300 import ssd300
 from ndpass import passes
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.reference import Calibration

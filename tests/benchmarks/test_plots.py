@@ -1,0 +1,52 @@
+"""Pictures: the same rows give the same bytes, what was measured last is in them, and each CPU has its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmark_rows import SPEED, on_intel
+
+from benchmarks.results import page, plots, rows
+
+pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+COMMITTED = Path(page.__file__).parent
+
+
+def test_the_same_rows_give_the_same_picture(results: Path) -> None:
+    (results / "speed.json").write_text(json.dumps(SPEED))
+    plots.draw("speed")
+    first = (results / "speed.svg").read_bytes(), (results / "speed.png").read_bytes()
+    plots.draw("speed")
+    assert ((results / "speed.svg").read_bytes(), (results / "speed.png").read_bytes()) == first
+
+
+@pytest.mark.parametrize("name", ["cost", "detection"])
+def test_what_was_measured_last_is_in_the_picture(name: str, results: Path) -> None:
+    found = json.loads((COMMITTED / f"{name}.json").read_text(encoding="utf-8"))
+    (results / f"{name}.json").write_text(json.dumps(found))
+    plots.draw(name)
+    whole = (results / f"{name}.svg").read_bytes()
+    (results / f"{name}.json").write_text(json.dumps(found[:-1]))
+    plots.draw(name)
+    assert (results / f"{name}.svg").read_bytes() != whole
+    assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_cpu_has_a_picture_of_its_own(results: Path) -> None:
+    """Rows of another CPU leave the first one's picture as it is."""
+    (results / "speed.json").write_text(json.dumps(SPEED))
+    plots.draw("speed")
+    first = (results / "speed.svg").read_bytes()
+    (results / "speed.json").write_text(json.dumps([*on_intel(SPEED, 2.0), *SPEED]))
+    plots.draw("speed")
+    assert (results / "speed.svg").read_bytes() == first
+    assert (results / "speed_intel_avx512.svg").read_bytes() != first
+    assert sorted(path.name for path in results.glob("*.png")) == ["speed.png", "speed_intel_avx512.png"]
+
+
+def test_a_picture_of_one_cpu_alone_is_named_after_it(results: Path) -> None:
+    rows.add("speed", *on_intel(SPEED, 1.0))
+    plots.draw("speed")
+    assert [path.name for path in results.glob("*.svg")] == ["speed_intel_avx512.svg"]
