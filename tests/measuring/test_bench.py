@@ -40,6 +40,8 @@ def test_a_model_of_many_layers_is_slower_than_one_of_a_single_layer(tmp_path: P
     ]
     for first, second in (result.rows[:2], result.rows[2:]):
         assert (first.speedup, first.verdict, first.rounds) == (1.0, None, 4 * COMPILED)  # an even number each
+        assert len(first.times_ms) == len(second.times_ms) == first.rounds
+        assert np.median(second.times_ms) == pytest.approx(second.median_ms)
         assert second.verdict == "slower"
         assert second.speedup_spread is not None
         assert second.speedup is not None
