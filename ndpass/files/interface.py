@@ -19,17 +19,21 @@ Interface: TypeAlias = "onnx.ModelProto | tuple[Ports, Ports]"  # the latter an 
 
 
 def signature(model: onnx.ModelProto, side: str) -> list[tuple[str, bytes]]:
-    """(name, type and shape) of the inputs or outputs in order; initializers listed as inputs are none."""
-    weights = {t.name for t in model.graph.initializer}
+    """(name, type and shape) of the inputs or outputs in order; an input with a default need not be fed and is none."""
+    defaults = _initializers(model) if side == "input" else set()
     infos = getattr(model.graph, side)
-    return [(i.name, i.type.SerializeToString(deterministic=True)) for i in infos if i.name not in weights]
+    return [(i.name, i.type.SerializeToString(deterministic=True)) for i in infos if i.name not in defaults]
+
+
+def _initializers(model: onnx.ModelProto) -> set[str]:
+    return {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
 
 
 def interface(model: onnx.ModelProto) -> onnx.ModelProto:
     """Inputs and outputs of the model without anything else, to keep when the model itself is let go."""
     bare = onnx.ModelProto()
-    weights = {t.name for t in model.graph.initializer}
-    bare.graph.input.extend(i for i in model.graph.input if i.name not in weights)
+    defaults = _initializers(model)
+    bare.graph.input.extend(i for i in model.graph.input if i.name not in defaults)
     bare.graph.output.extend(model.graph.output)
     return bare
 

@@ -19,9 +19,10 @@ from onnx.external_data_helper import (
 from ndpass.errors import InputError, writing
 from ndpass.files.model_path import check_model_path
 from ndpass.files.weight_files import check_beside, data_file
+from ndpass.graph.node_order import sort_nodes
+from ndpass.graph.onnx_said import weights_of
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 EXTERNAL_FROM = 1024  # bytes; smaller weights stay in the model, as onnx itself does it
 PROTOBUF_LIMIT = 2_000_000_000  # bytes; a little under the 2 GiB that one protobuf message can hold
 
@@ -39,13 +40,17 @@ def read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     """
     check_model_path(path)
     try:
-        onnx.checker.check_model(str(path))
         model = onnx.load(path, load_external_data=False)
+        sorted_here = sort_nodes(model.graph)  # both runtimes load what is out of order, the checker refuses it
+        if not sorted_here:
+            onnx.checker.check_model(str(path))
         beside = data_files(model, path.parent)  # loading them makes the model forget where they were
         for file in beside:
             check_beside(path, file)
         if beside:
             load_external_data_for_model(model, str(path.parent))
+        if sorted_here:
+            onnx.checker.check_model(model)
     except InputError:
         raise
     except Exception as e:  # protobuf, the checker and the loader of external data raise a dozen types between them
@@ -88,17 +93,10 @@ def check_finite(model: onnx.ModelProto, name: str) -> None:
 
     Masks and bounds, such as those of a Clip, may be infinite.
     """
-    weights = _weights(model.graph)
+    weights = weights_of(model.graph)
     for place, tensor in _tensors(model.graph):
         if tensor.data_type in FLOATS and not _finite(onnx.numpy_helper.to_array(tensor), place in weights):
             raise InputError(f"{name}: weights '{place}' hold NaN or infinite values: export the model again")
-
-
-def _weights(graph: onnx.GraphProto) -> set[str]:
-    """Names of what weighted layers read besides their input; in inner graphs too."""
-    own = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
-    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
-    return own.union(*(_weights(g) for g in inner))
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:

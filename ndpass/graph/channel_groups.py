@@ -18,10 +18,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ndpass.graph.channel_walk import Cut, Labels, Refused, Span, Walk, depthwise
-from ndpass.graph.normalise import values
+from ndpass.graph.constants import values
+from ndpass.graph.macs import PRODUCTS
 from ndpass.graph.shapes import Shape
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +84,7 @@ def _refuse_shared(walk: Walk) -> None:
     for cut in walk.cuts.values():
         weight = cut.node.inputs[cut.index]
         others = [n for n in weight.outputs if id(n) not in walk.nodes]
-        if cut.node.op in WEIGHTED and cut.index == 1 and others:
+        if cut.node.op in PRODUCTS and cut.index == 1 and others:
             raise Refused(
                 f"the weight '{weight.name}' of {cut.node.op} '{cut.node.name}' is shared with "
                 f"{others[0].op} '{others[0].name}', which has other channels"
@@ -96,7 +95,7 @@ def _group(walk: Walk, asked: gs.Node) -> Group:
     size, number = _classes(walk, len(walk.spans[id(asked.inputs[0])].labels))
     spans = {key: Span(s.tensor, s.axis, np.where(s.labels < 0, -1, number[s.labels])) for key, s in walk.spans.items()}
     cuts = tuple(Cut(c.node, c.index, c.axis, spans[id(c.span.tensor)]) for c in walk.cuts.values())
-    layers = [n for n in walk.nodes.values() if n.op in WEIGHTED and not depthwise(n)]
+    layers = [n for n in walk.nodes.values() if n.op in PRODUCTS and not depthwise(n)]
     layers.sort(key=lambda n: n is not asked)
     producers = tuple(Member(n, spans[id(n.outputs[0])].labels) for n in layers if id(n.outputs[0]) in spans)
     consumers = tuple(Member(n, spans[id(n.inputs[0])].labels) for n in layers if id(n.inputs[0]) in spans)

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ndpass.graph.normalise import is_weight, values
+from ndpass.graph.constants import is_weight, values
 from ndpass.graph.shapes import Shape
 
 Labels: TypeAlias = NDArray[np.int64]

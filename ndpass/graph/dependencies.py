@@ -29,3 +29,16 @@ def upstream(tensors: list[gs.Tensor], stop: set[int]) -> list[gs.Node]:
                 seen[id(node)] = node
                 queue.extend(reads(node))
     return list(seen.values())
+
+
+def outer_reads(node: gs.Node) -> list[gs.Tensor]:
+    """As `reads`, without what the graphs inside the node make themselves."""
+    inner = [t for g in node.attrs.values() if isinstance(g, gs.Graph) for t in _taken_in(g)]
+    return [t for t in [*node.inputs, *inner] if not t.is_empty()]
+
+
+def _taken_in(graph: gs.Graph) -> list[gs.Tensor]:
+    """What a graph inside a node takes from outside, and its constants."""
+    own = {id(t) for t in graph.inputs} | {id(t) for node in graph.nodes for t in node.outputs}
+    read = [t for node in graph.nodes for t in outer_reads(node)] + list(graph.outputs)
+    return [t for t in read if id(t) not in own]

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from ndpass.conv import Block, Conv, Sum
 from ndpass.graph.channel_groups import Group, input_group, keep
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.comparison_outputs import compared
+from ndpass.graph.constants import is_weight
 from ndpass.graph.dependencies import index_of, reads, upstream
 from ndpass.graph.emit import Emitter
 from ndpass.graph.input_spec import InputSpec
-from ndpass.graph.normalise import import_graph, is_weight, normalise
-from ndpass.graph.shapes import Inferred, Shape, count_macs, inference, node_macs
-from ndpass.graph.sites import WEIGHTED, Found, Site, Skipped, read
-from ndpass.graph.unique_names import Names, all_nodes, tensor_names
+from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
+from ndpass.graph.normalise import import_graph, inlined, normalise
+from ndpass.graph.onnx_export import export_model, export_node, weight
+from ndpass.graph.onnx_said import Said, keep_defaults, listen, shell_of
+from ndpass.graph.shapes import Inferred, Shape, inference
+from ndpass.graph.sites import Found, Site, Skipped, read
+from ndpass.graph.unique_names import Names, all_nodes, name_nodes, tensor_names
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -40,8 +43,12 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, Shape] | None = None) -> None:
-        self._shell = _shell(model)
-        self._begin(normalise(import_graph(model)), sizes)
+        model = inlined(model)
+        graph = import_graph(model)
+        name_nodes(graph)
+        self._shell, self._said = shell_of(model), listen(model.graph, graph)
+        self._said.defaults = keep_defaults(model, graph)
+        self._begin(normalise(graph), sizes)
 
     def _begin(self, graph: gs.Graph, sizes: Mapping[str, Shape] | None) -> None:
         self._graph = graph
@@ -136,17 +143,13 @@ class Graph:
         """
         shapes, types, tensors = self.shapes(batch), self._inferred(batch).types, self._graph.tensors()
         start, nodes = self._part(outputs, cut)
-        used = {id(t) for node in nodes for t in reads(node)}
+        used, chosen = {id(t) for node in nodes for t in reads(node)}, {id(node) for node in nodes}
         part = onnx.helper.make_graph(
-            [OnnxExporter.export_node(n) for n in self._graph.nodes if id(n) in {id(m) for m in nodes}],
+            [export_node(n, self._said) for n in self._graph.nodes if id(n) in chosen],
             "segment",
             [onnx.helper.make_tensor_value_info(t.name, types[t.name], shapes[t.name]) for t in start if id(t) in used],
             [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
-            [
-                OnnxExporter.export_tensor_proto(t)
-                for t in tensors.values()
-                if isinstance(t, gs.Constant) and id(t) in used
-            ],
+            [weight(t) for t in tensors.values() if isinstance(t, gs.Constant) and id(t) in used],
         )
         opsets = self._graph.import_domains
         model = onnx.helper.make_model(part, opset_imports=opsets, ir_version=max(self._shell.ir_version, 4))
@@ -173,7 +176,7 @@ class Graph:
 
     def release(self) -> None:
         """Let go of all nodes and weights; only `sizes` can be asked for afterwards."""
-        self._graph = gs.Graph()
+        self._graph, self._said = gs.Graph(), Said()
         self._known.clear()
 
     def splice(self, site: Site, block: Block) -> None:
@@ -270,26 +273,13 @@ class Graph:
 
     def to_model(self) -> Any:
         """The model as it is now, of the kind that was given, with the original's metadata; weights are copied."""
-        model: onnx.ModelProto = gs.export_onnx(self._graph, ir_version=self._shell.ir_version)
-        model.ir_version = max(self._shell.ir_version, 4)  # before 4 every initializer had to be listed as an input
-        for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
-            setattr(model, field, getattr(self._shell, field))
-        model.metadata_props.extend(self._shell.metadata_props)
-        return model
+        return export_model(self._graph, self._said, self._shell)
 
     def _fixed_hw(self, node: gs.Node) -> tuple[int, ...] | None:
         """Spatial size of the node's input where the model itself fixes it, whatever is assumed for counting."""
         spatial = self._declared.axes.get(node.inputs[0].name, (None,) * 3)[2:]
         known = tuple(d for d in spatial if d is not None)
         return known if len(known) == len(spatial) else None
-
-
-def _shell(model: onnx.ModelProto) -> onnx.ModelProto:
-    shell = onnx.ModelProto()
-    for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
-        setattr(shell, field, getattr(model, field))
-    shell.metadata_props.extend(model.metadata_props)
-    return shell
 
 
 def _concrete(tensor: gs.Variable) -> Shape:

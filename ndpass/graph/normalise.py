@@ -6,21 +6,18 @@ every node gets a name of its own. Nothing here changes what the model computes.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from ndpass.conv import Array
 from ndpass.errors import InputError
+from ndpass.graph.constants import is_weight, values
+from ndpass.graph.fold import fold_constants
 from ndpass.graph.unique_names import Names, all_nodes, label, name_nodes, tensor_names
-
-log = logging.getLogger(__name__)
 
 QUANTISED = {
     "QuantizeLinear",
@@ -32,7 +29,15 @@ QUANTISED = {
     "DynamicQuantizeLinear",
 }
 FUSED_BY_ORT = {"FusedConv", "FusedGemm", "FusedMatMul", "NhwcConv", "NhwcMaxPool", "ReorderInput", "ReorderOutput"}
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without local functions: what they do stands in their place."""
+    if not model.functions:
+        return model
+    import onnx.inliner
+
+    return onnx.inliner.inline_local_functions(model)
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:
@@ -41,11 +46,7 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     Raises InputError for a model that is quantised or was already rewritten by a runtime.
     """
     G_LOGGER.severity = G_LOGGER.ERROR
-    if model.functions:
-        import onnx.inliner
-
-        model = onnx.inliner.inline_local_functions(model)
-    graph = gs.import_onnx(model)
+    graph = gs.import_onnx(inlined(model))
     refuse_whole(graph)
     return graph
 
@@ -68,60 +69,9 @@ def normalise(graph: gs.Graph) -> gs.Graph:
     """Fold constants and BatchNormalization in place, then drop what no output needs."""
     name_nodes(graph)  # first of all: onnxruntime, which folds, refuses double names
     graph.toposort()
-    _fold_constants(graph)
+    fold_constants(graph)
     fold_batchnorms(graph)
     return graph.cleanup(remove_unused_graph_inputs=False)
-
-
-def _fold_constants(graph: gs.Graph) -> None:
-    """Let onnxruntime compute what depends on constants alone, outer graphs first: inner ones read their results.
-
-    The recursion is ours because graph-surgeon's own forgets inside a graph which nodes to leave out. An If is replaced
-    by the branch that is always taken once all are folded.
-    """
-    _fold_one(graph, flatten=False)
-    inner = list(graph.subgraphs())
-    for part in inner:
-        part.ir_version = graph.ir_version  # it has none, and the newest may be newer than onnxruntime
-        _fold_constants(part)
-    if inner:
-        _fold_one(graph, flatten=True)
-
-
-def _fold_one(graph: gs.Graph, flatten: bool) -> None:
-    """Fold the nodes of the graph itself; what onnxruntime cannot run is left as it is."""
-    onnxruntime.set_default_logger_severity(4)  # its remarks are about a graph that nobody will run
-    how = {"recurse_subgraphs": False, "flatten_subgraphs": flatten, "should_exclude_node": _draws}
-    try:
-        graph.fold_constants(error_ok=False, **how)
-    except Exception:  # a custom operator, say: onnxruntime raises many types here
-        log.debug("folding constants piece by piece", exc_info=True)
-        graph.fold_constants(partitioning="recursive", **how)
-
-
-def _draws(node: gs.Node) -> bool:
-    """Whether the node draws random numbers, itself or in a graph inside it: its value differs from run to run."""
-    inner = any(_draws(n) for part in node.subgraphs() for n in part.nodes)
-    return inner or node.op in RANDOM or (node.op == "Dropout" and _training(node))
-
-
-def _training(dropout: gs.Node) -> bool:
-    """Whether it may drop anything: it does if its third input says so, and a computed one may."""
-    if len(dropout.inputs) < 3 or dropout.inputs[2].is_empty():
-        return False
-    mode = dropout.inputs[2]
-    return not isinstance(mode, gs.Constant) or bool(np.any(mode.values))
-
-
-def is_weight(tensor: gs.Tensor) -> bool:
-    return isinstance(tensor, gs.Constant) and not isinstance(tensor._values, gs.ir.tensor.SparseValues)
-
-
-def values(tensor: gs.Constant) -> Array:
-    """The constant's values, without keeping a second copy of them in the graph."""
-    lazy = tensor._values
-    loaded: Array = lazy.load() if isinstance(lazy, gs.ir.tensor.LazyValues) else lazy
-    return loaded
 
 
 def fold_batchnorms(graph: gs.Graph) -> int:

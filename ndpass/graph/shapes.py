@@ -1,4 +1,4 @@
-"""Shapes of every tensor and the multiply-accumulates of a whole model, from its graph alone."""
+"""Shapes of every tensor of a model, from its graph alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from functools import cached_property
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
+from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
 from ndpass.errors import InputError
+from ndpass.graph.macs import Shape
+from ndpass.graph.onnx_export import export_node, weight
 from ndpass.graph.unique_names import label
 
-Shape = tuple[int, ...]
+__all__ = ["Axes", "Inferred", "Shape", "infer", "inference", "skeleton"]
+
 Axes = tuple[int | None, ...]  # None: not known
 BIG = 1024  # elements; larger constants never decide a shape and are not copied
 
@@ -29,11 +32,11 @@ def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
     inputs = [_info(t, sizes.get(t.name, t.shape)) for t in graph.inputs]
     inputs += [_info(t, t.shape) for t in constants if math.prod(t.shape) > BIG]
     proto = onnx.helper.make_graph(
-        [OnnxExporter.export_node(n) for n in graph.nodes],
+        [export_node(n) for n in graph.nodes],
         graph.name or "graph",
         inputs,
         [onnx.helper.make_empty_tensor_value_info(t.name) for t in graph.outputs],
-        [onnx.numpy_helper.from_array(t.values, t.name) for t in small],
+        [weight(t) for t in small],
     )
     return onnx.helper.make_model(proto, opset_imports=graph.import_domains, ir_version=max(graph.ir_version or 8, 4))
 
@@ -107,24 +110,3 @@ def _contradiction(sizes: Mapping[str, Shape], what: str) -> InputError:
 
 def _first_line(e: Exception) -> str:
     return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
-
-
-def count_macs(graph: gs.Graph, shapes: Mapping[str, Shape]) -> int:
-    """Multiply-accumulates of every Conv, ConvTranspose, Gemm and MatMul at the top level whose shapes are known."""
-    return sum(node_macs(node, shapes) or 0 for node in graph.nodes)
-
-
-def node_macs(node: gs.Node, shapes: Mapping[str, Shape]) -> int | None:
-    """Multiply-accumulates of one node; None where a shape is not known, 0 for every other operator."""
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    x, w = (shapes.get(t.name) for t in node.inputs[:2])
-    out = shapes.get(node.outputs[0].name)
-    if x is None or w is None or out is None:
-        return None
-    if node.op == "Conv":
-        return math.prod(out) * math.prod(w[1:])
-    if node.op == "ConvTranspose":
-        return math.prod(x) * math.prod(w[1:])
-    inner = x[0] if node.op == "Gemm" and node.attrs.get("transA", 0) else x[-1]
-    return math.prod(out) * inner

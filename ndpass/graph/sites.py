@@ -11,10 +11,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ndpass.conv import Array, Block, Conv
-from ndpass.graph.normalise import explicit_pads, is_weight, values
-from ndpass.graph.shapes import Shape, node_macs
+from ndpass.graph.constants import is_weight, values
+from ndpass.graph.macs import RECURRENT, node_macs
+from ndpass.graph.normalise import explicit_pads
+from ndpass.graph.shapes import Shape
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+NO_PASS = {
+    "ConvTranspose": "transposed convolution",
+    "DeformConv": "deformable convolution: no pass rewrites it",
+    "Einsum": "Einsum: no pass rewrites it",
+    **{op: f"recurrent layer ({op}): no pass rewrites it" for op in RECURRENT},
+}
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,10 @@ def read(node: gs.Node, shapes: Mapping[str, Shape], fixed_hw: tuple[int, ...] |
     outline = _refuse(node) or _outline(node, fixed_hw)
     if isinstance(outline, Conv):
         return _accept(node, outline, shapes)
-    weight = shapes.get(node.inputs[1].name) if len(node.inputs) > 1 else None
-    return Skipped(node.name, node.op, weight, node_macs(node, shapes), outline)
+    weight = next((t for t in node.inputs[1:] if isinstance(t, gs.Constant)), None) or next(
+        (t for t in node.inputs if isinstance(t, gs.Constant)), node.inputs[min(1, len(node.inputs) - 1)]
+    )
+    return Skipped(node.name, node.op, shapes.get(weight.name), node_macs(node, shapes), outline)
 
 
 def _accept(node: gs.Node, outline: Conv, shapes: Mapping[str, Shape]) -> Site:
@@ -94,8 +103,8 @@ def _fits(conv: Conv, in_hw: tuple[int, ...]) -> bool:
 
 def _refuse(node: gs.Node) -> str | None:
     """Why this node is no site, from its inputs and attributes alone."""
-    if node.op == "ConvTranspose":
-        return "transposed convolution"
+    if node.op in NO_PASS:
+        return NO_PASS[node.op]
     if any(_made_by(t, "Dequantize") for t in node.inputs[1:]):
         return "its weights are quantised already: run ndpass before quantising"
     if any(_made_by(t, "Constant") for t in node.inputs[1:]):

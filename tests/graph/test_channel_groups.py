@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ndpass.graph.channel_groups import Group, input_group, keep, kept, shapes_after
 from ndpass.graph.channel_walk import weight_axes
-from ndpass.graph.normalise import import_graph, normalise, values
+from ndpass.graph.constants import values
+from ndpass.graph.normalise import import_graph, normalise
 from ndpass.graph.shapes import Shape, infer
 from ndpass.passes import NetworkDecoupling
 

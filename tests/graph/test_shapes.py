@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ndpass.errors import InputError
 from ndpass.graph.graph import Graph, Site
+from ndpass.graph.macs import count_macs
 from ndpass.graph.normalise import import_graph
-from ndpass.graph.shapes import BIG, Shape, count_macs, infer, skeleton
+from ndpass.graph.shapes import BIG, Shape, infer, skeleton
 
 COUNTED: dict[str, tuple[str, dict[str, NDArray[np.float32]], int]] = {
     "conv": (

@@ -16,7 +16,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from ndpass.conv import Array
-from ndpass.graph.normalise import values
+from ndpass.graph.constants import values
 from ndpass.graph.openvino.describe import Places, layer
 
 AUTO_PADS = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower", "VALID": "valid"}

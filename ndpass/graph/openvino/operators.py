@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import openvino as ov
 
-from ndpass.graph.normalise import values
+from ndpass.graph.constants import values
 
 DOMAIN = "openvino"  # of what has none
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ndpass.conv import Array
-from ndpass.graph.normalise import is_weight, values
+from ndpass.graph.constants import is_weight, values
 from ndpass.graph.unique_names import Names, tensor_names
 
 LAYERS = ("Conv", "Gemm")

@@ -1,0 +1,275 @@
+"""Compute once and for all what an ONNX graph computes from constants, and from sizes that the model fixes.
+
+onnxruntime computes the values. What it cannot run stays as it is, and so does whatever may differ between two runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime
+from numpy.typing import NDArray
+
+from ndpass.graph.constants import is_known, is_sparse, values
+from ndpass.graph.dependencies import outer_reads
+from ndpass.graph.onnx_export import export_node, weight
+from ndpass.graph.shapes import Axes, inference
+from ndpass.graph.unique_names import Names, tensor_names
+
+log = logging.getLogger(__name__)
+
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+STANDARD = (None, "", "ai.onnx")  # names of ONNX's own domain
+CONSTANT_TYPES: dict[str, Any] = {
+    "value": None,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
+
+Array = NDArray[Any]
+
+
+def fold_constants(graph: gs.Graph) -> None:
+    """Fold in place, the graph first and then those inside its nodes, whose constants may come from outside.
+
+    An If whose condition is constant is replaced by the branch that it always takes. The nodes are in order.
+    """
+    onnxruntime.set_default_logger_severity(4)  # its remarks are about a graph that nobody will run
+    _fold_graph(graph)
+    if _fold_sizes(graph):
+        _fold_graph(graph)
+
+
+def _fold_graph(graph: gs.Graph) -> None:
+    _lower_constants(graph)
+    _fold_nodes(graph)
+    for inner in graph.subgraphs():
+        inner.ir_version = graph.ir_version
+        _fold_graph(inner)
+    if _take_branches(graph):
+        _fold_nodes(graph)
+
+
+def _lower_constants(graph: gs.Graph) -> None:
+    """Constant nodes become constants of the type that ONNX gives them."""
+    for node in graph.nodes:
+        if node.op != "Constant" or node.domain not in STANDARD or len(node.attrs) != 1:
+            continue
+        ((name, value),) = node.attrs.items()
+        if name in CONSTANT_TYPES:
+            stored = value._values if isinstance(value, gs.Constant) else np.array(value, CONSTANT_TYPES[name])
+            _make_constant(node.outputs[0], stored)
+
+
+def _make_constant(tensor: gs.Variable, value: Any) -> None:
+    tensor.to_constant(value)
+    tensor.inputs.clear()
+
+
+def _fold_nodes(graph: gs.Graph) -> None:
+    """Fold the nodes of the graph itself."""
+    nodes = _foldable(graph)
+    if not nodes:
+        return
+    wanted = _wanted(graph, nodes)
+    try:
+        found = _computed(graph, nodes, wanted)
+    except Exception:  # a custom operator, say: onnxruntime raises many types here
+        log.debug("folding constants node by node", exc_info=True)
+        _fold_one_by_one(graph, nodes)
+        return
+    for tensor, value in zip(wanted, found, strict=True):
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            _make_constant(tensor, value)
+
+
+def _fold_one_by_one(graph: gs.Graph, nodes: Sequence[gs.Node]) -> None:
+    for node in nodes:
+        if not all(map(is_known, outer_reads(node))):
+            continue
+        outputs = [t for t in node.outputs if not t.is_empty()]
+        try:
+            found = _computed(graph, [node], outputs)
+        except Exception:  # as above
+            log.debug("'%s' stays", node.name, exc_info=True)
+            continue
+        if all(isinstance(value, np.ndarray) and value.dtype != object for value in found):
+            for tensor, value in zip(outputs, found, strict=True):
+                _make_constant(tensor, value)
+
+
+def _foldable(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes that depend on constants alone, in order."""
+    computed, nodes = set[int](), []
+    for node in graph.nodes:
+        if node.op == "Constant" or node.op in QUANTISING or draws(node):
+            continue
+        if node.outputs and all(is_known(t) or id(t) in computed for t in outer_reads(node)):
+            nodes.append(node)
+            computed |= {id(t) for t in node.outputs}
+    return nodes
+
+
+def _wanted(graph: gs.Graph, nodes: Sequence[gs.Node]) -> list[gs.Variable]:
+    """What these nodes compute and others read, or the model gives."""
+    inside = {id(node) for node in nodes}
+    read = {id(t) for node in graph.nodes if id(node) not in inside for t in outer_reads(node)}
+    read |= {id(t) for t in graph.outputs}
+    return [t for node in nodes for t in node.outputs if id(t) in read]
+
+
+def _computed(graph: gs.Graph, nodes: Sequence[gs.Node], wanted: Sequence[gs.Variable]) -> list[Array]:
+    """The values of `wanted`. nodes: all that they depend on. Raises what onnxruntime raises."""
+    constants = {t.name: t for node in nodes for t in outer_reads(node) if isinstance(t, gs.Constant)}
+    proto = onnx.helper.make_graph(
+        [export_node(node) for node in nodes],
+        "constants",
+        [],
+        [onnx.helper.make_empty_tensor_value_info(t.name) for t in wanted],
+        [weight(t) for t in constants.values() if not is_sparse(t)],
+        sparse_initializer=[t._values.tensor for t in constants.values() if is_sparse(t)],
+    )
+    version = max(graph.ir_version or 8, 4)
+    model = onnx.helper.make_model(proto, opset_imports=graph.import_domains, ir_version=version)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: list[Array] = session.run([t.name for t in wanted], {})
+    return found
+
+
+def draws(node: gs.Node) -> bool:
+    """Whether the node draws random numbers, itself or in a graph inside it: its value differs from run to run."""
+    inner = any(draws(n) for part in node.subgraphs() for n in part.nodes)
+    return inner or node.op in RANDOM or (node.op == "Dropout" and _training(node))
+
+
+def _training(dropout: gs.Node) -> bool:
+    """Whether it may drop anything: it does if its third input says so, and a computed one may."""
+    if len(dropout.inputs) < 3 or dropout.inputs[2].is_empty():
+        return False
+    mode = dropout.inputs[2]
+    return not is_known(mode) or bool(np.any(values(mode)))
+
+
+# sizes
+
+
+def _fold_sizes(graph: gs.Graph) -> bool:
+    """Fold what Shape says of sizes that the model fixes, and picks of it where others are open; whether any was."""
+    shapes = [node for node in graph.nodes if node.op == "Shape" and node.outputs]
+    if not shapes:
+        return False
+    fixed, folded = _fixed_sizes(graph, {node.inputs[0].name for node in shapes}), False
+    for node in [n for n in graph.nodes if n.op in ("Shape", "Gather", "Slice") and n.outputs]:
+        sizes = _sizes(node, fixed)
+        if sizes is not None and all(d is not None for d in sizes.reshape(-1)):
+            _make_constant(node.outputs[0], sizes.astype(np.int64))
+            folded = True
+    return folded
+
+
+def _fixed_sizes(graph: gs.Graph, names: Collection[str]) -> dict[str, Axes]:
+    """Of these tensors the sizes that the model declares and that also follow from its inputs.
+
+    What is declared alone may be left over from a batch or a size that somebody has opened since.
+    """
+    inferred, tensors = inference(graph, {}, strict=False).axes, graph.tensors()
+    found = {}
+    for name in names & inferred.keys():
+        declared = tensors[name].shape
+        if declared is not None and len(declared) == len(inferred[name]):
+            found[name] = tuple(
+                a if a == d and isinstance(a, int) and a >= 0 else None
+                for a, d in zip(inferred[name], declared, strict=True)
+            )
+    return found
+
+
+def _sizes(node: gs.Node, fixed: Mapping[str, Axes]) -> NDArray[Any] | None:
+    """What the node picks of the sizes of a tensor, None for an open one; None if it does something else."""
+    if node.op == "Shape":
+        axes = fixed.get(node.inputs[0].name)
+        if axes is None:
+            return None
+        return np.array(axes, object)[node.attrs.get("start", 0) : node.attrs.get("end")]
+    made = node.inputs[0].inputs
+    sizes = _sizes(made[0], fixed) if len(made) == 1 and made[0].op == "Shape" else None
+    if sizes is None:
+        return None
+    return _gathered(node, sizes) if node.op == "Gather" else _sliced(node, sizes)
+
+
+def _gathered(node: gs.Node, sizes: NDArray[Any]) -> NDArray[Any] | None:
+    if not is_known(node.inputs[1]):
+        return None
+    index = values(node.inputs[1])
+    inside = bool(np.all((index >= -len(sizes)) & (index < len(sizes))))
+    return np.asarray(sizes[index], object) if inside else None
+
+
+def _sliced(node: gs.Node, sizes: NDArray[Any]) -> NDArray[Any] | None:
+    """Starts, ends, axes and steps are inputs, and attributes before opset 10."""
+    given: list[int | None] = [0, None, 0, 1]
+    for place, key in enumerate(("starts", "ends", "axes", "steps")):
+        tensor = node.inputs[place + 1] if place + 1 < len(node.inputs) else None
+        if tensor is not None and not tensor.is_empty():
+            if not is_known(tensor):
+                return None
+            given[place] = int(np.reshape(values(tensor), -1)[0])
+        elif key in node.attrs:
+            given[place] = int(node.attrs[key][0])
+    start, end, axis, step = given
+    return sizes[start:end:step] if axis in (0, -1) else None
+
+
+# branches
+
+
+def _take_branches(graph: gs.Graph) -> bool:
+    """Put the branch that is always taken in the place of each If that has one; whether there was any."""
+    names, taken = Names(tensor_names(graph)), False
+    ifs = [n for n in graph.nodes if n.op == "If" and n.domain in STANDARD and n.outputs]
+    for node in [n for n in ifs if is_known(n.inputs[0])]:
+        index = next(i for i, n in enumerate(graph.nodes) if n is node)
+        branch = node.attrs["then_branch" if np.reshape(values(node.inputs[0]), -1)[0] else "else_branch"]
+        for tensor in _own_tensors(graph, branch):
+            tensor.name = names.fresh(f"{tensor.name}_subg_{index}_{branch.name}")
+        outputs = list(node.outputs)
+        node.inputs.clear()
+        node.outputs.clear()
+        graph.nodes[index : index + 1] = [*branch.nodes, *_handed_out(node, branch, outputs)]
+        taken = True
+    return taken
+
+
+def _own_tensors(graph: gs.Graph, branch: gs.Graph) -> list[gs.Tensor]:
+    """What the nodes of the branch make, and constants of its own."""
+    made = [t for node in branch.nodes for t in node.outputs if not t.is_empty()]
+    outside = {id(t) for t in graph.tensors().values()}
+    read = {id(t): t for node in branch.nodes for t in node.inputs if isinstance(t, gs.Constant)}
+    return [*made, *(t for i, t in read.items() if i not in outside)]
+
+
+def _handed_out(node: gs.Node, branch: gs.Graph, outputs: Sequence[gs.Variable]) -> list[gs.Node]:
+    """Let `outputs` be what the branch gives; an Identity hands out what it does not make, or makes for two of them."""
+    identities, given = [], set[int]()
+    for place, (out, inner) in enumerate(zip(outputs, branch.outputs, strict=True)):
+        maker = next((n for n in branch.nodes if any(t is inner for t in n.outputs)), None)
+        if maker is None or id(inner) in given:
+            identities.append(gs.Node("Identity", f"{node.name}.{place}", {}, [inner], [out]))
+            continue
+        given.add(id(inner))
+        readers = list(inner.outputs)
+        maker.outputs[next(i for i, t in enumerate(maker.outputs) if t is inner)] = out
+        for reader in readers:
+            for i, t in enumerate(reader.inputs):
+                if t is inner:
+                    reader.inputs[i] = out
+    return identities
