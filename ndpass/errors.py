@@ -6,7 +6,7 @@ A message is one line: what is wrong, where (the file or the layer), and what to
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,6 +89,18 @@ def about(path: Path) -> Iterator[None]:
         if str(path) in str(e):
             raise
         raise InputError(f"{path}: {e}") from e
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: "; did you mean 'nd'?", or nothing where no known word is near.
+
+    Upper and lower case count as equal, so that ND finds nd.
+    """
+    from difflib import get_close_matches
+
+    names = {name.casefold(): name for name in known}
+    near = get_close_matches(word.casefold(), names, n=1)
+    return f"; did you mean '{names[near[0]]}'?" if near else ""
 
 
 BOILERPLATE = (

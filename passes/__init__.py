@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import TypeAlias
+import logging
 
-from ndpass.errors import UsageError
-from ndpass.passes.base import Decomposition, Setting
+from ndpass.errors import UsageError, did_you_mean
+from ndpass.passes.base import Decomposition, Pass, Setting
 from ndpass.passes.channel_decomposition import ChannelDecomposition
 from ndpass.passes.channel_pruning import ChannelPruning
+from ndpass.passes.entry_points import load, offered
 from ndpass.passes.network_decoupling import NetworkDecoupling
+from ndpass.passes.pruning import Pruning
 from ndpass.passes.spatial_decomposition import SpatialDecomposition
 
-Pass: TypeAlias = "Decomposition | ChannelPruning"
-
 DECOMPOSITIONS: tuple[type[Decomposition], ...] = (NetworkDecoupling, ChannelDecomposition, SpatialDecomposition)
-PASSES: tuple[type[Decomposition] | type[ChannelPruning], ...] = (*DECOMPOSITIONS, ChannelPruning)
-GROUP = "ndpass.passes"  # of entry points
+PASSES: tuple[type[Pass], ...] = (*DECOMPOSITIONS, ChannelPruning)
+# The order in which `auto` composes them inside a layer; those of other packages come behind.
+IN_AUTO: tuple[type[Pass], ...] = (ChannelPruning, ChannelDecomposition, SpatialDecomposition, NetworkDecoupling)
+AUTO = "auto"  # what `--passes` says for all of them
 
 __all__ = [
+    "AUTO",
     "DECOMPOSITIONS",
     "PASSES",
     "ChannelDecomposition",
@@ -26,41 +28,61 @@ __all__ = [
     "Decomposition",
     "NetworkDecoupling",
     "Pass",
+    "Pruning",
     "Setting",
     "SpatialDecomposition",
+    "auto",
+    "check_order",
     "find",
     "names",
     "parse",
+    "usable",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def names() -> list[str]:
-    """Of the passes above, and of those that installed packages offer.
-
-    A package offers a `Decomposition` in the entry-point group "ndpass.passes", under the name that it goes by.
-    """
-    return list(dict.fromkeys([*(p.name for p in PASSES), *(point.name for point in entry_points(group=GROUP))]))
+    """The names of ndpass's own passes and of those that installed packages offer; none of these is loaded."""
+    return list(dict.fromkeys([*(rule.name for rule in PASSES), *offered()]))
 
 
-def find(name: str) -> type[Decomposition] | type[ChannelPruning]:
+def find(name: str) -> type[Pass]:
     """The pass of that name, ndpass's own before others. Raises UsageError where there is none that can be used."""
     for rule in PASSES:
         if rule.name == name:
             return rule
-    for point in entry_points(group=GROUP, name=name):
-        return _load(point)
-    raise UsageError(f"there is no pass '{name}': the passes are {', '.join(names())}")
+    point = offered().get(name)
+    if point is None:
+        known = names()
+        near = did_you_mean(name, [*known, AUTO])
+        raise UsageError(f"there is no pass '{name}': the passes are {', '.join(known)}{near}")
+    return load(point)
 
 
-def _load(point: EntryPoint) -> type[Decomposition]:
-    """Raises UsageError where the package is broken or offers something else."""
-    try:
-        rule = point.load()
-    except Exception as e:  # whatever an import can raise
-        raise UsageError(f"pass '{point.name}' of {point.value} cannot be loaded: {e}") from e
-    if not (isinstance(rule, type) and issubclass(rule, Decomposition)) or rule.name != point.name:
-        raise UsageError(f"pass '{point.name}' of {point.value} is no ndpass.passes.Decomposition of that name")
-    return rule
+def usable() -> tuple[list[type[Pass]], list[str]]:
+    """Every pass that can be used, in the order of `names`; for each of the others its name and why not, in a line."""
+    found: list[type[Pass]] = []
+    broken: list[str] = []
+    for name in names():
+        try:
+            found.append(find(name))
+        except UsageError as e:
+            broken.append(str(e))
+    return found, broken
+
+
+def auto(*, calibrated: bool) -> list[Pass]:
+    """The passes of `--passes auto`, in the order in which they are composed.
+
+    calibrated: whether there are data to fit to; without them those that need data are left out. What cannot be loaded
+    is left out with a warning that names it and says why.
+    """
+    found, broken = usable()
+    for reason in broken:
+        log.warning("%s; left out of --passes auto", reason)
+    rules = [rule() for rule in (*IN_AUTO, *(r for r in found if r not in PASSES)) if rule.in_auto]
+    return [rule for rule in rules if calibrated or not rule.needs_data]
 
 
 def parse(spec: str) -> list[Pass]:
@@ -78,4 +100,13 @@ def parse(spec: str) -> list[Pass]:
         if any(p.name == name for p in passes):
             raise UsageError(f"--passes {spec}: pass '{name}' is given twice")
         passes.append(rule(**dict(pairs)))
+    check_order(passes)
     return passes
+
+
+def check_order(passes: list[Pass]) -> None:
+    """Raise UsageError where all settings are pinned and a pass that may not follow another stands behind one."""
+    rules = [rule for rule in passes if isinstance(rule, Decomposition)]
+    if all(rule.pinned_fully for rule in passes):
+        for rule in (r for r in rules[1:] if not r.may_follow):
+            raise UsageError(f"pass '{rule.name}' rewrites whole layers only: put it before {rules[0].name}, or alone")

@@ -4,19 +4,24 @@ A pass is one class in one file. It subclasses `Decomposition`, names itself, an
 convolution, as pure functions on arrays; it never sees a graph:
 
     refuse(conv)                     why this convolution is not for the pass, or None
-    settings(conv)                   what can be dialled (rank, form), every value, full rank included
+    settings(conv)                   every setting (rank, form), cheapest first, full rank included
     rewrite(conv, setting, moments)  the block for a setting; without moments it is fitted to the weights alone
 
 `moments` are those of the convolution's own input patches and of the responses that it should give (see
 `ndpass.calibration.moments`), the prior already in them; with them the block is fitted in their metric, never worse
-than data-free there, and the bias is refitted. `errors` predicts the relative error of each setting; the default
-rewrites with each and compares, a pass that can read all ranks off one spectrum overrides it. Options stand in
-`__init__`: those given pin the settings. A package of your own offers it in the entry-point group "ndpass.passes"
-under its name, and `--passes` and `ndpass passes` know it.
+than data-free there, and the bias is refitted. Two more methods are there for speed: `errors` predicts the relative
+error of each setting (the default rewrites with each and compares; a pass that can read all ranks off one spectrum
+overrides it), `outline` gives the shapes of a block without its weights. A pass that can fit for the error behind a
+ReLU implements `ndpass.passes.relu_fit.ReluFit` too.
+
+Options are named in the class and stand in `__init__`: those given pin the settings. A package of your own offers its
+pass in the entry-point group "ndpass.passes" under the pass's name; then `ndpass passes` lists it, and `--passes NAME`
+and `--passes auto` use it. `ndpass.testing.check_pass(MyPass)` says whether it keeps what a pass promises.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -24,36 +29,60 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from ndpass.calibration.moments import Moments
-from ndpass.conv import Array, Block, Conv
-from ndpass.errors import UsageError
+from ndpass.conv import Array, Block, Conv, Sum
+from ndpass.passes.options import checked, setting_text, takes_number
 
-Setting: TypeAlias = Mapping[str, int | str]
+Setting: TypeAlias = Mapping[str, int | str]  # option -> value
+
+__all__ = [
+    "Decomposition",
+    "Pass",
+    "Setting",
+    "block_error",
+    "cheapest_first",
+    "macs_per_position",
+    "refuse_common",
+    "relative_error",
+    "setting_text",
+]
 
 
-class Decomposition(ABC):
-    """A convolution becomes a block of cheaper ones."""
+class Pass(ABC):
+    """What the frame asks of every pass, whatever it rewrites.
+
+    name: as `--passes` has it; summary: a line for `ndpass passes`; options: what can be set, each with its words (see
+    `ndpass.passes.options`); pinned: the options that were given, by name.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    options: ClassVar[Mapping[str, tuple[str, ...]]]  # option -> its words; an empty tuple means a whole number
+    options: ClassVar[Mapping[str, tuple[str, ...]]]
 
-    def __init__(self, **pinned: int | str) -> None:
-        self.pinned = {key: self._option(key, value) for key, value in pinned.items()}
+    in_auto: ClassVar[bool] = True  # whether `--passes auto` uses it
+    may_follow: ClassVar[bool] = True  # whether it may rewrite what a pass before it has left of a layer
 
-    def _option(self, key: str, value: int | str) -> int | str:
-        """The option's value, checked. Raises UsageError naming what is allowed."""
-        if key not in self.options:
-            raise UsageError(f"pass '{self.name}' has no setting '{key}': it has {', '.join(self.options)}")
-        words = self.options[key]
-        if value in words:
-            return value
-        if words and "full" not in words:
-            raise UsageError(f"{self.name}:{key}={value}: give {_allowed(words)}")
-        if isinstance(value, str) and not value.isdecimal():
-            raise UsageError(f"{self.name}:{key}={value}: give {_allowed(words)}")
-        if int(value) < 1:
-            raise UsageError(f"{self.name}:{key}={value}: a rank is at least 1")
-        return int(value)
+    def __init__(self, **pinned: Any) -> None:
+        """Raises UsageError for an option that there is not, or a value that it does not take."""
+        self.pinned = {key: checked(self.name, self.options, key, value) for key, value in pinned.items()}
+
+    @property
+    def pinned_fully(self) -> bool:
+        """Whether nothing is left to choose but words: every option that takes a number is given.
+
+        Where no option takes a number, every option is given.
+        """
+        numbers = [key for key, words in self.options.items() if takes_number(words)]
+        return all(key in self.pinned for key in numbers or self.options)
+
+    @property
+    def pinned_to_full(self) -> bool:
+        """Whether full rank is asked for by name, whatever it costs."""
+        return "full" in self.pinned.values()
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the pass can do nothing without calibration data."""
+        return False
 
     @abstractmethod
     def refuse(self, conv: Conv) -> str | None:
@@ -61,7 +90,33 @@ class Decomposition(ABC):
 
     @abstractmethod
     def settings(self, conv: Conv) -> list[Setting]:
-        """Every setting within the pinned ones, cheapest first; a rank beyond full rank becomes full rank."""
+        """Every setting within the pinned ones, cheapest first. Looks at geometry only."""
+
+
+class Decomposition(Pass):
+    """A convolution becomes a block of cheaper ones."""
+
+    # Whether, fitted to moments, all that follows the block's first convolution has orthonormal columns, so that an
+    # error of the first one's response is the same error of the layer's.
+    isometric: ClassVar[bool] = False
+
+    @abstractmethod
+    def settings(self, conv: Conv) -> list[Setting]:
+        """Every setting within the pinned ones, cheapest first; a rank beyond full rank becomes full rank.
+
+        Cheapest is counted by `macs_per_position`, over all forms. Looks at geometry only.
+        """
+
+    def ranks(self, full: int) -> list[int]:
+        """Every rank from 1 to `full`, or the one that the option `rank` pins."""
+        pinned = self.pinned.get("rank")
+        if pinned is None:
+            return list(range(1, full + 1))
+        return [full if pinned == "full" else min(int(pinned), full)]
+
+    def words_first(self, setting: Setting) -> list[int]:
+        """Where the words of a setting stand among those of their options: settings in that order are as documented."""
+        return [words.index(str(setting[key])) for key, words in self.options.items() if setting.get(key) in words]
 
     def inner(self, conv: Conv) -> list[Setting]:
         """The few settings that are tried where this pass follows another inside a layer, cheapest first."""
@@ -76,26 +131,15 @@ class Decomposition(ABC):
         """As `rewrite` with fewer steps, where that is slow: to estimate the error of a composition."""
         return self.rewrite(conv, setting, moments)
 
-    def for_relu(self, setting: Setting) -> bool:
-        """Whether `refit_for_relu` is wanted where a ReLU follows; setting: of a layer, or the pinned ones."""
-        del setting
-        return False
-
-    def refit_for_relu(
-        self, conv: Conv, setting: Setting, moments: Moments, answers: Array, responses: Array
-    ) -> tuple[Block, float]:
-        """The block for the least error after the ReLU, and the share of that error which it saves on held-out rows.
-
-        answers, responses: (S, n_o), what `moments.best` makes of single patches, without bias, and what is wanted.
-        """
-        raise NotImplementedError(f"pass '{self.name}' has no fit of its own for a ReLU")
-
     def outline(self, conv: Conv, setting: Setting) -> Block:
         """The geometry of the rewritten block, for counting; its weights mean nothing. Override it where it is slow."""
         return self.rewrite(conv, setting)
 
-    def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
-        """Relative squared error of each setting: of the weights, or with moments of the response."""
+    def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> Sequence[float | None]:
+        """Relative squared error of each setting: of the weights, or with moments of the response.
+
+        None for a setting that is not worth a try; it is left out. With moments an upper bound will do.
+        """
         return [block_error(conv, self.rewrite(conv, s, moments), moments) for s in settings]
 
 
@@ -112,10 +156,38 @@ def relative_error(weight: Array, other: Array) -> float:
     return float(np.sum((wide - other) ** 2)) / total if total else 0.0
 
 
-def _allowed(words: Sequence[str]) -> str:
-    if not words:
-        return "a whole number"
-    return " or ".join(words) if "full" not in words else "a whole number or full"
+def macs_per_position(block: Block, conv: Conv) -> float:
+    """MACs of `block` at each output position of `conv`, on an input that is large beside the kernel.
+
+    Padding and the input's size do not count, so that settings can be compared without knowing them. What lies before a
+    stride acts at every position before it: at s² positions in an image for one behind a stride of s.
+    """
+    return _macs(block, float(math.prod(conv.strides)))[0]
+
+
+def _macs(block: Block, positions: float) -> tuple[float, float]:
+    """MACs on so many input positions, and the positions of the output."""
+    if isinstance(block, Conv):
+        behind = positions / math.prod(block.strides)
+        return behind * block.weight.size, behind
+    if isinstance(block, Sum):
+        every = [_macs(b, positions) for b in block.blocks]
+        return sum(macs for macs, _ in every), every[0][1]
+    total = 0.0
+    for b in block.blocks:
+        macs, positions = _macs(b, positions)
+        total += macs
+    return total, positions
+
+
+def cheapest_first(rule: Decomposition, conv: Conv, settings: Sequence[Setting], word: str) -> list[Setting]:
+    """The settings ordered by what they cost; of equal ones the first stays first.
+
+    The cost of a setting is proportional to its rank; word: the option whose words differ in what one rank costs.
+    """
+    each = {w: rule.outline(conv, {"rank": 1, word: w}) for w in dict.fromkeys(s[word] for s in settings)}
+    macs = {w: macs_per_position(block, conv) for w, block in each.items()}
+    return sorted(settings, key=lambda s: int(s["rank"]) * macs[s[word]])
 
 
 def refuse_common(conv: Conv) -> str | None:
@@ -124,8 +196,3 @@ def refuse_common(conv: Conv) -> str | None:
         kind = "depthwise" if conv.depthwise else "grouped"
         return f"{kind} convolution (group={conv.group})"
     return None
-
-
-def setting_text(setting: Mapping[str, Any]) -> str:
-    """A setting as the command line takes it: rank=2:form=dw-pw."""
-    return ":".join(f"{key}={value}" for key, value in setting.items())

@@ -22,12 +22,12 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
-import scipy.sparse.linalg
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
 from ndpass.passes import relu_regression
 from ndpass.passes.base import Decomposition, Setting, refuse_common
+from ndpass.passes.eigen import eigen
 
 WIDE, FEW = 1024, 16  # outputs from which on one in `FEW` directions are found by themselves
 
@@ -38,6 +38,7 @@ class ChannelDecomposition(Decomposition):
     name = "cd"
     summary = "channel decomposition: k×k becomes k×k to fewer channels, then 1×1"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "solver": ("linear", "relu")}
+    isometric = True  # L has orthonormal columns
 
     def refuse(self, conv: Conv) -> str | None:
         """Grouped convolutions, and what has rank 1 already."""
@@ -62,7 +63,11 @@ class ChannelDecomposition(Decomposition):
         return block.with_bias(moments.bias(left @ right))
 
     def for_relu(self, setting: Setting) -> bool:
+        """Where the solver is relu (`ndpass.passes.relu_fit`)."""
         return setting.get("solver") == "relu"
+
+    def linear_setting(self, setting: Setting) -> Setting:
+        return {**setting, "solver": "linear"}
 
     def refit_for_relu(
         self, conv: Conv, setting: Setting, moments: Moments, answers: Array, responses: Array
@@ -121,16 +126,16 @@ def factors(matrix: Array, rank: int) -> tuple[Array, Array]:
     """
     wide = matrix.astype(np.float64)
     if wide.shape[0] <= wide.shape[1]:
-        left = _eigen(wide @ wide.T)[1][:, :rank]
+        left = eigen(wide @ wide.T)[1][:, :rank]
         return left, left.T @ wide
-    right = _eigen(wide.T @ wide)[1][:, :rank]
+    right = eigen(wide.T @ wide)[1][:, :rank]
     return wide @ right, right.T
 
 
 def spectrum(matrix: Array) -> Array:
     """Squared singular values of (a, b), largest first, (min(a, b),)."""
     wide = matrix.astype(np.float64)
-    return _eigen(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide)[0]
+    return eigen(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide)[0]
 
 
 def _directions(moments: Moments, rank: int) -> Array:
@@ -138,15 +143,12 @@ def _directions(moments: Moments, rank: int) -> Array:
     n_o = len(moments.B)
     if n_o < WIDE or FEW * rank > n_o:
         return moments.answered[1][:, :rank]
+    import scipy.sparse.linalg  # a quarter of a second, for wide layers alone
+
     H = moments.best @ moments.B.T
     start = np.random.default_rng(0).standard_normal(n_o)
     vectors: Array = scipy.sparse.linalg.eigsh((H + H.T) / 2, k=rank, v0=start)[1][:, ::-1]
     return vectors
-
-
-def _eigen(square: Array) -> tuple[Array, Array]:
-    values, vectors = np.linalg.eigh(square)
-    return values[::-1].clip(0), vectors[:, ::-1]
 
 
 def assemble(conv: Conv, left: Array, right: Array) -> Chain:

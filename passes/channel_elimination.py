@@ -13,16 +13,13 @@ that read the same channels are eliminated together, each error relative to its 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array
-
-Indices: TypeAlias = NDArray[np.int64]
+from ndpass.passes.pruning import Indices
 
 RIDGE = 1e-9  # of the mean diagonal: keeps P finite where channels are dead or equal
 AT_ONCE = 16  # channels dropped between two updates of P

@@ -24,69 +24,38 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.linalg
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import lars_path_gram
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Conv
 from ndpass.errors import UsageError
 from ndpass.passes.base import Setting, refuse_common
-from ndpass.passes.channel_elimination import RIDGE, Indices, Path, eliminate
+from ndpass.passes.channel_elimination import RIDGE, Path, eliminate
+from ndpass.passes.pruning import Indices, Pruning, Reader
 
 CRITERIA = ("greedy", "lasso", "l2")
 ROWS_AT_ONCE = 32  # channels of Q computed together, to bound the memory to 2·ROWS_AT_ONCE·K·n numbers
 
 
-@dataclass(frozen=True, eq=False)
-class Reader:
-    """A layer that reads the channels.
-
-    weight: (n_o, n_i, *kernel); channels (n_i,): the channel that each of its inputs is, -1 for none that is asked
-    about; left out, each is its own.
-    """
-
-    weight: Array
-    moments: Moments | None = None
-    channels: Indices | None = None
-
-    @property
-    def blocks(self) -> Indices:
-        """The channel (n_i,) of each input."""
-        return np.arange(self.weight.shape[1]) if self.channels is None else self.channels
-
-    @property
-    def columns(self) -> Indices:
-        """The channel (n,) of each column of the weight as a matrix."""
-        return np.repeat(self.blocks, self.weight[0, 0].size)
-
-
-class ChannelPruning:
+class ChannelPruning(Pruning):
     """The input channels that matter least are dropped, from this layer and from those that made them."""
 
-    name: ClassVar[str] = "cp"
-    summary: ClassVar[str] = "channel pruning: the input channels that matter least go, here and where they are made"
+    name = "cp"
+    summary = "channel pruning: the input channels that matter least go, here and where they are made"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"channels": (), "criterion": CRITERIA}
 
-    def __init__(self, **pinned: int | str) -> None:
-        self.pinned = {key: self._option(key, value) for key, value in pinned.items()}
+    def __init__(self, **pinned: Any) -> None:
+        super().__init__(**pinned)
         self.criterion = str(self.pinned.get("criterion", CRITERIA[0]))
 
-    def _option(self, key: str, value: int | str) -> int | str:
-        """The option's value, checked. Raises UsageError naming what is allowed."""
-        if key not in self.options:
-            raise UsageError(f"pass 'cp' has no setting '{key}': it has {', '.join(self.options)}")
-        if key == "criterion":
-            if value not in CRITERIA:
-                raise UsageError(f"cp:criterion={value}: give {' or '.join(CRITERIA)}")
-            return value
-        if not str(value).isdecimal() or int(value) < 1:
-            raise UsageError(f"cp:channels={value}: give a whole number, at least 1")
-        return int(value)
+    @property
+    def needs_data(self) -> bool:
+        """Whether the criterion looks at responses: all do but l2."""
+        return self.criterion != "l2"
 
     def refuse(self, conv: Conv) -> str | None:
         """What geometry alone rules out; what the graph does, `groups.input_group` says."""
@@ -95,21 +64,22 @@ class ChannelPruning:
         return refuse_common(conv)
 
     def settings(self, conv: Conv, size: int | None = None) -> list[Setting]:
-        """Every number of channels that may be kept, fewest first, never all of them; a pinned one if it is fewer.
-
-        size: how many channels there are to choose among, where they are not the layer's inputs one by one.
-        """
         full = size or conv.n_i
         pinned = self.pinned.get("channels")
         counts = kept_counts(full) if pinned is None else [c for c in [int(pinned)] if c < full]
         return [{"channels": c, "criterion": self.criterion} for c in counts]
 
+    def kept(self, setting: Setting) -> int:
+        return int(setting["channels"])
+
+    def errors(self, weight: Array, settings: Sequence[Setting], moments: Moments | None = None) -> Sequence[float]:
+        """All from one greedy path, whatever the criterion; without moments those of the weights by l2."""
+        return errors_by_size(weight, moments, [self.kept(s) for s in settings])[1]
+
     def select(self, readers: Sequence[Reader], setting: Setting) -> Indices:
-        """The channels that stay, ascending. Raises UsageError where the criterion needs moments and has none."""
         return select_joint(readers, int(setting["channels"]), str(setting["criterion"]))
 
     def refit(self, conv: Conv, inputs: Indices, moments: Moments | None = None) -> Conv:
-        """`conv` reading only `inputs` (ascending); with its moments, of all inputs, fitted to the response."""
         pruned = replace(conv, weight=conv.weight[:, inputs])
         if moments is None:
             return pruned
@@ -223,6 +193,9 @@ def lasso(Q: Array, q: Array, keep: int) -> Indices:
 
     Too many at once, or too few at the end of the path: by |β_i|·Q_ii, then by Q_ii.
     """
+    from sklearn.exceptions import ConvergenceWarning  # half a second, for this criterion alone
+    from sklearn.linear_model import lars_path_gram
+
     live = np.flatnonzero(np.diag(Q) > np.finfo(float).eps * np.trace(Q))
     coefs = np.zeros((len(Q), 1))
     if len(live):

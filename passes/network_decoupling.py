@@ -7,13 +7,13 @@ A k×k convolution W (n_o, n_i, K) is a sum of T depthwise separable ones, exact
 
 The best factors of rank T in the norm of the weights are the first T singular pairs. They are taken from the
 eigenvectors V (K, K) of the small Gram matrix in float64, p = W V: at full rank V is orthogonal and the sum exact.
+(Where a long kernel has fewer rows than taps V has a column for each row, see `ndpass.passes.eigen`.)
 BSConv-U (Haase & Amthor 2020) is pw-dw with T = 1; DAC (Li et al. 2018) is dw-pw. `decoupling_fit` fits the factors
 to data.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -21,8 +21,9 @@ import numpy as np
 
 from ndpass.calibration.moments import WIDE, Moments
 from ndpass.conv import Array, Block, Chain, Conv, Sum
-from ndpass.passes.base import Decomposition, Setting, block_error, refuse_common
+from ndpass.passes.base import Decomposition, Setting, block_error, cheapest_first, refuse_common
 from ndpass.passes.decoupling_fit import Factors, fit
+from ndpass.passes.eigen import right_directions, squared_singular_values
 
 FORMS = ("pw-dw", "dw-pw")
 WIDE_RANKS = (1, 2, 3, 4, 6)
@@ -46,14 +47,9 @@ class NetworkDecoupling(Decomposition):
         return refuse_common(conv)
 
     def settings(self, conv: Conv) -> list[Setting]:
-        forms = [self.pinned["form"]] if "form" in self.pinned else list(FORMS)
-        return [{"rank": t, "form": form} for form in forms for t in self._ranks(full_rank(conv, str(form)))]
-
-    def _ranks(self, full: int) -> Sequence[int]:
-        pinned = self.pinned.get("rank")
-        if pinned is None:
-            return range(1, full + 1)
-        return [full if pinned == "full" else min(int(pinned), full)]
+        forms = [str(self.pinned["form"])] if "form" in self.pinned else FORMS
+        found: list[Setting] = [{"rank": t, "form": f} for f in forms for t in self.ranks(full_rank(conv, f))]
+        return cheapest_first(self, conv, found, "form")
 
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         form = str(setting["form"])
@@ -73,11 +69,11 @@ class NetworkDecoupling(Decomposition):
             return self.rewrite(conv, setting, moments)
         return assemble(conv, *fit(conv.weight, moments, rank, form, sweeps=1), form)
 
-    def _quick_error(self, conv: Conv, setting: Setting, moments: Moments) -> float:
+    def _quick_error(self, conv: Conv, setting: Setting, moments: Moments) -> float | None:
         rank, form = int(setting["rank"]), str(setting["form"])
         wide = len(moments.C) >= WIDE and "rank" not in self.pinned
         if wide and ((form == "pw-dw" and "form" not in self.pinned) or rank not in WIDE_RANKS):
-            return math.inf
+            return None
         if rank >= full_rank(conv, form):
             return moments.error(moments.best)
         return block_error(conv, self.sketch(conv, setting, moments), moments)
@@ -94,12 +90,12 @@ class NetworkDecoupling(Decomposition):
         point = np.broadcast_to(np.float32(0), (rank, conv.n_o, conv.n_i))
         return assemble(conv, point, np.broadcast_to(np.float32(0), (rank, channels, conv.kernel_size)), form)
 
-    def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
+    def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> Sequence[float | None]:
         """Without moments 1 − energy kept, all ranks from one spectrum a form; with them an upper bound, of one sweep.
 
-        Infinite for what is not tried in wide layers: pw-dw, which in three layers of a VGG16 (128, 256 and 512 wide)
-        had 1.4 to 3.6 times the error of dw-pw at the same T and took up to three times as long to fit, and the higher
-        T but WIDE_RANKS.
+        Not tried in wide layers, None: pw-dw, which in three layers of a VGG16 (128, 256 and 512 wide) had 1.4 to 3.6
+        times the error of dw-pw at the same T and took up to three times as long to fit, and the higher T but
+        WIDE_RANKS.
         """
         if moments is not None:
             return [self._quick_error(conv, s, moments) for s in settings]
@@ -135,23 +131,17 @@ def matrices(weight: Array, form: str) -> Array:
     return flat if form == "pw-dw" else flat.transpose(1, 0, 2)
 
 
-def _eigen(stack: Array) -> tuple[Array, Array]:
-    """Eigenvalues (c, K), largest first, and eigenvectors (c, K, K) of each channel's Gram matrix."""
-    values, vectors = np.linalg.eigh(stack.transpose(0, 2, 1) @ stack)
-    return values[:, ::-1].clip(0), vectors[:, :, ::-1]
-
-
 def factors(weight: Array, rank: int, form: str) -> tuple[Array, Array]:
     """Pointwise parts (T, n_o, n_i) and depthwise parts (T, c, K), c = n_o for pw-dw and n_i for dw-pw."""
     stack = matrices(weight, form)
-    depth = _eigen(stack)[1][:, :, :rank]
+    depth = right_directions(stack)[1][:, :, :rank]
     point = (stack @ depth).transpose(2, 0, 1)
     return point if form == "pw-dw" else point.transpose(0, 2, 1), depth.transpose(2, 0, 1)
 
 
 def energy(weight: Array, form: str) -> Array:
     """Share of ‖W‖² that rank 1, 2, … keep (paper, Figure 3): (K,); ones where the weights are all zero."""
-    values = _eigen(matrices(weight, form))[0].sum(axis=0)
+    values = squared_singular_values(matrices(weight, form)).sum(axis=0)
     total = values.sum()
     kept: Array = np.cumsum(values) / total if total else np.ones_like(values)
     return kept
@@ -163,7 +153,7 @@ def blueprint_share(weight: Array) -> float:
     The n_i kernels of a filter are points in K dimensions; the share of their squared norm along the first principal
     direction, through the origin because a blueprint has no offset, is what pw-dw with T = 1 keeps of that filter.
     """
-    values = _eigen(matrices(weight, "pw-dw"))[0]
+    values = squared_singular_values(matrices(weight, "pw-dw"))
     total = values.sum(axis=1)
     shares = values[:, 0][total > 0] / total[total > 0]
     return float(shares.mean()) if shares.size else 1.0

@@ -25,10 +25,11 @@ from typing import ClassVar
 
 import numpy as np
 import scipy.linalg
+from numpy.typing import NDArray
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
-from ndpass.passes.base import Decomposition, Setting, block_error, refuse_common
+from ndpass.passes.base import Decomposition, Setting, block_error, cheapest_first, refuse_common
 from ndpass.passes.channel_decomposition import factors, ranks, spectrum
 
 ORDERS = ("vh", "hv")
@@ -55,7 +56,8 @@ class SpatialDecomposition(Decomposition):
 
     def settings(self, conv: Conv) -> list[Setting]:
         orders = [str(self.pinned["order"])] if "order" in self.pinned else ORDERS
-        return [{"rank": d, "order": order} for order in orders for d in self._ranks(conv, order)]
+        found: list[Setting] = [{"rank": d, "order": order} for order in orders for d in self._ranks(conv, order)]
+        return cheapest_first(self, conv, found, "order")
 
     def _ranks(self, conv: Conv, order: str) -> list[int]:
         n_o, m, k_j = cut(conv.weight, order).shape
@@ -64,8 +66,9 @@ class SpatialDecomposition(Decomposition):
     def inner(self, conv: Conv) -> list[Setting]:
         """INNER ranks of each order, closer where they are small: the errors of all come from one decomposition."""
         found = self.settings(conv)
-        orders = [[s for s in found if s["order"] == order] for order in dict.fromkeys(s["order"] for s in found)]
-        return [own[i] for own in orders for i in np.unique(np.geomspace(1, len(own), INNER).round().astype(int) - 1)]
+        orders = [[s for s in found if s["order"] == order] for order in ORDERS]
+        few = [own[i] for own in orders if own for i in _geometric(len(own))]
+        return cheapest_first(self, conv, few, "order")
 
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         order, rank = str(setting["order"]), int(setting["rank"])
@@ -101,6 +104,11 @@ class SpatialDecomposition(Decomposition):
             wanted = [int(s["rank"]) for s in settings if s["order"] == order]
             curve[order] = _weight_curve(conv, order) if moments is None else _curve(conv, moments, order, wanted)
         return [float(curve[str(s["order"])][int(s["rank"]) - 1]) for s in settings]
+
+
+def _geometric(count: int) -> NDArray[np.intp]:
+    """At most INNER positions among `count`, in a geometric row, the first and the last among them."""
+    return np.unique(np.geomspace(1, count, INNER).round().astype(int) - 1)
 
 
 def full_rank(conv: Conv, order: str) -> int:

@@ -77,15 +77,15 @@ def _root(
 
 
 def passes() -> None:
-    """List the passes, a line each."""
-    from ndpass.passes import find, names
+    """List the passes, a line each: name, what it does, its settings."""
+    from ndpass.passes import usable
+    from ndpass.passes.options import usage
 
-    for rule in map(find, names()):
-        words = "; ".join(
-            f"{key}={'|'.join(('N', *names))}" if key == "rank" else f"{key}={'|'.join(names)}"
-            for key, names in rule.options.items()
-        )
-        print(f"{rule.name:4} {rule.summary} ({words})")
+    found, broken = usable()
+    for rule in found:
+        print(f"{rule.name:4} {rule.summary} ({usage(rule.options)})")
+    for reason in broken:
+        print(f"ndpass: {reason}; left out", file=sys.stderr)
 
 
 def report_schema() -> None:

@@ -68,9 +68,9 @@ class Coupling:
     """Which sites of a graph depend on which; the graph is the one that their candidates were found for."""
 
     def __init__(self, graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> None:
-        self._passes, self._sites, pruning = passes, {site.name: site for site in sites}, split(passes)[1]
-        self._name = pruning.name if pruning else ""
-        found = {site.name: graph.channel_group(site) for site in sites} if pruning else {}
+        self._passes, self._sites = passes, {site.name: site for site in sites}
+        self._pruning = split(passes)[1]
+        found = {site.name: graph.channel_group(site) for site in sites} if self._pruning else {}
         self._groups = {n: g for n, g in found.items() if isinstance(g, Group) and len(g.consumers) == 1}
         self._before = {n: Before.of(graph, self._sites[n], group) for n, group in self._groups.items()}
 
@@ -101,9 +101,11 @@ class Coupling:
 
     def _dropped(self, name: str, ways: Sequence[Candidate]) -> Labels:
         """(ways,) channels that each takes from the layers before."""
-        b = self._before.get(name)
-        settings = [c.setting.get(self._name) for c in ways]
-        return np.array([b.dropped(int(s["channels"])) if b and s else 0 for s in settings])
+        b, pruning = self._before.get(name), self._pruning
+        if b is None or pruning is None:
+            return np.zeros(len(ways), np.int64)
+        settings = [c.setting.get(pruning.name) for c in ways]
+        return np.array([0 if s is None else b.dropped(pruning.kept(s)) for s in settings])
 
     def _fixed(self, before: Before, planned: Mapping[str, object], cost: Cost) -> Array:
         """(size + 1,) what layers without candidates save."""

@@ -14,7 +14,7 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener
 from ndpass.passes import Pass
 from ndpass.planning.candidate import Budget, Candidate, Choice
-from ndpass.planning.candidates import channel_group, ways
+from ndpass.planning.candidates import candidates_for, channel_group
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
 from ndpass.planning.sensitivity import slopes_of, weighed
@@ -56,7 +56,7 @@ class Planner:
     def _candidates(self, site: Site, moments: Moments | None, group: Group | str) -> list[Candidate]:
         most = len(self.passes) if self.most is None else self.most
         with blas_threads(site) if self.jobs == 1 else nullcontext():
-            found = ways(site, self.passes, moments, group, most)
+            found = candidates_for(site, self.passes, moments, group, most)
         return [replace(c, block=None) for c in found]  # layers before it will have changed by the time it is written
 
     def weighed(self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Candidate]]:
@@ -74,7 +74,7 @@ def local_choices(
     budget: energy or pinned settings. The last choice is the layer as it is.
     """
     with blas_threads(site):
-        found = ways(site, passes, moments, group)
+        found = candidates_for(site, passes, moments, group)
     while True:
         choice = choose_local(found, budget)
         yield choice

@@ -1,4 +1,4 @@
-"""The last touch on a layer that a ReLU follows, where a pass asks for it (`cd:solver=relu`); else why not."""
+"""The refit of a layer for the ReLU behind it, where a pass offers one and it is asked for (`cd:solver=relu`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Conv
 from ndpass.errors import UsageError
 from ndpass.passes import Decomposition, Pass, Setting
-from ndpass.passes.base import block_error
+from ndpass.passes.base import block_error, setting_text
+from ndpass.passes.relu_fit import ReluFit
 from ndpass.rewriting.checkpoint import Record
 
 log = logging.getLogger(__name__)
@@ -19,24 +20,31 @@ log = logging.getLogger(__name__)
 Rows = Callable[[], tuple[Array, Array]]  # answers of the best kernel and responses wanted, (S, n_o) each
 
 
-def asking(passes: Sequence[Pass], settings: Mapping[str, Mapping[str, Any]]) -> Decomposition | None:
-    """The pass that asks for it with its setting, by pass name, if there is one."""
-    rules = [rule for rule in passes if isinstance(rule, Decomposition)]
+def asking(passes: Sequence[Pass], settings: Mapping[str, Mapping[str, Any]]) -> ReluFit | None:
+    """The pass that is to fit for the ReLU, or None; settings: by pass name, of a layer or the pinned options."""
+    rules = [rule for rule in passes if isinstance(rule, ReluFit)]
     return next((rule for rule in rules if rule.for_relu(settings.get(rule.name, {}))), None)
 
 
 def check_data(passes: Sequence[Pass], given: bool) -> None:
     """Raise UsageError where a pass asks for samples and there are none."""
-    rule = asking(passes, {rule.name: rule.pinned for rule in passes})
+    pinned = {rule.name: rule.pinned for rule in passes}
+    rule = asking(passes, pinned)
     if rule is not None and not given:
-        raise UsageError(f"{rule.name}:solver=relu is a fit to data: give --calibration, or leave solver=relu out")
+        linear = rule.linear_setting(pinned[rule.name])
+        asked = setting_text({k: v for k, v in pinned[rule.name].items() if linear.get(k) != v})
+        raise UsageError(f"{rule.name}:{asked} is a fit to data: give --calibration, or leave {asked} out")
 
 
-def unsuited(rule: Decomposition, behind: Sequence[str], record: Record, fitted: bool) -> str | None:
-    """Why the layer keeps its linear fit, or None. behind: what its output goes into; fitted: whether to data."""
+def unsuited(rule: ReluFit, passes: Sequence[Pass], behind: Sequence[str], record: Record, fitted: bool) -> str | None:
+    """Why the layer keeps its linear fit, or None.
+
+    passes: of the run; behind: the operators that read the layer's output; fitted: whether it is fitted to data.
+    """
     if not fitted:
         return "there are no data"
-    others = [name for name in record.row.setting if name not in (rule.name, "cp")]
+    inside = [other.name for other in passes if isinstance(other, Decomposition) and other.name != rule.name]
+    others = [name for name in record.row.setting if name in inside]
     if others:
         return f"{', '.join(others)} acts inside it too"
     if list(behind) != ["Relu"]:
@@ -44,23 +52,26 @@ def unsuited(rule: Decomposition, behind: Sequence[str], record: Record, fitted:
     return None
 
 
-def refitted(record: Record, rule: Decomposition, conv: Conv, moments: Moments, rows: Rows) -> Record:
+def refitted(record: Record, rule: ReluFit, conv: Conv, moments: Moments, rows: Rows) -> Record:
     """The layer fitted for the ReLU behind it, or as it was with the reason."""
     setting = cast(Setting, record.row.setting[rule.name])  # a report's row may hold any JSON, a pass's holds these
     block, gain = rule.refit_for_relu(conv, setting, moments, *rows())
     if gain <= 0:
         return linear(record, rule, "no fit for the Relu was better on held-out rows")
     error = block_error(conv, block, moments)
-    row = _noted(record, rule, "relu", f"{100 * gain:.1f} % less error behind the Relu than the linear fit, held out")
-    return replace(row, row=row.row.model_copy(update={"error_measured": error}), block=block)
+    text = f"{100 * gain:.1f} % less error behind the Relu than the linear fit, held out"
+    row = _noted(record, rule.name, setting, text).row.model_copy(update={"error_measured": error})
+    return replace(record, row=row, block=block)
 
 
-def linear(record: Record, rule: Decomposition, why: str) -> Record:
+def linear(record: Record, rule: ReluFit, why: str) -> Record:
     """The record with the linear fit that it has, and why."""
-    return _noted(record, rule, "linear", f"linear fit: {why}")
+    setting = rule.linear_setting(cast(Setting, record.row.setting[rule.name]))
+    return _noted(record, rule.name, setting, f"linear fit: {why}")
 
 
-def _noted(record: Record, rule: Decomposition, solver: str, text: str) -> Record:
+def _noted(record: Record, name: str, setting: Setting, text: str) -> Record:
+    """The record with what pass `name` did, and why."""
     log.info("%s: %s", record.row.name, text)
-    setting = {**record.row.setting, rule.name: {**record.row.setting[rule.name], "solver": solver}}
-    return replace(record, row=record.row.model_copy(update={"setting": setting, "reason": text}))
+    settings = {**record.row.setting, name: dict(setting)}
+    return replace(record, row=record.row.model_copy(update={"setting": settings, "reason": text}))

@@ -18,10 +18,10 @@ from ndpass.graph.channel_groups import Group, Member
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.graph import Found, Graph, Site, Skipped
 from ndpass.listener import Listener
-from ndpass.passes import ChannelPruning, Pass, Setting
+from ndpass.passes import Pass, Pruning, Setting
 from ndpass.passes.base import block_error
-from ndpass.passes.channel_pruning import Reader
 from ndpass.passes.compose import compose
+from ndpass.passes.pruning import Reader
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidates import channel_group, refused, split
 from ndpass.planning.plan import local_choices
@@ -128,7 +128,7 @@ class Rewriter:
         return Record(_done(site, candidate, block, block_error(conv, block, moments)), True, block, channels)
 
     def _prune(
-        self, site: Site, conv: Conv, pruning: ChannelPruning, setting: Setting, moments: Moments | None
+        self, site: Site, conv: Conv, pruning: Pruning, setting: Setting, moments: Moments | None
     ) -> tuple[Conv, Moments | None, Labels]:
         """The layer on the channels that stay, refitted, its moments, and those channels of its group."""
         consumer, group = self._consumer(site)
@@ -143,14 +143,14 @@ class Rewriter:
         rule, calibration = asking(self.passes, record.row.setting), self.calibration
         if rule is None:
             return record
-        why = unsuited(rule, self.graph.behind(site), record, moments is not None)
+        why = unsuited(rule, self.passes, self.graph.behind(site), record, moments is not None)
         if why is not None or moments is None or frontier is None or calibration is None:
             return linear(record, rule, why or "")
-        conv, own, columns = site.conv, moments, None
+        conv, own, columns, pruning = site.conv, moments, None, split(self.passes)[1]
         with blas_threads(site):
-            if record.channels is not None:
+            if record.channels is not None and pruning is not None:
                 inputs = self._consumer(site)[0].kept(record.channels)
-                conv, columns = ChannelPruning().refit(conv, inputs, moments), _columns(conv, inputs)
+                conv, columns = pruning.refit(conv, inputs, moments), _columns(conv, inputs)
                 own = moments.keep(columns, conv.matrix.astype(np.float64))
             return refitted(record, rule, conv, own, lambda: calibration.rows(site, frontier, own.best, columns))
 

@@ -42,7 +42,7 @@ def passes_and_budget(
     calibrated: bool,
 ) -> tuple[list[Pass], Budget]:
     """What the passes and the budget's options say, or a plan. Raises UsageError for what does not go together."""
-    from ndpass.passes import parse
+    from ndpass.passes import AUTO, auto, parse
     from ndpass.planning.candidate import Budget
     from ndpass.planning.candidates import is_pinned
     from ndpass.run.plan_file import PlanFile
@@ -52,8 +52,8 @@ def passes_and_budget(
         if asked:
             raise UsageError(f"--plan says what every layer becomes: leave {' and '.join(asked)} out")
         return PlanFile.read(plan).rules(), Budget("pinned")
-    if spec == "auto":
-        spec = "cp,cd,sd,nd" if calibrated else "cd,sd,nd"
+    if spec == AUTO:
+        return auto(calibrated=calibrated), _budget(given, default)
     passes = parse(spec) if isinstance(spec, str) else list(spec)
     return passes, _budget(given, None if is_pinned(passes) else default)
 

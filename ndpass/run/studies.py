@@ -8,7 +8,6 @@ depth   the first k and the last k layers at one setting, layer after layer, eac
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
@@ -26,9 +25,10 @@ from ndpass.files.model_file import open_graph
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import InputSpec
 from ndpass.measuring.evaluate import Evaluation
-from ndpass.passes import ChannelPruning, Pass, Setting
+from ndpass.passes import Pass, Pruning, Setting
 from ndpass.planning.candidate import Budget, Candidate, Choice
-from ndpass.planning.candidates import block_of, channel_group, is_pinned, refused, spread, ways
+from ndpass.planning.candidates import block_of, candidates_for, channel_group, is_pinned, refused
+from ndpass.planning.compositions import spread
 from ndpass.planning.sensitivity import slopes
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.job import HELD_OUT
@@ -156,15 +156,18 @@ class Subject:
         group = channel_group(self.graph, site, [rule])
         if refused(self.graph, site, [rule], True):
             return []
-        if isinstance(rule, ChannelPruning):  # what goes with a channel is known to `ways` alone
-            every = ways(site, [rule], moments, group)[1:]
+        if isinstance(rule, Pruning):  # what goes with a channel is known to `candidates_for` alone
+            every = candidates_for(site, [rule], moments, group)[1:]
         else:
             blocks = ((s, block_of(site, [rule], {rule.name: s}, group)) for s in rule.settings(site.outline))
             every = [Candidate(site.macs(block) or 0, 0.0, {rule.name: setting}) for setting, block in blocks]
         dense = site.macs(site.outline) or 0
         cheaper = [c for c in every if c.macs < dense or is_pinned([rule])]
-        curves = itertools.groupby(cheaper, lambda c: [v for v in c.setting[rule.name].values() if isinstance(v, str)])
-        return [c for _, curve in curves for c in spread(list(curve), MOST_SETTINGS)]
+        curves: dict[tuple[str, ...], list[Candidate]] = {}
+        for c in cheaper:
+            words = tuple(v for v in c.setting[rule.name].values() if isinstance(v, str))
+            curves.setdefault(words, []).append(c)
+        return [c for curve in curves.values() for c in spread(curve, MOST_SETTINGS)]
 
     def _rank(self, site: Site, rule: Pass, candidate: Candidate, known: _Known) -> Rank:
         graph, sites = self._fresh()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ndpass.conv import Conv
 from ndpass.errors import UsageError
 from ndpass.passes import NetworkDecoupling, parse
-from ndpass.passes.base import relative_error, setting_text
+from ndpass.passes.base import macs_per_position, relative_error, setting_text
 from ndpass.passes.network_decoupling import FORMS, assemble, blueprint_share, energy, factors, full_rank
 
 F64: TypeAlias = NDArray[np.floating[Any]]
@@ -116,13 +116,32 @@ def test_full_rank_is_the_smaller_side_of_each_matrix(shape: tuple[int, ...], pw
         assert NetworkDecoupling(form=form, rank=1000).settings(conv) == [{"rank": rank, "form": form}]
 
 
-def test_settings_without_options_are_all_ranks_of_both_forms() -> None:
+def test_settings_without_options_are_all_ranks_of_both_forms_cheapest_first() -> None:
+    """A pair costs 3·2 + 3·9 = 33 MACs at each position as pw-dw, 2·9 + 3·2 = 24 as dw-pw."""
     conv = Conv(random_weight((3, 2, 3, 3)))
     assert NetworkDecoupling().settings(conv) == [
-        *({"rank": t, "form": "pw-dw"} for t in (1, 2)),
-        *({"rank": t, "form": "dw-pw"} for t in (1, 2, 3)),
+        {"rank": 1, "form": "dw-pw"},
+        {"rank": 1, "form": "pw-dw"},
+        {"rank": 2, "form": "dw-pw"},
+        {"rank": 2, "form": "pw-dw"},
+        {"rank": 3, "form": "dw-pw"},
     ]
-    assert NetworkDecoupling(rank="2").settings(conv) == [{"rank": 2, "form": f} for f in FORMS]
+    assert NetworkDecoupling(rank="2").settings(conv) == [{"rank": 2, "form": f} for f in ("dw-pw", "pw-dw")]
+
+
+def test_of_settings_that_cost_the_same_the_first_form_is_first() -> None:
+    conv = Conv(random_weight((4, 4, 3, 3)))
+    assert NetworkDecoupling(rank=2).settings(conv) == [{"rank": 2, "form": f} for f in FORMS]
+
+
+def test_a_stride_makes_the_form_dearer_that_is_pointwise_before_it() -> None:
+    """The pointwise half of pw-dw acts at two positions for each that the depthwise half keeps."""
+    plain, strided = (Conv(random_weight((4, 8, 3)), None, (s,), (1, 1)) for s in (1, 2))
+    rule = NetworkDecoupling(rank=1)
+    assert [s["form"] for s in rule.settings(plain)] == ["pw-dw", "dw-pw"]
+    assert [s["form"] for s in rule.settings(strided)] == ["dw-pw", "pw-dw"]
+    costs = [macs_per_position(rule.outline(strided, {"rank": 1, "form": form}), strided) for form in FORMS]
+    assert costs == [2 * 4 * 8 + 4 * 3, 8 * 3 + 4 * 8]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -19,7 +19,7 @@ from ndpass.passes import Decomposition, Pass, parse
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import compose
 from ndpass.planning.candidate import Candidate
-from ndpass.planning.candidates import is_pinned, split, ways, why_not
+from ndpass.planning.candidates import candidates_for, is_pinned, split, why_not
 from ndpass.run import digits
 
 DATA = pytest.mark.parametrize("calibrated", [False, True], ids=["data-free", "calibrated"])
@@ -55,7 +55,7 @@ def measured(site: Site, passes: Sequence[Decomposition], c: Candidate, moments:
 @pytest.mark.parametrize("name", ["stem", "down"])
 def test_macs_are_those_of_the_block(name: str, spec: str, calibrated: bool) -> None:
     site, moments = layer(name, calibrated)
-    found = ways(site, rules(spec), moments)
+    found = candidates_for(site, rules(spec), moments)
     assert found[0].setting == {}
     assert found[0].macs == site.macs(site.outline)
     assert len(found) > 1
@@ -72,27 +72,27 @@ def test_every_subset_of_the_passes_is_there_in_their_order(calibrated: bool) ->
     for spec in ("cd,sd,nd", "nd,cd"):
         names = spec.split(",")
         subsets = [chosen for size in range(len(names) + 1) for chosen in combinations(names, size)]
-        assert list(dict.fromkeys(tuple(c.setting) for c in ways(site, parse(spec), moments))) == subsets
+        assert list(dict.fromkeys(tuple(c.setting) for c in candidates_for(site, parse(spec), moments))) == subsets
 
 
 def test_no_setting_is_there_twice() -> None:
     site, moments = layer("down", True)
-    texts = [repr(c.setting) for c in ways(site, parse("cd,sd,nd"), moments)]
+    texts = [repr(c.setting) for c in candidates_for(site, parse("cd,sd,nd"), moments)]
     assert len(texts) == len(set(texts))
 
 
 def test_the_layer_as_it_is_errs_by_what_it_has_drifted() -> None:
     site, moments = layer("down", True)
     assert moments is not None
-    assert ways(site, parse("nd"))[0].error == 0
-    assert ways(site, parse("nd"), moments)[0].error == moments.error(site.conv.matrix)
+    assert candidates_for(site, parse("nd"))[0].error == 0
+    assert candidates_for(site, parse("nd"), moments)[0].error == moments.error(site.conv.matrix)
 
 
 @DATA
 def test_errors_of_single_passes_are_measured_or_bounds(calibrated: bool) -> None:
     """nd's are of one sweep and sd's of two steps of three: the fit does not end above them."""
     site, moments = layer("down", calibrated)
-    for c in ways(site, parse("cd,sd,nd"), moments):
+    for c in candidates_for(site, parse("cd,sd,nd"), moments):
         if len(c.setting) == 1:
             error = measured(site, rules("cd,sd,nd"), c, moments)
             assert error <= c.error + 1e-6
@@ -109,7 +109,7 @@ def test_errors_of_compositions_are_good_estimates(name: str, calibrated: bool) 
     """
     site, moments = layer(name, calibrated)
     passes = rules("cd,sd,nd")
-    compositions = [c for c in ways(site, passes, moments) if len(c.setting) > 1]
+    compositions = [c for c in candidates_for(site, passes, moments) if len(c.setting) > 1]
     some = [compositions[i] for i in np.random.default_rng(0).permutation(len(compositions))[:20]]
     ratios = np.array([measured(site, passes, c, moments) / c.error for c in some])
     assert np.mean((ratios < 1.1) & (ratios > 0.8)) >= 0.8
@@ -140,7 +140,7 @@ def test_pinned_passes_have_their_settings_and_no_others(
     site, moments = layer("down", calibrated)
     passes = parse(spec)
     assert is_pinned(passes)
-    found = ways(site, passes, moments)[1:]
+    found = candidates_for(site, passes, moments)[1:]
     if not calibrated:  # errors of the weights do not compare forms: the first is taken
         expected = expected[:1]
     assert [{n: dict(s) for n, s in c.setting.items()} for c in found] == expected
@@ -153,7 +153,7 @@ def test_a_pinned_pass_leaves_the_others_free() -> None:
     site, _ = layer("down", False)
     passes = parse("cd:rank=8,nd")
     assert not is_pinned(passes)
-    found = ways(site, passes)
+    found = candidates_for(site, passes)
     assert {c.setting["cd"]["rank"] for c in found if "cd" in c.setting} == {8}
     assert len({str(c.setting["nd"]) for c in found if "nd" in c.setting}) > 3
 
@@ -175,7 +175,7 @@ CONCAT = """(float[N,3,8,8] x) => (float[N,4,8,8] y) {
 def pruned_ways(model: onnx.ModelProto, spec: str) -> tuple[Site, list[Candidate]]:
     graph = Graph(model)
     (site,) = (s for s in sites_of(model) if s.name == "y")
-    return site, ways(site, parse(spec), None, graph.channel_group(site))
+    return site, candidates_for(site, parse(spec), None, graph.channel_group(site))
 
 
 def test_pruned_candidates_cost_what_the_smaller_layer_does() -> None:

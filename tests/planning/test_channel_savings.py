@@ -18,7 +18,7 @@ from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph, Site
 from ndpass.passes import parse
 from ndpass.planning.candidate import Budget, Candidate, Choice, seconds_of
-from ndpass.planning.candidates import block_of, channel_group, refused, ways
+from ndpass.planning.candidates import block_of, candidates_for, channel_group, refused
 from ndpass.planning.channel_savings import Coupling, fewer_outputs, undominated
 from ndpass.planning.choose import choose
 from ndpass.planning.knapsack import knapsack
@@ -172,7 +172,7 @@ class Case:
         ]
         self.total = self.graph.macs()
         self.candidates = {
-            s.name: ways(s, self.passes, None, channel_group(self.graph, s, self.passes)) for s in self.sites
+            s.name: candidates_for(s, self.passes, None, channel_group(self.graph, s, self.passes)) for s in self.sites
         }
         self.coupling = Coupling(self.graph, self.sites, self.passes)
 

@@ -129,7 +129,7 @@ def test_pruning_is_felt_where_the_weakest_directions_are_not() -> None:
     W1 = normal(6, 3, 3, 3) * np.float32([2, 1, 1, 1, 1, 1])[:, None, None, None]
     model = network(LINEAR, W1=W1, B1=normal(6), W2=weight, B2=normal(5))
     graph, sites, calibration = calibrated(model, pictures(8))
-    found = slopes(graph, sites, calibration.responses, calibration.data, pruning=True)
+    found = slopes(graph, sites, calibration.responses, calibration.data, pruning=["cp"])
     assert found.pruned["a"] > 2 * found.plain["a"]
     assert found.plain == slopes(graph, sites, calibration.responses, calibration.data).plain
     ways = [Candidate(1, 0.1, {"cp": {"channels": 3}}), Candidate(1, 0.1, {"cd": {"rank": 3}})]

@@ -16,7 +16,7 @@ from ndpass.measuring.random_inputs import feed_of
 from ndpass.measuring.target import Target
 from ndpass.passes import parse
 from ndpass.planning.candidate import Candidate, Choice, damage, seconds_of
-from ndpass.planning.candidates import block_of, channel_group, refused, ways
+from ndpass.planning.candidates import block_of, candidates_for, channel_group, refused
 from ndpass.planning.latency_table import (
     PER_COMPOSITION,
     PER_KIND,
@@ -87,7 +87,7 @@ def test_rest_is_what_the_layers_do_not_take() -> None:
 def test_a_few_of_every_kind_are_timed_the_dearest_and_the_cheapest_among_them() -> None:
     graph = Graph(deep())
     site = next(s for s in graph.sites() if isinstance(s, Site))
-    found = ways(site, parse("cd,sd,nd"))
+    found = candidates_for(site, parse("cd,sd,nd"))
     fronts = fronts_of(found)
     assert {kind(front[0]) for front in fronts} == {kind(c) for c in found[1:]}
     for front in fronts:
