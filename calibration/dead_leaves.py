@@ -27,7 +27,7 @@ def picture(rng: np.random.Generator, height: int, width: int, channels: int = 3
     leaves = _blurred(_leaves(rng, height, width, channels))
     leaves = (leaves - leaves.mean()) / (leaves.std() or 1.0)
     brightness, contrast = GREY + 0.08 * rng.standard_normal(), CONTRAST * np.exp(0.3 * rng.standard_normal())
-    return np.clip(brightness + contrast * leaves, 0, 1)
+    return np.asarray(np.clip(brightness + contrast * leaves, 0, 1))
 
 
 def pink(rng: np.random.Generator, sides: tuple[int, ...], power: float) -> Floats:

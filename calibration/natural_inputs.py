@@ -63,16 +63,18 @@ def _preprocessed(rng: np.random.Generator, shape: tuple[int, ...], preprocess: 
 
 def _picture(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     """(C, H, W), or (H, W, C) where the last axis is that of few channels, in 0..1."""
-    if shape[2] <= MOST_CHANNELS < shape[0]:
-        return picture(rng, *shape)
-    return np.moveaxis(picture(rng, *shape[1:], shape[0]), -1, 0)
+    first, middle, last = shape
+    if last <= MOST_CHANNELS < first:
+        return picture(rng, first, middle, last)
+    return np.moveaxis(picture(rng, middle, last, first), -1, 0)
 
 
 def _film(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     """(C, T, H, W): one picture that drifts from frame to frame, in 0..1."""
-    still = np.moveaxis(picture(rng, *shape[2:], shape[0]), -1, 0)
+    channels, frames, height, width = shape
+    still = np.moveaxis(picture(rng, height, width, channels), -1, 0)
     speed = rng.uniform(-3, 3, 2)
-    steps = (tuple(np.round(t * speed).astype(int)) for t in range(shape[1]))
+    steps = (tuple(np.round(t * speed).astype(int)) for t in range(frames))
     return np.stack([np.roll(still, step, (1, 2)) for step in steps], axis=1)
 
 
@@ -95,7 +97,7 @@ def _line(rng: np.random.Generator, length: int) -> Floats:
 def _scaled(values: Floats, dtype: np.dtype[Any], *, is_picture: bool) -> NDArray[Any]:
     """To the range that an input of this type most likely has."""
     if dtype.kind == "f":
-        return ((values - values.mean()) / (values.std() or 1.0)).astype(dtype)
+        return np.asarray((values - values.mean()) / (values.std() or 1.0), dtype)
     low, high = (0, 1) if dtype.kind == "b" else (int(limit) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))
     if dtype.itemsize > 2:
         low, high = 0, 255 if is_picture else 1
