@@ -21,7 +21,7 @@ from ndpass.planning.plan import Planner
 from ndpass.planning.sensitivity import Slopes, slopes_of, weighed
 
 MEMORY = 1 << 30  # bytes of activations that calibration may keep
-STEPS = 200  # a share of the MACs is found to one part in so many
+STEPS = 200  # resolution of a share of the MACs that is searched: 1 / STEPS
 
 
 class CandidateCache:

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, name: str) -> None:
-    """Every pipeline at every budget that has no row yet."""
+    """Measures every pipeline at every budget that has no row yet."""
     bench = Bench(args)
     budgets = [{"damage": d} for d in args.damage] if args.damage else [{"macs": m} for m in args.macs]
     for budget, pipeline in itertools.product(budgets, args.pipelines):
@@ -73,7 +73,7 @@ def line(row: Row) -> str:
 
 
 def print_table(found: Sequence[Row], drop: float) -> None:
-    """MACs at `drop` points, on the line between the nearest rows below and above it; `?` where there is none."""
+    """Prints times fewer MACs at `drop` points, on the line between the nearest rows; `?` where there is none."""
     kinds = list(dict.fromkeys((r["pipeline"], r["samples"], r["compensated"], r["slopes"]) for r in found))
     print(f"pipeline    images  times fewer MACs at {drop:g} points    rows (times fewer: points)")
     for kind in kinds:
@@ -124,7 +124,7 @@ class Bench:
         self.candidates = CandidateCache(graph, sites, args.passes, self.calibration, kept)
 
     def row(self, pipeline: str, budget: Mapping[str, float]) -> Row:
-        """Choose, rewrite and measure one pipeline at one budget."""
+        """Chooses a plan, rewrites and measures: one pipeline at one budget."""
         start = time.perf_counter()
         graph = Graph(self.model)
         found, sites = graph.sites(), sites_of(graph, pipeline)

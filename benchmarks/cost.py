@@ -39,7 +39,7 @@ BASELINES = {LEAST: (4,), ONCE: (2, 4)}  # name -> how many axes the weights hav
 
 
 def main() -> None:
-    """Measure on the model given, else on VGG16 at 224x224 written to a temporary folder."""
+    """Measures on the model given, else on VGG16 at 224x224, which is written to a temporary folder."""
     args = arguments()
     if args.baseline:
         baseline(args.model, args.output, BASELINES[args.baseline])
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def report(model: Path, args: argparse.Namespace) -> None:
-    """Measure what has no row yet, the rounds interleaved so that a slow minute of the machine meets all commands."""
+    """Measures what has no row yet. Rounds are interleaved, so that a slow minute of the machine meets all commands."""
     name = f"cost{args.suffix}"
     with tempfile.TemporaryDirectory(dir=None if args.quick else model.parent) as folder:
         for number in range(args.rounds):
@@ -70,7 +70,7 @@ def report(model: Path, args: argparse.Namespace) -> None:
 
 
 def baseline(model: Path, output: Path, axes: Sequence[int]) -> None:
-    """Read the model, decompose every weight that has so many axes, write it again."""
+    """Reads the model, decomposes every weight with one of these numbers of axes, and writes the model again."""
     proto = onnx.load(model)
     for tensor in proto.graph.initializer:
         if len(tensor.dims) in axes:
@@ -79,7 +79,7 @@ def baseline(model: Path, output: Path, axes: Sequence[int]) -> None:
 
 
 def run_once(command: list[str]) -> tuple[float, int]:
-    """Wall seconds and largest resident set of a process of its own; SystemExit where it fails."""
+    """Wall seconds and largest resident set (bytes) of a process. Raises SystemExit where it fails."""
     start = time.perf_counter()
     process = os.posix_spawn(command[0], command, os.environ)
     _, status, usage = os.wait4(process, 0)
@@ -90,7 +90,7 @@ def run_once(command: list[str]) -> tuple[float, int]:
 
 
 def commands(model: Path, folder: Path) -> dict[str, list[str]]:
-    """What is compared, by name."""
+    """The commands that are compared, by name."""
     here = [sys.executable, "-m", "benchmarks.cost", str(model), "--output", str(folder / "svd.onnx")]
     ndpass = [sys.executable, "-m", "ndpass", "run", str(model)]
     return {
@@ -100,7 +100,7 @@ def commands(model: Path, folder: Path) -> dict[str, list[str]]:
 
 
 def table(found: Sequence[Row]) -> str:
-    """Seconds, how many times each baseline ndpass takes, and memory over the model's bytes."""
+    """Seconds, those of ndpass over each baseline's, and memory over the model's bytes."""
     seconds, peaks = costs(found)
     size = found[0]["model_bytes"]
     lines = [f"{'':14}{'seconds':>9}{'ndpass takes':>14}{'memory':>11}{'of the model':>14}"]

@@ -37,19 +37,11 @@ MINUTES = 35
 
 
 def main() -> None:
-    args = arguments()
-    for model in args.model:
-        name = f"{model.stem}{args.suffix}"
-        if "build" in args.stage:
-            build(model, name, args)
-        if "time" in args.stage:
-            measure(model, name, args)
-        if "plot" in args.stage:
-            curve_plot.plot(name, Graph(onnx.load(model)).macs(), args.threads)
+    options.run_stages(arguments(), build=build, time=measure, plot=show)
 
 
 def build(model: Path, name: str, args: argparse.Namespace) -> None:
-    """nd in all layers at each rank, and the planner's choice at the same MACs."""
+    """Builds nd in all layers at each rank, and the planner's choice at the same MACs."""
     for rank in args.ranks:
         key = {"curve": ALL, "setting": f"--passes nd:rank={rank}"}
         whole = found(model, name, key, args)
@@ -98,6 +90,11 @@ def measure(model: Path, name: str, args: argparse.Namespace) -> None:
             "({spread[0]:.2f} to {spread[1]:.2f})".format(left=100 * plan["share"], **plan, **timed),
             flush=True,
         )
+
+
+def show(model: Path, name: str, args: argparse.Namespace) -> None:
+    """Draws the pictures."""
+    curve_plot.plot(name, Graph(onnx.load(model)).macs(), args.threads)
 
 
 def arguments() -> argparse.Namespace:

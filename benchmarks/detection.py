@@ -75,14 +75,14 @@ def arguments() -> argparse.Namespace:
 
 
 def pipeline(text: str) -> str:
-    """auto, or passes in the order in which they are composed here."""
+    """auto, or passes in the order of AUTO, in which they are composed. Raises ArgumentTypeError for another order."""
     if text != "auto" and text.split(",") != [name for name in AUTO.split(",") if name in text.split(",")]:
         raise argparse.ArgumentTypeError(f"'{text}' is not auto, nor some of {AUTO} in this order")
     return text
 
 
 def run(args: argparse.Namespace, name: str) -> None:
-    """The original, then every pipeline in every scope at every budget that has no row yet."""
+    """Measures the original, then every pipeline in every scope at every budget that has no row yet."""
     tested = read(args.folder, "test")[: args.images]
     common = {"model": args.model.name, "digest": digest(args.model), "images": len(tested)}
     if not rows.known(name, {**common, "pipeline": "original"}):
@@ -119,7 +119,7 @@ def line(row: Row) -> str:
 
 
 def print_table(found: Sequence[Row]) -> None:
-    """mAP by pipeline, a column for each scope and budget."""
+    """Prints mAP by pipeline, a column for each scope and budget."""
     rewritten = [row for row in found if row["pipeline"] != "original"]
     columns = list(dict.fromkeys((row["scope"], row["macs"]) for row in rewritten))
     print("mAP@0.5       " + "".join(f"{scope} {1 / macs:.2f} times fewer".rjust(28) for scope, macs in columns))
@@ -166,7 +166,7 @@ class Detector:
         self.candidates = CandidateCache(graph, sites, passes, self.calibration, kept)
 
     def row(self, pipeline: str, scope: str, macs: float, tested: Sequence[Example]) -> Row:
-        """Choose, rewrite and measure."""
+        """Chooses a plan, rewrites and measures; `refused` says why there is no plan."""
         start, passes = time.perf_counter(), passes_of(pipeline)
         graph = Graph(self.model)
         found, sites = graph.sites(), scoped(graph, passes, scope)

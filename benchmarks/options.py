@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def add_quick(made: argparse.ArgumentParser, what: str) -> None:
-    """Add --quick; what: is measured with it."""
+    """Add --quick; what: describes what it measures."""
     made.add_argument("--quick", action="store_true", help=f"{what}; rows in *_quick.json")
 
 
@@ -93,6 +94,14 @@ def parse_staged(made: argparse.ArgumentParser, **quick: Any) -> argparse.Namesp
     if "build" in args.stage and not (args.calibration and args.validation):
         made.error("--stage build reads --calibration and --validation")
     return args
+
+
+def run_stages(args: argparse.Namespace, **stages: Callable[[Path, str, argparse.Namespace], None]) -> None:
+    """Calls the stages asked for with each model's file, the name that its rows go by and the arguments."""
+    for model in args.model:
+        for name, run in stages.items():
+            if name in args.stage:
+                run(model, f"{model.stem}{args.suffix}", args)
 
 
 def digits_data() -> dict[str, Any]:

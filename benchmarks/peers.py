@@ -50,20 +50,11 @@ BATCH = 100
 
 
 def main() -> None:
-    args = arguments()
-    for model in args.model:
-        name = f"{model.stem}{args.suffix}"
-        if "build" in args.stage:
-            build(model, name, args)
-        if "time" in args.stage:
-            measure(model, name, args)
-        if "plot" in args.stage:
-            peer_table.print_table(name, rows.cpu())
-            peer_table.plot(name)
+    options.run_stages(arguments(), build=build, time=measure, plot=show)
 
 
 def build(model: Path, name: str, args: argparse.Namespace) -> None:
-    """A model and its accuracy for every setting that has none yet."""
+    """Builds a model for every setting that has no row yet, and measures its accuracy."""
     chosen = [peer for peer in PEERS if peer.name in args.peers]
     for peer in chosen:
         if peer.missing():
@@ -82,7 +73,7 @@ def build(model: Path, name: str, args: argparse.Namespace) -> None:
 
 
 def settings(peer: Peer, model: Path, quick: bool) -> Sequence[str]:
-    """What the peer is asked for; with `quick` one setting, and none of those that choose by latency."""
+    """The peer's settings; with `quick` one of them, and none if it chooses by latency."""
     if not quick:
         return peer.of(model.stem)
     return [QUICK[peer.name]] if peer.name in QUICK else [] if peer.by_ms else peer.of(model.stem)[1:2]
@@ -99,7 +90,7 @@ def known(name: str, key: Row) -> list[Row]:
 
 
 def one(peer: Peer, task: Task, samples: int | None) -> Row:
-    """Build and measure, on `samples` validation images."""
+    """Builds one model and measures it on `samples` validation images."""
     task.out.parent.mkdir(exist_ok=True, parents=True)
     start = time.perf_counter()
     try:
@@ -110,7 +101,7 @@ def one(peer: Peer, task: Task, samples: int | None) -> Row:
 
 
 def evaluated(task: Task, samples: int | None) -> Row:
-    """The written model beside the original. Of an int8 one, which is IR, no MACs are counted."""
+    """Accuracy and MACs of the written model beside the original. An int8 model is IR: its MACs are not counted."""
     feeds, outputs, macs = original(task.model, task.validation, task.preprocess, samples, task.threads)
     int8 = task.out.suffix == ".xml"
     runner = OpenVINO(task.out, precision="int8" if int8 else "f32", threads=task.threads)
@@ -131,14 +122,14 @@ def evaluated(task: Task, samples: int | None) -> Row:
 def original(
     model: Path, validation: Path, preprocess: str, samples: int | None, threads: int | None
 ) -> tuple[Feeds, list[Outputs], int]:
-    """The data, the original's outputs for them and its MACs: computed once for all settings of a run."""
+    """The data, the original's outputs for them and its MACs, computed once for all settings of a run."""
     graph = Graph(onnx.load(model))
     feeds = open_feeds(validation, graph.inputs(), Preprocess.parse(preprocess), samples=samples)
     return feeds, stored(OpenVINO(model, threads=threads), feeds, BATCH), graph.macs()
 
 
 def measure(model: Path, name: str, args: argparse.Namespace) -> None:
-    """All models that are there, in turns in one run; a set that was timed on this kind of CPU is not timed again."""
+    """Times all models that are there in turns, unless the same set was timed on this kind of CPU already."""
     found = dict(built(name, args.models))
     key = {"threads": args.threads, "batch": 1, "cpu": rows.cpu(), "models": [list(k) for k in found]}
     if not found or rows.known(f"peers_timed_{name}", key):
@@ -156,6 +147,12 @@ def built(name: str, models: Path) -> Iterator[tuple[tuple[str, str], Path]]:
         path = models / name / file_of(peers[row["peer"]], row["setting"])
         if not row["refused"] and path.exists():
             yield (row["peer"], row["setting"]), path
+
+
+def show(_: Path, name: str, __: argparse.Namespace) -> None:
+    """Prints the table of this kind of CPU and draws the pictures of all."""
+    peer_table.print_table(name, rows.cpu())
+    peer_table.plot(name)
 
 
 def arguments() -> argparse.Namespace:

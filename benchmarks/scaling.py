@@ -103,7 +103,7 @@ def line(row: Row) -> str:
 
 
 def given(args: argparse.Namespace) -> Iterator[Case]:
-    """A model of one's own; SystemExit where it has no data or too few."""
+    """The runs of the model given. Raises SystemExit where its data are missing or too few."""
     if args.calibration is None:
         raise SystemExit("a model of your own needs --calibration")
     for images in args.images:
@@ -115,7 +115,7 @@ def given(args: argparse.Namespace) -> Iterator[Case]:
 
 
 def drawn(args: argparse.Namespace) -> Iterator[Case]:
-    """Of every study, with the files that `build` writes."""
+    """The runs of the studies asked for, with the files that `build` writes."""
     folder = options.MODELS / f"seed{args.seed}"
     for study in [QUICK] if args.quick else [STUDIES[name] for name in args.studies]:
         for network in study.networks:
@@ -126,7 +126,7 @@ def drawn(args: argparse.Namespace) -> Iterator[Case]:
 
 
 def build(case: Case) -> None:
-    """The network and as many images as its study needs, unless they are there: time depends on the shapes alone."""
+    """Writes the network and random images, unless they are there: time depends on the shapes alone."""
     case.model.parent.mkdir(parents=True, exist_ok=True)
     if not case.model.exists():
         onnx.save(seeded(sized(case.model.stem), case.seed), case.model)
@@ -137,7 +137,7 @@ def build(case: Case) -> None:
 
 
 def one(case: Case) -> Row:
-    """A run between two forward passes over its images."""
+    """Measures a run between two forward passes over its images."""
     before = forward(case)
     given = {
         "calibration": case.calibration,

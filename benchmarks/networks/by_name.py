@@ -8,9 +8,15 @@ from collections.abc import Callable
 from benchmarks.networks.layers import Network
 from benchmarks.networks.resnet18 import resnet18
 from benchmarks.networks.ssd300 import ssd300
+from benchmarks.networks.unet import unet
 from benchmarks.networks.vgg import vgg
 
-PUBLISHED: dict[str, Callable[[], Network]] = {"vgg16": vgg, "resnet18": resnet18, "ssd300": ssd300}  # at full size
+PUBLISHED: dict[str, Callable[[], Network]] = {  # at full size
+    "vgg16": vgg,
+    "resnet18": resnet18,
+    "ssd300": ssd300,
+    "unet": unet,
+}
 
 
 def sized(name: str) -> Network:

@@ -1,4 +1,4 @@
-"""What the published networks are written with: layers as ONNX nodes, weights that are seeded or taken from a file."""
+"""Writes networks as ONNX: layers as nodes, weights that are seeded or taken from a file."""
 
 from __future__ import annotations
 
@@ -64,6 +64,14 @@ class Network:
         attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "dilations": [dilation] * 2, "pads": pads}
         return self.node("Conv", name, x, f"{name}.weight", f"{name}.bias", **attributes)
 
+    def up_conv(self, name: str, x: str, n_i: int, n_o: int) -> str:
+        """A transposed 2x2 convolution with a bias, weights (n_i, n_o, 2, 2): twice the height and the width."""
+        self.shapes |= {f"{name}.weight": (n_i, n_o, 2, 2), f"{name}.bias": (n_o,)}
+        self.gains[f"{name}.weight"] = math.sqrt(n_o * 4 / n_i)  # a pixel of the output is a sum of n_i products
+        return self.node(
+            "ConvTranspose", name, x, f"{name}.weight", f"{name}.bias", kernel_shape=[2, 2], strides=[2, 2]
+        )
+
     def relu(self, x: str) -> str:
         return self.node("Relu", f"{x}.relu", x)
 
@@ -88,7 +96,7 @@ def tensor(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT)
 
 
 def outline(net: Network) -> onnx.ModelProto:
-    """The model with its weights as inputs: megabytes of numbers less, for counting."""
+    """The model with its weights as inputs, without their megabytes: enough to count MACs."""
     model = _without_weights(net)
     model.graph.input.extend(tensor(name, shape) for name, shape in net.shapes.items())
     return model

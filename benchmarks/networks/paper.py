@@ -101,7 +101,7 @@ def rewritten(model: onnx.ModelProto, network: str, pipeline: str) -> onnx.Model
 
 
 def planned(graph: Graph, pipeline: str, gmacs: float) -> Planned:
-    """What the planner chooses without data at so many GMACs in convolutions."""
+    """What the planner chooses without data; gmacs: what is left in convolutions."""
     passes = parse(",".join("cp:criterion=l2" if p == "cp" else p for p in pipeline.split(",")))
     found = graph.sites()
     sites = [f for f in found if isinstance(f, Site) and f.op == "Conv" and refused(graph, f, passes, False) is None]

@@ -39,7 +39,7 @@ def plans(name: str, cpu: str) -> Iterator[Row]:
 
 
 def _fixed(row: Row) -> str:
-    """Peers that choose by milliseconds are in `benchmarks.peers` alone; those of fixed ranks are in both."""
+    """Lets the peers of fixed ranks through; those that choose by milliseconds are shown by `benchmarks.peers`."""
     return "--macs" if row["peer"] in FREE else ""
 
 
@@ -99,7 +99,7 @@ def picture(title: str, found: Sequence[Row], times: Mapping[int, Row]) -> Any:
 
 
 def _line(panel: Any, points: Sequence[tuple[float, float]], curve: str, number: int) -> None:
-    """Twenty colours; dashed: fitted to no data."""
+    """Draws one curve in one of twenty colours; dashed: fitted without data."""
     from matplotlib import colormaps
 
     x, y = zip(*sorted(points), strict=True)

@@ -68,7 +68,7 @@ def plot(name: str) -> None:
 
 
 def picture(name: str, original: Row, found: Sequence[Row]) -> Any:
-    """Accuracy against milliseconds, a marker a peer; bars from the 10th to the 90th percentile of the rounds."""
+    """Accuracy against milliseconds, one marker a peer; bars: 10th to 90th percentile of the rounds."""
     drawn = pictures.figure(13, 5.5)
     panels = drawn.subplots(1, 2)
     top = max(row["before"] for row in found)

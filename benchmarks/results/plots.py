@@ -27,7 +27,7 @@ def draw(name: str) -> None:
 
 
 def compression(found: Sequence[Row]) -> Any:
-    """Points lost against times fewer MACs, a line a pipeline."""
+    """Points lost against times fewer MACs, one line a pipeline."""
     figure = pictures.figure(8, 5)
     axes = figure.subplots()
     for i, curve in enumerate(curves(found)):
@@ -46,7 +46,7 @@ def compression(found: Sequence[Row]) -> Any:
 
 
 def detection(found: Sequence[Row]) -> Any:
-    """mAP by pipeline beside that of the original, a panel a scope and budget."""
+    """mAP by pipeline beside that of the original, one panel for each scope and budget."""
     found = [row for row in latest(found, ("pipeline", "scope", "macs", "samples")) if not row.get("refused")]
     whole = [row["map50"] for row in found if row["pipeline"] == "original"]
     shown = by([row for row in found if row["pipeline"] != "original"], "scope", "macs")
@@ -66,7 +66,7 @@ def detection(found: Sequence[Row]) -> Any:
 
 
 def errors(found: Sequence[Row]) -> Any:
-    """Errors by layer, a panel a form; dashed: data-free."""
+    """Errors by layer, one panel a form; dashed: data-free."""
     found = latest(found, ("layer", "form", "rank"))
     layers = list(dict.fromkeys(row["layer"] for row in found))
     figure = pictures.figure(6.5 * len(FORMS), 4.5)

@@ -1,4 +1,4 @@
-"""What rows say in short, for tables, pictures and README: pure functions of them."""
+"""Short forms of rows for tables, pictures and README: pure functions of rows of one kind of CPU."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OURS, LEAST, ONCE = "ndpass", "svd of convs", "svd of all"
 
 @dataclass(frozen=True)
 class Curve:
-    """The rows of one pipeline, fitted in the usual way on the most images there are rows of; fewest MACs last."""
+    """The rows of one pipeline, most MACs first: fitted as usual, on the largest number of images that has rows."""
 
     pipeline: str
     rows: list[Row]
 
     def at(self, drop: float) -> str:
-        """Times fewer MACs at so many points, between the nearest rows, or what the rows bound it by."""
+        """Times fewer MACs at a drop in points: on the line between the nearest rows, or the bound that rows give."""
         points = [(row["times_fewer"], row["drop"]) for row in self.rows]
         found = between(points, drop)
         if found is not None:
@@ -37,7 +37,7 @@ class Curve:
 
 
 def curves(found: Iterable[Row]) -> list[Curve]:
-    """Those of rows that were fitted to the network as rewritten so far and weigh the layers' errors."""
+    """A curve for each pipeline, of the rows that compensate earlier errors and weigh the layers' errors."""
     usual = [row for row in found if row["compensated"] and row["slopes"]]
     most = max((row["samples"] for row in usual), default=0)
     usual = latest([row for row in usual if row["samples"] == most], ("pipeline", "macs", "damage", "seed"))
@@ -49,7 +49,7 @@ def curves(found: Iterable[Row]) -> list[Curve]:
 
 
 def between(points: Sequence[tuple[float, float]], drop: float) -> float | None:
-    """points: (times fewer, drop), ascending; where the line between two neighbours meets `drop`, the last such."""
+    """Where the line between two neighbouring points last meets `drop`. points: (times fewer, drop), ascending."""
     found = None
     for (t, d), (u, e) in itertools.pairwise(points):
         if d <= drop < e:
@@ -58,13 +58,13 @@ def between(points: Sequence[tuple[float, float]], drop: float) -> float | None:
 
 
 def missed(found: Sequence[Row]) -> list[Row]:
-    """Rows of benchmarks.same_latency in which a pipeline of the planner's own passes does 1 % less damage, or more."""
+    """Rows of benchmarks.same_latency whose pipeline has the planner's own passes and at least 1 % less damage."""
     own = [row for row in found if set(row["pipeline"].split(",")) <= set(row["passes"].split(","))]
     return [row for row in own if row["damage"] > 1.01 * row["paper_damage"]]
 
 
 def uncompensated(found: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """(row, the same with every layer fitted to the original's own activations), where there are both."""
+    """Pairs of a row and the same plan with every layer fitted to the original's own activations."""
     same = ("pipeline", "macs", "damage", "samples", "slopes")
     without = [row for row in found if not row["compensated"] and row["slopes"]]
     return [
@@ -81,7 +81,7 @@ def using(row: Row, name: str) -> int:
 
 
 def error_medians(found: Sequence[Row]) -> list[Row]:
-    """Over the layers, for each form and T: without data and with."""
+    """Median error over the layers, without data and with data, for each form and T."""
     found = latest(found, ("layer", "form", "rank"))
     groups = [(form, rank) for form in FORMS for rank in sorted({row["rank"] for row in found})]
     return [
@@ -95,7 +95,7 @@ def error_medians(found: Sequence[Row]) -> list[Row]:
 
 
 def gains(found: Sequence[Row], rank: int) -> tuple[float, float]:
-    """How many times less a layer loses with data than without at this T: in the layer that gains least, and most."""
+    """Error without data over error with data at this T: the least and the most of all layers."""
     found = [
         row for row in latest(found, ("layer", "form", "rank")) if row["rank"] == rank and row["data_free"] > EXACT
     ]
@@ -104,9 +104,9 @@ def gains(found: Sequence[Row], rank: int) -> tuple[float, float]:
 
 
 def worth(found: Sequence[Curve], last: str, paper: Mapping[str, float]) -> list[Row]:
-    """What a pass adds behind one other: times fewer MACs at the same damage, the largest that both have rows of.
+    """What a pass adds behind one other pass: times fewer MACs at the largest damage that both have rows of.
 
-    paper: pipeline -> times fewer MACs; pipelines that it has not are left out.
+    paper: pipeline -> times fewer MACs; other pipelines are left out.
     """
     by_name = {curve.pipeline: curve for curve in found}
     added: list[Row] = []
@@ -134,19 +134,19 @@ def worth(found: Sequence[Curve], last: str, paper: Mapping[str, float]) -> list
 
 
 def best_int8(found: Sequence[Row]) -> Row | None:
-    """The run with --int8 that gains the most: milliseconds of two runs are not those of one hour; None without one."""
+    """The run with --int8 and the largest speedup, None without one. Milliseconds of different hours do not compare."""
     quantised = [row for row in found if not row["refused"] and row["variants"]]
     return max(quantised, key=lambda row: float(row["speedup"]), default=None)
 
 
 def fastest(found: Sequence[Row], drop: float) -> list[Row]:
-    """Of each curve the fastest row within so many points, the fastest curve first."""
+    """The fastest row of each curve that loses at most `drop` points, the fastest curve first."""
     inside = sorted((row for row in found if row["drop"] <= drop), key=lambda row: float(row["speedup"]))
     return sorted(latest(inside, ("curve",)), key=lambda row: -float(row["speedup"]))
 
 
 def by_rank(study: Row) -> list[tuple[int, list[Row]]]:
-    """Of `ndpass sensitivity --study ranks`: T -> the layers rewritten with it, where half of them were."""
+    """T and the rows of the layers rewritten with it, where at least half of the layers were (`--study ranks`)."""
     layers = len({row["layer"] for row in study["rows"]})
     groups: dict[int, list[Row]] = {}
     for row in study["rows"]:
@@ -165,18 +165,18 @@ def worst(own: Sequence[Row]) -> Row:
 
 
 def steps(study: Row) -> list[int]:
-    """Of `--study depth`: a quarter, half, three quarters and all of the layers."""
+    """Numbers of layers: a quarter, half, three quarters and all (`--study depth`)."""
     layers = max(row["count"] for row in study["rows"])
     return sorted({max(1, round(layers * part)) for part in (0.25, 0.5, 0.75, 1)})
 
 
 def blueprints(layers: Sequence[Row]) -> list[float]:
-    """Of `ndpass inspect`: the energy that one blueprint explains, of every layer that has such, least first."""
+    """The energy that one blueprint explains, for each layer that has one, least first (`ndpass inspect`)."""
     return sorted(layer["blueprint"] for layer in layers if layer.get("blueprint") is not None)
 
 
 def by(found: Sequence[Row], *keys: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
-    """(values of the keys, the rows that have them), in the order in which they came."""
+    """Groups of rows: (values of the keys, rows with these values), in the order in which they came."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in found:
         groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
@@ -184,29 +184,29 @@ def by(found: Sequence[Row], *keys: str) -> list[tuple[tuple[Any, ...], list[Row
 
 
 def timed(found: Sequence[Row]) -> list[Row]:
-    """Of benchmarks.speed: the rows of rewritten networks."""
+    """The rows of rewritten networks (benchmarks.speed)."""
     return [row for row in latest(found, ("network", "condition", "threads", "batch", "pipeline")) if row["pipeline"]]
 
 
 def short(found: Sequence[Row]) -> list[Row]:
-    """Rows that gain less than their MACs say."""
+    """Rows whose speedup is below their times fewer MACs."""
     return [row for row in found if row["speedup"] < row["times_fewer"]]
 
 
 def peer_speedup(runs: Sequence[Row] | None, row: Row) -> float | None:
-    """Times as fast as the original, of the last run that timed the models of benchmarks.peers; None if not timed."""
+    """Speedup of a peer's model in the last run of benchmarks.peers; None if that run did not time it."""
     if not runs or [row["peer"], row["setting"]] not in runs[-1]["models"]:
         return None
     return float(runs[-1]["times"][runs[-1]["models"].index([row["peer"], row["setting"]])]["speedup"])
 
 
 def peers_timed(runs: Sequence[Row] | None, found: Sequence[Row]) -> list[tuple[Row, float]]:
-    """The last row of each setting of each peer and its `peer_speedup`, where it was timed."""
+    """The last row of each setting of each peer with its `peer_speedup`, where it was timed."""
     return [(row, ratio) for row in latest(found, ("peer", "setting")) if (ratio := peer_speedup(runs, row))]
 
 
 def int8_peers(files: Mapping[str, Sequence[Row]], model: str) -> list[tuple[Row, float]]:
-    """Of benchmarks.peers what is quantised; none before it was timed."""
+    """The quantised models of benchmarks.peers that were timed."""
     found = [row for row in files.get(f"peers_{model}", []) if not row["refused"] and "int8" in row["peer"]]
     return peers_timed(files.get(f"peers_timed_{model}"), found)
 
@@ -217,7 +217,7 @@ def peers_of(found: Sequence[Row], cpu: str) -> list[Row]:
 
 
 def behind(runs: Sequence[Row] | None, found: Sequence[Row]) -> list[tuple[Row, list[str]]]:
-    """Of benchmarks.peers the rows of ndpass and the peers that lose no more and are as fast or faster, if any are."""
+    """Rows of ndpass and, for each, the peers that lose no more and are at least as fast, if there are any."""
     ratios = peers_timed(runs, found)
     own = [(row, ratio) for row, ratio in ratios if row["peer"].startswith("ndpass")]
     others = [(row, ratio) for row, ratio in ratios if not row["peer"].startswith("ndpass")]
@@ -229,7 +229,7 @@ def behind(runs: Sequence[Row] | None, found: Sequence[Row]) -> list[tuple[Row, 
 
 
 def costs(found: Sequence[Row]) -> tuple[dict[str, float], dict[str, int]]:
-    """By command: median seconds and largest resident set over the rounds."""
+    """Median seconds and largest resident set (bytes) over the rounds, by command (benchmarks.cost)."""
     by_name = {name: [r for r in found if r["what"] == name] for name in dict.fromkeys(r["what"] for r in found)}
     return (
         {name: median(r["seconds"] for r in own) for name, own in by_name.items()},

@@ -15,7 +15,7 @@ STAGES = ("calibrate", "plan", "rewrite", "verify")
 
 
 def cost(found: Sequence[Row]) -> Any:
-    """Seconds and memory of the last model measured, a point a round."""
+    """Seconds and memory of the last model measured, one point a round."""
     found = [row for row in found if row["model"] == found[-1]["model"]]
     kinds = list(dict.fromkeys(row["what"] for row in found))
     figure = pictures.figure(8, 0.5 * len(kinds) + 1)
@@ -30,7 +30,7 @@ def cost(found: Sequence[Row]) -> Any:
 
 
 def max_drop(found: Sequence[Row]) -> Any:
-    """Times as fast, a bar a pipeline and budget, with the spread; colours are precisions."""
+    """Speedup with its spread, one bar for each pipeline and budget; colours are precisions."""
     found = [row for row in found if not row["refused"]]
     figure = pictures.figure(max(4.0, 0.5 * len(found) + 2), 4.5)
     axes = figure.subplots()
@@ -46,7 +46,7 @@ def max_drop(found: Sequence[Row]) -> Any:
 
 
 def plans_timed(found: Sequence[Row]) -> Any:
-    """Times as fast beside times fewer MACs, a colour a precision."""
+    """Speedup beside times fewer MACs; colours are precisions."""
     figure = pictures.figure(7, 5)
     axes = figure.subplots()
     _ratios(axes, found, "precision")
@@ -55,7 +55,7 @@ def plans_timed(found: Sequence[Row]) -> Any:
 
 
 def prediction(found: Sequence[Row]) -> Any:
-    """Measured against predicted milliseconds, a panel a model, precision and number of threads."""
+    """Measured against predicted milliseconds, one panel for each model, precision and number of threads."""
     found = latest(found, ("model", "precision", "threads"))
     figure = pictures.figure(4.0 * min(len(found), 4), 4.0 * -(-len(found) // 4))
     panels = figure.subplots(-(-len(found) // 4), min(len(found), 4), squeeze=False).flat
@@ -70,7 +70,7 @@ def prediction(found: Sequence[Row]) -> Any:
 
 
 def scaling(found: Sequence[Row]) -> Any:
-    """Seconds by stage, forward passes of the data and memory, a bar a run."""
+    """Seconds by stage, forward passes of the data and memory, one bar a run."""
     found = sorted(found, key=lambda row: (row["model"], row["threads"] or 0, row["images"]))
     figure = pictures.figure(12, 0.35 * len(found) + 1.5)
     seconds, ratios, memory = figure.subplots(1, 3, sharey=True)
@@ -92,7 +92,7 @@ def scaling(found: Sequence[Row]) -> Any:
 
 
 def speed(found: Sequence[Row]) -> Any:
-    """Times as fast beside times fewer MACs, a panel a network and a colour a condition."""
+    """Speedup beside times fewer MACs, one panel a network; colours are conditions."""
     found = timed(found)
     networks = list(dict.fromkeys(row["network"] for row in found))
     figure = pictures.figure(6.0 * len(networks) + 2, 5)
@@ -122,7 +122,7 @@ def same_latency(found: Sequence[Row]) -> Any:
 
 
 def _ratios(axes: Any, found: Sequence[Row], colours: str) -> None:
-    """Milliseconds beside MACs, pipeline by pipeline; what lies below the level line got slower with fewer MACs."""
+    """Speedup beside times fewer MACs, pipeline by pipeline; below the grey line a network became slower."""
     macs = dict(sorted(((r["pipeline"], r["times_fewer"]) for r in found), key=lambda pair: float(pair[1])))
     kinds, places = list(dict.fromkeys(row[colours] for row in found)), {name: i for i, name in enumerate(macs)}
     for i, kind in enumerate(kinds):
@@ -144,7 +144,7 @@ def _ratios(axes: Any, found: Sequence[Row], colours: str) -> None:
 
 
 def _bars(found: Sequence[Row]) -> list[list[float]]:
-    """Below and above the median; its spread is that of the rounds."""
+    """Lengths of the error bars below and above the median: the spread of the rounds."""
     return [
         [max(r["speedup"] - r["spread"][0], 0.0) for r in found],
         [max(r["spread"][1] - r["speedup"], 0.0) for r in found],
@@ -152,7 +152,7 @@ def _bars(found: Sequence[Row]) -> list[list[float]]:
 
 
 def _legend(figure: Any, names: Sequence[str]) -> None:
-    """C0, C1, ... by name."""
+    """Explains the colours C0, C1, ... by these names."""
     from matplotlib.patches import Patch
 
     handles = [Patch(color=f"C{i}", label=name) for i, name in enumerate(names)]

@@ -16,6 +16,7 @@ from benchmarks.networks.by_name import PUBLISHED, sized
 from benchmarks.networks.layers import Network, filled, outline, seeded, tensor
 from benchmarks.networks.resnet18 import resnet18
 from benchmarks.networks.ssd300 import MAPS, prior_boxes, ssd300
+from benchmarks.networks.unet import unet
 from benchmarks.networks.vgg import vgg
 from benchmarks.scaling import QUICK, STUDIES
 from ndpass.graph.graph import Graph, Skipped
@@ -24,6 +25,7 @@ SIZES = {  # parameters; convolutions, their MACs; MACs of the whole
     "vgg16": (138_357_544, 13, 15_346_630_656, 15_470_264_320),
     "resnet18": (11_684_712, 20, 1_813_561_344, 1_814_073_344),
     "ssd300": (26_284_974, 35, 31_373_537_792, 31_373_537_792),
+    "unet": (31_030_658, 19, 144_797_047_040, 150_428_424_448),
 }
 Floats = NDArray[np.float64]
 NAMES = {TensorProto.FLOAT: "float32", TensorProto.INT64: "int64"}
@@ -31,7 +33,7 @@ NAMES = {TensorProto.FLOAT: "float32", TensorProto.INT64: "int64"}
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_networks_have_the_published_size(name: str) -> None:
-    """15.35 GMAC in VGG16's convolutions, 1.81 in ResNet-18's, 31.37 in SSD300's, counted without the weights."""
+    """15.35 GMAC in VGG16's convolutions, 1.81 in ResNet-18's, 31.37 in SSD300's, 144.80 in U-Net's."""
     net, (params, convolutions, of_convolutions, macs) = PUBLISHED[name](), SIZES[name]
     assert sum(math.prod(shape) for shape in net.shapes.values()) == params
     model = outline(net)
@@ -76,9 +78,8 @@ def test_weights_are_seeded_and_scaled() -> None:
     np.testing.assert_allclose(one["first.weight"].var(), 0.25 * 2 / 27, rtol=0.1)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "ssd300"])
-def test_seeded_activations_are_of_order_one_at_every_depth(name: str) -> None:
-    net = resnet18(64) if name == "resnet18" else ssd300(width=0.25)
+@pytest.mark.parametrize("net", [resnet18(64), ssd300(width=0.25), unet(width=0.125)], ids=lambda net: net.name)
+def test_seeded_activations_are_of_order_one_at_every_depth(net: Network) -> None:
     signals = [n.output[0] for n in net.nodes if n.op_type == "Relu"]
     values = run_ort(_with_outputs(seeded(net), signals), _images(net))[len(net.outputs) :]
     powers = {n: float(np.sqrt(np.mean(v**2))) for n, v in zip(signals, values, strict=True)}
@@ -108,6 +109,20 @@ def test_ssd300_finds_boxes_in_pixels() -> None:
     assert (np.diff(scores) <= 0).all()
     assert 0.01 < scores[-1] <= scores[0] <= 1
     assert set(classes) <= set(range(1, 21))
+
+
+def test_unet_has_the_papers_maps() -> None:
+    """Figure 1: 388 rows and columns of scores, 23 layers with weights, the skipped maps cut to 56, 104, 200, 392."""
+    model = onnx.shape_inference.infer_shapes(outline(unet()))
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim[1:]] for v in model.graph.value_info}
+    assert [shapes[f"up{level}.skip"] for level in (4, 3, 2, 1)] == [
+        [512, 56, 56],
+        [256, 104, 104],
+        [128, 200, 200],
+        [64, 392, 392],
+    ]
+    assert interface(model)[-1] == ("scores", TensorProto.FLOAT, ["batch", 2, 388, 388])
+    assert sum(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node) == 23
 
 
 def test_ssd300_has_the_outputs_of_a_detector() -> None:
@@ -231,8 +246,8 @@ def _images(net: Network) -> Arrays:
     rng = np.random.default_rng(0)
     if net.name == "ssd300":
         return {"image": rng.integers(0, 256, (1, 3, 300, 300)).astype(np.float32)}
-    size = net.inputs[0].type.tensor_type.shape.dim[2].dim_value
-    return {"image": rng.standard_normal((1, 3, size, size)).astype(np.float32)}
+    _, *sizes = (dim.dim_value for dim in net.inputs[0].type.tensor_type.shape.dim)
+    return {"image": rng.standard_normal((1, *sizes)).astype(np.float32)}
 
 
 def _paper_priors() -> Floats:
