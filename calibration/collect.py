@@ -22,7 +22,7 @@ from ndpass.calibration.patches import Sample, patches, responses
 from ndpass.conv import Array
 from ndpass.errors import InputError
 from ndpass.graph.graph import Graph, Site
-from ndpass.graph.input_spec import static_batch
+from ndpass.graph.input_spec import single, static_batch
 from ndpass.measuring.runtime import OpenVINO
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,8 @@ def references(
     runner = OpenVINO(graph.segment(list(names.values()), None, batch), threads=data.threads)
     taken: dict[str, list[Array]] = {name: [] for name in names}
     for number, feed in enumerate(data.feeds.batches(batch)):
-        outputs = runner.lent({spec.name: feed[spec.name] for spec in runner.inputs})
+        fed = single(feed, graph.inputs())
+        outputs = runner.lent({spec.name: fed[spec.name] for spec in runner.inputs})
         for site in sites:
             positions = chosen[site.name].of(number * batch, batch)
             taken[site.name].append(responses(outputs[names[site.name]], positions, not site.outline.kernel))
@@ -176,7 +177,7 @@ class Frontier:
     def _feeds(self, consume: bool) -> Iterator[Feed]:
         """The stored batches, let go of one by one where newer ones take their place, or the data themselves."""
         if self._cut is None:
-            yield from self.data.batches()
+            yield from (single(feed, self.graph.inputs()) for feed in self.data.batches())
         elif consume:
             while self._stored:
                 yield self._stored.popleft()

@@ -54,7 +54,7 @@ def pixel_rows(array: NDArray[np.uint8], place: str) -> NDArray[np.uint8]:
 
 def tensor_rows(array: NDArray[Any], spec: InputSpec, place: str) -> NDArray[Any]:
     """An array of the input's shape, with or without the batch axis, to (N, ...)."""
-    rank = len(spec.shape)
+    rank = len(spec.sample) + 1
     if array.ndim not in (rank, rank - 1):
         raise InputError(f"{place}: {spec}; got {array.shape}; give that, with or without the batch axis")
     return array if array.ndim == rank else array[None]
@@ -90,14 +90,14 @@ def check_shape(shape: tuple[int, ...], spec: InputSpec, preprocess: Preprocess 
 
 
 def _remedy(shape: tuple[int, ...], spec: InputSpec, preprocess: Preprocess | None) -> str:
-    if preprocess is None or len(spec.shape) != 4:
+    if preprocess is None or len(spec.sample) != 3:
         return "give arrays of that shape, or uint8 pixels with --preprocess"
     n, first, middle, last = shape
     first_last = preprocess.layout == "nchw"
     moved, layout = ((n, middle, last, first), "nhwc") if first_last else ((n, last, first, middle), "nchw")
     if spec.fits(moved):
         return f"set layout={layout} in --preprocess"
-    channels, (h, w) = (spec.shape[1], spec.shape[2:]) if first_last else (spec.shape[3], spec.shape[1:3])
+    channels, (h, w) = (spec.sample[0], spec.sample[1:]) if first_last else (spec.sample[2], spec.sample[:2])
     if channels not in (None, preprocess.channels):
         return f"set color={'grey' if channels == 1 else 'rgb'} in --preprocess"
     size = f"{h or 'H'}x{w or 'W'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 
@@ -39,9 +39,21 @@ def interface(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def ov_interface(model: ov.Model) -> tuple[Ports, Ports]:
-    """Inputs and outputs in order."""
-    inputs, outputs = (
-        [(port_name(p), p.get_element_type().to_string(), p.get_partial_shape().to_string()) for p in ports]
-        for ports in (model.inputs, model.outputs)
-    )
+    """Inputs and outputs in order.
+
+    Of an output's open axis the bounds do not count: they are what OpenVINO infers, which depends on the operators.
+    """
+    inputs = [(port_name(p), _type(p), p.get_partial_shape().to_string()) for p in model.inputs]
+    outputs = [(port_name(p), _type(p), _without_bounds(p.get_partial_shape())) for p in model.outputs]
     return inputs, outputs
+
+
+def _type(port: Any) -> str:
+    return str(port.get_element_type().to_string())
+
+
+def _without_bounds(shape: Any) -> str:
+    """An openvino.PartialShape as text."""
+    if shape.rank.is_dynamic:
+        return "[...]"
+    return f"[{','.join(str(axis.get_length()) if axis.is_static else '?' for axis in shape)}]"

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from ndpass.conv import Block, Conv, Sum
 from ndpass.graph.channel_groups import Group, input_group, keep
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.comparison_outputs import compared
-from ndpass.graph.constants import is_weight
 from ndpass.graph.dependencies import index_of, reads, upstream
 from ndpass.graph.emit import Emitter
+from ndpass.graph.input_axes import likely_size, with_batches
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
 from ndpass.graph.normalise import import_graph, inlined, normalise
@@ -30,9 +31,7 @@ from ndpass.graph.unique_names import Names, all_nodes, name_nodes, tensor_names
 if TYPE_CHECKING:
     import openvino as ov
 
-__all__ = ["DEFAULT_HW", "WEIGHTED", "Found", "Graph", "Site", "Skipped"]
-
-DEFAULT_HW = 224  # what a dynamic height or width is taken for when costs are counted and nobody says otherwise
+__all__ = ["WEIGHTED", "Found", "Graph", "Site", "Skipped"]
 
 
 class Graph:
@@ -54,15 +53,21 @@ class Graph:
         self._graph = graph
         self._names = Names(tensor_names(self._graph) | {n.name for n in all_nodes(self._graph)})
         self._written: dict[str, str] = {}  # node -> the site that `splice` put it in the place of
-        self.dynamic_hw = any(not isinstance(d, int) for t in self._graph.inputs for d in (t.shape or ())[1:])
+        self._inputs = with_batches(graph, self._specs())
+        self.dynamic_hw = any(axis is None for spec in self._inputs for axis in spec.sample)
         self._declared = self._infer({}, True)
         # what nobody asked for proves nothing: a model may well be too large for an open axis taken as 1
-        self._count_at(sizes or {t.name: _concrete(t) for t in self._graph.inputs if t.shape is not None}, False)
+        pairs = zip(graph.inputs, self._inputs, strict=True)
+        self._count_at(sizes or {s.name: likely_size(t, s) for t, s in pairs if t.shape is not None}, False)
 
     def assume(self, sizes: Mapping[str, Shape]) -> None:
         """Count costs at these input shapes from now on. Raises InputError where the model does not run at them."""
         self._count_at(sizes, True)
         self._inferred()
+
+    def assume_feed(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        """As `assume`, at the sizes of these samples: {input name: (samples, ...)}."""
+        self.assume({s.name: feed[s.name].shape if s.batched else feed[s.name].shape[1:] for s in self._inputs})
 
     def _count_at(self, sizes: Mapping[str, Shape], strict: bool) -> None:
         self.sizes, self._strict = dict(sizes), strict
@@ -71,7 +76,11 @@ class Graph:
     def _inferred(self, batch: int | None = None) -> Inferred:
         """What is known of the graph as it is now, at `sizes` or at another batch; inferred once between changes."""
         if batch not in self._known:
-            sizes = self.sizes if batch is None else {name: (batch, *s[1:]) for name, s in self.sizes.items()}
+            batched = {spec.name for spec in self._inputs if spec.batched}
+            sizes = {
+                name: size if batch is None or name not in batched else (batch, *size[1:])
+                for name, size in self.sizes.items()
+            }
             self._known[batch] = self._infer(sizes, self._strict)
         return self._known[batch]
 
@@ -79,7 +88,11 @@ class Graph:
         return inference(self._graph, sizes, strict)
 
     def inputs(self) -> list[InputSpec]:
-        """What the model takes; None stands for a dynamic axis."""
+        """What the model takes; None stands for a dynamic axis. Inputs with a default are left out."""
+        return list(self._inputs)
+
+    def _specs(self) -> list[InputSpec]:
+        """The inputs as the model declares them."""
         return [
             InputSpec(
                 t.name, tuple(d if isinstance(d, int) and d > 0 else None for d in t.shape or ()), np.dtype(t.dtype)
@@ -280,11 +293,3 @@ class Graph:
         spatial = self._declared.axes.get(node.inputs[0].name, (None,) * 3)[2:]
         known = tuple(d for d in spatial if d is not None)
         return known if len(known) == len(spatial) else None
-
-
-def _concrete(tensor: gs.Variable) -> Shape:
-    """An input's shape with its dynamic axes filled in; a convolution that reads it says how many channels it has."""
-    readers = [n for n in tensor.outputs if n.op == "Conv" and is_weight(n.inputs[1]) and n.inputs[0] is tensor]
-    channels = next((n.inputs[1].shape[1] * n.attrs.get("group", 1) for n in readers), 1)
-    likely = (1, channels, *(DEFAULT_HW,) * len(tensor.shape))
-    return tuple(d if isinstance(d, int) and d > 0 else v for d, v in zip(tensor.shape, likely, strict=False))

@@ -9,22 +9,61 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Bounds = tuple[int, int | None]  # the least and the most that an axis may have; None: any length from the least on
+
 
 @dataclass(frozen=True)
 class InputSpec:
-    """An input of the model; shape includes the batch axis, None is a dynamic dimension."""
+    """An input of the model; shape has all its axes, None is a dynamic one.
+
+    bounds: of each axis, where the model declares them; empty if it does not.
+    batched: whether axis 0 counts samples. It does not in a scalar, or where a single image comes as (C, H, W).
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    bounds: tuple[Bounds, ...] = ()
+    batched: bool = True
+
+    @property
+    def sample(self) -> tuple[int | None, ...]:
+        """The shape of one sample."""
+        return self.shape[1:] if self.batched else self.shape
 
     def __str__(self) -> str:
-        return f"input {self.name!r} takes ({', '.join(str(d or '?') for d in ('batch', *self.shape[1:]))})"
+        return f"input {self.name!r} takes ({', '.join(['batch', *map(self._axis_text, range(len(self.sample)))])})"
+
+    def _axis_text(self, axis: int) -> str:
+        size, bounds = self.sample[axis], self._sample_bounds()
+        if size is not None or not bounds or bounds[axis] == (0, None):
+            return str(size or "?")
+        least, most = bounds[axis]
+        return f"{least}..{'' if most is None else most}"
+
+    def _sample_bounds(self) -> tuple[Bounds, ...]:
+        return self.bounds[1:] if self.batched else self.bounds
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape can be fed; the number of samples is not looked at."""
-        wanted = self.shape[1:]
-        return len(shape) == len(self.shape) and all(w in (None, g) for w, g in zip(wanted, shape[1:], strict=True))
+        """Whether samples (n, *sample) of this shape can be fed; how many there are is not looked at."""
+        if len(shape) != len(self.sample) + 1:
+            return False
+        bounds = self._sample_bounds() or ((0, None),) * len(self.sample)
+        return all(
+            size == given if size is not None else least <= given and (most is None or given <= most)
+            for size, given, (least, most) in zip(self.sample, shape[1:], bounds, strict=True)
+        )
+
+    def fed(self, samples: int, size: Sequence[int]) -> tuple[int, ...]:
+        """The shape that the model is fed with. size: of all axes of the input, the first one being replaced."""
+        return (samples, *size[1:]) if self.batched else tuple(size)
+
+    def clamped(self, axis: int, size: int) -> int:
+        """The size nearest to `size` that this axis may have."""
+        if not self.bounds:
+            return size
+        least, most = self.bounds[axis]
+        return max(least, size if most is None else min(size, most))
 
 
 class StaticBatch(NamedTuple):
@@ -35,9 +74,27 @@ class StaticBatch(NamedTuple):
 
 
 def static_batch(inputs: Sequence[InputSpec]) -> StaticBatch | None:
-    """The batch if it is fixed: axis 0 of the first input that has more axes than that; None if it is free."""
+    """The batch if it is fixed: axis 0 of the first input that has more axes than that; None if it is free.
+
+    A model with an input that has no axis for samples takes one sample at a time.
+    """
+    alone = next((spec for spec in inputs if not spec.batched), None)
+    if alone is not None:
+        return StaticBatch(alone.name, 1)
     spec = next((spec for spec in inputs if len(spec.shape) > 1), None)
     return StaticBatch(spec.name, spec.shape[0]) if spec and spec.shape[0] is not None else None
+
+
+def largest_batch(inputs: Sequence[InputSpec]) -> StaticBatch | None:
+    """The most samples that the model declares to take at once; None if it sets no limit."""
+    limits = [StaticBatch(s.name, s.bounds[0][1]) for s in inputs if s.batched and s.bounds and s.bounds[0][1]]
+    return min(limits, key=lambda limit: limit.size, default=None)
+
+
+def single(feed: dict[str, NDArray[Any]], inputs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:
+    """A feed of one sample as the model takes it: inputs that have no axis for samples lose it."""
+    alone = {spec.name for spec in inputs if not spec.batched}
+    return {name: value[0] if name in alone else value for name, value in feed.items()}
 
 
 def filled(part: NDArray[Any], size: int) -> NDArray[Any]:

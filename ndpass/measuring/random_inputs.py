@@ -31,4 +31,4 @@ def feed_of(specs: Sequence[InputSpec], sizes: Mapping[str, Shape], target: Targ
     own = static_batch(specs)
     if own is not None and own.size != target.batch:
         raise UsageError(f"--batch {target.batch}: the model's batch is fixed at {own.size}: leave --batch out")
-    return random_feed(specs, {spec.name: (target.batch, *sizes[spec.name][1:]) for spec in specs}, 0)
+    return random_feed(specs, {spec.name: spec.fed(target.batch, sizes[spec.name]) for spec in specs}, 0)

@@ -22,8 +22,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from ndpass.errors import InputError, UsageError, blaming
 from ndpass.files.model_path import check_model_path
-from ndpass.graph.input_spec import StaticBatch, filled, static_batch
-from ndpass.graph.openvino.port_names import port_name
+from ndpass.graph.input_spec import StaticBatch, filled, largest_batch, static_batch
+from ndpass.graph.openvino.port_names import port_bounds, port_name
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -61,7 +61,12 @@ class Session:
     def __call__(self, feed: Feed) -> Outputs:
         """Runs the model on any number of samples; InputError if the feed does not fit or the runtime refuses it."""
         feed = self.checked(feed)
-        batch = static_batch(self.inputs)
+        alone = [spec.name for spec in self.inputs if feed[spec.name].ndim == len(spec.shape) + 1]
+        if alone:
+            return self._one_by_one(feed, alone)
+        batch, limit = static_batch(self.inputs), largest_batch(self.inputs)
+        if batch is None and limit is not None and len(feed[limit.name]) > limit.size:
+            batch = limit
         if batch is None or len(feed[batch.name]) == batch.size:
             return self._guarded(feed)
         return self._in_batches(feed, batch)
@@ -80,12 +85,23 @@ class Session:
                 raise InputError(f"{self.name}: input '{name}' takes {dtype}, the data is {feed[name].dtype}")
         return {name: np.require(feed[name], dtype, "C") for name, dtype in wanted.items()}
 
+    def _one_by_one(self, feed: Feed, alone: Sequence[str]) -> Outputs:
+        """Samples of a model whose inputs `alone` have no axis for them: together only where these are equal."""
+        count, together = len(feed[alone[0]]), len(alone) < len(self.inputs)
+        first = [0] + [i for i in range(1, count) if not together or _differ(feed, alone, i)]
+        parts = [
+            self({name: value[start] if name in alone else value[start:end] for name, value in feed.items()})
+            for start, end in zip(first, [*first[1:], count], strict=True)
+        ]
+        join = np.concatenate if together else np.stack
+        return {name: join([part[name] for part in parts]) for name in self.outputs}
+
     def _in_batches(self, feed: Feed, batch: StaticBatch) -> Outputs:
         count, size = len(feed[batch.name]), batch.size
         if not count:
             raise InputError(f"{self.name}: a feed holds at least one sample, this one holds none")
         # an input of `size` rows is taken for a batch only if it came with as many rows as there are samples
-        split = [s.name for s in self.inputs if s.shape[:1] == (size,) and len(feed[s.name]) == count]
+        split = [s.name for s in self.inputs if s.shape[:1] in ((size,), (None,)) and len(feed[s.name]) == count]
         parts = [
             self._guarded(feed | {name: filled(feed[name][start : start + size], size) for name in split})
             for start in range(0, count, size)
@@ -193,6 +209,11 @@ class OnnxRuntime(Session):
         return dict(zip(self.outputs, self._session.run(None, feed), strict=True))
 
 
+def _differ(feed: Feed, names: Sequence[str], i: int) -> bool:
+    """Whether sample i has other values of these inputs than the one before it."""
+    return any(not np.array_equal(feed[name][i], feed[name][i - 1]) for name in names)
+
+
 def existing(path: Path) -> Path:
     """The path itself; InputError where it can be no model."""
     check_model_path(path)
@@ -243,8 +264,9 @@ def _options(threads: int | None, lean: bool) -> Any:
 def _port_spec(port: Any) -> InputSpec:
     from ndpass.graph.input_spec import InputSpec
 
-    shape = tuple(axis.get_length() if axis.is_static else None for axis in port.get_partial_shape())
-    return InputSpec(port_name(port), shape, np.dtype(port.get_element_type().to_dtype()))
+    axes = list(port.get_partial_shape())
+    shape = tuple(axis.get_length() if axis.is_static else None for axis in axes)
+    return InputSpec(port_name(port), shape, np.dtype(port.get_element_type().to_dtype()), port_bounds(axes))
 
 
 def _onnx_spec(name: str, shape: Sequence[int | str | None], kind: str) -> InputSpec:
@@ -252,4 +274,5 @@ def _onnx_spec(name: str, shape: Sequence[int | str | None], kind: str) -> Input
 
     element = kind.removeprefix("tensor(").removesuffix(")")  # 'tensor(float)'
     dtype: DTypeLike = ONNX_TYPES.get(element, element)
-    return InputSpec(name, tuple(axis if isinstance(axis, int) else None for axis in shape), np.dtype(dtype))
+    axes = tuple(axis if isinstance(axis, int) and axis > 0 else None for axis in shape)  # -1 is open, too
+    return InputSpec(name, axes, np.dtype(dtype))

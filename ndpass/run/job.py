@@ -70,7 +70,7 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
         raise UsageError(f"{output}: its weights would overwrite those of the input: give another name for the output")
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and measured is not None:
-        graph.assume({name: value.shape for name, value in next(measured.batches(1)).items()})
+        graph.assume_feed(next(measured.batches(1)))
     found = ignored(graph.sites(), options.ignore)
     macs, params = graph.macs(), graph.params()
     feeds = measured or _noise(graph, options.seed)
@@ -107,7 +107,8 @@ def _noise(graph: Graph, seed: int) -> Feeds:
     """Seeded standard normal inputs, for models that come without data."""
     rng = np.random.default_rng(seed)
     specs = graph.inputs()
-    arrays = {s.name: rng.standard_normal((NOISE_SAMPLES, *graph.sizes[s.name][1:])).astype(s.dtype) for s in specs}
+    samples = {s.name: graph.sizes[s.name][1:] if s.batched else graph.sizes[s.name] for s in specs}
+    arrays = {s.name: rng.standard_normal((NOISE_SAMPLES, *samples[s.name])).astype(s.dtype) for s in specs}
     return open_feeds([{name: a[i] for name, a in arrays.items()} for i in range(NOISE_SAMPLES)], specs)
 
 

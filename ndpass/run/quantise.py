@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ndpass.calibration.feeds import Feeds
+from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.errors import UsageError, blaming
-from ndpass.graph.input_spec import filled, static_batch
+from ndpass.graph.input_spec import StaticBatch, filled, single, static_batch
 from ndpass.graph.openvino.fold import fold_and_unpack
 from ndpass.graph.openvino.port_names import port_name
 
@@ -52,11 +52,16 @@ def quantise(model: Path | bytes | ov.Model, feeds: Feeds, inputs: Sequence[Inpu
     taken = feeds.take(np.linspace(0, len(feeds) - 1, min(SAMPLES, len(feeds)), dtype=np.intp))  # may be class by class
     # by number: NNCF runs a model that it has changed, whose tensors may go by other names
     items = [
-        {i: filled(feed[name], batch.size) if batch else feed[name] for i, name in enumerate(order)}
+        {i: _whole(feed, batch, inputs)[name] for i, name in enumerate(order)}
         for feed in taken.batches(batch.size if batch else 1)
     ]
     with _silenced(logging.getLogger("nncf")), blaming("the model cannot be quantised: NNCF"):
         return nncf.quantize(read, nncf.Dataset(items), subset_size=len(items))
+
+
+def _whole(feed: Feed, batch: StaticBatch | None, inputs: Sequence[InputSpec]) -> Feed:
+    """The samples as the model takes them, a batch of a fixed size filled up."""
+    return single({n: filled(v, batch.size) if batch else v for n, v in feed.items()}, inputs)
 
 
 @contextlib.contextmanager

@@ -265,7 +265,7 @@ def _opened(model: Path, options: Options) -> tuple[Graph, Feeds, Feeds]:
     else:
         measured = options.validation(graph.inputs())
     if graph.dynamic_hw:
-        graph.assume({name: value.shape for name, value in next(measured.batches(1)).items()})
+        graph.assume_feed(next(measured.batches(1)))
     return graph, fit, measured
 
 

@@ -114,6 +114,39 @@ def test_one_sample_at_a_time_may_give_any_number_of_rows(runtime: Runtime) -> N
     np.testing.assert_array_equal(y[:, 1], [1, 0, 1, 3, 5])
 
 
+ADD = "g (float[N, 2] x, float t) => (float[N, 2] y) { y = Mul(x, t) }"
+
+
+@both
+def test_samples_with_values_of_their_own_are_run_apart(runtime: Runtime) -> None:
+    x, t = samples(5, 2), np.array([1, 1, 2, 2, 1], np.float32)
+    np.testing.assert_array_equal(runtime(model(ADD))({"x": x, "t": t})["y"], x * t[:, None])
+
+
+@both
+def test_samples_of_a_model_without_a_batch_axis_are_stacked(runtime: Runtime) -> None:
+    x = samples(3, 2, 4)
+    session = runtime(
+        model("g (float[2, 4] x) => (float[2, 4] y, float s) { y = Relu(x) s = ReduceSum<keepdims=0>(x) }")
+    )
+    found = session({"x": x})
+    np.testing.assert_array_equal(found["y"], np.maximum(x, 0))
+    np.testing.assert_allclose(found["s"], x.sum((1, 2)), rtol=1e-5)
+
+
+def test_more_samples_than_the_model_takes_at_once_are_split() -> None:
+    bounded = ov.Core().read_model(model(RELU))
+    bounded.reshape("[1..4,2,3,3]")
+    x = samples(9, 2, 3, 3)
+    np.testing.assert_array_equal(OpenVINO(bounded)({"x": x})["y"], np.maximum(x, 0))
+
+
+def test_onnxruntime_s_axes_of_minus_one_are_open() -> None:
+    proto = onnx.load_from_string(model(RELU))
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    assert OnnxRuntime(proto.SerializeToString()).inputs[0].shape == (None, 2, 3, 3)
+
+
 @both
 def test_no_samples_are_refused(runtime: Runtime) -> None:
     with pytest.raises(InputError, match="at least one sample"):

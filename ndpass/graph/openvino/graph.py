@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -14,10 +15,11 @@ from ndpass.errors import InputError, last_words
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.graph import Found, Graph, Skipped
+from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.openvino.describe import describe
 from ndpass.graph.openvino.fold import fold
 from ndpass.graph.openvino.lower import Lowered, lower
-from ndpass.graph.openvino.port_names import port_name
+from ndpass.graph.openvino.port_names import port_bounds, port_name
 from ndpass.graph.shapes import Inferred, Shape
 
 BODIES = {"If": ("get_then_body", "get_else_body"), "Loop": ("get_function",), "TensorIterator": ("get_function",)}
@@ -44,6 +46,13 @@ class OvGraph(Graph):
         }
         self._inner = [found for op in self._model.get_ops() for found in _inside(op)]
         self._begin(graph, sizes)
+
+    def _specs(self) -> list[InputSpec]:
+        parameters = {port_name(op.output(0)): op for op in self._model.get_parameters()}
+        return [
+            replace(spec, bounds=port_bounds(list(parameters[spec.name].get_output_partial_shape(0))))
+            for spec in super()._specs()
+        ]
 
     def outputs(self) -> list[str]:
         return list(self._results)
