@@ -1,0 +1,59 @@
+"""What README, CONTRIBUTING, CHANGELOG and SECURITY point at is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import commands
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+FOLDERS = (ROOT, ROOT / "ndpass", ROOT / "benchmarks")  # that paths in prose are written from
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(page))
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_files_and_folders_that_contributors_are_sent_to_exist() -> None:
+    named = set(re.findall(r"`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|md|j2|onnx))?)`", text_of("CONTRIBUTING.md")))
+    assert {"passes/base.py", "graph/channel_walk.py", "ndpass/graph/", "benchmarks/"} <= named
+    named.remove("benchmarks/results/README.md")  # drawn as soon as a second kind of CPU has rows
+    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in FOLDERS)] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_benchmarks_that_are_named_can_be_run(page: str) -> None:
+    named = set(re.findall(r"python -m (benchmarks\.[a-z_.0-9]*\w)", text_of(page)))
+    assert named
+    assert named <= {command.module for command in commands()}
+
+
+def test_contributors_read_the_names_that_the_code_has() -> None:
+    """Constants and methods of the chapters on passes and operators."""
+    from benchmarks import machine
+    from benchmarks.results import rows
+    from ndpass.graph import channel_walk, sites
+    from ndpass.passes import SpatialDecomposition
+
+    text = text_of("CONTRIBUTING.md")
+    holders = {
+        sites: ["NO_PASS"],
+        channel_walk: ["RULES", "ELEMENTWISE"],
+        rows: ["TIMED"],
+        machine: ["WANTED"],
+        SpatialDecomposition: ["refuse", "settings", "rewrite", "errors", "outline", "name", "summary", "options"],
+    }
+    for holder, names in holders.items():
+        for name in names:
+            assert re.search(rf"`{name}[`(]", text), name
+            assert hasattr(holder, name), name
