@@ -115,6 +115,14 @@ def test_spread_probe_takes_of_strong_directions_as_of_weak_ones() -> None:
     assert np.mean(errors) == pytest.approx(0.2, abs=0.05)
 
 
+def test_error_of_a_spread_probe_is_the_share_of_the_variance_that_it_takes() -> None:
+    """tr PGPᵀ / tr G, written out."""
+    y = normal(500, 30, dtype=np.float64) * np.linspace(0, 3, 30) + 1
+    made, G = spread_probe(y, 0.2), np.cov(y, rowvar=False, bias=True)
+    lost = sum(float(row @ G @ row) for row in made.projection)
+    assert made.error == pytest.approx(lost / np.trace(G), rel=1e-12)
+
+
 def test_spread_probe_leaves_what_never_varies() -> None:
     assert spread_probe(np.full((50, 3), 7.3, np.float32), ERROR).error == 0
     y = normal(500, 3) * np.float32([1, 0, 2])
