@@ -44,8 +44,11 @@ def test_contributors_read_the_names_that_the_code_has() -> None:
     from benchmarks.results import rows
     from ndpass.graph import channel_walk, sites
     from ndpass.passes import SpatialDecomposition
+    from ndpass.testing import check_pass
 
     text = text_of("CONTRIBUTING.md")
+    assert "`ndpass.testing.check_pass(MyPass)`" in text
+    assert callable(check_pass)
     holders = {
         sites: ["NO_PASS"],
         channel_walk: ["RULES", "ELEMENTWISE"],

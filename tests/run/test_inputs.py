@@ -17,7 +17,8 @@ import ndpass as package
 W = normal(8, 3, 3, 3)
 
 
-def test_a_scalar_beside_the_image_with_and_without_data(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_scalar_beside_the_image_with_and_without_data() -> None:
     text = "(float[n,3,8,8] x, float t) => (float[n,8,6,6] y) { a = Conv(x, W) y = Mul(a, t) }"
     model = network(text, W=W)
     rng = np.random.default_rng(0)
