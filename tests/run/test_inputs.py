@@ -17,21 +17,20 @@ import ndpass as package
 W = normal(8, 3, 3, 3)
 
 
-@pytest.mark.usefixtures("folder")
 def test_a_scalar_beside_the_image_with_and_without_data() -> None:
-    text = "(float[n,3,8,8] x, float t) => (float[n,8,6,6] y) { a = Conv(x, W) y = Mul(a, t) }"
+    text = "(float[n,3,8,8] x, float t) => (float[n,8,8,8] y) { a = Conv<pads=[1,1,1,1]>(x, W) y = Mul(a, t) }"
     model = network(text, W=W)
     rng = np.random.default_rng(0)
     data = [{"x": rng.normal(size=(3, 8, 8)).astype("f4"), "t": np.float32(0.5 + i % 2)} for i in range(24)]
     feed: dict[str, Any] = {"x": normal(2, 3, 8, 8), "t": np.array(0.7, np.float32)}
     for calibration in (None, data):
         result = package.run(model, passes="nd:rank=2", calibration=calibration)
-        assert relative(run_ort(model, feed), run_ort(result.model, feed)) < 0.9
+        assert relative(run_ort(model, feed), run_ort(result.model, feed)) < 0.95
 
 
 def test_an_image_without_a_batch_axis(folder: Path, ndpass: Command) -> None:
-    text = """(float[3,8,8] x) => (float[8,6,6] y) {
-        a = Unsqueeze(x, axis) b = Conv(a, W) y = Squeeze(b, axis) }"""
+    text = """(float[3,8,8] x) => (float[8,8,8] y) {
+        a = Unsqueeze(x, axis) b = Conv<pads=[1,1,1,1]>(a, W) y = Squeeze(b, axis) }"""
     model = network(text, W=W, axis=np.array([0]))
     onnx.save(model, folder / "m.onnx")
     np.save(folder / "data.npy", np.random.default_rng(0).normal(size=(24, 3, 8, 8)).astype("f4"))
@@ -39,7 +38,7 @@ def test_an_image_without_a_batch_axis(folder: Path, ndpass: Command) -> None:
         done = ndpass("run", "m.onnx", "--passes", "nd:rank=2", *more, "-o", "out.onnx", "-q")
         assert done.code == 0, done.err
         feed = {"x": normal(3, 8, 8)}
-        assert relative(run_ort(model, feed), run_ort(onnx.load(folder / "out.onnx"), feed)) < 0.9
+        assert relative(run_ort(model, feed), run_ort(onnx.load(folder / "out.onnx"), feed)) < 0.95
 
 
 def test_axes_of_minus_one_take_the_size_of_the_data(folder: Path, ndpass: Command) -> None:
@@ -83,4 +82,4 @@ def test_bounded_axes_of_an_ir(folder: Path, ndpass: Command) -> None:
     for passes, more in (("nd:rank=full", []), ("nd:rank=2", ["--calibration", "data.npy"])):
         done = ndpass("run", "m.xml", "--passes", passes, *more, "-o", "out.xml", "-q")
         assert done.code == 0, done.err
-    assert same_in_openvino(folder, normal(2, 3, 9, 12)) < 0.9
+    assert same_in_openvino(folder, normal(2, 3, 9, 12)) < 0.95
