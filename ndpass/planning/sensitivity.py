@@ -22,8 +22,8 @@ random directions of the whitened response are tried too,
 for what prunes (measured on ResNet-20, cp at 0.7 of the MACs: a drop of 11.3 points when planned with the weakest
 directions alone, of 3.7 with both; the last layer before the average does not feel its weakest directions at all. For
 what does not prune they mislead: sd on VGG16 then has a KL of 0.047 instead of 0.040). The divergence is
-that of the class probabilities (KL) where an output is class scores, else the squared relative error of the outputs;
-of several outputs all count.
+that of the class probabilities (KL) where an output is class scores, else the error relative to the outputs' variance;
+of several outputs, and of groups of channels whose scales differ, all count.
 """
 
 from __future__ import annotations
@@ -170,14 +170,14 @@ def effects(
 
 
 def divergence(agreement: Agreement) -> float:
-    """How far the outputs moved: KL in nats for class scores, else the squared relative error.
+    """How far the outputs moved: KL in nats for class scores, else the errors relative to the outputs' variance.
 
-    Of several outputs each counts: the squared relative errors of all, and the KL if one is class scores.
+    Of several outputs each counts, and so does each group of channels of one scale (`ndpass.measuring.output_errors`):
+    their errors, and the KL if one output is class scores.
     """
-    errors = [error**2 for error in agreement.errors.values()]
-    if len(errors) == 1 and agreement.kl is not None:
+    if len(agreement.outputs) == 1 and agreement.kl is not None:
         return agreement.kl
-    return sum(errors) + (agreement.kl or 0.0)
+    return sum(error for output in agreement.outputs.values() for error in output.parts) + (agreement.kl or 0.0)
 
 
 def probe(responses: Array, error: float) -> Probe:

@@ -16,6 +16,7 @@ from ndpass.calibration.reference import Calibration
 from ndpass.files.onnx_file import load
 from ndpass.graph.graph import Graph, Site
 from ndpass.measuring.evaluate import Agreement
+from ndpass.measuring.output_errors import OutputError
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.planning.candidate import Candidate
 from ndpass.planning.sensitivity import (
@@ -159,20 +160,20 @@ def linear() -> onnx.ModelProto:
 
 
 def test_effect_on_a_linear_model_is_known() -> None:
-    """Of the last layer error·Var y / E‖y‖², of the one before what its weakest directions U become, ‖W2 U …‖²."""
+    """Of the last layer the error itself, of the one before what its weakest directions U become, ‖W2 U …‖² / Var y."""
     graph, _, calibration = calibrated(linear(), np.repeat(pictures(4), 10, 0))  # the few that are run: the same four
     found = found_in(linear(), np.repeat(pictures(4), 10, 0))
     (out,) = OpenVINO(graph.to_model().SerializeToString())({"x": pictures(4)}).values()
-    power = float(np.square(out.astype(np.float64)).sum((1, 2, 3)).mean()) / 64
+    variance = float(out.astype(np.float64).var((0, 2, 3)).sum())
     y = calibration.responses["y"].astype(np.float64)
     assert found["y"].error == ERROR
-    assert found["y"].divergence == pytest.approx(ERROR * y.var(0).sum() / power, rel=F32)
+    assert found["y"].divergence == pytest.approx(ERROR * y.var(0).sum() / variance, rel=F32)
     a = calibration.responses["a"].astype(np.float64)
     assert a.shape == (IMAGES * 64, 6)  # all positions, so that what is expected is exact
     made = probe(a, ERROR)
     W2 = normal(5, 6, 1, 1).reshape(5, 6).astype(np.float64)
     moved = (a - made.mean) @ made.projection @ W2.T * np.sqrt(ERROR / made.error)
-    assert found["a"].divergence == pytest.approx(np.square(moved).sum(1).mean() / power, rel=F32)
+    assert found["a"].divergence == pytest.approx(np.square(moved).sum(1).mean() / variance, rel=F32)
 
 
 def test_slopes_are_in_the_order_of_the_divergences() -> None:
@@ -232,10 +233,29 @@ def test_every_output_counts() -> None:
 
 
 def test_divergence_is_kl_of_class_scores_and_else_of_all_outputs() -> None:
-    one = Agreement(8, 90.0, 0.5, "y", kl=0.25, errors={"y": 0.5})
+    one = Agreement(8, 90.0, 0.5, "y", kl=0.25, outputs={"y": OutputError(0.3, {})})
     assert divergence(one) == 0.25
-    assert divergence(replace(one, kl=None)) == 0.25
-    assert divergence(replace(one, kl=0.2, errors={"y": 0.3, "z": 0.4})) == pytest.approx(0.2 + 0.09 + 0.16)
+    assert divergence(replace(one, kl=None)) == 0.3
+    several = {"y": OutputError(0.3, {}), "z": OutputError(0.1, {"z[0:4]": 0.01, "z[4:84]": 0.5})}
+    assert divergence(replace(one, kl=0.2, outputs=several)) == pytest.approx(0.2 + 0.3 + 0.01 + 0.5)
+
+
+BOXES_AND_SCORES = """(float[N,3,8,8] x) => (float[N,6,64] y) {
+    box = Conv(x, W1)
+    thousand = Constant<value_float = 1000.0>()
+    large = Mul(box, thousand)
+    score = Conv(x, W2)
+    small = Sigmoid(score)
+    map = Concat<axis = 1>(large, small)
+    shape = Constant<value_ints = [0, 6, 64]>()
+    y = Reshape(map, shape)
+}"""
+
+
+def test_scores_count_beside_boxes_in_one_output() -> None:
+    found = found_in(network(BOXES_AND_SCORES, W1=normal(4, 3, 1, 1), W2=normal(2, 3, 1, 1)))
+    assert found["box"].divergence == pytest.approx(ERROR, rel=0.1)
+    assert found["score"].divergence > 0.3 * ERROR
 
 
 # -------------------------------------------------------------------------------------------------- kinds of layers
