@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 
-from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.errors import InputError, NdpassError, UsageError
 from ndpass.files import model_file, onnx_file
@@ -21,8 +20,18 @@ from ndpass.files.staging import staged
 from ndpass.listener import Listener
 from ndpass.measuring.latency_cache import cache_folder
 from ndpass.run import pipeline
+from ndpass.run.arguments import (
+    DEFAULT,
+    ignore_patterns,
+    opener,
+    optional_whole,
+    parse_bytes,
+    passes_and_budget,
+    target_options,
+    whole,
+)
 from ndpass.run.judge import OwnMetric
-from ndpass.run.options import Options, passes_and_budget, target_of
+from ndpass.run.options import Data, Effort, Options, Output
 from ndpass.run.plan_file import PlanFile
 
 if TYPE_CHECKING:
@@ -30,7 +39,6 @@ if TYPE_CHECKING:
 
     from ndpass.measuring.runtime import Precision
     from ndpass.passes import Pass
-    from ndpass.planning.candidate import BudgetKind
     from ndpass.report import Report
 
 Model: TypeAlias = "str | Path | onnx.ModelProto | ov.Model"
@@ -63,15 +71,15 @@ class Result:
 
 def run(
     model: Model,
-    passes: str | Sequence[Pass] = "nd",
+    passes: str | Sequence[str | Pass] = "nd",
     *,
     calibration: Any = None,
     validation: Any = None,
     preprocess: str | Preprocess | None = None,
-    max_drop: float | None = None,
-    speedup: float | None = None,
-    macs: float | None = None,
-    energy: float | None = None,
+    max_drop: float | str | None = None,
+    speedup: float | str | None = None,
+    macs: float | str | None = None,
+    energy: float | str | None = None,
     plan: str | Path | PlanFile | None = None,
     metric: OwnMetric | None = None,
     precision: Precision | None = None,
@@ -81,9 +89,10 @@ def run(
     batch: int | None = None,
     samples: int | None = None,
     seed: int = 0,
-    memory: int = 1 << 30,
+    memory: int | str = 1 << 30,
     jobs: int = 1,
-    ignore: Iterable[str] = (),
+    latency: bool = True,
+    ignore: str | Iterable[str] = (),
     progress: Listener = lambda *_: None,
 ) -> Result:
     """Rewrite a model's convolutions into cheaper ones and verify the result; the model that is given stays as it is.
@@ -102,31 +111,25 @@ def run(
         folder = Path(name)
         source = _file_of(model, folder)
         known = _plan_file(plan, folder)
-        data = calibration is not None or validation is not None
-        default: tuple[BudgetKind, float] = ("max_drop", 1.0) if data else ("energy", 0.95)
         given = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
+        default = DEFAULT[calibration is not None or validation is not None]
         rules, budget = passes_and_budget(passes, given, known, default, calibrated=calibration is not None)
-        spec = Preprocess.parse(preprocess) if isinstance(preprocess, str) else preprocess
-        fit, measured = (_opener(d, spec, samples, seed) for d in (calibration, validation))
+        seed = whole("seed", seed, 0)
+        fit, measured = (
+            opener(data, preprocess, optional_whole("samples", samples), seed) for data in (calibration, validation)
+        )
         output = folder / model_file.default_output(source, int8)
         saved = folder / "plan.json"
         options = Options(
-            rules,
-            budget,
-            tuple(ignore),
-            fit,
-            measured,
-            threads,
-            seed,
-            memory,
-            target=target_of(precision, threads, device, budget, int8=int8),
-            batch=batch,
-            cache=cache_folder(),
+            passes=rules,
+            budget=budget,
             plan=known,
-            save_plan=saved,
+            ignore=ignore_patterns(ignore),
             metric=metric,
-            int8=int8,
-            jobs=jobs,
+            data=Data(calibration=fit, validation=measured, seed=seed),
+            target=target_options(device, precision, threads, batch, int8=int8),
+            output=Output(int8=int8, save_plan=saved),
+            effort=Effort(memory=parse_bytes(memory), jobs=whole("jobs", jobs), cache=cache_folder(), latency=latency),
         )
         with _known_as(source, "the model in memory" if source.parent == folder else None):
             report = pipeline.run(source, output, options, progress)
@@ -226,19 +229,3 @@ def _plan_file(plan: str | Path | PlanFile | None, folder: Path) -> Path | None:
         plan.save(folder / "given.json")
         return folder / "given.json"
     return None if plan is None else Path(plan)
-
-
-def _opener(data: Any, spec: Preprocess | None, samples: int | None, seed: int) -> Callable[[Any], Feeds] | None:
-    """How to open the samples once the inputs are known; None where none are given."""
-    if data is None:
-        return None
-    if hasattr(data, "get_inference_data"):  # an nncf.Dataset, whatever its version
-        data = [_alone(item) for item in data.get_inference_data()]
-    if isinstance(data, str | Path) and not Path(data).exists():
-        raise InputError(f"{data}: no such file or folder")
-    return lambda inputs: open_feeds(data, inputs, spec, samples=samples, seed=seed)
-
-
-def _alone(item: Any) -> Any:
-    """What NNCF feeds a model with one input may come in a tuple."""
-    return item[0] if isinstance(item, tuple | list) and len(item) == 1 else item

@@ -21,10 +21,11 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Target(Part):
-    """The machine that the plan was made for; threads: null where they were left to OpenVINO."""
+class Machine(Part):
+    """The target that latencies are of; threads: null where they were left to OpenVINO."""
 
     cpu: str
+    device: str = "CPU"
     precision: Literal["f32", "bf16", "int8"]
     threads: int | None
     batch: int
@@ -119,7 +120,7 @@ class Report(Part):
     ndpass: str
     passes: list[str]
     budget: dict[str, JsonValue]
-    target: Target
+    target: Machine
     model: ModelSize
     metric: MetricChange | None = None
     latency_ms: Latency | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from onnx import numpy_helper
 
 from ndpass.conv import Block
 from ndpass.graph.graph import Graph, Site
+from ndpass.passes import Pass
+from ndpass.planning.candidate import Budget
+from ndpass.run.options import Options
 
 Arrays = dict[str, NDArray[np.float32]]
 EXACT = 1e-5  # relative output error in f32 of a rewrite that is exact in theory
@@ -177,3 +181,18 @@ def deep() -> onnx.ModelProto:
     }"""
     weights = {f"w{i}": normal(64, 64, 3, 3, seed=i) for i in (1, 2, 3)}
     return network(text, **weights, w4=normal(64, 10))
+
+
+def run_options(passes: Sequence[Pass], budget: Budget, **flat: Any) -> Options:
+    """Options from names without their groups; nothing is timed at the end unless `latency=True`."""
+    return changed_options(Options(passes=passes, budget=budget), **{"latency": False, **flat})
+
+
+def changed_options(options: Options, **flat: Any) -> Options:
+    """The options with some of them changed, named without their groups."""
+    groups = {field.name: getattr(options, field.name) for field in fields(options)}
+    for name, group in groups.items():
+        if is_dataclass(group) and not isinstance(group, type) and name not in flat:
+            own = {field.name: flat.pop(field.name) for field in fields(group) if field.name in flat}
+            groups[name] = replace(group, **own)
+    return replace(options, **{**groups, **flat})

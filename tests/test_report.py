@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ndpass.cli.report_text import change, human, layer_table, plain, setting_text
 from ndpass.measuring.environment import peak_memory_bytes
-from ndpass.report import Latency, Layer, MetricChange, ModelSize, Report, Seconds, Target, Verified
+from ndpass.report import Latency, Layer, Machine, MetricChange, ModelSize, Report, Seconds, Verified
 
 PROMISED = {
     "": "ndpass passes budget target model metric latency_ms seconds peak_memory_bytes layers",
@@ -32,7 +32,7 @@ def report(**changes: Any) -> Report:
         "ndpass": "0.1.0",
         "passes": ["cd", "nd"],
         "budget": {"max_drop": 1.0},
-        "target": Target(cpu="Some CPU", precision="f32", threads=None, batch=1, openvino="2026.4"),
+        "target": Machine(cpu="Some CPU", precision="f32", threads=None, batch=1, openvino="2026.4"),
         "model": ModelSize(macs=(15_350_000_000, 313_000_000), params=(138_000_000, 20_000_000), bytes=(553, 80)),
         "metric": MetricChange(name="accuracy", before=91.5, after=91.25, samples=400),
         "latency_ms": Latency(before=8.34, after=3.1, speedup=2.7, spread=(2.5, 2.9)),

@@ -8,16 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from ndpass.cli import terminal
-from ndpass.cli.parameters import Batch, Json, Model, Precision, Preprocess, Runtime, Samples, Seed, Threads, open_data
+from ndpass.cli.parameters import Batch, Json, Model, Precision, Preprocess, Runtime, Samples, Seed, Size, Threads
 from ndpass.errors import UsageError
-from ndpass.run.options import height_width, sizes_of
+from ndpass.run.arguments import height_width, opener, sizes_of
 
 
 def inspect(
     model: Model,
-    size: Annotated[
-        str | None, typer.Option(help="height and width where the model leaves them open, as 320x480")
-    ] = None,
+    size: Size = None,
     json: Json = None,
 ) -> None:
     """List every convolution: shape, MACs, share, the energy that nd keeps at T=1..4, and why it cannot be rewritten.
@@ -42,10 +40,10 @@ def inspect(
 
 def evaluate(
     model: Model,
-    data: Annotated[Path, typer.Option(help="a folder of images (class subfolders give labels), .npz or .npy")],
+    data: Annotated[Path, typer.Option(help="A folder of images (class subfolders give labels), .npz or .npy.")],
     preprocess: Preprocess = None,
     against: Annotated[
-        Path | None, typer.Option(help="compare with this model, whether or not there are labels")
+        Path | None, typer.Option(help="Compare with this model, whether or not there are labels.")
     ] = None,
     samples: Samples = None,
     batch: Batch = 32,
@@ -60,9 +58,9 @@ def evaluate(
     from ndpass.measuring.runtime import OpenVINO
 
     runner = OpenVINO(model, threads=threads)
-    opener = open_data(data, preprocess, samples, seed)
-    assert opener is not None
-    feeds = opener(runner.inputs)
+    opened = opener(data, preprocess, samples, seed)
+    assert opened is not None
+    feeds = opened(runner.inputs)
     print(f"data       {feeds.description}")
     if feeds.labels is not None:
         print(f"accuracy   {accuracy(runner, feeds, batch):.2f} %")
@@ -80,16 +78,16 @@ def evaluate(
 
 def bench(
     models: Annotated[
-        list[Path], typer.Argument(help="two or more models; ratios are to the first", show_default=False)
+        list[Path], typer.Argument(help="Two or more models. Ratios are to the first.", show_default=False)
     ],
-    runtime: Annotated[list[Runtime] | None, typer.Option(help="repeatable; default: both")] = None,
-    precision: Annotated[list[Precision] | None, typer.Option(help="repeatable; default: f32 and bf16")] = None,
-    threads: Threads = None,
-    batch: Annotated[int, typer.Option(min=1, help="of models that leave it open")] = 1,
-    size: Annotated[
-        str | None, typer.Option(help="height and width where the model leaves them open, as 320x480")
+    runtime: Annotated[list[Runtime] | None, typer.Option(help="Runtime. Repeatable. Default: both.")] = None,
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="Precision. Repeatable. Default: f32 and bf16.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="for each runtime and precision")] = 10.0,
+    threads: Threads = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch of models that leave it open.")] = 1,
+    size: Size = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of timing for each runtime and precision.")] = 10.0,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:

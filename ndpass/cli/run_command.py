@@ -8,105 +8,170 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndpass.cli import terminal
-from ndpass.cli.parameters import (
-    Json,
-    Precision,
-    Preprocess,
-    Quiet,
-    Samples,
-    Seed,
-    Threads,
-    Verbose,
-    open_data,
-    start_log,
-)
+from ndpass.cli.parameters import Json, Precision, Preprocess, Quiet, Samples, Seed, Threads, Verbose, start_log
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
-from ndpass.run.options import parse_bytes, passes_and_budget, target_of
+from ndpass.run.arguments import (
+    DEFAULT,
+    existing_model,
+    opener,
+    parse_bytes,
+    passes_and_budget,
+    target_options,
+)
+from ndpass.run.options import Data, Effort, Options, Output
 
 if TYPE_CHECKING:
     from ndpass.planning.candidate import BudgetKind
 
-DEMO_MACS = 0.5  # of the embedded network, which is too small for milliseconds to mean much
+DEMO: tuple[BudgetKind, float] = (
+    "macs",
+    0.5,
+)  # the embedded network is too small for milliseconds to mean much
+DATA, BUDGET, TARGET, OUTPUT, EFFORT = "Data", "Budget", "Target", "Output", "Effort"
 
 
 def run(
     model: Annotated[
         Path | None,
-        typer.Argument(help="an ONNX file or OpenVINO IR (.xml); left out: a small digits model, at half its MACs"),
+        typer.Argument(help="ONNX file or OpenVINO IR (.xml). Left out: a small digits model, at half its MACs."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="OUT.onnx or OUT.xml (OpenVINO IR)", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="OUT.onnx, or OUT.xml for OpenVINO IR.", metavar="FILE", rich_help_panel=OUTPUT
+        ),
     ] = None,
     passes: Annotated[
         str,
         typer.Option(
-            help="in their order inside a layer, as nd or cd,nd; a setting is pinned as in nd:rank=2; auto: all that "
-            "there are, and what pays in each layer"
+            help="Passes in their order inside a layer, as nd or cd,nd. nd:rank=2 pins a setting. auto: each layer "
+            "takes what pays."
         ),
     ] = "nd",
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave this layer alone: NAME or re:REGEX. Repeatable.", metavar="PATTERN"),
+    ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="unlabelled data to fit to: a folder of images, .npz or .npy; else data-free")
+        Path | None,
+        typer.Option(
+            help="Unlabelled data that layers are fitted to: a folder of images, .npz or .npy.", rich_help_panel=DATA
+        ),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="what the metric is measured on; default: a fifth of the calibration data")
+        Path | None,
+        typer.Option(
+            help="Data that the metric is measured on. Default: a fifth of the calibration data, held out.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     preprocess: Preprocess = None,
+    samples: Samples = None,
+    seed: Seed = 0,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="budget: points that the metric may fall, as fast as it gets; default with data: 1.0"),
+        typer.Option(
+            help="Largest allowed drop of the metric, in points. Finds the fastest model within it. Default with data: "
+            "1.0.",
+            rich_help_panel=BUDGET,
+        ),
     ] = None,
     speedup: Annotated[
-        float | None, typer.Option(help="budget: times as fast on this CPU, measured; with --max-drop: at least")
+        float | None,
+        typer.Option(
+            help="Times as fast on this CPU, measured, at the least error. With --max-drop: the least speedup.",
+            rich_help_panel=BUDGET,
+        ),
     ] = None,
-    macs: Annotated[float | None, typer.Option(help="budget: share of the model's MACs left, 0..1")] = None,
+    macs: Annotated[
+        float | None, typer.Option(help="Share of the model's MACs that is left, 0 to 1.", rich_help_panel=BUDGET)
+    ] = None,
     energy: Annotated[
         float | None,
         typer.Option(
-            help="budget: share of the response's (data-free: weights') energy that every layer keeps; default without "
-            "data: 0.95"
+            help="Share of the energy that every layer keeps, 0 to 1: of its response, or without data of its weights. "
+            "Default without data: 0.95.",
+            rich_help_panel=BUDGET,
         ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Apply a saved plan in the place of a budget.", metavar="PLAN.json", rich_help_panel=BUDGET),
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
-            help="of your own, that --max-drop is about: a function of a compiled OpenVINO model that returns a number",
+            help="Your own metric for --max-drop: a function of a compiled OpenVINO model that returns a number.",
             metavar="MODULE:FUNCTION",
+            rich_help_panel=BUDGET,
         ),
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option(help="that latencies are measured at; default: OpenVINO's choice here")
+        Precision | None,
+        typer.Option(
+            help="Precision used when timing layers. Default: what OpenVINO picks on this device.",
+            rich_help_panel=TARGET,
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="that latencies are measured on, as OpenVINO names it")] = "CPU",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="quantise the result by NNCF, on the calibration data; written as OUT.xml")
-    ] = False,
-    ignore: Annotated[
-        list[str] | None, typer.Option(help="leave this layer alone: NAME or re:REGEX; repeatable", metavar="PATTERN")
-    ] = None,
-    samples: Samples = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="that latencies are measured at; default: the model's own, else 1")
-    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Device used when timing layers, by OpenVINO's name.", rich_help_panel=TARGET)
+    ] = "CPU",
     threads: Threads = None,
-    seed: Seed = 0,
-    plan: Annotated[
-        Path | None, typer.Option(help="apply a saved plan instead of a budget", metavar="PLAN.json")
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Batch used when timing layers. Default: the model's own, else 1.", rich_help_panel=TARGET
+        ),
     ] = None,
-    save_plan: Annotated[Path | None, typer.Option(help="write what was chosen", metavar="PLAN.json")] = None,
+    latency: Annotated[
+        bool,
+        typer.Option(
+            "--latency/--no-latency", help="Time the original and the result at the end.", rich_help_panel=TARGET
+        ),
+    ] = True,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Quantise the result with NNCF on the calibration data. The result is IR (.xml).",
+            rich_help_panel=TARGET,
+        ),
+    ] = False,
+    memory: Annotated[
+        str,
+        typer.Option(
+            help="Most memory for the activations that calibration keeps, as 512MB or 4GB.", rich_help_panel=EFFORT
+        ),
+    ] = "1GB",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Layers planned side by side. They share the cores and the memory.",
+            rich_help_panel=EFFORT,
+        ),
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a calibrated run was cut off.", rich_help_panel=EFFORT)
+    ] = False,
+    save_plan: Annotated[
+        Path | None,
+        typer.Option(help="Write the setting of every layer.", metavar="PLAN.json", rich_help_panel=OUTPUT),
+    ] = None,
     model_server: Annotated[
         Path | None,
         typer.Option(
-            help="also write DIR/1/model.xml, as OpenVINO Model Server has it, or its next version", metavar="DIR"
+            help="Also write DIR/1/model.xml, or the next version, as OpenVINO Model Server reads it.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    memory: Annotated[str, typer.Option(help="activations that calibration keeps, at most, as 512MB or 4GB")] = "1GB",
-    jobs: Annotated[
-        int, typer.Option(min=1, help="layers planned side by side, each with its share of the cores and of memory")
-    ] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="go on where a calibrated run was cut off")] = False,
     compress_to_fp16: Annotated[
-        bool, typer.Option("--compress-to-fp16", help="store the weights of OUT.xml in half precision")
+        bool,
+        typer.Option(
+            "--compress-to-fp16", help="Store the weights of OUT.xml in half precision.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     json: Json = None,
     quiet: Quiet = False,
@@ -114,84 +179,91 @@ def run(
 ) -> None:
     """Rewrite a model's convolutions into cheaper ones, verify the result and write it.
 
-    With --calibration every layer is fitted to the data and makes up for the error of those before it; without, to the
-    weights alone. The metric is accuracy where the data have labels (class subfolders, or `labels` in the .npz), else
-    agreement with the original; without any data, how far the outputs move on random inputs.
+    With --calibration every layer is fitted to the data and makes up for the error of the layers before it. Without
+    data, layers are fitted to the weights alone, which costs more accuracy. The metric is accuracy where the data have
+    labels (class subfolders, or `labels` in the .npz), else agreement with the original.
 
-    Budgets in milliseconds and in the metric (--speedup, --max-drop) are met by what was measured on this CPU: no layer
-    is rewritten that is slower for it. Latencies are remembered in the user's cache folder ($NDPASS_CACHE).
+    --speedup and --max-drop are met by what was measured on this CPU: a layer that is slower rewritten stays as it is.
+    Latencies are remembered in the user's cache folder ($NDPASS_CACHE).
 
-    With --int8 layers are chosen by their latency in int8, the metric is that of the quantised result beside the
-    original as it is, and original and result are reported in both precisions.
+    With --int8 layers are chosen by their latency in int8. The metric is that of the quantised result beside the
+    original, and both are reported in both precisions.
     """
-    from ndpass.files import model_file
-    from ndpass.files.model_server import check_served, serve
-    from ndpass.files.staging import check_writable, write_text
-    from ndpass.measuring.latency_cache import cache_folder
-    from ndpass.run import pipeline
-    from ndpass.run.options import Options
-
     start_log(verbose, quiet)
-    data = calibration is not None or validation is not None
-    given = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
-    default: tuple[BudgetKind, float] = (
-        ("macs", DEMO_MACS) if model is None else ("max_drop", 1.0) if data else ("energy", 0.95)
-    )
-    rules, budget = passes_and_budget(passes, given, plan, default, calibrated=model is None or bool(calibration))
-    if model is None and (calibration or validation):
-        raise UsageError("data are given but no MODEL: name the model that they belong to")
-    fit, measured = (
-        _embedded_data()
-        if model is None
-        else (open_data(path, preprocess, samples, seed) for path in (calibration, validation))
-    )
+    demo = model is None
     if model is None:
+        if calibration or validation:
+            raise UsageError("data are given but no MODEL: name the model that they belong to")
         from ndpass.run import digits
 
         model = digits.model_path()
     elif preprocess and not (calibration or validation):
         raise UsageError("--preprocess is about data: give --calibration or --validation PATH too")
-    output = output or model_file.default_output(model, int8)
-    if compress_to_fp16 and output.suffix != model_file.IR:
+    existing_model(model)
+    fit, measured = (
+        _digits_data() if demo else (opener(p, preprocess, samples, seed) for p in (calibration, validation))
+    )
+    budgets = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
+    default = DEMO if demo else DEFAULT[fit is not None or measured is not None]
+    rules, budget = passes_and_budget(passes, budgets, plan, default, calibrated=fit is not None)
+    options = Options(
+        passes=rules,
+        budget=budget,
+        plan=plan,
+        ignore=ignore or (),
+        metric=metric,
+        data=Data(calibration=fit, validation=measured, seed=seed),
+        target=target_options(device, precision.value if precision else None, threads, batch, int8=int8),
+        output=Output(compress=compress_to_fp16, int8=int8, save_plan=save_plan),
+        effort=Effort(memory=parse_bytes(memory), jobs=jobs, resume=resume, latency=latency),
+    )
+    _execute(model, output, options, json, model_server, quiet)
+
+
+def _execute(
+    model: Path, output: Path | None, options: Options, json: Path | None, served: Path | None, quiet: bool
+) -> None:
+    """Check where outputs go, before any runtime is loaded; run; write and print."""
+    from ndpass.files import model_file
+    from ndpass.files.model_server import check_served, serve
+    from ndpass.files.staging import check_writable, write_text
+
+    output = output or model_file.default_output(model, options.output.int8)
+    if options.output.compress and output.suffix != model_file.IR:
         raise UsageError(f"--compress-to-fp16 is about OpenVINO IR: give an .xml as output, not {output}")
-    for path in (json, save_plan):
+    model_file.check_output(model, output, options.output.int8)
+    for path in (json, options.output.save_plan):
         if path:
             check_writable(path, model, output)
-    if model_server:
-        check_served(model_server)
-    options = Options(
-        rules,
-        budget,
-        ignore or (),
-        fit,
-        measured,
-        threads,
-        seed,
-        parse_bytes(memory),
-        resume,
-        target_of(precision.value if precision else None, threads, device, budget, int8=int8),
-        batch,
-        cache_folder(),
-        plan,
-        save_plan,
-        metric,
-        int8,
-        compress_to_fp16,
-        jobs,
-    )
+    if served:
+        check_served(served)
+    from ndpass.measuring.latency_cache import cache_folder
+    from ndpass.run import pipeline
+
+    options = options.with_cache(cache_folder())
     with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
     if json:
         write_text(json, report.to_json())
-    written = [output, serve(output, model_server)] if model_server else [output]
+    written = [output, serve(output, served)] if served else [output]
     if not quiet:
         terminal.report(report, written)
 
 
-def _embedded_data() -> tuple[Any, Any]:
+def _digits_data() -> tuple[Any, Any]:
     """The digits for calibration, their labels unused, and those for validation."""
-    from ndpass.calibration.feeds import open_feeds
-    from ndpass.run import digits
 
-    (fit, _), (measured, labels) = digits.images()
-    return lambda inputs: open_feeds(fit, inputs), lambda inputs: open_feeds(measured, inputs, labels=labels)
+    def fit(inputs: Any) -> Any:
+        from ndpass.calibration.feeds import open_feeds
+        from ndpass.run import digits
+
+        return open_feeds(digits.images()[0][0], inputs)
+
+    def measured(inputs: Any) -> Any:
+        from ndpass.calibration.feeds import open_feeds
+        from ndpass.run import digits
+
+        images, labels = digits.images()[1]
+        return open_feeds(images, inputs, labels=labels)
+
+    return fit, measured

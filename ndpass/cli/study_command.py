@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndpass.cli import terminal
-from ndpass.cli.parameters import Json, Model, Preprocess, Quiet, Samples, Seed, Threads, Verbose, open_data, start_log
+from ndpass.cli.parameters import Json, Model, Preprocess, Quiet, Samples, Seed, Threads, Verbose, start_log
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
+from ndpass.run.arguments import opener
+from ndpass.run.options import Data, Options, TargetOptions
 
 if TYPE_CHECKING:
     from ndpass.run.studies import Slope, Subject
@@ -25,20 +27,24 @@ class Study(str, Enum):
 
 def sensitivity(
     model: Model,
-    calibration: Annotated[Path, typer.Option(help="unlabelled data: a folder of images, .npz or .npy")],
-    study: Annotated[Study | None, typer.Option(help="rewrite parts and measure, see above; default: slopes")] = None,
+    calibration: Annotated[Path, typer.Option(help="Unlabelled data: a folder of images, .npz or .npy.")],
+    study: Annotated[Study | None, typer.Option(help="Rewrite parts and measure, see above. Default: slopes.")] = None,
     passes: Annotated[
-        str | None, typer.Option(help="as of `run`; for depth pinned, as nd:rank=2; without a study: only their layers")
+        str | None,
+        typer.Option(
+            help="Passes as in `run`. depth needs pinned settings, as nd:rank=2. Without a study: layers to look at."
+        ),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="what a study measures on; default: a fifth of the calibration data, held out")
+        Path | None,
+        typer.Option(help="Data that a study measures on. Default: a fifth of the calibration data, held out."),
     ] = None,
     preprocess: Preprocess = None,
     samples: Samples = None,
     threads: Threads = None,
     seed: Seed = 0,
     json: Json = None,
-    plot: Annotated[Path | None, typer.Option(help="also draw it, as .png or .svg", metavar="FILE")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw it, as .png or .svg.", metavar="FILE")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -60,6 +66,7 @@ def sensitivity(
     from ndpass.cli import plots
     from ndpass.files.staging import check_writable
     from ndpass.passes import parse
+    from ndpass.planning.candidate import Budget
     from ndpass.planning.candidates import is_pinned
     from ndpass.run import studies
 
@@ -75,8 +82,13 @@ def sensitivity(
         check_writable(json, model, *([plot] if plot else []))
     if plot:
         plots.check(plot, model)
-    fit, measured = (open_data(path, preprocess, samples, seed) for path in (calibration, validation))
-    options = studies.Options(fit, rules, measured, threads, seed)
+    fit, measured = (opener(path, preprocess, samples, seed) for path in (calibration, validation))
+    options = Options(
+        passes=rules,
+        budget=Budget("pinned"),
+        data=Data(calibration=fit, validation=measured, seed=seed),
+        target=TargetOptions(threads=threads),
+    )
     with progress(quiet) as listen:
         listen("calibrating", 0, 1)
         if study is None:

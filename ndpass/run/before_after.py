@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ndpass.errors import BudgetError
 from ndpass.measuring.evaluate import Evaluation
 from ndpass.measuring.layer_profile import inference
 from ndpass.measuring.runtime import Feed
@@ -17,8 +16,8 @@ from ndpass.measuring.turns import percentiles, time_anew, verdict
 from ndpass.report import Latency, Variant
 from ndpass.run.judge import Judge
 
-SECONDS = 4.0  # for the comparison
-ROUNDS = 20
+SECONDS = 2.0  # for a comparison, at least
+ROUNDS = 20  # for models that take longer than that lasts
 
 Pair = tuple[Path, Path]
 
@@ -42,7 +41,7 @@ def compare_variants(
     as_is = replace(target, precision=Target.default_precision(target.device))
     before, after, before8, after8 = time_anew(
         lambda: [*(inference(p, as_is, feed) for p in plain), *(inference(p, target, feed) for p in quantised)],
-        seconds=2 * SECONDS,
+        seconds=4 * SECONDS,
         min_rounds=ROUNDS,
     )
     rows = [
@@ -73,15 +72,12 @@ def _row(name: str, target: Target, value: float | None, own: Sequence[float], o
     )
 
 
-def timed(model: Path, written: Path, target: Target, feed: Feed) -> Latency:
-    """The original and the result on the target. Raises BudgetError where the result is slower."""
+def timed(model: Path, written: Path, target: Target, feed: Feed) -> tuple[Latency, str]:
+    """The original and the result on the target; with it a sentence where the result is slower."""
     before, after = time_anew(
         lambda: [inference(path, target, feed) for path in (model, written)], seconds=SECONDS, min_rounds=ROUNDS
     )
-    latency, slower = _latency(before, after)
-    if slower:
-        raise BudgetError(f"{slower}: nothing was written")
-    return latency
+    return _latency(before, after)
 
 
 def _latency(before: Sequence[float], after: Sequence[float]) -> tuple[Latency, str]:

@@ -1,13 +1,12 @@
-"""What a run is asked for, and what is known of its model and data before anything is rewritten."""
+"""What is known of a model and its data before anything is rewritten; nothing changes it afterwards."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ from ndpass.files import model_file
 from ndpass.files.interface import Interface
 from ndpass.files.staging import data_file
 from ndpass.graph.graph import Found, Graph, Site
-from ndpass.graph.input_spec import InputSpec, static_batch
+from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.shapes import Shape
 from ndpass.listener import Listener
 from ndpass.measuring.target import Target
+from ndpass.planning.candidates import refused
 from ndpass.rewriting.checkpoint import digest_data, digest_file
 from ndpass.run.judge import Judge
 from ndpass.run.options import Options
@@ -31,34 +31,65 @@ from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)
 
+RESOLVED = 300  # samples for each of which a point of drop is resolved: the share of answers that flip is about 3·drop
 NOISE_SAMPLES = 4  # how many random inputs stand in for data that nobody gave
 HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation data are given
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """What is known of the model. `graph` and `found` hold weights until `release`."""
+    """The model, the data and what was asked.
+
+    fit: the samples that layers are fitted to, None without data. measured: those of the metric; guessed: whether they
+    are noise, for want of data. beside: files that hold the model's external data. compared: the tensors that original
+    and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes that
+    costs are counted at. sites: names of the layers that a pass may rewrite, convolutional: whether there is any
+    convolution.
+    """
+
+    model: Path
+    options: Options
+    target: Target
+    fit: Feeds | None
+    measured: Feeds
+    guessed: bool
+    judge: Judge
+    beside: Sequence[Path]
+    interface: Interface
+    compared: Sequence[str] | None
+    inputs: Sequence[InputSpec]
+    sizes: Mapping[str, Shape]
+    macs: int
+    params: int
+    sites: frozenset[str]
+    convolutional: bool
+    warnings: tuple[str, ...]
+
+    def open(self) -> Opened:
+        """The original's graph, read anew, to be rewritten: weights are in memory only where they are needed."""
+        graph = model_file.open_graph(self.model, self.sizes).graph
+        return Opened.of(graph, ignored(graph.sites(), self.options.ignore), self.sites)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the model's file and of its external data."""
+        return digest_file(self.model, *self.beside)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A graph, all layers that were found in it, and which of them a pass may rewrite."""
 
     graph: Graph
     found: Sequence[Found]
-    fit: Feeds | None
-    measured: Feeds
-    guessed: bool  # whether `measured` is noise, for want of data
-    judge: Judge
-    beside: Sequence[Path]  # files that hold the model's external data
-    interface: Interface
-    compared: Sequence[str] | None  # tensors that original and result are compared by; None: their outputs
-    macs: tuple[int, int]
-    params: tuple[int, int]
-    inputs: Sequence[InputSpec]
-    sizes: Mapping[str, Shape]
-    warnings: list[str] = field(default_factory=list)
+    sites: Sequence[Site]
 
-    def release(self) -> None:
-        """Let go of all weights: the runtimes need the room."""
-        self.graph.release()
-        self.found = ()
-        gc.collect()  # graph-surgeon's nodes and tensors refer to each other
+    @classmethod
+    def of(cls, graph: Graph, found: Sequence[Found], names: frozenset[str]) -> Opened:
+        return cls(graph, found, [f for f in found if isinstance(f, Site) and f.name in names])
+
+
+Open = Callable[[], Opened]
 
 
 def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
@@ -72,33 +103,38 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
     if graph.dynamic_hw and measured is not None:
         graph.assume_feed(next(measured.batches(1)))
     found = ignored(graph.sites(), options.ignore)
-    macs, params = graph.macs(), graph.params()
-    feeds = measured or _noise(graph, options.seed)
-    judge = Judge(model, feeds, options.threads, options.metric, opened.compared)
-    return Job(
-        graph,
-        found,
-        fit,
-        feeds,
-        measured is None,
-        judge,
-        opened.beside,
-        opened.interface,
-        opened.compared,
-        (macs, macs),
-        (params, params),
-        graph.inputs(),
-        graph.sizes,
+    sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
+    feeds = measured or _noise(graph, options.data.seed)
+    job = Job(
+        model=model,
+        options=options,
+        target=options.target.resolved(graph.inputs()),
+        fit=fit,
+        measured=feeds,
+        guessed=measured is None,
+        judge=Judge(model, feeds, options.target.threads, options.metric, opened.compared),
+        beside=opened.beside,
+        interface=opened.interface,
+        compared=opened.compared,
+        inputs=graph.inputs(),
+        sizes=graph.sizes,
+        macs=graph.macs(),
+        params=graph.params(),
+        sites=frozenset(site.name for site in sites),
+        convolutional=any(f.op.startswith("Conv") for f in found),
+        warnings=tuple(_warnings(options, measured)),
     )
+    graph.release()
+    return job
 
 
 def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
     """What is fitted to and what the metric is measured on; the latter is held out from the former if need be."""
-    specs = graph.inputs()
-    fit = options.calibration(specs) if options.calibration else None
-    measured = options.validation(specs) if options.validation else None
+    specs, data = graph.inputs(), options.data
+    fit = data.calibration(specs) if data.calibration else None
+    measured = data.validation(specs) if data.validation else None
     if fit is not None and measured is None:
-        fit, measured = fit.split(HELD_OUT, options.seed)
+        fit, measured = fit.split(HELD_OUT, data.seed)
         log.info("metric on %d samples held out from the calibration data", len(measured))
     return fit, measured
 
@@ -135,54 +171,42 @@ def _matches(pattern: str, name: str) -> bool:
         raise UsageError(f"--ignore {pattern} is not a regular expression: {e}") from e
 
 
-def fingerprint(model: Path, beside: Sequence[Path], options: Options, calibration: Calibration) -> dict[str, str]:
+def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
     """What a run that goes on must have in common with the one that was cut off."""
     import openvino
 
-    data = calibration.data
+    options, data, threads = job.options, job.options.data, job.options.target.threads
     return {
         "ndpass": VERSION,
         "openvino": openvino.__version__,
-        "model": digest_file(model, *beside),
-        "data": digest_data(data),
+        "model": job.digest,
+        "data": digest_data(calibration.data),
         "passes": ",".join(f"{p.name}{sorted(p.pinned.items())}" for p in options.passes),
         "budget": str(options.budget.to_json()),
         "plan": digest_file(options.plan) if options.plan else "",
-        "target": str(options.target) if options.budget.in_milliseconds else "",
+        "target": str(job.target) if options.budget.in_milliseconds else "",
         "ignore": str(sorted(options.ignore)),
-        "options": f"seed {options.seed}, threads {options.threads}, memory {options.memory}",
+        "options": f"seed {data.seed}, threads {threads}, memory {options.effort.memory}",
         "metric": str(options.metric or ""),
-        "int8": str(options.int8),
+        "int8": str(options.output.int8),
     }
 
 
-def check_budget(job: Job, options: Options) -> None:
+def _warnings(options: Options, measured: Feeds | None) -> list[str]:
     """Raise UsageError for a budget that cannot be measured; warn of one that can be only roughly."""
-    if options.int8:
-        if job.fit is None:
+    if options.output.int8:
+        if options.data.calibration is None:
             raise UsageError("--int8 sets its ranges by data: give --calibration PATH")
         check_nncf()
-    if options.budget.kind != "max_drop" or options.plan is not None:
-        return
-    if job.guessed and options.metric is None:
+    if options.budget.kind != "max_drop" or options.plan is not None or options.metric is not None:
+        return []  # a metric of the user's own is on samples of its own, and maybe in other units
+    if measured is None:
         raise UsageError("--max-drop is measured on data: give --calibration or --validation PATH, or use --speedup")
     assert options.budget.value is not None
-    if options.metric is not None:
-        return  # on samples of its own, and maybe in other units
-    warning = check_resolution(len(job.measured), options.budget.value)
+    warning = check_resolution(len(measured), options.budget.value)
     if warning:
         log.warning(warning)
-        job.warnings.append(warning)
-
-
-def target_of(job: Job, options: Options) -> Target:
-    """What latencies are measured for; batch: that of the options, the model's own or 1."""
-    own = static_batch(job.inputs)
-    batch = options.batch or (own.size if own else 1)
-    return replace(options.target or Target("f32", options.threads), batch=batch)
-
-
-RESOLVED = 300  # samples for each of which a point of drop is resolved: the share of answers that flip is about 3·drop
+    return [warning] if warning else []
 
 
 def check_resolution(samples: int, limit: float) -> str | None:

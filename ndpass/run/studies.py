@@ -23,7 +23,6 @@ from ndpass.calibration.reference import Calibration
 from ndpass.errors import InputError
 from ndpass.files.model_file import open_graph
 from ndpass.graph.graph import Graph, Site
-from ndpass.graph.input_spec import InputSpec
 from ndpass.measuring.evaluate import Evaluation
 from ndpass.passes import Pass, Pruning, Setting
 from ndpass.planning.candidate import Budget, Candidate, Choice
@@ -33,29 +32,14 @@ from ndpass.planning.sensitivity import slopes
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.job import HELD_OUT
 from ndpass.run.judge import Judge
+from ndpass.run.options import Data, Options
 from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)
 
-OpenData = Callable[[Sequence[InputSpec]], Feeds]
 Step = Callable[[int, int], None]  # steps done, steps in all
 
 MOST_SETTINGS = 6  # of a curve, evenly spread over those that save MACs
-MEMORY = 1 << 30  # bytes of activations that are kept
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to look at. passes: those that the layers are rewritten with; none: every layer counts.
-
-    calibration and validation open data once the model's inputs are known.
-    """
-
-    calibration: OpenData
-    passes: Sequence[Pass] = ()
-    validation: OpenData | None = None
-    threads: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,10 +96,10 @@ class Depth:
 
 
 def layer_slopes(model: Path, options: Options, listen: Step = lambda *_: None) -> list[Slope]:
-    """A row for each layer, on all calibration data. Raises InputError where there is no layer."""
-    graph, fit, _ = _opened(model, replace(options, validation=options.calibration))
+    """A row for each layer that the passes can rewrite, on all calibration data. Raises InputError without one."""
+    graph, fit, _ = _opened(model, replace(options.data, validation=options.data.calibration))
     sites = _sites(model, graph, options.passes)
-    calibration = Calibration.of(graph, sites, fit, options.threads, options.seed, MEMORY)
+    calibration = _calibration(graph, sites, fit, options)
     found = slopes(graph, sites, calibration.responses, calibration.data, listen).plain
     mean = sum(found.values()) / len(found)
     return [
@@ -137,10 +121,10 @@ class Subject:
     @classmethod
     def open(cls, model: Path, options: Options) -> Subject:
         """Runs the original once over all data. Raises InputError where no layer can be rewritten."""
-        graph, fit, measured = _opened(model, options)
+        graph, fit, measured = _opened(model, options.data)
         sites = _sites(model, graph, options.passes)
-        calibration = Calibration.of(graph, sites, fit, options.threads, options.seed, MEMORY)
-        return cls(graph, sites, options.passes, calibration, Yardstick(graph, measured, options.threads))
+        calibration = _calibration(graph, sites, fit, options)
+        return cls(graph, sites, options.passes, calibration, Yardstick(graph, measured, options.target.threads))
 
     def ranks(self) -> Iterator[Rank]:
         """Layer by layer, pass by pass, setting by setting; each fitted to the original's own activations."""
@@ -256,14 +240,19 @@ class Yardstick:
         return Score(metric, agreement.kl, agreement.relative_error)
 
 
-def _opened(model: Path, options: Options) -> tuple[Graph, Feeds, Feeds]:
+def _calibration(graph: Graph, sites: Sequence[Site], fit: Feeds, options: Options) -> Calibration:
+    return Calibration.of(graph, sites, fit, options.target.threads, options.data.seed, options.effort.memory)
+
+
+def _opened(model: Path, data: Data) -> tuple[Graph, Feeds, Feeds]:
     """The model and its data; what is measured on is held out from the calibration data where nothing else is given."""
     graph = open_graph(model).graph
-    fit = options.calibration(graph.inputs())
-    if options.validation is None:
-        fit, measured = fit.split(HELD_OUT, options.seed)
+    assert data.calibration is not None
+    fit = data.calibration(graph.inputs())
+    if data.validation is None:
+        fit, measured = fit.split(HELD_OUT, data.seed)
     else:
-        measured = options.validation(graph.inputs())
+        measured = data.validation(graph.inputs())
     if graph.dynamic_hw:
         graph.assume_feed(next(measured.batches(1)))
     return graph, fit, measured

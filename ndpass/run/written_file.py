@@ -1,9 +1,9 @@
-"""Checks on the file that was written, read back from disk: is it legal, is it what was promised, do runtimes agree."""
+"""Checks on the file that was written, read back from disk: is it legal, and is it what was promised."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -11,10 +11,6 @@ import onnx
 from ndpass.errors import VerificationError
 from ndpass.files.interface import Interface, Ports, ov_interface, signature
 from ndpass.graph.graph import Graph
-from ndpass.measuring.evaluate import Agreement
-
-AGREEMENT = 1e-3  # relative difference between OpenVINO and onnxruntime in f32 that is taken for rounding
-FURTHER = 2.0  # times the original's difference that is no fault of the rewrite
 
 
 def check_file(path: Path, original: Interface, promised_macs: int, sizes: Mapping[str, tuple[int, ...]]) -> None:
@@ -55,23 +51,3 @@ def _checked_onnx(path: Path, original: onnx.ModelProto, sizes: Mapping[str, tup
         if before != after:
             raise VerificationError(f"the {side}s of the rewritten model differ: {after} instead of {before}")
     return Graph(written, sizes).macs()
-
-
-def check_agreement(rewritten: Agreement, original: Callable[[], Agreement], limit: float = AGREEMENT) -> str | None:
-    """Raise VerificationError where OpenVINO and onnxruntime differ by more than `limit` on the rewritten model.
-
-    Not where they differ about as much on the original, which is looked at only then: a warning is returned.
-    """
-    found = rewritten.relative_error
-    if found <= limit:  # NaN is no agreement
-        return None
-    before = original().relative_error
-    if found <= FURTHER * before:
-        return (
-            f"OpenVINO and onnxruntime differ on the original already, by {before:.2g} (relative), and by {found:.2g} "
-            f"on the rewritten model: it was measured in OpenVINO"
-        )
-    raise VerificationError(
-        f"OpenVINO and onnxruntime differ by {found:.2g} (relative) on the rewritten model, by {before:.2g} on the "
-        f"original, most on output '{rewritten.worst_output}'; at most {limit:g} is rounding"
-    )

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Command
-from models import network, normal
+from models import network, normal, run_options
 
 from benchmarks.networks.layers import seeded
 from benchmarks.networks.ssd300 import ssd300
@@ -21,7 +21,6 @@ from ndpass.measuring.runtime import OpenVINO
 from ndpass.planning.candidate import Budget
 from ndpass.planning.sensitivity import slopes
 from ndpass.run import pipeline
-from ndpass.run.options import Options
 
 CONV = "a = Conv<pads = [1,1,1,1]>(x, W) r = Relu(a) f = Flatten(r)"
 
@@ -99,7 +98,7 @@ def detector(folder: Path) -> Path:
 def test_a_detector_is_rewritten_and_verified(detector: Path) -> None:
     """Its outputs stay boxes, scores and classes; compared are all boxes and all scores, not those that are picked."""
     assert Graph(onnx.load(detector)).compared() == ["objects", "corners"]
-    report = pipeline.run(detector, Path("out.onnx"), Options(passes.parse("nd:rank=2"), Budget("pinned")))
+    report = pipeline.run(detector, Path("out.onnx"), run_options(passes.parse("nd:rank=2"), Budget("pinned")))
     original = report.verified["the original on random inputs"]
     assert original.worst_output in ("objects", "corners")
     assert original.top1_agreement is None  # boxes are no class scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Command
-from models import network, normal
+from models import changed_options, network, normal, run_options
 from numpy.typing import NDArray
 
 from ndpass.calibration.collect import Data, Frontier, answers, samples
@@ -184,14 +183,14 @@ def test_the_command_line_lists_and_refuses_it(net: Path, ndpass: Command) -> No
 
 def options(spec: str, budget: Budget, **changed: Any) -> Options:
     images = digits.images()[0][0]
-    chosen = Options(
+    chosen = run_options(
         parse(spec),
         budget,
         calibration=lambda inputs: open_feeds(images[:60], inputs),
         validation=lambda inputs: open_feeds(images[-16:], inputs),
         threads=1,
     )
-    return replace(chosen, **changed)
+    return changed_options(chosen, **changed)
 
 
 def run(spec: str, budget: Budget, stop: int | None = None, **changed: Any) -> Report:
@@ -243,7 +242,7 @@ def test_compositions_keep_the_linear_fit() -> None:
 
 def test_a_pruned_layer_is_refitted_on_the_channels_that_stay(net: Path) -> None:
     images = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype(np.float32)
-    chosen = replace(
+    chosen = changed_options(
         options("cp:channels=8,cd:rank=4:solver=relu", Budget("pinned")),
         calibration=lambda inputs: open_feeds(images, inputs),
         validation=None,

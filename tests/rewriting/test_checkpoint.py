@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from models import changed_options, run_options
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import open_feeds
@@ -43,14 +43,14 @@ class CutOffError(Exception):
 def options(which: str = "pinned", count: int = 36, **changed: Any) -> Options:
     spec, budget = RUNS[which]
     images = digits.images()[0][0]
-    chosen = Options(
+    chosen = run_options(
         parse(spec),
         budget,
         calibration=lambda inputs: open_feeds(images[:count], inputs),
         validation=lambda inputs: open_feeds(images[-16:], inputs),
         threads=1,
     )
-    return replace(chosen, **changed)
+    return changed_options(chosen, **changed)
 
 
 def run(chosen: Options, stop: tuple[str, int] | None = None, model: Path | None = None) -> bytes:
@@ -296,7 +296,7 @@ def unfinished(folder: Path) -> None:  # noqa: ARG001 - the folder that the test
 @pytest.mark.usefixtures("unfinished")
 def test_another_run_is_refused_with_what_changed(word: str) -> None:
     with pytest.raises(UsageError, match=word) as refused:
-        run(replace(CHANGES[word](), resume=True))
+        run(changed_options(CHANGES[word](), resume=True))
     assert str(refused.value).count(" was ") == 1  # nothing else
     assert "--resume" in str(refused.value)
     assert (FOLDER / "0000.npz").exists()  # the run that was meant can still go on

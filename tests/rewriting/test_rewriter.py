@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models import network, normal, plain, relative, residual, run_ort, run_ov
+from models import network, normal, plain, relative, residual, run_options, run_ort, run_ov
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import open_feeds
@@ -21,7 +21,6 @@ from ndpass.planning.candidates import is_pinned
 from ndpass.report import Report
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run import digits, pipeline
-from ndpass.run.options import Options
 
 F = NDArray[np.floating[Any]]
 AGREE = 1e-5  # relative, of two runtimes in f32
@@ -48,7 +47,7 @@ def run(
     passes = parse(spec)
     assert budget is not None or is_pinned(passes)
     fit = images(64) if data is None else data
-    chosen = Options(
+    chosen = run_options(
         passes,
         budget or Budget("pinned"),
         calibration=lambda inputs: open_feeds(fit, inputs),

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Command, small_network
-from models import EXACT, SHARED, Arrays, feed_of, network, normal, relative, run_ort, run_ov
+from models import EXACT, SHARED, Arrays, feed_of, network, normal, relative, run_options, run_ort, run_ov
 from numpy.typing import NDArray
 
 from ndpass import passes
@@ -22,8 +22,7 @@ from ndpass.measuring.runtime import OnnxRuntime, OpenVINO
 from ndpass.passes import NetworkDecoupling, Setting
 from ndpass.planning.candidate import Budget
 from ndpass.report import Report
-from ndpass.run import pipeline, written_file
-from ndpass.run.options import Options
+from ndpass.run import pipeline, verify
 
 DIMS = {"batch": 3}
 
@@ -35,7 +34,7 @@ def run(model: onnx.ModelProto | Path, output: str = "out.onnx", spec: str = "nd
     if isinstance(model, onnx.ModelProto):
         onnx.save(model, "in.onnx")
         model = Path("in.onnx")
-    return pipeline.run(model, Path(output), Options(passes.parse(spec), Budget("pinned")))
+    return pipeline.run(model, Path(output), run_options(passes.parse(spec), Budget("pinned")))
 
 
 def counted_macs(path: Path, **dims: int) -> int:
@@ -272,7 +271,7 @@ def test_whatever_is_left_alone_says_why() -> None:
         t=normal(4, 4, 3, 3, seed=1),
     )
     onnx.save(model, "in.onnx")
-    options = Options(passes.parse("nd:rank=1"), Budget("pinned"), ignore=["re:ask.*"])
+    options = run_options(passes.parse("nd:rank=1"), Budget("pinned"), ignore=["re:ask.*"])
     report = pipeline.run(Path("in.onnx"), Path("out.onnx"), options)
     reasons = {layer.name: (layer.status, layer.reason) for layer in report.layers}
     assert reasons["plain"] == ("done", "")
@@ -306,9 +305,9 @@ def test_runtimes_that_differ_on_the_original_too_are_warned_of() -> None:
     )
     onnx.save(model, "in.onnx")
     x = {"x": normal(1, 4, 8, 8)}
-    if relative(run_ov(model, x), run_ort(model, x)) < written_file.AGREEMENT:
+    if relative(run_ov(model, x), run_ort(model, x)) < verify.AGREEMENT:
         pytest.skip("this OpenVINO agrees with onnxruntime on a shared weight")
-    options = Options(passes.parse("nd:rank=2"), Budget("pinned"), ignore=["y"])
+    options = run_options(passes.parse("nd:rank=2"), Budget("pinned"), ignore=["y"])
     report = pipeline.run(Path("in.onnx"), Path("out.onnx"), options)
     assert any("differ on the original already" in text for text in report.warnings)
 
@@ -317,11 +316,11 @@ def test_runtimes_that_differ_more_than_on_the_original_are_an_error() -> None:
     def agreement(error: float) -> Agreement:
         return Agreement(10, None, error, "y")
 
-    assert written_file.check_agreement(agreement(1e-4), lambda: agreement(math.nan)) is None
-    assert "by 0.02 (relative)" in (written_file.check_agreement(agreement(0.03), lambda: agreement(0.02)) or "")
+    assert verify.check_agreement(agreement(1e-4), lambda: agreement(math.nan)) is None
+    assert "by 0.02 (relative)" in (verify.check_agreement(agreement(0.03), lambda: agreement(0.02)) or "")
     for found, before in ((0.03, 1e-6), (0.03, math.nan), (math.nan, 0.02)):
         with pytest.raises(VerificationError, match=f"differ by {found:.2g} .* by {before:.2g} on the original"):
-            written_file.check_agreement(agreement(found), lambda before=before: agreement(before))
+            verify.check_agreement(agreement(found), lambda before=before: agreement(before))
 
 
 class Unfaithful(NetworkDecoupling):
@@ -367,7 +366,7 @@ FAULTS = ((Dearer, "promised"), (NotFinite, "inf"))
 def test_unfaithful_pass_is_found_out(rule: type[Unfaithful], word: str, folder: Path) -> None:
     onnx.save(small_network(), "in.onnx")
     Path("out.onnx").write_bytes(b"an older model")
-    options = Options([rule(rank=2)], Budget("pinned"))
+    options = run_options([rule(rank=2)], Budget("pinned"))
     with pytest.raises(VerificationError, match=word):
         pipeline.run(Path("in.onnx"), Path("out.onnx"), options)
     assert sorted(p.name for p in folder.iterdir()) == ["in.onnx", "out.onnx"]

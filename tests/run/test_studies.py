@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Command, assert_refused
-from models import network, normal
+from models import network, normal, run_options
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import Feeds, open_feeds
@@ -37,10 +38,16 @@ def opener(images: F, labels: Any = None) -> studies.OpenData:
     return open_data
 
 
-def options(spec: str, labelled: bool = True) -> studies.Options:
+def options(spec: str, labelled: bool = True) -> Options:
     (fit, _), (measured, labels) = digits.images()
     shown = opener(measured[:MEASURED], labels[:MEASURED] if labelled else None)
-    return studies.Options(opener(fit[:FIT]), parse(spec) if spec else [], shown, threads=1)
+    return run_options(
+        parse(spec) if spec else [],
+        Budget("pinned"),
+        calibration=opener(fit[:FIT]),
+        validation=shown,
+        threads=1,
+    )
 
 
 def subject(spec: str, labelled: bool = True) -> studies.Subject:
@@ -49,9 +56,7 @@ def subject(spec: str, labelled: bool = True) -> studies.Subject:
 
 def run(spec: str, ignore: list[str]) -> Any:
     """The report of a whole run on the same data."""
-    same = options(spec)
-    chosen = Options(same.passes, Budget("pinned"), ignore, same.calibration, same.validation, threads=1)
-    return pipeline.run(digits.model_path(), Path("out.onnx"), chosen)
+    return pipeline.run(digits.model_path(), Path("out.onnx"), replace(options(spec), ignore=ignore))
 
 
 # ----------------------------------------------------------------------------------------------------------- ranks
@@ -165,7 +170,9 @@ def test_without_class_scores_it_is_the_relative_error() -> None:
     model = network("(float[N,3,8,8] x) => (float[N,6,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, W) }", W=normal(6, 3, 3, 3))
     onnx.save(model, "map.onnx")
     x = normal(40, 3, 8, 8)
-    study = studies.Subject.open(Path("map.onnx"), studies.Options(opener(x), parse("nd:rank=1"), opener(x)))
+    study = studies.Subject.open(
+        Path("map.onnx"), run_options(parse("nd:rank=1"), Budget("pinned"), calibration=opener(x), validation=opener(x))
+    )
     assert (study.yardstick.name, study.yardstick.original) == ("relative error", 0.0)
     for row in study.ranks():
         assert row.score.kl is None

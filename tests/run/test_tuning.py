@@ -10,12 +10,11 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Command
-from models import deep
+from models import changed_options, deep, run_options
 
 from ndpass import passes
 from ndpass.calibration.feeds import open_feeds
 from ndpass.errors import BudgetError, UsageError
-from ndpass.measuring.target import Target
 from ndpass.planning.candidate import Budget
 from ndpass.planning.drop_search import MOST_FITS
 from ndpass.report import Report
@@ -130,12 +129,11 @@ def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(
     def open_data(inputs: Any) -> Any:
         return open_feeds(data, inputs)
 
-    options = Options(
+    options = run_options(
         passes.parse("nd"),
         Budget("speedup", 1.2) if stage == "timing plans" else Budget("max_drop", 10.0),
         calibration=open_data,
         threads=1,
-        target=Target(threads=1),
         cache=cache,
         save_plan=Path("plan.json"),
     )
@@ -156,15 +154,15 @@ def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(
     assert not folder.exists()
     assert json.loads(table)["candidates"]
     assert len(records) == (2 if stage.startswith("fit") else 0)
-    planned = Options(passes.parse("nd"), Budget("pinned"), calibration=open_data, threads=1, plan=Path("plan.json"))
+    planned = run_options(
+        passes.parse("nd"), Budget("pinned"), calibration=open_data, threads=1, plan=Path("plan.json")
+    )
     pipeline.run(model, Path("planned.onnx"), planned)
     assert Path("out.onnx").read_bytes() == Path("planned.onnx").read_bytes()
 
 
 def _resumed(options: Options) -> Options:
-    from dataclasses import replace
-
-    return replace(options, resume=True)
+    return changed_options(options, resume=True)
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

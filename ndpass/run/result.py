@@ -1,0 +1,90 @@
+"""What a run came to, and the report of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ndpass.measuring.environment import environment, peak_memory_bytes
+from ndpass.measuring.evaluate import Agreement, Evaluation
+from ndpass.report import Machine, MetricChange, ModelSize, Report, Seconds, Verified
+from ndpass.run.job import Job
+from ndpass.run.rewrite import Rewritten
+from ndpass.run.verify import Verdict
+from ndpass.version import VERSION
+
+
+@dataclass(frozen=True)
+class Result:
+    """The job, the rewritten graph's rows, what was measured, bytes of the files before and after, seconds by stage."""
+
+    job: Job
+    rewritten: Rewritten
+    verdict: Verdict
+    file_bytes: tuple[int, int]
+    seconds: Mapping[str, float]
+
+
+def report_of(result: Result) -> Report:
+    """The report, as report.json has it."""
+    job, done, found = result.job, result.rewritten, result.verdict
+    return Report(
+        ndpass=VERSION,
+        passes=[rule.name for rule in job.options.passes],
+        budget=job.options.budget.to_json(),
+        target=_machine(job),
+        model=ModelSize(macs=(job.macs, done.macs), params=(job.params, done.params), bytes=result.file_bytes),
+        metric=_metric(found.evaluation),
+        latency_ms=found.latency,
+        variants=list(found.variants),
+        seconds=Seconds(**result.seconds),
+        peak_memory_bytes=peak_memory_bytes(),
+        layers=list(done.layers),
+        verified=_verified(job, found),
+        warnings=[*job.warnings, *done.warnings, *found.warnings, *found.evaluation.warnings],
+    )
+
+
+def _machine(job: Job) -> Machine:
+    around = environment(job.target.threads)
+    return Machine(
+        cpu=around.cpu,
+        device=job.target.device,
+        precision=job.target.precision,
+        threads=job.target.threads,
+        batch=job.target.batch,
+        openvino=around.openvino,
+    )
+
+
+def _metric(evaluation: Evaluation) -> MetricChange | None:
+    before, after = evaluation.before, evaluation.after
+    if before is None or after is None:
+        return None
+    return MetricChange(
+        name=before.name,
+        before=before.value,
+        after=after.value,
+        samples=before.samples,
+        higher_is_better=before.higher_is_better,
+    )
+
+
+def _verified(job: Job, found: Verdict) -> dict[str, Verified]:
+    """What the result was compared with, by name."""
+    name = "the original on random inputs" if job.guessed else "the original"
+    rows = {name: _row(found.evaluation.agreement)}
+    if found.runtimes is not None:
+        both = found.runtimes
+        rows["itself in onnxruntime"] = Verified(samples=both.samples, relative_error=both.relative_error)
+    return rows
+
+
+def _row(agreement: Agreement) -> Verified:
+    return Verified(
+        samples=agreement.samples,
+        relative_error=agreement.relative_error,
+        top1_agreement=agreement.top1_agreement,
+        kl=agreement.kl,
+        worst_output=agreement.worst_output,
+    )

@@ -1,0 +1,148 @@
+"""A job becomes a rewritten graph: calibrate, choose a plan, fit it layer after layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ndpass.calibration.reference import Calibration
+from ndpass.errors import InputError, UsageError
+from ndpass.graph.graph import Found, Graph
+from ndpass.listener import Listener
+from ndpass.measuring.evaluate import Evaluation
+from ndpass.planning.candidate import Budget, Choice
+from ndpass.planning.plan import Planner
+from ndpass.report import Layer
+from ndpass.rewriting.checkpoint import Checkpoint
+from ndpass.rewriting.rewriter import Rewriter
+from ndpass.run.clock import Clock
+from ndpass.run.job import Job, Opened, fingerprint
+from ndpass.run.plan_file import PlanFile
+from ndpass.run.quantise import quantise
+from ndpass.run.tuning import Tuner
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The rewritten graph and every layer's status. macs, params: of the whole model as it is now."""
+
+    graph: Graph
+    layers: Sequence[Layer]
+    macs: int
+    params: int
+    warnings: tuple[str, ...] = ()
+
+
+def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Listener) -> Rewritten:
+    """Choose and rewrite. Raises InputError where nothing was rewritten, BudgetError where the budget is out of reach.
+
+    checkpoint: where a calibrated run keeps what it has done.
+    """
+    if not job.convolutional:
+        raise InputError(f"{job.model}: no convolution in it: ndpass rewrites convolutional networks")
+    opened = job.open()
+    calibration = _calibrated(job, opened, checkpoint, clock, listen)
+    checkpoint = checkpoint if calibration else None
+    warnings: Sequence[str] = ()
+    if job.options.budget.in_milliseconds and job.options.plan is None and opened.sites:
+        with clock("plan"):
+            graph, layers, warnings = _tuned(job, calibration, checkpoint, listen)
+    else:
+        graph, layers = opened.graph, _planned(job, opened, calibration, checkpoint, clock, listen)
+    if not any(layer.status == "done" for layer in layers):
+        text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
+        names = "+".join(p.name for p in job.options.passes)
+        raise InputError(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
+    return Rewritten(graph, layers, graph.macs(), graph.params(), tuple(warnings))
+
+
+def _calibrated(
+    job: Job, opened: Opened, checkpoint: Checkpoint | None, clock: Clock, listen: Listener
+) -> Calibration | None:
+    """The original's responses to the calibration data; None without data, or with nothing to fit."""
+    if job.fit is None or not opened.sites:
+        return None
+    options, threads = job.options, job.options.target.threads
+    with clock("calibrate"):
+        listen("calibrating", 0, 1)
+        memory, seed = options.effort.memory, options.data.seed
+        calibration = Calibration.of(opened.graph, opened.sites, job.fit, threads, seed, memory)
+        if checkpoint:
+            begin = checkpoint.resume if options.effort.resume else checkpoint.start
+            begin(fingerprint(job, calibration))
+    return calibration
+
+
+def _planned(
+    job: Job,
+    opened: Opened,
+    calibration: Calibration | None,
+    checkpoint: Checkpoint | None,
+    clock: Clock,
+    listen: Listener,
+) -> list[Layer]:
+    """One plan, from a file or chosen by the budget, fitted once."""
+    with clock("plan"):
+        plan = _plan(job, opened, calibration, checkpoint, listen)
+    with clock("rewrite"):
+        rewriter = Rewriter(opened.graph, job.options.passes, calibration, checkpoint)
+        layers = rewriter.rewrite(opened.found, opened.sites, plan, listen)
+        opened.graph.tidy()
+    return layers
+
+
+def _plan(
+    job: Job, opened: Opened, calibration: Calibration | None, checkpoint: Checkpoint | None, listen: Listener
+) -> Mapping[str, Choice] | Budget:
+    """A choice for every layer; the budget itself where it is chosen layer by layer, on the network as rewritten."""
+    options = job.options
+    if options.plan:
+        return PlanFile.load(options.plan, job.digest).choices(opened.graph, opened.sites)
+    if calibration is not None and not options.budget.is_shared:
+        return options.budget
+    known = checkpoint.load_plan() if checkpoint else None
+    if known is not None:
+        return known
+    planner = Planner(opened.graph, options.passes, calibration, jobs=options.effort.jobs)
+    plan = planner.plan(opened.sites, options.budget, listen)
+    if checkpoint:
+        checkpoint.save_plan(plan)
+    return plan
+
+
+def _tuned(
+    job: Job, calibration: Calibration | None, checkpoint: Checkpoint | None, listen: Listener
+) -> tuple[Graph, list[Layer], list[str]]:
+    """Plans that are timed, and fitted until the metric has no more room; with what the user should know of them."""
+    options = job.options
+    if options.budget.kind == "max_drop" and not job.judge.can_drop:
+        raise UsageError(
+            "--max-drop is about class scores, which this model does not give: name a --metric, or use --speedup or "
+            "--macs"
+        )
+
+    def fresh() -> tuple[Graph, Sequence[Found]]:
+        opened = job.open()
+        return opened.graph, opened.found
+
+    def measure(graph: Graph) -> Evaluation:
+        if not options.output.int8:
+            return job.judge(graph.runnable())
+        assert job.fit is not None
+        return job.judge(quantise(graph.runnable(), job.fit, job.inputs), "int8")
+
+    tuner = Tuner(
+        fresh,
+        list(job.sites),
+        options.passes,
+        options.budget,
+        job.target,
+        options.effort.cache,
+        calibration,
+        checkpoint,
+        measure,
+        listen,
+        options.effort.jobs,
+    )
+    graph, layers = tuner.run()
+    return graph, layers, tuner.warnings
