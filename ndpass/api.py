@@ -16,6 +16,7 @@ import onnx
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.errors import InputError, NdpassError, UsageError
 from ndpass.files import model_file, onnx_file
+from ndpass.files.output_paths import check_kind, default_output
 from ndpass.files.staging import staged
 from ndpass.listener import Listener
 from ndpass.measuring.latency_cache import cache_folder
@@ -59,7 +60,7 @@ class Result:
         Raises UsageError for ONNX of an OpenVINO model, OutputError where it cannot be written.
         """
         target, is_onnx = Path(path), isinstance(self.model, onnx.ModelProto)
-        model_file.check_kind(target, from_ir=not is_onnx)
+        check_kind(target, from_ir=not is_onnx)
         if compress_to_fp16 and target.suffix != model_file.IR:
             raise UsageError(f"{target}: compress_to_fp16 is about OpenVINO IR: name an .xml as output")
         with staged(target, compress_to_fp16) as stage:
@@ -118,7 +119,7 @@ def run(
         fit, measured = (
             opener(data, preprocess, optional_whole("samples", samples), seed) for data in (calibration, validation)
         )
-        output = folder / model_file.default_output(source, int8)
+        output = folder / default_output(source, int8)
         saved = folder / "plan.json"
         options = Options(
             passes=rules,

@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Conv

@@ -19,7 +19,7 @@ Wide layers are swept in float32; the residual is computed anew for every sweep,
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +13,9 @@ from ndpass.cli import terminal
 from ndpass.cli.parameters import Json, Precision, Preprocess, Quiet, Samples, Seed, Threads, Verbose, start_log
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
+from ndpass.files.model_path import check_model_path
 from ndpass.run.arguments import (
     DEFAULT,
-    existing_model,
     opener,
     parse_bytes,
     passes_and_budget,
@@ -199,7 +201,7 @@ def run(
         model = digits.model_path()
     elif preprocess and not (calibration or validation):
         raise UsageError("--preprocess is about data: give --calibration or --validation PATH too")
-    existing_model(model)
+    check_model_path(model)
     fit, measured = (
         _digits_data() if demo else (opener(p, preprocess, samples, seed) for p in (calibration, validation))
     )
@@ -217,35 +219,40 @@ def run(
         output=Output(compress=compress_to_fp16, int8=int8, save_plan=save_plan),
         effort=Effort(memory=parse_bytes(memory), jobs=jobs, resume=resume, latency=latency),
     )
-    _execute(model, output, options, json, model_server, quiet)
+    _execute(model, output, options, _Places((calibration, validation, plan), json, model_server), quiet)
 
 
-def _execute(
-    model: Path, output: Path | None, options: Options, json: Path | None, served: Path | None, quiet: bool
-) -> None:
+@dataclass(frozen=True)
+class _Places:
+    """What the command reads, and where it writes besides the rewritten model."""
+
+    inputs: Sequence[Path | None]
+    json: Path | None
+    served: Path | None
+
+
+def _execute(model: Path, output: Path | None, options: Options, places: _Places, quiet: bool) -> None:
     """Check where outputs go, before any runtime is loaded; run; write and print."""
-    from ndpass.files import model_file
-    from ndpass.files.model_server import check_served, serve
-    from ndpass.files.staging import check_writable, write_text
+    from ndpass.files.model_server import serve
+    from ndpass.files.output_paths import check_output, check_outputs, default_output
+    from ndpass.files.staging import write_text
+    from ndpass.files.weight_files import IR
 
-    output = output or model_file.default_output(model, options.output.int8)
-    if options.output.compress and output.suffix != model_file.IR:
+    output = output or default_output(model, options.output.int8)
+    if options.output.compress and output.suffix != IR:
         raise UsageError(f"--compress-to-fp16 is about OpenVINO IR: give an .xml as output, not {output}")
-    model_file.check_output(model, output, options.output.int8)
-    for path in (json, options.output.save_plan):
-        if path:
-            check_writable(path, model, output)
-    if served:
-        check_served(served)
+    check_output(model, output, options.output.int8)
+    others = {"--json": places.json, "--save-plan": options.output.save_plan}
+    check_outputs((model, *places.inputs), others, output, places.served)
     from ndpass.measuring.latency_cache import cache_folder
     from ndpass.run import pipeline
 
     options = options.with_cache(cache_folder())
     with progress(quiet) as listen:
         report = pipeline.run(model, output, options, listen)
-    if json:
-        write_text(json, report.to_json())
-    written = [output, serve(output, served)] if served else [output]
+    if places.json:
+        write_text(places.json, report.to_json())
+    written = [output, serve(output, places.served)] if places.served else [output]
     if not quiet:
         terminal.report(report, written)
 

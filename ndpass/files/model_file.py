@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import onnx
 
-from ndpass.errors import UsageError, about
+from ndpass.errors import about
 from ndpass.files import onnx_file
 from ndpass.files.interface import Interface, interface, ov_interface
 from ndpass.files.model_path import check_model_path
@@ -76,25 +76,3 @@ def check_model(path: Path) -> None:
         check_beside(path, data_file(path))
     else:
         onnx_file.check_external_data(path)
-
-
-def check_output(source: Path, output: Path, int8: bool = False) -> None:
-    """Raise UsageError for an output that is no model file, the input itself, or ONNX where only IR can be written."""
-    check_kind(output, source.suffix == IR, int8)
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError(f"{output} is the input itself: give another name for the output")
-
-
-def check_kind(output: Path, from_ir: bool, int8: bool = False) -> None:
-    """Raise UsageError for an output that is no model file, or ONNX where only IR can be written."""
-    if output.suffix not in (".onnx", IR):
-        raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
-    if output.suffix != IR and from_ir:
-        raise UsageError(f"{output}: an OpenVINO model cannot be written as ONNX: name an .xml as output")
-    if output.suffix != IR and int8:
-        raise UsageError(f"{output}: --int8 is written as OpenVINO IR: give -o {output.stem}.xml")
-
-
-def default_output(source: Path, int8: bool = False) -> Path:
-    """Where the rewritten model goes if nobody says: in the working folder, of the same kind; int8 is IR."""
-    return Path(f"{source.stem}.ndpass{IR if int8 or source.suffix == IR else '.onnx'}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ndpass.errors import UsageError
 from ndpass.files.staging import Outputs
+from ndpass.files.weight_files import IR as IR
 from ndpass.files.weight_files import MODELS, data_file, weight_files
 
 WEIGHTS = (".bin", ".data")
@@ -89,3 +90,25 @@ def _lies_in(file: Path, folder: Path) -> bool:
 
 def _also(path: Path, given: Path) -> str:
     return "" if path == given else f", {given}"
+
+
+def check_output(source: Path, output: Path, int8: bool = False) -> None:
+    """Raise UsageError for an output that is no model file, the input itself, or ONNX where only IR can be written."""
+    check_kind(output, source.suffix == IR, int8)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"{output} is the input itself: give another name for the output")
+
+
+def check_kind(output: Path, from_ir: bool, int8: bool = False) -> None:
+    """Raise UsageError for an output that is no model file, or ONNX where only IR can be written."""
+    if output.suffix not in (".onnx", IR):
+        raise UsageError(f"{output}: the output is an .onnx file, or an .xml for OpenVINO IR")
+    if output.suffix != IR and from_ir:
+        raise UsageError(f"{output}: an OpenVINO model cannot be written as ONNX: name an .xml as output")
+    if output.suffix != IR and int8:
+        raise UsageError(f"{output}: --int8 is written as OpenVINO IR: give -o {output.stem}.xml")
+
+
+def default_output(source: Path, int8: bool = False) -> Path:
+    """Where the rewritten model goes if nobody says: in the working folder, of the same kind; int8 is IR."""
+    return Path(f"{source.stem}.ndpass{IR if int8 or source.suffix == IR else '.onnx'}")

@@ -135,10 +135,8 @@ def passes_and_budget(
         if asked:
             raise UsageError(f"--plan says what every layer becomes: leave {' and '.join(asked)} out")
         return PlanFile.read(plan).rules(), Budget("pinned")
-    from ndpass.planning.candidates import is_pinned
-
     passes = passes_of(spec, calibrated=calibrated)
-    return passes, budget_of(given, None if is_pinned(passes) else default)
+    return passes, budget_of(given, None if all(rule.pinned_fully for rule in passes) else default)
 
 
 def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, seed: int) -> OpenData | None:
@@ -147,9 +145,10 @@ def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, 
     data: a path, an array, any iterable of arrays or of {input name: array}, or an nncf.Dataset. Raises UsageError for
     a preprocessing that is none, InputError where nothing is at the path.
     """
-    from ndpass.calibration.preprocess import Preprocess
+    if isinstance(preprocess, str):
+        from ndpass.calibration.preprocess import Preprocess
 
-    spec = Preprocess.parse(preprocess) if isinstance(preprocess, str) else preprocess
+        preprocess = Preprocess.parse(preprocess)
     if data is None:
         return None
     if hasattr(data, "get_inference_data"):  # an nncf.Dataset, whatever its version
@@ -160,7 +159,7 @@ def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, 
     def opened(inputs: Sequence[InputSpec]) -> Any:
         from ndpass.calibration.feeds import open_feeds
 
-        return open_feeds(data, inputs, spec, samples=samples, seed=seed)
+        return open_feeds(data, inputs, preprocess, samples=samples, seed=seed)
 
     return opened
 
@@ -191,10 +190,3 @@ def sizes_of(inputs: Sequence[InputSpec], text: str) -> dict[str, tuple[int, ...
         spatial = (1,) * (len(spec.shape) - len(shape)) + shape
         full[spec.name] = tuple(d or s for d, s in zip(spec.shape, spatial, strict=True))
     return full
-
-
-def existing_model(path: Path) -> Path:
-    """The path itself, if a file is there. Raises InputError, before anything heavy is imported."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    return path

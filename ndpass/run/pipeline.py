@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ndpass.errors import NdpassError, UsageError
 from ndpass.files import model_file
+from ndpass.files.output_paths import check_output
 from ndpass.files.staging import Staged, staged, stored_bytes
 from ndpass.listener import Listener
 from ndpass.report import Report
@@ -27,7 +28,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
 
     Raises UsageError, InputError, BudgetError or VerificationError; then nothing is at `output` that was not before.
     """
-    model_file.check_output(model, output, options.output.int8)
+    check_output(model, output, options.output.int8)
     clock = Clock()
     checkpoint = Checkpoint.beside(output) if options.data.calibration else None
     if options.effort.resume and checkpoint is None:
