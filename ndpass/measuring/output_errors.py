@@ -8,6 +8,9 @@ positions; Var(y) is taken around the mean of each channel. 0 means equal; 1 mea
 One output may hold values of different scales, as a detector's boxes (0 to 320) and scores (0 to 1). Then the larger
 ones decide the error of the whole, so neighbouring channels of one scale form a group with an error of its own. All
 sums are streamed over batches in float64; the groups are found at the end, from the original's outputs alone.
+
+Where many probabilities never rise, as the scores of a detector on pictures without objects, their variance is rounding
+and what they say the same: then it counts as if one value of each sample had risen to PROBABLE.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from ndpass.measuring.runtime import Outputs
 WIDEST = 10.0  # times the smallest range in a group that the largest may be
 MOST_GROUPS = 16  # more are no order of kinds: then the output is one group
 PROBABLE = 0.1  # range that a channel of probabilities counts with, even if nothing rises on these data
+MANY = 1_000  # probabilities of a sample
 CONSTANT = 1e-12  # variance, relative to the mean square, that is rounding
 BLOCK = 1 << 20  # values that are turned into float64 at once
 
@@ -107,7 +111,7 @@ class _Channels:
 
     def __init__(self, axis: int) -> None:
         self._axis = axis
-        self._count = 0
+        self._count = self._samples = 0
         self._mean = self._spread = self.square = self.off = np.zeros(0)
         self._low = self._high = np.zeros(0)
 
@@ -116,6 +120,7 @@ class _Channels:
         y, z = self._rows(a), self._rows(b)  # (C, values)
         if not y.size:
             return
+        self._samples += len(a)
         if self._count and len(y) != len(self._mean):  # an axis of another length in each batch has no channels
             self._axis = -1
             self._pool()
@@ -162,8 +167,15 @@ class _Channels:
         off, spread, square = (float(v[channels].sum()) for v in (self.off, self._spread, self.square))
         if not (math.isfinite(off) and math.isfinite(square)):
             return math.inf
-        scale = spread if spread > CONSTANT * square else square
+        scale = max(spread if spread > CONSTANT * square else square, self._silence(channels))
         return off / scale if scale else (math.inf if off else 0.0)
+
+    def _silence(self, channels: slice) -> float:
+        """The least spread that many probabilities of which none rises count with; 0 of anything else."""
+        low, high = self._low[channels], self._high[channels]
+        many = len(low) * self._count >= MANY * self._samples > 0
+        silent = many and bool((low >= 0).all() and (high <= 1).all() and (high - low).max() < PROBABLE)
+        return self._samples * PROBABLE**2 if silent else 0.0
 
 
 def channel_groups(low: Floats, high: Floats) -> list[slice]:

@@ -70,6 +70,16 @@ def levels(boxes: np.ndarray = BOXES, labels: np.ndarray = CLASSES) -> dict[str,
     return found
 
 
+def distributions(boxes: np.ndarray = BOXES, labels: np.ndarray = CLASSES) -> dict[str, Any]:
+    """As `levels`, each distance as the logits of the distances 0 to 7."""
+    found = levels(boxes, labels)
+    steps = np.arange(8)
+    for name in [name for name in found if name.startswith("bbox")]:
+        near = -40 * np.abs(np.clip(found[name], 0, 7)[..., None] - steps)
+        found[name] = near.reshape(*near.shape[:2], 32).astype(np.float32)
+    return found
+
+
 def heads(boxes: np.ndarray = BOXES, labels: np.ndarray = CLASSES) -> dict[str, Any]:
     """(1, 3·8, 40, 40) and (1, 3·8, 20, 20) in logits, offsets from the original boxes in cells."""
     maps = {"p3": np.full((1, 3, 8, 40, 40), -6.0), "p4": np.full((1, 3, 8, 20, 20), -6.0)}
@@ -94,6 +104,7 @@ KINDS = {
     "ssd sigmoid": lambda *a: outputs.ssd(*a, scores_as="sigmoid"),
     "heads": heads,
     "levels": levels,
+    "distributions": distributions,
     "rows": lambda *a: {"detections": finals(*a)},
     "class before score": lambda *a: {"detections": finals(*a)[..., [0, 1, 2, 3, 5, 4]]},
     "separate": separate,

@@ -109,6 +109,22 @@ def test_probabilities_that_never_rise_are_of_the_scale_of_probabilities() -> No
     assert channel_groups(np.zeros(7), high) == [slice(0, 2), slice(2, 7)]
 
 
+@pytest.mark.parametrize("batch", [1, 6])
+def test_scores_of_which_none_rises_are_not_divided_by_their_rounding(batch: int) -> None:
+    y = yolo()
+    y[:, 4:] *= 1e-4
+    z = y.copy()
+    z[:, 4:] += 1e-4
+    assert found(y, z, batch).groups == pytest.approx({"y[0:4]": 0, "y[4:84]": 80 * 150 * 1e-8 / 0.01}, rel=1e-3)
+    z[:, 10, 0] = 0.8  # of each sample one score rises
+    assert found(y, z, batch).groups["y[4:84]"] == pytest.approx(64, rel=0.01)
+
+
+def test_a_few_small_numbers_keep_their_own_variance() -> None:
+    y = (0.05 * np.random.default_rng(0).random((40, 3))).astype(np.float32)
+    assert found(y, y + 0.01).error == pytest.approx(naive(y, y + 0.01), rel=1e-6)
+
+
 def test_what_is_constant_is_relative_to_its_square() -> None:
     y = np.full((4, 3), 2.0, np.float32)
     assert found(y, y).error == 0

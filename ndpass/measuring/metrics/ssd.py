@@ -2,7 +2,8 @@
 
 There may be several such pairs, one for each size of anchors, and one dimension of length one more; without a batch
 axis, (A, 4) and (A, C), they are those of one image. Boxes may be corners, centre and size, or relative to anchors;
-scores may be probabilities or logits, with or without a class for the background.
+scores may be probabilities or logits, with or without a class for the background. Where there are several sizes of
+anchors, a box may also be four distributions over BINS distances (N, A, 4 · bins), of which the mean counts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ndpass.measuring.runtime import Outputs
 FEWEST = 50  # anchors
 ENOUGH = 16  # samples that tell what the numbers mean
 BACKGROUND = 0.5  # share of the anchors that the background takes at least
+BINS = (8, 16, 17)  # of NanoDet and PicoDet, YOLOv8, GFL
 NAMES = re.compile(r"score|conf|cls|class|prob|logit|heat", re.IGNORECASE)
 
 Function = Literal["none", "sigmoid", "softmax"]
@@ -63,7 +65,7 @@ def pairs(seen: Seen) -> Pairs | None:
     """The outputs that are boxes and scores of the same anchors, if there are any."""
     floats = [name for name in seen.names if seen.is_float(name)]
     found: list[tuple[str, str]] = []
-    for boxes in sorted(floats, key=lambda name: NAMES.search(name) is not None):  # four classes look like boxes
+    for boxes in sorted(floats, key=lambda name: (seen.first(name).shape[-1:] != (4,), NAMES.search(name) is not None)):
         scores = _scores(seen, boxes, floats) if _anchors(seen, boxes) else None
         if scores is not None and not any(boxes in pair or scores in pair for pair in found):
             found.append((boxes, scores))
@@ -75,12 +77,16 @@ def pairs(seen: Seen) -> Pairs | None:
     raw = Pairs(found, f"outputs {reason}{more} look like SSD boxes and scores", "corners", "none", None, alone)
     numbers, scored = (part[:ENOUGH].reshape(-1, part.shape[-1]) for part in raw.joined(seen.outputs[0]))
     function, background = _reading(scored)
-    return Pairs(found, raw.reason, _form(numbers, len(found)), function, background, alone)
+    spread = any(seen.first(boxes).shape[-1] in [4 * bins for bins in BINS] for boxes, _ in found)
+    form = _relative_form(numbers) if spread or len(found) > 1 else form_of(numbers)
+    return Pairs(found, raw.reason, form, function, background, alone)
 
 
 def _anchors(seen: Seen, name: str) -> int:
-    """How many boxes an output (N, A, 4), (A, 4) or (N, 4, A) holds of each image; 0 where it can be none."""
+    """How many boxes an output (N, A, 4), (A, 4), (N, 4, A) or (N, A, 4 · bins) has of each image; 0 if it has none."""
     shape = _squeezed(seen.first(name)).shape
+    if len(shape) == 3 and shape[2] in [4 * bins for bins in BINS] and seen.is_batched(name):
+        return shape[1]
     if len(shape) == 2 and shape[1] == 4 and not seen.is_batched(name):
         return shape[0] if shape[0] >= FEWEST else 0
     if len(shape) != 3 or 4 not in shape[1:] or not seen.is_batched(name):
@@ -116,15 +122,21 @@ def _rows(boxes: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDAr
     boxes, scores = _squeezed(boxes), _squeezed(scores)
     if boxes.ndim == 2:
         boxes, scores = boxes[None], scores[None]
+    if boxes.shape[2] in [4 * bins for bins in BINS]:
+        boxes = _means(boxes)
     boxes = boxes if boxes.shape[2] == 4 else boxes.swapaxes(1, 2)
     scores = scores[..., None] if scores.ndim == 2 else scores
     return boxes, scores if scores.shape[1] == boxes.shape[1] else scores.swapaxes(1, 2)
 
 
-def _form(boxes: NDArray[Any], levels: int) -> Form:
-    """boxes (k, 4). Those of several sizes of anchors were left relative to them."""
-    if levels == 1:
-        return form_of(boxes)
+def _means(boxes: NDArray[Any]) -> NDArray[Any]:
+    """(N, A, 4 · bins) logits of distances 0, 1, ... -> their means (N, A, 4)."""
+    chances = softmax(boxes.reshape(*boxes.shape[:2], 4, -1))
+    return chances @ np.arange(chances.shape[-1])
+
+
+def _relative_form(boxes: NDArray[Any]) -> Form:
+    """Of boxes (k, 4) that are left relative to their anchors, as those of several sizes and distributions are."""
     return "distances" if (boxes >= 0).mean() >= 0.95 else "offsets"
 
 
