@@ -86,7 +86,7 @@ def _anchors(seen: Seen, name: str) -> int:
     """How many boxes an output (N, A, 4), (A, 4), (N, 4, A) or (N, A, 4 · bins) has of each image; 0 if it has none."""
     shape = _squeezed(seen.first(name)).shape
     if len(shape) == 3 and shape[2] in [4 * bins for bins in BINS] and seen.is_batched(name):
-        return shape[1]
+        return int(shape[1])
     if len(shape) == 2 and shape[1] == 4 and not seen.is_batched(name):
         return shape[0] if shape[0] >= FEWEST else 0
     if len(shape) != 3 or 4 not in shape[1:] or not seen.is_batched(name):
