@@ -15,18 +15,18 @@ from benchmarks.options import AUTO
 from benchmarks.results.rows import Row
 from ndpass.graph.graph import Graph, Site
 from ndpass.measuring.block_latency import Latencies
-from ndpass.measuring.target import Target
 from ndpass.passes import parse
 from ndpass.planning.candidate import Candidate, Choice
-from ndpass.planning.candidates import block_of, refused
-from ndpass.planning.latency_table import Table, priced
+from ndpass.planning.candidate_times import timed_table
+from ndpass.planning.candidates import refused
 from ndpass.planning.plan import Planner
-from ndpass.planning.timed_search import Search
+from ndpass.planning.stand_in import StandIns, stand_in
+from ndpass.planning.timed_search import TimedSearch
 
 SECONDS = 8.0  # of timing for each plan
 
 
-def searched(path: Path, spec: str, target: Target, latencies: Latencies) -> tuple[Search, float]:
+def searched(path: Path, spec: str, latencies: Latencies) -> tuple[TimedSearch, float]:
     """A search among all that the passes can make of the model's layers, and the seconds that timing those took.
 
     Candidates are fitted to the weights alone: how long they take does not depend on it.
@@ -35,8 +35,10 @@ def searched(path: Path, spec: str, target: Target, latencies: Latencies) -> tup
     sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, passes, False) is None]
     found = Planner(graph, passes, None, most=2).candidates(sites, lambda *_: None)
     start = time.perf_counter()
-    table = priced(graph, sites, found, lambda s, c: block_of(s, passes, c.setting), target, latencies)
-    return Search(lambda: Graph(onnx.load(path)), passes, table, target), time.perf_counter() - start
+    table = timed_table(graph, sites, found, passes, latencies)
+    seconds = time.perf_counter() - start
+    timer = StandIns(lambda: Graph(onnx.load(path)), passes, latencies.machine)
+    return TimedSearch(table, timer, [rule.name for rule in passes]), seconds
 
 
 def one(model: Path, row: Row, condition: Condition, seconds: float) -> Row:
@@ -72,5 +74,4 @@ def write_stand_in(model: Path, out: Path, passes: str, settings: Mapping[str, M
     graph, rules = Graph(onnx.load(model)), parse(passes)
     names = [site.name for site in graph.sites() if isinstance(site, Site)]
     plan = {name: Choice(Candidate(0, 0.0, dict(settings.get(name, {})))) for name in names}
-    search = Search(lambda: Graph(onnx.load(model)), rules, Table({}, 0.0, {}), Target())
-    onnx.save(search.stand_in(graph, plan).to_model(), out)
+    onnx.save(stand_in(graph, plan, rules).to_model(), out)

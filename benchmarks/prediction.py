@@ -2,7 +2,7 @@
 
     python -m benchmarks.prediction vgg16_cifar10.onnx vgg16_224.onnx --precisions f32 bf16 --plans 20
 
-Random plans are predicted from the table (`ndpass/planning/latency_table.py`) and timed in place on a stand-in, in
+Random plans are predicted from the table (`ndpass/planning/candidate_times.py`) and timed in place on a stand-in, in
 turns with the original. Each plan replaces a share of the layers, drawn first, by candidates of nd, cd, sd or a pair:
 if all layers were replaced, chance would make all plans about as fast. A row is a model and a precision: Spearman's
 rank correlation, the median of |predicted − measured| / measured, and the seconds that the table took. With --speedup
@@ -26,6 +26,7 @@ from benchmarks.results import plots, rows
 from benchmarks.results.rows import Row
 from ndpass.measuring.block_latency import Latencies
 from ndpass.measuring.latency_cache import cache_folder
+from ndpass.measuring.machine import ThisMachine
 from ndpass.measuring.runtime import Precision
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import Choice
@@ -62,9 +63,9 @@ def main() -> None:
 
 def one(path: Path, precision: Precision, args: argparse.Namespace) -> Row:
     """Predicts and times random plans of a model at a precision."""
-    target = Target(precision, args.threads)
-    latencies = Latencies(target, None if args.cold else cache_folder())
-    search, table_s = searched(path, args.passes, target, latencies)
+    machine = ThisMachine(Target(precision, args.threads))
+    latencies = Latencies(machine, None if args.cold else cache_folder())
+    search, table_s = searched(path, args.passes, latencies)
     table = search.table
     rng, plans = np.random.default_rng(args.seed), []
     for _ in range(args.plans):

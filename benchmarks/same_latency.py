@@ -31,10 +31,11 @@ from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph
 from ndpass.measuring.block_latency import Latencies
 from ndpass.measuring.latency_cache import cache_folder
+from ndpass.measuring.machine import ThisMachine
 from ndpass.measuring.runtime import Precision
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import damage
-from ndpass.planning.timed_search import Search
+from ndpass.planning.timed_search import TimedSearch
 
 MINUTES = 100
 LABEL = "OpenVINO {}"  # a condition of benchmarks.speed
@@ -53,7 +54,7 @@ def main() -> None:
                 "passes": args.passes,
                 "cpu": rows.cpu(),
             }
-            search: Search | None = None
+            search: TimedSearch | None = None
             for row in wanted(network, precision, args):
                 own = {**key, "pipeline": row["pipeline"]}
                 if not rows.known(name, own):
@@ -63,10 +64,10 @@ def main() -> None:
     plots.draw(name)
 
 
-def timed(path: Path, precision: Precision, args: argparse.Namespace) -> Search:
+def timed(path: Path, precision: Precision, args: argparse.Namespace) -> TimedSearch:
     """All that the passes can make of the network, with latencies: takes minutes, so only where a row is missing."""
-    target = Target(precision, args.threads)
-    search, seconds = searched(path, args.passes, target, Latencies(target, cache_folder()))
+    latencies = Latencies(ThisMachine(Target(precision, args.threads)), cache_folder())
+    search, seconds = searched(path, args.passes, latencies)
     print(f"{path.stem} {precision}: candidates timed in {seconds:.0f} s", flush=True)
     return search
 
@@ -87,7 +88,7 @@ def wanted(network: str, precision: str, args: argparse.Namespace) -> list[Row]:
     return ordered[:1] if args.quick else ordered
 
 
-def one(search: Search, path: Path, row: Row, args: argparse.Namespace) -> Row:
+def one(search: TimedSearch, path: Path, row: Row, args: argparse.Namespace) -> Row:
     """The planner's plan at the speedup of a row. What was learnt in place for one plan is not kept for the next."""
     graph = Graph(onnx.load(path))
     paper = damage(planned(graph, row["pipeline"], PAPER[row["network"]][row["pipeline"]]).plan)

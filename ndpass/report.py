@@ -51,7 +51,11 @@ class MetricChange(Part):
 
 
 class Latency(Part):
-    """Medians in milliseconds; speedup: median of before/after within rounds; spread: its 10th and 90th percentile."""
+    """Milliseconds of an inference before and after, timed in turns.
+
+    speedup: the median over paired rounds of the original's time over the result's; spread: its 10th and 90th
+    percentile; before: the median of the original's rounds; after: before / speedup, so that the three agree.
+    """
 
     before: float
     after: float
@@ -64,7 +68,8 @@ class Variant(Part):
     is, in f32 or bf16, and in int8.
 
     metric: as in `MetricChange`, without labels the per cent of samples with the original's best class; speedup: times
-    as fast as the original as it is, spread its 10th and 90th percentile.
+    as fast as the original as it is, the median of paired rounds, spread its 10th and 90th percentile; latency_ms: the
+    median of the original's rounds over speedup.
     """
 
     name: str
@@ -99,6 +104,8 @@ class Layer(Part):
     """One convolution, Gemm or MatMul with a constant weight, whatever became of it.
 
     setting: {pass: {option: value}} as applied, empty if left alone. macs: null where the spatial size is not known.
+    latency_us: microseconds inside the whole model, the same twice where the layer did not change, null where the
+    runtime's counters do not show it.
     error_predicted, error_measured: relative error of the layer's response.
     """
 

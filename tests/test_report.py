@@ -124,7 +124,7 @@ def test_the_summary_has_a_line_for_each_thing_measured() -> None:
         "layers: 1 done, 1 skipped",
         "MACs: 15.35 G -> 313 M (2.0 %)",
         "accuracy: 91.50 -> 91.25 (-0.25, 400 samples)",
-        "latency: 8.34 ms -> 3.1 ms (2.70 times as fast, 2.50 to 2.90)",
+        "latency: 8.34 ms -> 3.1 ms (2.70 times as fast: median of paired rounds, 2.50 to 2.90)",
         "against onnxruntime: relative error 1e-06, top-1 agreement 100.00 %, 32 samples",
         "took: 10.0 s, peak memory 2.00 GB",
         "warning: look here",

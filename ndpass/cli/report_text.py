@@ -59,8 +59,8 @@ def summary(report: Report) -> Iterator[str]:
         yield f"{metric.name}: {values} ({difference:+.2f}{samples})"
     if latency:
         low, high = latency.spread
-        times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms"
-        yield f"latency: {times} ({latency.speedup:.2f} times as fast, {low:.2f} to {high:.2f})"
+        times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms ({latency.speedup:.2f} times as fast"
+        yield f"latency: {times}: median of paired rounds, {low:.2f} to {high:.2f})"
     for row in report.variants:
         value = "" if row.metric is None else f"{row.metric:.2f}, "
         low, high = row.spread

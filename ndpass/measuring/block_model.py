@@ -5,9 +5,9 @@
               └─ …                                        ┘
 
 The time of a block is (model − base) / copies. The head hands the activations over in the layout and the type that the
-runtime likes best, as the layer before does in a network; without it and with the whole output as the result, what is
-timed is mostly reordering from and to NCHW. Every copy has weights of its own: they push each other out of the caches,
-as the layers of a network do. The Relu is there because a runtime fuses bias, Adds and Relu into a convolution.
+runtime likes best, as the layer before does in a network. Without it, and with the whole output as the result, most of
+the time would go into reordering from and to NCHW. Every copy has its own weights: they push each other out of the
+caches, as the layers of a network do. The Relu is there because a runtime fuses bias, Adds and Relu into a convolution.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from ndpass.graph.emit import Emitter
 from ndpass.graph.unique_names import Names
 
 MOST_COPIES = 8
-LONG = 5e8  # MACs of all copies together from which on more of them only take time
-HEAVY = 2**20  # bytes of weights from which on it shows whether they are in the caches
+LONG = 5e8  # MACs of all copies together; more copies would only take time
+HEAVY = 2**20  # bytes of weights above which it shows whether they are in the caches
 COLD = 2**25  # bytes of weights that no core's cache holds
+INPUT = "x"  # name of the small model's input
 
 
 def geometry(block: Block) -> str:
-    """The block's shape in one canonical text: all that its latency depends on."""
+    """The block's shape as one canonical text: all of the block that its latency depends on."""
     if isinstance(block, Conv):
         parts = [("", block.weight.shape), ("s", block.strides), ("p", block.pads), ("d", block.dilations)]
         text = "/".join(mark + "x".join(map(str, numbers)) for mark, numbers in parts)
@@ -40,7 +41,7 @@ def geometry(block: Block) -> str:
 
 
 def copies_for(dense: Conv, in_hw: tuple[int, ...], rows: int) -> int:
-    """How many copies make the model long enough to be timed and its weights as cold as they are in a network."""
+    """How many copies make the model long enough to be timed, and its weights as cold as they are in a network."""
     size = 4 * int(dense.weight.size)
     by_time = math.ceil(LONG / max(rows * dense.macs(in_hw), 1))
     by_weight = min(4, math.ceil(COLD / size)) if size > HEAVY else 1
@@ -48,20 +49,20 @@ def copies_for(dense: Conv, in_hw: tuple[int, ...], rows: int) -> int:
 
 
 def width_of(block: Block) -> int:
-    """Channels of its input: fewer than the dense layer's where cp has been at work."""
+    """Channels of the block's input: fewer than the dense layer's where its input has been pruned."""
     return block.leaves()[0].n_i
 
 
 def small_model(
     block: Block | None, dense: Conv, in_hw: tuple[int, ...], rows: int, copies: int, width: int | None = None
 ) -> bytes:
-    """ONNX: `copies` times `block`, with seeded random weights; None: the base.
+    """An ONNX model of `copies` times `block` with seeded random weights; None: the base, without blocks.
 
-    The input is (rows, n_i, *in_hw), with the n_i of the block, for the base `width` or that of the dense layer.
+    Its input, INPUT, is (rows, n_i, *in_hw) with n_i of the block; for the base `width`, or n_i of the dense layer.
     """
-    rng, names = np.random.default_rng(0), Names(["x", "y"])
+    rng, names = np.random.default_rng(0), Names([INPUT, "y"])
     n_i = (width or dense.n_i) if block is None else width_of(block)
-    x, head = (gs.Variable(name, np.float32, (rows, n_i, *in_hw)) for name in ("x", "head.out"))
+    x, head = (gs.Variable(name, np.float32, (rows, n_i, *in_hw)) for name in (INPUT, "head.out"))
     nodes, ends = _head(x, head, rng), []
     for copy in range(copies):
         out = head
@@ -80,7 +81,7 @@ def small_model(
 
 
 def _head(x: gs.Variable, out: gs.Variable, rng: np.random.Generator) -> list[gs.Node]:
-    """A depthwise convolution with kernel 1, where there are spatial axes, and a Relu."""
+    """A Relu, after a depthwise convolution with kernel 1 where there are spatial axes; x (rows, n_i, *in_hw)."""
     channels, axes = x.shape[1], len(x.shape) - 2
     if axes == 0:
         return [gs.Node("Relu", "head", {}, [x], [out])]
@@ -99,7 +100,7 @@ def _corner(name: str, x: gs.Variable, out: gs.Variable, channel: int, axes: int
 
 
 def filled(conv: Conv, rng: np.random.Generator) -> Conv:
-    """The convolution with random weights, such that responses neither grow nor vanish; denormals would be slow."""
+    """The convolution with random weights, scaled so that responses neither grow nor vanish (denormals are slow)."""
     bias = None if conv.bias is None else _random((conv.n_o,), rng)
     return replace(conv, weight=_random(conv.weight.shape, rng) * np.float32(conv.matrix.shape[1] ** -0.5), bias=bias)
 

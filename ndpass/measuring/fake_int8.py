@@ -1,4 +1,4 @@
-"""An int8 model to be timed, with ranges of no meaning."""
+"""Quantises a model so that it can be timed in int8; its ranges, and so its outputs, mean nothing."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     import openvino as ov
 
 
-RANGE = 4.0  # of the activations of an int8 model; the values mean nothing
+RANGE = 4.0  # of the activations; the value means nothing
 
 
 def is_int8(model: ov.Model) -> bool:
-    """Whether it is quantised already."""
+    """Whether the model is quantised already."""
     return any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
 
 
 def quantised(model: ov.Model) -> ov.Model:
-    """The model with FakeQuantize where NNCF puts it, changed in place: its latency is that of int8, its outputs are
-    without meaning.
+    """Put FakeQuantize where NNCF puts it, in place, so that the model runs in int8; returns the model.
 
-    Weights: int8, symmetric, by output channel. Activations: 8 bits, by tensor (before a depthwise convolution by
-    channel), on the input of every convolution and matrix product and on what is added up.
+    Weights: int8, symmetric, one range for each output channel. Activations: 8 bits, one range for each tensor (before
+    a depthwise convolution: for each channel), on the input of every convolution and matrix product and on both inputs
+    of an Add.
     """
     fold_and_unpack(model)
     for node in list(model.get_ordered_ops()):
@@ -46,14 +46,14 @@ def _quantise_weight(node: ov.Node) -> None:
     from openvino import opset13
 
     weight = node.input_value(1)
-    apart = 2 if node.get_type_name() == "GroupConvolution" else 1  # axes that tell outputs apart: groups, then outputs
+    apart = 2 if node.get_type_name() == "GroupConvolution" else 1  # leading axes with a range of their own
     values = weight.get_node().data
     high = np.abs(values).max(axis=tuple(range(apart, values.ndim)), keepdims=True)
     node.input(1).replace_source_output(opset13.fake_quantize(weight, -high, high, -high, high, 255).output(0))
 
 
 def _quantise_input(node: ov.Node, port: int, by_channel: bool = False) -> None:
-    """Symmetric about 0, or from 0 up behind a Relu."""
+    """A range symmetric about 0, or from 0 upwards behind a Relu."""
     from openvino import opset13
 
     source = node.input_value(port)

@@ -1,6 +1,6 @@
-"""Latencies remembered on disk: one JSON file for each machine and target, text that may be read, edited or deleted.
+"""Latencies remembered on disk: one JSON file for each machine and target, which may be read, edited or deleted.
 
-What cannot be read or used is left aside with a line in the log, never an error: a cache only saves time.
+What cannot be read or used is ignored with a warning in the log. It is never an error: a cache only saves time.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 log = logging.getLogger(__name__)
 
-VERSION: Literal[1] = 1  # of the file and of the way of measuring: raised, it leaves older figures aside
+VERSION: Literal[1] = 1  # of the file and of the way of measuring; files of another version are ignored
 Seconds = Annotated[float, Field(gt=0, lt=3600, allow_inf_nan=False, strict=True)]
 SECONDS: TypeAdapter[float] = TypeAdapter(Seconds)
 
 
 class Stored(BaseModel):
-    """The file: what the latencies depend on besides the block, and block text -> seconds."""
+    """The file. environment: what latencies depend on besides the block; latencies: block as text -> seconds."""
 
     version: Literal[1]
     environment: dict[str, str]
@@ -40,7 +40,7 @@ def cache_folder() -> Path:
 
 
 class LatencyCache:
-    """Seconds by block text, of one environment; folder None: nothing outlives the object."""
+    """Block as text -> seconds, in one environment. folder: None keeps nothing on disk."""
 
     def __init__(self, folder: Path | None, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
@@ -53,13 +53,13 @@ class LatencyCache:
         return self._known.get(key)
 
     def put(self, new: Mapping[str, float]) -> None:
-        """Remember these too. The file gets what others have written to it meanwhile and these; the last one wins."""
+        """Remember these too. What others have written to the file meanwhile stays; of equal keys the last one wins."""
         self._known |= new
         if self.path is None:
             return
         self._known = self._read() | self._known
         try:
-            if self.path is not None:  # reading may have found the folder to be of no use
+            if self.path is not None:  # reading may have found that the folder cannot be used
                 self._write(self.path)
         except OSError as e:
             log.warning("%s: latencies are not remembered on disk: %s", self.path, e.strerror or e)
@@ -96,7 +96,7 @@ class LatencyCache:
         return good
 
     def _write(self, path: Path) -> None:
-        """Atomically: whoever reads meanwhile finds the old file or the new one."""
+        """Replace the file in one step: whoever reads meanwhile finds the old file or the new one."""
         stored = Stored(version=VERSION, environment=self._environment, latencies=dict(sorted(self._known.items())))
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:

@@ -1,7 +1,8 @@
-"""A whole model on a target: an inference to be timed, and what each layer takes of it.
+"""A whole model in OpenVINO: an inference to be timed, and what each layer takes of it.
 
-OpenVINO's own counters tell nodes apart, which `node_shares` needs, but they cut every run to whole microseconds and
-give the mean over all runs since compiling, the first and the disturbed ones among them; the clock is kept beside them.
+OpenVINO's counters tell nodes apart. They cut every run to whole microseconds and give the mean of all runs since
+compiling, the first and the disturbed ones among them. So they give shares, and a clock around the same runs gives the
+time of the whole.
 """
 
 from __future__ import annotations
@@ -24,22 +25,24 @@ from ndpass.measuring.turns import Timed
 if TYPE_CHECKING:
     import openvino as ov
 
-PROFILES = 3  # times that a model is compiled anew to be profiled
-PROFILED = 20  # inferences each time
+PROFILES = 3  # how often a model is compiled to be profiled
+PROFILED = 20  # inferences of each compiled model
 
 
 def node_shares(
     model: Path | Runnable, target: Target, feed: Feed, sites: Collection[str] | None = None
 ) -> dict[str, float]:
-    """What each layer takes of the time of the whole model, by OpenVINO's counters and a clock around the same runs.
+    """What each layer takes of the time of one inference: layer name -> share, 0 to 1.
 
-    Shares and not seconds: a neighbour on the machine who takes the memory's bandwidth slows a large model for minutes,
-    and what one such time says does not go with what the next one does. What no counter shows has no share.
+    These are shares and not seconds: another process that takes the memory's bandwidth slows a large model for minutes,
+    so times of different moments do not go together. A layer that no counter shows has share 0, and so may one of less
+    than a microsecond: that does not mean that it takes no time.
 
-    sites: layer names as `Graph.sites()` has them; a node belongs to the longest one that it is named after or was
-    fused with (a rewritten layer's nodes are named `site/...`), a reorder to what it is done for; what belongs to none
-    is summed under "". None: each node under its own name. int8: with ranges of no meaning if it is not quantised yet.
-    Counters are cut to whole microseconds: a small node's share may be given as 0.
+    sites: layer names as `Graph.sites()` has them. A node belongs to the longest name that it is named after or was
+    fused with (the nodes of a rewritten layer are named `site/...`); a reorder belongs to the node it is done for. The
+    nodes that belong to no site are summed under "". None: each node under its own name.
+    A target of int8: a model that is not quantised yet is timed with ranges of no meaning. Raises InputError where
+    OpenVINO cannot run the model.
     """
     import openvino as ov
 
@@ -57,17 +60,21 @@ def node_shares(
 
 
 def inference(model: Path | Runnable, target: Target, feed: Feed) -> Timed:
-    """One inference of the whole model on `feed` as the target runs it, for timing; int8 as in `node_shares`."""
+    """One inference of the whole model on `feed` as the target runs it, to be timed; int8 as in `node_shares`.
+
+    Raises InputError where OpenVINO cannot run the model.
+    """
     import openvino as ov
 
     with blaming("the model that is to be timed: OpenVINO cannot run it"):
         compiled = ov.Core().compile_model(loaded(model, target, feed), target.device, target.properties())
         request = _request(compiled, feed)
+        request.infer(share_outputs=True)
     return lambda: request.infer(share_outputs=True)
 
 
 def _request(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
-    """One with its inputs set."""
+    """A request with its inputs set to `feed`."""
     import openvino as ov
 
     request = compiled.create_infer_request()
@@ -77,7 +84,7 @@ def _request(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
 
 
 def loaded(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
-    """The model at the shapes of `feed`, quantised if the target is int8 and it is not."""
+    """The model in memory at the shapes of `feed`, quantised if the target is int8 and the model is not."""
     import openvino as ov
 
     read = ov.Core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
@@ -87,9 +94,10 @@ def loaded(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
 
 @dataclass(frozen=True)
 class _Profile:
-    """By node: micros, the mean of those executed; originals, ',names,' that it stands for; after, its readers.
+    """What the counters say of one compiled model.
 
-    wall: microseconds of an inference by the clock.
+    micros: node -> mean microseconds, of the nodes that were executed; wall: microseconds of an inference by the clock;
+    originals: node -> ',names,' of the model's nodes that it stands for; after: node -> the nodes that read it.
     """
 
     micros: Mapping[str, float]
@@ -98,12 +106,12 @@ class _Profile:
     after: Mapping[str, Sequence[str]]
 
     def shares(self) -> dict[str, float]:
-        """Of the wall's time; all nodes together take no more than that."""
+        """Node -> its share of the wall's time; all nodes together take no more than that."""
         whole = max(self.wall, sum(self.micros.values()))
         return {node: micros / whole for node, micros in self.micros.items()}
 
     def owners(self, sites: Collection[str] | None, renamed: Mapping[str, str]) -> dict[str, str]:
-        """Node -> the site that it belongs to; renamed: what OpenVINO calls a node -> its name."""
+        """Node -> the site that it belongs to, "" for none; renamed: what OpenVINO calls a node -> its ONNX name."""
         if sites is None:
             return {}
         by_length = sorted(sites, key=len, reverse=True)
@@ -111,14 +119,14 @@ class _Profile:
         for node, originals in self.originals.items():
             own = [renamed[name] for name in originals.split(",") if name in renamed]
             owned[node] = next(_owning("".join(f",{name}," for name in [*own, originals]), by_length), "")
-        for node in reversed(list(self.originals)):  # what the runtime has added: readers come later, so they are known
+        for node in reversed(list(self.originals)):  # nodes that the runtime has added belong to what reads them
             if self.originals[node] == ",,":
                 owned[node] = next((owned[reader] for reader in self.after[node] if owned[reader]), "")
         return owned
 
 
 def _renamed(source: Path | Runnable) -> dict[str, str]:
-    """Output of the model -> the ONNX node that computes it: OpenVINO names such nodes after the output."""
+    """Output of the model -> the ONNX node that computes it, because OpenVINO names such nodes after the output."""
     import onnx
 
     if not isinstance(source, Path | bytes) or (isinstance(source, Path) and source.suffix == ".xml"):
@@ -129,7 +137,7 @@ def _renamed(source: Path | Runnable) -> dict[str, str]:
 
 
 def _owning(names: str, sites: Sequence[str]) -> Iterator[str]:
-    """Of the sites, those that a node of these original names comes from."""
+    """The sites that a node with these original names comes from."""
     return (site for site in sites if f",{site}," in names or f",{site}/" in names)
 
 
@@ -142,8 +150,7 @@ def _profile(compiled: ov.CompiledModel, feed: Feed) -> _Profile:
         request.infer(share_outputs=True)
     wall = (time.perf_counter() - start) / (PROFILED - 1)
     mean = _counters(request)
-    # the counters hold the mean of all runs: the first, which finds everything cold, is taken out again; a node that
-    # took less than a microsecond is none that was executed
+    # the counters hold the mean of all runs; the first run, which finds everything cold, is taken out again
     micros = {n: max(0.0, mean[n] * PROFILED - first.get(n, 0.0)) / (PROFILED - 1) for n in mean}
     ops = compiled.get_runtime_model().get_ordered_ops()
     originals = {op.get_friendly_name(): f",{_info(op, 'originalLayersNames')}," for op in ops}
@@ -165,10 +172,3 @@ def _counters(request: ov.InferRequest) -> dict[str, float]:
 def _info(op: ov.Node, key: str) -> str:
     info = op.get_rt_info()
     return str(info[key].astype(str)) if key in info else ""
-
-
-def layer_seconds(
-    model: Runnable, target: Target, feed: Feed, names: Collection[str], clock: float
-) -> dict[str, float]:
-    """Seconds of each layer inside the model, which takes `clock`."""
-    return {name: clock * share for name, share in node_shares(model, target, feed, names).items()}

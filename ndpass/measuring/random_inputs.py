@@ -1,4 +1,4 @@
-"""Random inputs, where only time matters."""
+"""Random inputs for what is only timed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ndpass.measuring.target import Target
 
 
 def random_feed(specs: Sequence[InputSpec], shapes: dict[str, tuple[int, ...]], seed: int) -> Feed:
-    """Standard normal floats; integers 0 or 1, which are indices into almost anything."""
+    """Input name -> array: standard normal floats; integers 0 or 1, which are valid indices almost everywhere."""
     rng = np.random.default_rng(seed)
     return {spec.name: _random(rng, spec.dtype, shapes[spec.name]) for spec in specs}
 
@@ -27,7 +27,10 @@ def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ..
 
 
 def feed_of(specs: Sequence[InputSpec], sizes: Mapping[str, Shape], target: Target) -> Feed:
-    """Random inputs of the sizes that costs are counted at, and the target's batch. Raises UsageError for another."""
+    """Random inputs of the sizes that costs are counted at, with the target's batch as the first axis.
+
+    Raises UsageError where the model's batch is fixed at another size.
+    """
     own = static_batch(specs)
     if own is not None and own.size != target.batch:
         raise UsageError(f"--batch {target.batch}: the model's batch is fixed at {own.size}: leave --batch out")

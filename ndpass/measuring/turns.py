@@ -1,10 +1,10 @@
 """Latency, measured so that two models can be told apart on a machine that is never quiet.
 
-Models of one runtime and precision take turns, A B, B A, A B, ...: what slows the machine down for a while slows both.
-They are loaded COMPILED times, for the same model may come out a quarter faster or slower each time. A turn is as many
-inferences as fill TURN seconds. Each round gives one ratio; the median of the ratios is the speedup. It is significant
-if the CONFIDENCE interval of that median (between order statistics by the sign test, whatever the distribution) leaves
-1 out and the median itself is more than MARGIN away from 1.
+Models of one runtime and precision take turns: A B, B A, A B, ... What slows the machine down for a while slows both.
+Each model is loaded COMPILED times, because the same model may come out a quarter faster or slower each time. A turn is
+as many inferences as fill TURN seconds. Each round gives one ratio; the median of the ratios is the speedup. It is
+significant if the CONFIDENCE interval of that median (between order statistics by the sign test, whatever the
+distribution) leaves out 1 and the median is more than MARGIN away from 1.
 """
 
 from __future__ import annotations
@@ -24,50 +24,67 @@ COMPILED = 3  # times that a model is loaded to be timed
 CONFIDENCE = 0.99  # eight rounds or more can reach it
 
 Timed = Callable[[], object]
+Clock = Callable[[], float]  # seconds since some moment
 Verdict = Literal["faster", "slower", "no significant difference"]
 Range = tuple[float, float]  # 10th and 90th percentile over the rounds
 
 
-def time_anew(load: Callable[[], Sequence[Timed]], *, seconds: float, min_rounds: int = 10) -> list[list[float]]:
-    """As `time_in_turns`, with callables that `load` makes anew COMPILED times, for a part of the rounds each.
+def time_anew(
+    load: Callable[[], Sequence[Timed]],
+    *,
+    seconds: float,
+    min_rounds: int = 10,
+    compiled: int = COMPILED,
+    now: Clock = time.perf_counter,
+) -> list[list[float]]:
+    """As `time_in_turns`, with callables that `load` makes anew `compiled` times, each time for a part of the rounds.
 
-    Where a compiled model happens to lie in memory makes it faster or slower for as long as it lives. So a single
-    compilation beside another does not tell two models apart, and the spread of the rounds has to show it.
+    Where a compiled model lies in memory makes it faster or slower for as long as it lives. So one compilation of each
+    model does not tell two models apart, and the spread of the rounds has to show it.
     """
     parts: list[list[list[float]]] = []
-    for _ in range(COMPILED):
+    for _ in range(compiled):
         calls = load()
-        parts.append(time_in_turns(calls, seconds=seconds / COMPILED, min_rounds=-(-min_rounds // COMPILED)))
-        del calls  # and with them the models, before they are loaded again
+        rounds = time_in_turns(calls, seconds=seconds / compiled, min_rounds=-(-min_rounds // compiled), now=now)
+        parts.append(rounds)
+        del calls  # frees the models before they are loaded again
     return [list(chain.from_iterable(rounds)) for rounds in zip(*parts, strict=True)]
 
 
-def time_in_turns(callables: Sequence[Timed], *, seconds: float, min_rounds: int = 10) -> list[list[float]]:
-    """Seconds a call, [callable][round], in rounds that are alternately in order and in reverse, an even number.
+def time_in_turns(
+    callables: Sequence[Timed], *, seconds: float, min_rounds: int = 10, now: Clock = time.perf_counter
+) -> list[list[float]]:
+    """Seconds a call, [callable][round]; the rounds are alternately in order and in reverse, and even in number.
 
     Every callable is warmed up first, which is not counted. Rounds go on until there are `min_rounds` of them and
-    `seconds` have passed; element r of every list was measured in the same round, so ratios are taken within rounds.
+    `seconds` have passed. Element r of every list was measured in the same round, so ratios are taken within rounds.
+    now: seconds on a clock.
     """
-    repeats = [_warm_up(call) for call in callables]
+    repeats = [_warm_up(call, now) for call in callables]
     times: list[list[float]] = [[] for _ in callables]
-    end = time.perf_counter() + seconds
+    end = now() + seconds
     done = 0
-    while callables and (done < min_rounds or done % 2 or time.perf_counter() < end):
+    while callables and (done < min_rounds or done % 2 or now() < end):
         order = range(len(callables))
         for i in order if done % 2 == 0 else reversed(order):
-            times[i].append(_turn(callables[i], repeats[i]))
+            times[i].append(_turn(callables[i], repeats[i], now))
         done += 1
     return times
 
 
+def ratios(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """How many times as fast the second is, in each round; both were timed in the same rounds."""
+    return [a / b for a, b in zip(before, after, strict=True)]
+
+
 def percentiles(values: Sequence[float]) -> Range:
-    """The 10th and the 90th."""
+    """The 10th and the 90th percentile."""
     low, high = np.percentile(values, (10, 90))
     return float(low), float(high)
 
 
 def verdict(speedups: Sequence[float]) -> Verdict:
-    """What the speedups of the rounds amount to; fewer than eight rounds prove nothing."""
+    """What the speedups of the rounds prove; fewer than eight rounds prove nothing."""
     low, high = median_interval(speedups)
     median = float(np.median(speedups))
     if low > 1 and median > 1 + MARGIN:
@@ -86,20 +103,21 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     return (ordered[k - 1], ordered[-k]) if k else (-math.inf, math.inf)
 
 
-def _warm_up(call: Timed) -> int:
+def _warm_up(call: Timed, now: Clock) -> int:
     """Calls until WARM_UP seconds have passed, three times at least; returns how many calls fill a turn."""
     times: list[float] = []
     while len(times) < 3 or sum(times) < WARM_UP:
-        start = time.perf_counter()
+        start = now()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return max(1, math.ceil(TURN / max(float(np.median(times)), 1e-9)))
 
 
-def _turn(call: Timed, repeats: int) -> float:
+def _turn(call: Timed, repeats: int, now: Clock) -> float:
+    """Seconds a call, the mean of `repeats`."""
     if repeats > 1:
         call()  # brings back to the caches what the other models have pushed out
-    start = time.perf_counter()
+    start = now()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / repeats
+    return (now() - start) / repeats

@@ -1,4 +1,4 @@
-"""What the planner chooses from."""
+"""What the planner chooses from: budgets, candidates and choices."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ BudgetKind = Literal["pinned", "energy", "macs", "speedup", "max_drop"]
 
 @dataclass(frozen=True)
 class Budget:
-    """pinned: the settings as given; energy: the share that every layer keeps; macs: share of the model's MACs left.
+    """What a plan has to meet. The meaning of `value` depends on `kind`:
 
-    speedup: how many times as fast, measured; max_drop: points that the metric may fall; speedup beside it: at least.
+    pinned: None, settings are taken as given; energy: share of its response that every layer keeps; macs: share of the
+    model's MACs that is left; speedup: how many times as fast, measured; max_drop: points that the metric may fall.
+    speedup: beside max_drop, how many times as fast at least.
     """
 
     kind: BudgetKind
@@ -30,24 +32,26 @@ class Budget:
 
     @property
     def is_shared(self) -> bool:
-        """Whether layers share it, so that all have to be looked at before one is chosen for."""
+        """Whether layers share it, so that candidates of all have to be known before one is chosen."""
         return self.in_milliseconds or self.kind == "macs"
 
     def allows(self, error: float) -> bool:
-        """Whether one layer may have this relative error; budgets that layers share allow any."""
+        """Whether one layer may have this relative error; a budget that layers share allows any."""
         return self.kind != "energy" or self.value is None or 1 - error >= self.value
 
     def to_json(self) -> dict[str, Any]:
+        """As reports and plan files show it: {kind: value}, and the speedup if there is one beside it."""
         both = {} if self.speedup is None else {"speedup": self.speedup}
         return {self.kind: "as given" if self.value is None else self.value, **both}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to write a layer: setting by pass name (empty: left as it is), relative error, MACs, seconds if timed.
+    """One way to write a layer.
 
-    weighed: what the error does to the outputs, once that is known (`ndpass.planning.sensitivity`); block: where it had
-    to be fitted to know its error.
+    macs: multiply-accumulates of the layer; error: relative error of its response; setting: pass name -> setting, empty
+    for the layer as it is; seconds: latency, once it is timed; weighed: predicted divergence of the outputs, once that
+    is known (`ndpass.planning.sensitivity`); block: the fitted block, where it had to be fitted to know its error.
     """
 
     macs: int
@@ -59,7 +63,7 @@ class Candidate:
 
     @property
     def damage(self) -> float:
-        """What is summed over the layers and made least."""
+        """What plans keep small, summed over the layers: `weighed`, or the error where that is not known."""
         return self.error if self.weighed is None else self.weighed
 
 
@@ -71,19 +75,22 @@ def macs_of(candidate: Candidate) -> float:
 
 
 def seconds_of(candidate: Candidate) -> float:
-    """Of a candidate that has been timed."""
+    """Latency of a candidate that has been timed."""
     assert candidate.seconds is not None
     return candidate.seconds
 
 
 def damage(plan: Mapping[str, Choice]) -> float:
-    """Of all layers together: the predicted divergence of the outputs."""
+    """Damage of all layers together: the predicted divergence of the outputs."""
     return sum(choice.candidate.damage for choice in plan.values())
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a site becomes, and, where it is left as it is, why; reverted: something faster was tried and was not."""
+    """What a site becomes, and why where it stays as it is.
+
+    status, of one that stays: kept, or reverted where something that was predicted to be faster was timed and was not.
+    """
 
     candidate: Candidate
     reason: str = ""
@@ -91,7 +98,7 @@ class Choice:
 
 
 def pareto(ways: Sequence[Candidate], cost: Cost = macs_of) -> list[Candidate]:
-    """The candidates that no other beats in both cost and damage, cheapest first."""
+    """The candidates that no other beats in both cost and damage, cheapest first; of equal ones the first."""
     front: list[Candidate] = []
     for c in sorted(ways, key=lambda c: (cost(c), c.damage)):
         if not front or c.damage < front[-1].damage:

@@ -1,4 +1,4 @@
-"""Which setting at which site: candidates with their error and cost, and the exact choice among them."""
+"""The choice of a candidate for every layer within a budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ndpass.planning.shared_savings import Forest, Pair
 
 Fronts = Callable[
     [Mapping[str, Sequence[Candidate]], Cost], tuple[dict[str, list[Candidate]], Sequence[Pair]]
-]  # the candidates of each site that can be best, and what those of two sites save together
+]  # site -> the candidates that can be best, cheapest first; what candidates of two sites save together
 
 
 def choose(
@@ -24,10 +24,10 @@ def choose(
     total: int,
     fronts: Fronts | None = None,
 ) -> dict[str, Choice]:
-    """Pick a candidate for every site; the first of each site is the layer as it is.
+    """A choice for every site; candidates: of each site, the first as the layer is.
 
     total: MACs of the whole model. fronts: of layers that depend on each other (`ndpass.planning.channel_savings`).
-    Raises BudgetError where no choice meets the budget, saying what can be reached.
+    Raises BudgetError where no choice meets the budget; the message says what can be reached.
     """
     if budget.kind == "macs":
         assert budget.value is not None
@@ -36,7 +36,10 @@ def choose(
 
 
 def choose_local(ways: Sequence[Candidate], budget: Budget) -> Choice:
-    """Pinned: the least error of those that save MACs, else an exact one. Energy: the cheapest that keeps it."""
+    """The choice for one layer by itself; ways[0] is the layer as it is.
+
+    Pinned settings: the least error of those that save MACs, else an exact one. Energy: the cheapest that keeps it.
+    """
     energy = budget.value if budget.kind == "energy" else None
     dense = ways[0]
     cheaper = [c for c in ways[1:] if c.macs < dense.macs]
@@ -58,7 +61,7 @@ def _within_macs(
     total: int,
     fronts: Fronts,
 ) -> dict[str, Choice]:
-    """The choice of least damage at no more than `fraction` of the MACs."""
+    """The choice of least damage at no more than `fraction` of the model's MACs."""
     fixed = total - sum(ways[0].macs for ways in candidates.values())
     room = math.floor(Fraction(str(fraction)) * total) - fixed  # of the decimal as written, not of a float near it
     kept, pairs = fronts(candidates, macs_of)
@@ -80,7 +83,7 @@ def least_damage(
     cost: Cost = macs_of,
     fronts: Fronts | None = None,
 ) -> dict[str, Choice]:
-    """Least summed damage at no more than `room` of cost: a multiple-choice knapsack, solved exactly."""
+    """The choice of least summed damage whose summed cost is at most `room`, as `knapsack` finds it."""
     kept, pairs = (fronts or separate)(candidates, cost)
     picked = knapsack(list(kept.values()), room, cost, pairs)
     return {
@@ -92,5 +95,5 @@ def least_damage(
 def separate(
     candidates: Mapping[str, Sequence[Candidate]], cost: Cost
 ) -> tuple[dict[str, list[Candidate]], Sequence[Pair]]:
-    """The fronts of layers none of which depends on another."""
+    """The fronts of layers that do not depend on each other."""
     return {name: pareto(ways, cost) for name, ways in candidates.items()}, ()

@@ -1,23 +1,19 @@
-"""A multiple-choice knapsack, solved exactly."""
+"""A multiple-choice knapsack, solved exactly by HiGHS (scipy's `milp`)."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
 from ndpass.conv import Array
 from ndpass.errors import BudgetError
+from ndpass.planning.c_stdout import c_stdout_silent
 from ndpass.planning.candidate import Candidate, Cost, macs_of
 from ndpass.planning.shared_savings import Forest, Pair
 
 TOLERANCE = 1e-6  # of HiGHS: the share of the room by which a choice may be over it
-
-
-TRIES = 20  # choices over the room that are ruled out one by one before there is less room
+TRIES = 20  # choices over the room that are ruled out one by one; after that the room is made smaller
 
 
 def knapsack(
@@ -26,12 +22,12 @@ def knapsack(
     cost: Cost = macs_of,
     pairs: Sequence[Pair] = (),
 ) -> list[Candidate]:
-    """One candidate of each front, summed damage least, summed cost at most `room` (HiGHS, to optimality).
+    """One candidate of each front: the choice of least summed damage whose summed cost is at most `room`.
 
     pairs: what candidates of two fronts save together, positions of fronts as in `fronts`.
-
-    What the solver finds is summed up anew, MACs in whole numbers: its tolerance is a share of the room, and of
-    billions that are many MACs. A choice over the room is ruled out and the rest solved again, in the end with less.
+    The cost of what the solver finds is summed anew, MACs in whole numbers, because its tolerance is a share of the
+    room, and a small share of billions is many MACs. A choice over the room is ruled out and the rest is solved again,
+    after TRIES of them with less room. Raises BudgetError where no choice is within the room.
     """
     if not fronts:
         return []
@@ -52,7 +48,10 @@ def knapsack(
 def _solve(
     forest: Forest, damages: Sequence[Array], costs: Sequence[Array], room: float, ruled_out: Sequence[Sequence[int]]
 ) -> list[int]:
-    """Positions in the fronts of the least damage within `room`, up to TOLERANCE of it, that is none of `ruled_out`."""
+    """Positions in the fronts of the choice of least damage that is within `room`, up to TOLERANCE of it.
+
+    costs, damages: (candidates,) of each front; ruled_out: choices that do not count.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     states = forest.promising(damages, costs, room)
@@ -67,7 +66,7 @@ def _solve(
         taken = np.array(choice)[states.front] == states.candidate
         rows.append(LinearConstraint(taken, -np.inf, len(costs) - 1))
     # scaled so that the solver's absolute tolerances mean little: costs to 1, damages to a largest of 1000
-    with _silent():
+    with c_stdout_silent():
         answer = milp(
             damage_of * (1000 / max(damage_of.max(), 1e-30)),
             integrality=np.ones(len(chosen)),
@@ -78,22 +77,3 @@ def _solve(
     if answer.x is None:
         raise BudgetError(f"the solver found no choice of layers within the budget: {answer.message}")
     return [int(i) for i in states.candidate[answer.x > 0.5]]
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing reaches stdout meanwhile: HiGHS prints a line of its own there now and then, whatever its options say."""
-    try:
-        kept = os.dup(1)
-    except OSError:  # there is no stdout
-        yield
-        return
-    sys.stdout.flush()
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(null)

@@ -1,134 +1,181 @@
-"""What candidates cost in milliseconds on the target: timed in small models, corrected by the whole one.
+"""What each candidate takes in milliseconds, and what is learnt when plans are timed in place.
 
-Of a layer's candidates those count that nothing of their kind (passes and forms) beats. At most PER_KIND of a kind are
-timed, PER_COMPOSITION where passes are composed, their MACs in a geometric row: what is worth having is often a tenth
-of the layer, and there ranks lie close. The others' seconds are interpolated by MACs between their timed neighbours: on
-VGG16 for CIFAR-10 that is off by 7 % in the median between three, and by 6 % between any two next to each other, for
-kernels have steps of their own. Most of what there is to time are compositions. Where the layer takes another time
-inside the whole network than in its small model (other layouts around it, other caches), the whole model is right: the
-candidates of that layer are scaled alike.
+The seconds of a table begin as those of small models (`ndpass.planning.candidate_times`). Where a layer takes another
+time inside the whole network, because of other layouts around it or other caches, the whole network is right: `learn`
+corrects the table by each plan that was timed in place, and takes back what is no faster there than the layer was.
+
+The runtime's counters are cut to whole microseconds, and a layer that was fused into another one has none. So a layer
+is judged by its own counters only where they show it, before and after. All others are judged together, by what is left
+of the whole model's time: a counter of 0 µs never counts as no time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ndpass.conv import Block
-from ndpass.graph.graph import Graph, Site
-from ndpass.measuring.block_latency import Latencies
-from ndpass.measuring.layer_profile import inference, layer_seconds
-from ndpass.measuring.random_inputs import feed_of
-from ndpass.measuring.target import Target
-from ndpass.measuring.turns import time_anew
-from ndpass.planning.candidate import Candidate, Choice, pareto, seconds_of
+from ndpass.planning.candidate import Candidate, Choice, damage, pareto, seconds_of
 
-PER_KIND = 6
-PER_COMPOSITION = 3
-CORRECTION = (0.25, 4.0)  # limits: beyond, the counters and the clock do not speak of the same nodes
-SECONDS, ROUNDS = 1.5, 10  # of a comparison of whole models
+CORRECTION = (0.25, 4.0)  # limits; beyond them counters and clock do not speak of the same nodes
+COUNTABLE = 10e-6  # seconds; a shorter layer is not judged by its own counters
+VISIBLE = 1e-6  # seconds; less than that the counters do not show
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan as timed in place.
+
+    speedups: time of the original over that of the stand-in, by round; seconds: of the whole, on the scale of the
+    table's `whole`; in_place: layer -> seconds.
+    """
+
+    plan: dict[str, Choice]
+    speedups: list[float]
+    seconds: float
+    in_place: dict[str, float]
+
+    @property
+    def speedup(self) -> float:
+        """The median of the paired rounds."""
+        return float(np.median(self.speedups))
+
+    @property
+    def damage(self) -> float:
+        """Predicted divergence of the outputs."""
+        return damage(self.plan)
+
+    @property
+    def rewritten(self) -> list[str]:
+        """The layers that do not stay as they are."""
+        return [name for name, choice in self.plan.items() if choice.candidate.setting]
 
 
 @dataclass
-class Table:
-    """Site name -> candidates with seconds, the first as the layer is; whole: seconds of the original by the clock.
+class LatencyTable:
+    """Layer -> candidates with seconds, the first as the layer is.
 
-    in_place: seconds of each site inside the original.
+    whole: seconds of the original by the clock; in_place: layer -> its seconds inside the original, by the counters;
+    reverted: layer -> why what was tried there was taken back; scale: the table's seconds now over those at first.
     """
 
     candidates: dict[str, list[Candidate]]
     whole: float
     in_place: dict[str, float]
+    reverted: dict[str, str] = field(default_factory=dict)
+    scale: float = 1.0
 
     @property
     def rest(self) -> float:
-        """Seconds of what is not among the sites."""
+        """Seconds of what is in none of the layers."""
         return max(0.0, self.whole - sum(seconds_of(ways[0]) for ways in self.candidates.values()))
 
     def predicted(self, chosen: Mapping[str, Candidate]) -> float:
         """Seconds of the whole model with these candidates."""
         return self.rest + sum(map(seconds_of, chosen.values()))
 
+    def kept(self, name: str) -> Choice:
+        """The layer as it is, with the reason."""
+        ways = self.candidates[name]
+        if name in self.reverted:
+            return Choice(ways[0], self.reverted[name], "reverted")
+        if len(pareto(ways, seconds_of)) == 1:
+            return Choice(ways[0], "nothing that was timed is faster than it is")
+        return Choice(ways[0], "the budget is met with less damage elsewhere")
+
+    def current(self, name: str, candidate: Candidate) -> Candidate:
+        """The candidate with its seconds as they are now; as it is given where it was taken back."""
+        return next((c for c in self.candidates[name] if c.setting == candidate.setting), candidate)
+
+    def without(self, plan: Mapping[str, Choice], names: Collection[str]) -> dict[str, Choice]:
+        """The plan with these layers as they are, and the other candidates with their seconds as they are now."""
+        return {
+            name: self.kept(name) if name in names else replace(choice, candidate=self.current(name, choice.candidate))
+            for name, choice in plan.items()
+        }
+
+    def sees(self, name: str, timed: TimedPlan) -> bool:
+        """Whether counters show the layer in the original and in the plan, so that the two can be compared."""
+        return self.in_place[name] >= COUNTABLE and timed.in_place[name] >= VISIBLE
+
+    def seconds_in_place(self, name: str, timed: TimedPlan, changed: bool) -> tuple[float, float] | None:
+        """A layer's seconds before and after; None where counters do not show them.
+
+        changed: whether the layer was rewritten or pruned. One that was not takes what it took: its counters differ
+        only by noise and by what the runtime puts around it.
+        """
+        before = self.in_place[name]
+        if changed:
+            return (before, timed.in_place[name]) if self.sees(name, timed) else None
+        return (before, before) if before >= VISIBLE else None
+
+    def learn(self, timed: TimedPlan) -> list[str]:
+        """Correct the table by a timed plan and take back what is no faster than before; returns those layers."""
+        self._correct(timed)
+        return [*self._take_back_alone(timed), *self._take_back_together(timed)]
+
+    def _correct(self, timed: TimedPlan) -> None:
+        """Scale candidates of each kind that was timed by how far its time was from what the table says now.
+
+        All others are scaled by how far the times of those were together, with layers left as they are counted as
+        predicted right: what lies between a small model and the whole one is much the same for all candidates, and
+        without it what was timed and what was not could not be compared. What is then taken back counts as well, or
+        what is left of its kind would be tried next with the same optimism.
+        """
+        ratios, after, predicted = {}, 0.0, 0.0
+        for name, choice in timed.plan.items():
+            own, table = timed.in_place[name], self.current(name, choice.candidate).seconds or 0.0
+            if not choice.candidate.setting or own < COUNTABLE or not table:
+                own = table
+            else:
+                ratios[name, kind(choice.candidate)] = float(np.clip(own / table, *CORRECTION))
+            after, predicted = after + own, predicted + table
+        if not ratios:
+            return
+        together = float(np.clip(after / predicted, *CORRECTION))
+        self.candidates = {
+            name: ways[:1]
+            + [replace(c, seconds=seconds_of(c) * ratios.get((name, kind(c)), together)) for c in ways[1:]]
+            for name, ways in self.candidates.items()
+        }
+        self.scale *= together
+
+    def _take_back_alone(self, timed: TimedPlan) -> list[str]:
+        """Rule out what its own counters show to be no faster, and all of its kind with as many MACs or more."""
+        slower = []
+        for name in timed.rewritten:
+            before, after = self.in_place[name], timed.in_place[name]
+            if not self.sees(name, timed) or after < before:
+                continue
+            slower.append(name)
+            self.reverted[name] = f"in place it took {1e6 * after:.0f} µs, as it is {1e6 * before:.0f} µs"
+            tried, (dense, *others) = timed.plan[name].candidate, self.candidates[name]
+            left = [c for c in others if kind(c) != kind(tried) or c.macs < tried.macs]
+            self.candidates[name] = [dense, *left]
+        return slower
+
+    def _take_back_together(self, timed: TimedPlan) -> list[str]:
+        """Leave the layers that counters do not show as they are, where the rest of the model is no faster with them.
+
+        The rest is the whole model without the rewritten layers that counters show.
+        """
+        hidden = [name for name in timed.rewritten if not self.sees(name, timed)]
+        shown = [name for name in timed.rewritten if self.sees(name, timed)]
+        before = self.whole - sum(self.in_place[name] for name in shown)
+        after = timed.seconds - sum(timed.in_place[name] for name in shown)
+        if after < before:
+            return []
+        for name in hidden:
+            self.candidates[name] = self.candidates[name][:1]
+            self.reverted[name] = (
+                "counters do not show it, and with it the rest of the model took "
+                f"{1e6 * after:.0f} µs, as it is {1e6 * before:.0f} µs"
+            )
+        return hidden
+
 
 def kind(candidate: Candidate) -> tuple[str, ...]:
     """What passes a candidate is of and in what form: all of its setting but the numbers."""
     words = [(name, *sorted(str(v) for v in s.values() if isinstance(v, str))) for name, s in candidate.setting.items()]
     return tuple(":".join(word) for word in words)
-
-
-def fronts_of(ways: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Of every kind among ways[1:] those that nothing of their kind beats, fewest MACs first."""
-    kinds: dict[tuple[str, ...], list[Candidate]] = {}
-    for candidate in ways[1:]:
-        kinds.setdefault(kind(candidate), []).append(candidate)
-    return [sorted(pareto(same), key=lambda c: c.macs) for same in kinds.values()]
-
-
-def thinned(front: Sequence[Candidate]) -> list[Candidate]:
-    """The first, the last and some between, their MACs as near to a geometric row as there are."""
-    most = PER_KIND if len(front[0].setting) == 1 else PER_COMPOSITION
-    if len(front) <= most:
-        return list(front)
-    logs = np.log([c.macs for c in front])
-    wanted = np.linspace(logs[0], logs[-1], most)
-    return [front[i] for i in np.unique([np.abs(logs - w).argmin() for w in wanted])]
-
-
-def interpolated(front: Sequence[Candidate], timed: Mapping[int, float]) -> list[Candidate]:
-    """All of a front with seconds; timed: MACs -> seconds of those that were timed, first and last among them."""
-    macs = sorted(timed)
-    return [replace(c, seconds=float(np.interp(c.macs, macs, [timed[m] for m in macs]))) for c in front]
-
-
-def priced(
-    graph: Graph,
-    sites: Sequence[Site],
-    candidates: Mapping[str, Sequence[Candidate]],
-    block_of: Callable[[Site, Candidate], Block],
-    target: Target,
-    latencies: Latencies,
-    listen: Callable[[int, int], None] = lambda *_: None,
-) -> Table:
-    """The table of a graph that has not been rewritten yet. block_of: the shapes that a candidate gives the layer."""
-    small: dict[str, list[Candidate]] = {}
-    for i, site in enumerate(sites):
-        listen(i, len(sites))
-        dense, fronts = candidates[site.name][0], fronts_of(candidates[site.name])
-        few = [dense, *(c for front in fronts for c in thinned(front))]
-        rows = None if site.outline.kernel else site.rows * target.batch
-        times = iter(latencies.of([block_of(site, c) for c in few], site.in_hw or (), rows))
-        small[site.name] = [replace(dense, seconds=next(times))]
-        for front in fronts:
-            small[site.name] += interpolated(front, {c.macs: next(times) for c in thinned(front)})
-    model, feed = graph.runnable(), feed_of(graph.inputs(), graph.sizes, target)
-    (rounds,) = time_anew(lambda: [inference(model, target, feed)], seconds=SECONDS, min_rounds=ROUNDS)
-    clock = float(np.median(rounds))
-    in_place = layer_seconds(model, target, feed, list(small), clock)
-    return Table({n: corrected(ways, in_place[n]) for n, ways in small.items()}, clock, in_place)
-
-
-def corrected(ways: Sequence[Candidate], in_place: float) -> list[Candidate]:
-    """The candidates of a layer that takes `in_place` seconds as it is, the ratios between them as they were."""
-    ratio = float(np.clip(in_place / seconds_of(ways[0]), *CORRECTION)) if in_place > 0 else 1.0
-    return [replace(c, seconds=ratio * seconds_of(c)) for c in ways]
-
-
-COUNTABLE = 10e-6  # seconds; the runtime's counters are cut to whole microseconds, so shorter layers are not judged
-
-
-@dataclass(frozen=True)
-class Settled:
-    """A plan as timed in place. speedups: original over stand-in, by round; seconds: of the whole, relative to the
-    table's; in_place: of each layer; damage: predicted divergence of the outputs."""
-
-    plan: dict[str, Choice]
-    speedups: list[float]
-    seconds: float
-    in_place: dict[str, float]
-    damage: float
-
-    @property
-    def speedup(self) -> float:
-        return float(np.median(self.speedups))

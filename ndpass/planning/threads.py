@@ -1,4 +1,4 @@
-"""Layers that are planned side by side."""
+"""Plans layers side by side, and limits the threads of the algebra."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ T = TypeVar("T")
 
 
 def side_by_side(tasks: Iterable[tuple[str, Callable[[], T]]], jobs: int) -> dict[str, T]:
-    """Name -> result, in the order of the tasks; with `jobs` above 1 each in a thread, the CPU's cores shared out.
+    """Name -> result, in the order of the tasks. With `jobs` above 1 each task has a thread and its share of the cores.
 
-    The next task is drawn when fewer than `jobs` are under way, so what tasks hold is in memory for so many at once.
+    The next task is drawn when fewer than `jobs` are under way, so that no more of them hold memory at once. The first
+    error ends the others before they begin.
     """
     if jobs == 1:
         return {name: task() for name, task in tasks}
@@ -40,16 +41,17 @@ def side_by_side(tasks: Iterable[tuple[str, Callable[[], T]]], jobs: int) -> dic
 
 
 def _take(running: deque[tuple[str, Future[T]]], found: dict[str, T]) -> None:
+    """Wait for the task that began first and put its result into `found`."""
     name, future = running.popleft()
     found[name] = future.result()
 
 
-NARROW = 2_048  # elements of a patch below which one thread is used for the algebra
+NARROW = 2_048  # elements of a patch; layers with fewer use one thread for the algebra
 
 
 @contextmanager
 def blas_threads(site: Site) -> Iterator[None]:
-    """One thread for the algebra of a narrow layer: its products are so short that threads mostly wait for each other.
+    """One thread for the algebra of a narrow layer, whose products are so short that threads wait for each other.
 
     Measured on two busy cores: a plan for the digits model took 130 s with two threads and 14 s with one.
     """

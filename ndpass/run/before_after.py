@@ -1,18 +1,23 @@
-"""What a run has come to in milliseconds: original and result timed in turns; with --int8 four models side by side."""
+"""What a run has come to in milliseconds: original and result timed in turns; with --int8 four models side by side.
+
+The one number is the speedup, the median of the paired rounds: each round times all models one after the other, and
+gives one ratio. Milliseconds follow from it, because two medians of their own would not agree with it: those of the
+original are the median of its rounds, those of another model are the original's divided by its speedup.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ndpass.measuring.evaluate import Evaluation
-from ndpass.measuring.layer_profile import inference
+from ndpass.measuring.machine import Machine, time_models
 from ndpass.measuring.runtime import Feed
 from ndpass.measuring.target import Target
-from ndpass.measuring.turns import percentiles, time_anew, verdict
+from ndpass.measuring.turns import percentiles, ratios, time_anew, verdict
 from ndpass.report import Latency, Variant
 from ndpass.run.judge import Judge
 
@@ -34,23 +39,23 @@ class Variants:
 
 
 def compare_variants(
-    plain: Pair, quantised: Pair, rewritten: Evaluation, judge: Judge, target: Target, feed: Feed
+    plain: Pair, quantised: Pair, rewritten: Evaluation, judge: Judge, machines: tuple[Machine, Machine], feed: Feed
 ) -> Variants:
-    """plain, quantised: (original, rewritten); rewritten: what the judge found of the latter as it is, in f32."""
+    """plain, quantised: (original, rewritten); rewritten: what the judge found of the latter as it is, in f32;
+    machines: what the plain and what the quantised models are timed on."""
     found = [judge(path, "int8") for path in quantised]
-    as_is = replace(target, precision=Target.default_precision(target.device))
+    as_is, int8 = machines
+    loaders = [*(as_is.load(path, feed) for path in plain), *(int8.load(path, feed) for path in quantised)]
     before, after, before8, after8 = time_anew(
-        lambda: [*(inference(p, as_is, feed) for p in plain), *(inference(p, target, feed) for p in quantised)],
-        seconds=4 * SECONDS,
-        min_rounds=ROUNDS,
+        lambda: [load() for load in loaders], seconds=4 * SECONDS, min_rounds=ROUNDS, now=int8.now
     )
     rows = [
-        _row("original", as_is, _value(rewritten, before=True), before, before),
-        _row("original int8", target, _value(found[0]), before8, before),
-        _row("rewritten", as_is, _value(rewritten), after, before),
-        _row("rewritten int8", target, _value(found[1]), after8, before),
+        _row("original", as_is.target, _value(rewritten, before=True), before, before),
+        _row("original int8", int8.target, _value(found[0]), before8, before),
+        _row("rewritten", as_is.target, _value(rewritten), after, before),
+        _row("rewritten int8", int8.target, _value(found[1]), after8, before),
     ]
-    return Variants(rows, found[1], *_latency(before8, after8))
+    return Variants(rows, found[1], *_latency(before8, after8, rows[1].latency_ms))
 
 
 def _value(found: Evaluation, before: bool = False) -> float | None:
@@ -61,34 +66,28 @@ def _value(found: Evaluation, before: bool = False) -> float | None:
 
 
 def _row(name: str, target: Target, value: float | None, own: Sequence[float], original: Sequence[float]) -> Variant:
-    speedups = [a / b for a, b in zip(original, own, strict=True)]
+    speedups = ratios(original, own)
+    speedup = float(np.median(speedups))
     return Variant(
         name=name,
         precision=target.precision,
         metric=value,
-        latency_ms=1e3 * float(np.median(own)),
-        speedup=float(np.median(speedups)),
-        spread=percentiles(speedups),
-    )
-
-
-def timed(model: Path, written: Path, target: Target, feed: Feed) -> tuple[Latency, str]:
-    """The original and the result on the target; with it a sentence where the result is slower."""
-    before, after = time_anew(
-        lambda: [inference(path, target, feed) for path in (model, written)], seconds=SECONDS, min_rounds=ROUNDS
-    )
-    return _latency(before, after)
-
-
-def _latency(before: Sequence[float], after: Sequence[float]) -> tuple[Latency, str]:
-    """before, after: seconds in the same rounds; with them a sentence where `after` is longer."""
-    speedups = [a / b for a, b in zip(before, after, strict=True)]
-    speedup = float(np.median(speedups))
-    slower = f"the rewritten model is {speedup:.2f} times as fast as the original, that is slower"
-    latency = Latency(
-        before=1e3 * float(np.median(before)),
-        after=1e3 * float(np.median(after)),
+        latency_ms=1e3 * float(np.median(original)) / speedup,
         speedup=speedup,
         spread=percentiles(speedups),
     )
+
+
+def timed(model: Path, written: Path, machine: Machine, feed: Feed) -> tuple[Latency, str]:
+    """The original and the result on the machine; with it a sentence where the result is slower."""
+    before, after = time_models(machine, [model, written], feed, seconds=SECONDS, min_rounds=ROUNDS)
+    return _latency(before, after, 1e3 * float(np.median(before)))
+
+
+def _latency(before: Sequence[float], after: Sequence[float], milliseconds: float) -> tuple[Latency, str]:
+    """before, after: seconds in the same rounds; milliseconds: of the first; a sentence where the second is slower."""
+    speedups = ratios(before, after)
+    speedup = float(np.median(speedups))
+    slower = f"the rewritten model is {speedup:.2f} times as fast as the original, that is slower"
+    latency = Latency(before=milliseconds, after=milliseconds / speedup, speedup=speedup, spread=percentiles(speedups))
     return latency, slower if verdict(speedups) == "slower" else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import Feeds
     from ndpass.graph.input_spec import InputSpec
+    from ndpass.measuring.machine import Machine
     from ndpass.measuring.runtime import Precision
     from ndpass.measuring.target import Target
     from ndpass.passes import Pass
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from ndpass.run.judge import OwnMetric
 
 OpenData: TypeAlias = "Callable[[Sequence[InputSpec]], Feeds]"
+
+
+def this_machine(target: Target) -> Machine:
+    """The computer that ndpass runs on."""
+    from ndpass.measuring.machine import ThisMachine
+
+    return ThisMachine(target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +44,15 @@ class Data:
 class TargetOptions:
     """The machine that the model is made fast for. None: precision and batch as the model and OpenVINO have them.
 
-    threads: CPU threads, for timing and for all other inference; None leaves them to OpenVINO.
+    threads: CPU threads, for timing and for all other inference; None leaves them to OpenVINO. machine: what models of
+    a target are timed on.
     """
 
     device: str = "CPU"
     precision: Precision | None = None
     threads: int | None = None
     batch: int | None = None
+    machine: Callable[[Target], Machine] = this_machine
 
     def resolved(self, inputs: Sequence[InputSpec]) -> Target:
         """The target for a model with these inputs. Raises UsageError for a device or precision that is not there."""

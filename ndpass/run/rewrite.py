@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ndpass.calibration.reference import Calibration
 from ndpass.errors import InputError, UsageError
-from ndpass.graph.graph import Found, Graph
+from ndpass.graph.graph import Graph
 from ndpass.listener import Listener
+from ndpass.measuring.block_latency import Latencies
 from ndpass.measuring.evaluate import Evaluation
 from ndpass.planning.candidate import Budget, Choice
 from ndpass.planning.plan import Planner
@@ -19,7 +20,7 @@ from ndpass.run.clock import Clock
 from ndpass.run.job import Job, Opened, fingerprint
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.quantise import quantise
-from ndpass.run.tuning import Tuner
+from ndpass.run.tuning import Network, Tuned, Tuner
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     warnings: Sequence[str] = ()
     if job.options.budget.in_milliseconds and job.options.plan is None and opened.sites:
         with clock("plan"):
-            graph, layers, warnings = _tuned(job, calibration, checkpoint, listen)
+            tuned = _tuned(job, calibration, checkpoint, listen)
+        graph, layers, warnings = tuned.graph, tuned.layers, tuned.warnings
     else:
         graph, layers = opened.graph, _planned(job, opened, calibration, checkpoint, clock, listen)
     if not any(layer.status == "done" for layer in layers):
@@ -110,9 +112,7 @@ def _plan(
     return plan
 
 
-def _tuned(
-    job: Job, calibration: Calibration | None, checkpoint: Checkpoint | None, listen: Listener
-) -> tuple[Graph, list[Layer], list[str]]:
+def _tuned(job: Job, calibration: Calibration | None, checkpoint: Checkpoint | None, listen: Listener) -> Tuned:
     """Plans that are timed, and fitted until the metric has no more room; with what the user should know of them."""
     options = job.options
     if options.budget.kind == "max_drop" and not job.judge.can_drop:
@@ -121,28 +121,12 @@ def _tuned(
             "--macs"
         )
 
-    def fresh() -> tuple[Graph, Sequence[Found]]:
-        opened = job.open()
-        return opened.graph, opened.found
-
     def measure(graph: Graph) -> Evaluation:
         if not options.output.int8:
             return job.judge(graph.runnable())
         assert job.fit is not None
         return job.judge(quantise(graph.runnable(), job.fit, job.inputs), "int8")
 
-    tuner = Tuner(
-        fresh,
-        list(job.sites),
-        options.passes,
-        options.budget,
-        job.target,
-        options.effort.cache,
-        calibration,
-        checkpoint,
-        measure,
-        listen,
-        options.effort.jobs,
-    )
-    graph, layers = tuner.run()
-    return graph, layers, tuner.warnings
+    network = Network(job.open, options.passes, calibration)
+    latencies = Latencies(options.target.machine(job.target), options.effort.cache)
+    return Tuner(network, latencies, measure, checkpoint, listen, options.effort.jobs).run(options.budget)

@@ -20,6 +20,7 @@ from ndpass.listener import Listener
 from ndpass.measuring.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.measuring.random_inputs import feed_of
 from ndpass.measuring.runtime import OnnxRuntime, OpenVINO, Outputs
+from ndpass.measuring.target import Target
 from ndpass.report import Latency, Variant
 from ndpass.run.before_after import Variants, compare_variants, timed
 from ndpass.run.job import Job
@@ -65,7 +66,7 @@ def verdict(job: Job, done: Rewritten, written: Path, stage: Staged, listen: Lis
     elif job.options.effort.latency or job.options.budget.in_milliseconds:
         listen("timing the result", 0, 1)
         feed = feed_of(job.inputs, job.sizes, job.target)
-        latency, slower = timed(job.model, written, job.target, feed)
+        latency, slower = timed(job.model, written, job.options.target.machine(job.target), feed)
         found = replace(found, latency=latency)
     else:
         slower = ""
@@ -145,7 +146,9 @@ def _quantised(job: Job, plain: Evaluation, written: Path, stage: Staged, listen
         listen("quantising", 1, 2)
         write_ir(quantise(written, job.fit, job.inputs), result, stage.compress)
         listen("timing the result", 0, 1)
-        found = compare_variants((job.model, written), (original, result), plain, job.judge, job.target, feed)
+        as_is = replace(job.target, precision=Target.default_precision(job.target.device))
+        machines = job.options.target.machine(as_is), job.options.target.machine(job.target)
+        found = compare_variants((job.model, written), (original, result), plain, job.judge, machines, feed)
         for end in (".xml", ".bin"):
             result.with_suffix(end).replace(stage.path.with_suffix(end))
     return found

@@ -1,65 +1,49 @@
-"""The fastest plan within a drop: bisection on drops that are functions of the damage, without a runtime."""
+"""The fastest plan within a drop: bisection on drops that are functions of the damage, on times that are given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from test_timed_search import search, way
+from planned_times import PlannedTimes
+from test_timed_search import many
 
 from ndpass.errors import BudgetError
-from ndpass.measuring.target import Target
-from ndpass.passes import parse
-from ndpass.planning.candidate import damage
-from ndpass.planning.drop_search import MOST_FITS, within_drop
-from ndpass.planning.latency_table import Settled, Table
-from ndpass.planning.timed_search import Search
+from ndpass.planning.drop_search import MOST_FITS, Fit, within_drop
+from ndpass.planning.latency_table import LatencyTable, TimedPlan
+from ndpass.planning.timed_search import TimedSearch
 
 
-class OnPaper(Search):
-    """Nothing is timed: what the table says of a plan stands."""
+def on_paper(known: LatencyTable | None = None) -> TimedSearch:
+    """Plans take what the table says."""
+    of = known or many(ratios=10)
+    return TimedSearch(of, PlannedTimes(of), ["nd"])
 
-    def in_turns(self, found: Sequence[Settled]) -> list[Settled]:
-        return list(found)
 
-
-def bisect(limit: float, drop_of: Callable[[float], float], at_least: float = 1.0) -> tuple[float, float, list[float]]:
-    """Speedup and drop found, and all drops measured, where the drop is a function of the damage."""
-    one = OnPaper(search().fresh, parse("nd"), many(), Target())
+def bisect(
+    limit: float, drop_of: Callable[[float], float], at_least: float = 1.0, known: LatencyTable | None = None
+) -> tuple[Fit[None], list[float]]:
+    """The fit found, and all drops measured, where the drop is a function of the damage."""
+    one = on_paper(known)
     fits: list[float] = []
 
-    def settle(wanted: float, _number: int) -> Settled:
-        plan = one._plan(one.aim_for(wanted))
-        seconds = one.table.predicted({n: c.candidate for n, c in plan.items()})
-        return Settled(plan, [one.table.whole / seconds], seconds, {}, damage(plan))
-
-    def fit(found: Settled, _number: int) -> tuple[float, None]:
+    def fit(found: TimedPlan, _number: int) -> tuple[float, None]:
         fits.append(drop_of(found.damage))
         return fits[-1], None
 
-    best = within_drop(one, limit, settle, fit, at_least)
-    return best.settled.speedup, best.drop, fits
-
-
-def many(layers: int = 5) -> Table:
-    """Layers that can be up to ten times as fast at an error of up to 0.5."""
-    ratios = np.linspace(1, 10, 10)
-    each = [way(1e-4 / r, 0.5 * (r - 1) / 9, **({"nd": {"rank": i}} if i else {})) for i, r in enumerate(ratios)]
-    return Table({f"l{n}": list(each) for n in range(layers)}, layers * 1.1e-4, {f"l{n}": 1e-4 for n in range(layers)})
+    return within_drop(one, limit, lambda wanted, _: one.fastest(wanted), fit, at_least), fits
 
 
 @pytest.mark.parametrize(("scale", "power"), [(5, 1), (60, 1), (20, 0.7), (20, 1.5), (150, 1)])
 @pytest.mark.parametrize("limit", [0.5, 2.0])
 def test_the_drop_is_never_more_than_allowed_and_nearly_used_up(scale: float, power: float, limit: float) -> None:
-    speedup, drop, fits = bisect(limit, lambda damage: scale * damage**power)
-    assert drop <= limit
+    found, fits = bisect(limit, lambda damage: scale * damage**power)
+    assert found.drop <= limit
     assert 1 <= len(fits) <= MOST_FITS
-    one = search(many())
-    plan = one._plan(one.aim_for((limit / scale) ** (1 / power)))
-    best = one.table.whole / one.table.predicted({n: c.candidate for n, c in plan.items()})
-    assert 0.8 * best <= speedup <= 1.02 * best
+    one = on_paper()
+    best = one.timed(one.planned(one.aim_for((limit / scale) ** (1 / power)))).speedup
+    assert 0.8 * best <= found.timed.speedup <= 1.02 * best
 
 
 def test_a_drop_that_nothing_meets_is_refused_with_the_least_that_was_measured() -> None:
@@ -67,33 +51,55 @@ def test_a_drop_that_nothing_meets_is_refused_with_the_least_that_was_measured()
         bisect(1.0, lambda _: 50.0)
 
 
+def test_only_plans_that_were_fitted_are_counted_in_the_refusal() -> None:
+    """The first plan is no faster than the original, so it is not fitted."""
+    one, fits = on_paper(), list[int]()
+
+    def settle(wanted: float, number: int) -> TimedPlan:
+        as_it_is = {name: one.table.kept(name) for name in one.table.in_place}
+        return one.fastest(wanted) if number else one.timed(as_it_is)
+
+    def fit(_found: TimedPlan, number: int) -> tuple[float, None]:
+        fits.append(number)
+        return 50.0, None
+
+    with pytest.raises(BudgetError) as refusal:
+        within_drop(one, 1.0, settle, fit)
+    assert 0 not in fits
+    assert f"the least drop of {len(fits)} plans was 50" in str(refusal.value)
+
+
+def test_where_nothing_is_faster_no_fit_is_made() -> None:
+    slow = many()
+    slow.candidates = {name: ways[:1] for name, ways in slow.candidates.items()}
+    with pytest.raises(BudgetError, match="--max-drop 1 makes nothing faster: no rewrite was measured faster than"):
+        bisect(1.0, lambda _: 50.0, known=slow)
+
+
 def test_a_speedup_beside_the_drop_is_required() -> None:
-    speedup, _, _ = bisect(1.0, lambda damage: 10 * damage)
-    assert bisect(1.0, lambda damage: 10 * damage, at_least=speedup * 0.99)[0] == pytest.approx(speedup)
-    with pytest.raises(BudgetError, match="--speedup 9 with --max-drop 1"):
-        bisect(1.0, lambda damage: 10 * damage, at_least=9.0)
+    speedup = bisect(1.0, lambda damage: 10 * damage)[0].timed.speedup
+    assert bisect(1.0, lambda damage: 10 * damage, speedup * 0.99)[0].timed.speedup == pytest.approx(speedup)
+    offered = rf"--speedup 9 with --max-drop 1 cannot be reached: the best measured is {speedup:.2f} times as fast"
+    with pytest.raises(BudgetError, match=offered):
+        bisect(1.0, lambda damage: 10 * damage, 9.0)
 
 
 def test_where_nothing_is_lost_the_fastest_is_found() -> None:
-    speedup, drop, _ = bisect(1.0, lambda _: -0.1)
-    assert drop == -0.1
-    assert speedup == pytest.approx(search(many()).table.whole / search(many()).least, rel=0.05)
+    found, _ = bisect(1.0, lambda _: -0.1)
+    assert found.drop == -0.1
+    assert found.timed.speedup == pytest.approx(on_paper().table.whole / on_paper().least, rel=0.05)
 
 
-def test_of_the_plans_that_passed_the_fastest_in_turns_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_the_plans_that_passed_the_fastest_in_turns_is_taken() -> None:
     """The clock was 5 % kind to each plan that was timed in an even minute; in turns it favours none."""
-    one, speedups = search(many()), {}
+    one = on_paper()
+    speedups: dict[float, float] = {}
 
-    def settle(wanted: float, number: int) -> Settled:
-        plan = one._plan(one.aim_for(wanted))
-        seconds = one.table.predicted({n: c.candidate for n, c in plan.items()})
-        speedups[damage(plan)] = one.table.whole / seconds
-        return Settled(plan, [speedups[damage(plan)] * (1.05 - 0.05 * (number % 2))], seconds, {}, damage(plan))
+    def settle(wanted: float, number: int) -> TimedPlan:
+        found = one.fastest(wanted)
+        speedups[found.damage] = found.speedup
+        return replace(found, speedups=[found.speedup * (1.05 - 0.05 * (number % 2))])
 
-    def in_turns(found: Sequence[Settled]) -> list[Settled]:
-        return [replace(s, speedups=[speedups[s.damage]]) for s in found]
-
-    monkeypatch.setattr(one, "in_turns", in_turns)
-    best = within_drop(one, 1.0, settle, lambda s, _: (10 * s.damage, None))
+    best = within_drop(one, 1.0, settle, lambda found, _: (10 * found.damage, None))
     assert len(speedups) > 1
-    assert best.settled.speedup == max(s for damage, s in speedups.items() if 10 * damage <= 1)
+    assert best.timed.speedup == max(speedup for damage, speedup in speedups.items() if 10 * damage <= 1)
