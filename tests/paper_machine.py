@@ -11,8 +11,9 @@ from pathlib import Path
 
 import onnx
 
+from ndpass.graph.macs import node_macs
 from ndpass.graph.normalise import import_graph
-from ndpass.graph.shapes import infer, node_macs
+from ndpass.graph.shapes import infer
 from ndpass.measuring.runtime import Feed, Runnable
 from ndpass.measuring.target import Target
 from ndpass.measuring.turns import Timed

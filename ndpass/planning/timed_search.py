@@ -72,9 +72,10 @@ class TimedSearch:
             aim = found.next(aim * self.table.scale / before, timed)
             if wanted <= timed.speedup <= wanted * (1 + CLOSE):
                 break
-        enough = [timed for timed in found.tried if timed.speedup >= wanted]
+        rewritten = [timed for timed in found.tried if timed.rewritten]  # the others differ from the original by noise
+        enough = [timed for timed in rewritten if timed.speedup >= wanted]
         if not enough:
-            fastest = max(timed.speedup for timed in found.tried)
+            fastest = max((timed.speedup for timed in rewritten), default=1.0)
             raise BudgetError(f"--speedup {wanted:g} cannot be reached: {reachable(fastest)}")
         return min(enough, key=lambda timed: timed.damage)
 

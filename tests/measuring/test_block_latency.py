@@ -1,9 +1,10 @@
-"""Latencies of blocks on this machine and their cache; all in real OpenVINO."""
+"""Latencies of blocks: their values on a machine on paper, their form on this one, and their cache."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import onnx
 import openvino as ov
 import pytest
 from models import normal
+from paper_machine import EACH, PER_MAC, PaperMachine
 
 from ndpass.conv import Block, Chain, Conv, Sum
-from ndpass.measuring.block_latency import PRECISION, Latencies
+from ndpass.measuring.block_latency import AT_ONCE, PRECISION, Latencies
 from ndpass.measuring.block_model import COLD, copies_for, geometry, small_model
 from ndpass.measuring.fake_int8 import quantised
 from ndpass.measuring.latency_cache import LatencyCache, cache_folder
+from ndpass.measuring.machine import ThisMachine
 from ndpass.measuring.runtime import Precision
 from ndpass.measuring.target import Target
 
@@ -33,28 +36,75 @@ def decoupled(n: int, rank: int) -> Block:
     return Sum(*(Chain(conv(n, n, 1, 1), conv(n, n, 3, 3, group=n, bias=t == 0)) for t in range(rank)))
 
 
-@pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ndpass.measuring.block_latency.SECONDS", 0.05)
+def on_paper(block: Block, in_hw: tuple[int, ...], rows: int = 1) -> float:
+    """Seconds that a block takes on a paper machine."""
+    return EACH * len(list(block.leaves())) + rows * block.macs(in_hw) * PER_MAC
 
 
-# --- latencies ---
+# --- latencies, on a machine whose times are planned ---
 
 
-@pytest.mark.parametrize("precision", ["f32", "int8"])
-def test_a_layer_with_sixteen_times_the_work_is_slower(precision: Precision) -> None:
-    latencies = Latencies(Target(precision, threads=1), None)
-    (small,) = latencies.of([conv(32, 32, 3, 3)], (16, 16))
-    (large,) = latencies.of([conv(128, 128, 3, 3)], (16, 16))
-    assert 0 < 2 * small < large < 1
+def test_blocks_take_what_they_take_in_the_small_model_without_what_is_around_them() -> None:
+    dense = conv(64, 64, 3, 3, bias=True)
+    blocks = [dense, Chain(conv(16, 64, 1, 1), conv(64, 16, 1, 1)), decoupled(64, 2), dense]
+    found = Latencies(PaperMachine(), None).of(blocks, (14, 14))
+    assert found == pytest.approx([on_paper(block, (14, 14)) for block in blocks])
 
 
-def test_a_much_cheaper_block_is_faster_and_order_is_kept() -> None:
-    dense = conv(256, 256, 3, 3, bias=True)
-    cheap = Chain(conv(16, 256, 1, 1), conv(256, 16, 1, 1))
-    first, second, third = Latencies(Target(threads=1), None).of([dense, cheap, dense], (14, 14))
-    assert first == third
-    assert second < first / 2
+def test_a_block_of_fewer_input_channels_has_a_base_of_its_own() -> None:
+    """As pruning leaves them, alone and decomposed further; the head of a narrower model takes less."""
+    blocks = [conv(64, 64, 3, 3), decoupled(64, 1), conv(64, 16, 3, 3), Chain(conv(8, 16, 3, 3), conv(64, 8, 1, 1))]
+    found = Latencies(PaperMachine(), None).of(blocks, (32, 32))
+    assert found == pytest.approx([on_paper(block, (32, 32)) for block in blocks])
+
+
+def test_matrix_products_and_their_rows() -> None:
+    blocks = [conv(256, 256, bias=True), Chain(conv(16, 256), conv(256, 16, bias=True))]
+    latencies = Latencies(PaperMachine(Target(threads=1, batch=3)), None)
+    for rows, asked in ((3, None), (512, 512)):
+        assert latencies.of(blocks, (), asked) == pytest.approx([on_paper(block, (), rows) for block in blocks])
+
+
+def test_more_blocks_than_are_compiled_at_once() -> None:
+    blocks = [conv(32, 32, 3, 3), *(decoupled(32, rank) for rank in range(1, 2 * AT_ONCE))]
+    found = Latencies(PaperMachine(), None).of(blocks, (8, 8))
+    assert found == pytest.approx([on_paper(block, (8, 8)) for block in blocks])
+
+
+def test_a_machine_that_slows_down_is_slower_for_all_blocks() -> None:
+    machine = PaperMachine()
+    machine.noise = lambda: 1 + machine.seconds
+    blocks = [conv(64, 64, 3, 3), decoupled(64, 2)]
+    dense, block = Latencies(machine, None).of(blocks, (14, 14))
+    expected = on_paper(blocks[1], (14, 14)) / on_paper(blocks[0], (14, 14))
+    assert block / dense == pytest.approx(expected, rel=0.15)
+
+
+def test_only_a_convolution_can_be_the_dense_original() -> None:
+    with pytest.raises(ValueError, match="dense original"):
+        Latencies(PaperMachine(), None).of([decoupled(8, 2)], (4, 4))
+
+
+def test_noise_in_one_measurement_is_not_forgotten_after_the_next() -> None:
+    rng, busy = np.random.default_rng(0), True
+    machine = PaperMachine(noise=lambda: float(rng.lognormal(0, 1)) if busy else 1.0)
+    latencies = Latencies(machine, None)
+    assert (latencies.spread, latencies.noisy) == (0, False)
+    latencies.of([conv(32, 32, 3, 3), decoupled(32, 1)], (8, 8))
+    spread, busy = latencies.spread, False
+    assert spread > PRECISION
+    latencies.of([conv(16, 16, 3, 3), decoupled(16, 1)], (8, 8))
+    assert latencies.noisy
+    assert latencies.spread == spread
+
+
+def test_a_quiet_machine_is_not_noisy() -> None:
+    latencies = Latencies(PaperMachine(), None)
+    latencies.of([conv(32, 32, 3, 3), decoupled(32, 1)], (8, 8))
+    assert not latencies.noisy
+
+
+# --- latencies of this machine: their form ---
 
 
 @pytest.mark.parametrize(
@@ -66,43 +116,18 @@ def test_a_much_cheaper_block_is_faster_and_order_is_kept() -> None:
         (conv(8, 8, 3, 3, 3), (4, 4, 4)),
         (conv(8, 8, 3, 3, group=4), (8, 8)),
         (conv(10, 64, bias=True), ()),
+        (Chain(conv(8, 64, 1, 1), conv(64, 8, 1, 1)), (8, 8)),
+        (decoupled(64, 2), (8, 8)),
     ],
 )
 @pytest.mark.parametrize("precision", ["f32", "int8"])
-def test_every_kind_of_convolution_can_be_timed(block: Conv, in_hw: tuple[int, ...], precision: Precision) -> None:
-    (seconds,) = Latencies(Target(precision, threads=1, batch=2), None).of([block], in_hw)
-    assert 0 < seconds < 1
-
-
-@pytest.mark.parametrize("precision", ["f32", "int8"])
-def test_a_block_of_fewer_input_channels_is_timed_beside_the_others(precision: Precision) -> None:
-    """As cp leaves them, alone and decomposed further."""
-    blocks = [conv(64, 64, 3, 3), decoupled(64, 1), conv(64, 16, 3, 3), Chain(conv(8, 16, 3, 3), conv(64, 8, 1, 1))]
-    dense, _, pruned, both = Latencies(Target(precision, threads=1), None).of(blocks, (32, 32))
-    assert 0 < both < dense
-    assert 0 < pruned < dense
-
-
-def test_matrix_products_and_their_rows() -> None:
-    dense = conv(256, 256, bias=True)
-    low = Chain(conv(16, 256), conv(256, 16, bias=True))
-    latencies = Latencies(Target(threads=1), None)
-    one = latencies.of([dense, low], ())
-    many = latencies.of([dense, low], (), rows=512)
-    assert many[0] > 4 * one[0]
-    assert many[1] < many[0]
-
-
-def test_only_a_convolution_can_be_the_dense_original() -> None:
-    with pytest.raises(ValueError, match="dense original"):
-        Latencies(Target(), None).of([decoupled(8, 2)], (4, 4))
-
-
-def test_spread_and_noise_of_the_last_measurement() -> None:
-    latencies = Latencies(Target(threads=1), None)
-    latencies.of([conv(32, 32, 3, 3), decoupled(32, 1)], (8, 8))
+def test_every_kind_of_block_can_be_timed(block: Block, in_hw: tuple[int, ...], precision: Precision) -> None:
+    latencies = Latencies(ThisMachine(Target(precision, threads=1, batch=2)), None, seconds=0.01)
+    dense = block if isinstance(block, Conv) else conv(64, 64, 3, 3)
+    found = latencies.of([dense, block], in_hw)
+    assert len(found) == 2
+    assert all(0 < seconds < math.inf for seconds in found)
     assert latencies.spread > 0
-    assert latencies.noisy == (latencies.spread > PRECISION)
 
 
 # --- the small model ---
@@ -166,20 +191,21 @@ HERE = {"cpu": "a", "precision": "f32"}
 
 
 def test_latencies_are_remembered_across_objects(tmp_path: Path) -> None:
-    blocks = [conv(16, 16, 3, 3), decoupled(16, 1)]
-    first = Latencies(Target(threads=1), tmp_path).of(blocks, (8, 8))
-    again = Latencies(Target(threads=1), tmp_path)
+    blocks, noise = [conv(16, 16, 3, 3), decoupled(16, 1)], np.random.default_rng(0).random
+    first = Latencies(PaperMachine(noise=noise), tmp_path).of(blocks, (8, 8))
+    again = Latencies(PaperMachine(noise=noise), tmp_path)
     assert again.of(blocks, (8, 8)) == first
     assert again.spread == 0  # nothing was measured
     assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_new_block_is_measured_against_the_remembered_dense_one(tmp_path: Path) -> None:
-    dense = conv(16, 16, 3, 3)
-    first = Latencies(Target(threads=1), tmp_path).of([dense], (8, 8))
-    again = Latencies(Target(threads=1), tmp_path)
-    assert again.of([dense, decoupled(16, 1)], (8, 8))[0] == first[0]
-    assert again.spread > 0
+    """The machine has become three times as slow since then: the ratio of the two is what is measured."""
+    blocks = [conv(16, 16, 3, 3), decoupled(16, 1)]
+    first = Latencies(PaperMachine(), tmp_path).of(blocks[:1], (8, 8))
+    again = Latencies(PaperMachine(noise=lambda: 3.0), tmp_path).of(blocks, (8, 8))
+    assert again[0] == first[0]
+    assert again == pytest.approx([on_paper(block, (8, 8)) for block in blocks])
 
 
 def test_targets_do_not_share_latencies(tmp_path: Path) -> None:

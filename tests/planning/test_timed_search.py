@@ -84,6 +84,14 @@ def test_where_nothing_is_faster_nothing_is_offered() -> None:
         one.for_speedup(1.5)
 
 
+def test_noise_does_not_make_the_original_faster_than_itself() -> None:
+    """The stand-in of a plan that rewrites nothing is shown to be 20 % faster."""
+    as_it_is = LatencyTable({"a": [way(100e-6, 0.0)]}, 300e-6, {"a": 100e-6})
+    one, _ = search(as_it_is, noise=lambda: 1.2)
+    with pytest.raises(BudgetError, match="no rewrite was measured faster than the original"):
+        one.for_speedup(1.1)
+
+
 # --------------------------------------------------------------------------------------------- plans that have settled
 
 
