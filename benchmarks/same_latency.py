@@ -59,7 +59,7 @@ def main() -> None:
                 own = {**key, "pipeline": row["pipeline"]}
                 if not rows.known(name, own):
                     search = search or timed(original, precision, args)
-                    rows.add(name, {**own, **one(search, original, row, args)})
+                    rows.add(name, {**own, **one(search, original, row, Target(precision, args.threads), args)})
                 print(line(rows.known(name, own)[-1]), flush=True)
     plots.draw(name)
 
@@ -88,7 +88,7 @@ def wanted(network: str, precision: str, args: argparse.Namespace) -> list[Row]:
     return ordered[:1] if args.quick else ordered
 
 
-def one(search: TimedSearch, path: Path, row: Row, args: argparse.Namespace) -> Row:
+def one(search: TimedSearch, path: Path, row: Row, target: Target, args: argparse.Namespace) -> Row:
     """The planner's plan at the speedup of a row. What was learnt in place for one plan is not kept for the next."""
     graph = Graph(onnx.load(path))
     paper = damage(planned(graph, row["pipeline"], PAPER[row["network"]][row["pipeline"]]).plan)
@@ -107,7 +107,7 @@ def one(search: TimedSearch, path: Path, row: Row, args: argparse.Namespace) -> 
         "times_fewer": graph.macs() / (graph.macs() - saved),
         "damage": settled.damage,
         "layers": [{"name": name, "setting": setting} for name, setting in settings.items()],
-        "beside": beside(path, row, settings, own.target, args),
+        "beside": beside(path, row, settings, target, args),
     }
 
 

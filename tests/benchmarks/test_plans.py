@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import pytest
 from benchmark_rows import INTEL, assert_tables_are_even
 from conftest import small_network
+from paper_machine import EACH, PER_MAC, PaperMachine
+from planned_times import PlannedTimes
 
 from benchmarks import plans, plans_timed, same_latency
 from benchmarks.engine import Condition, Timed
@@ -18,30 +20,20 @@ from benchmarks.networks.paper import Built
 from benchmarks.results import page, plots, rows
 from ndpass.graph.graph import Graph, Site
 from ndpass.measuring.block_latency import Latencies
-from ndpass.measuring.target import Target
 from ndpass.passes import parse
-from ndpass.planning.candidate import Candidate, Choice, damage
+from ndpass.planning.candidate import Candidate
 from ndpass.planning.candidates import refused
-from ndpass.planning.latency_table import Settled, Table
+from ndpass.planning.latency_table import LatencyTable
 from ndpass.planning.plan import Planner
-from ndpass.planning.timed_search import Search
+from ndpass.planning.timed_search import TimedSearch
 from ndpass.run import digits
 
 SETTING = {"sd": {"rank": 4, "order": "vh"}}
 LAYER = "block1.conv2"
 
 
-class Recorded(Search):
-    """A search whose plans take as long as they have MACs: no clock decides."""
-
-    def timed(self, plan: dict[str, Choice]) -> Settled:
-        seconds = self.table.predicted({name: choice.candidate for name, choice in plan.items()})
-        in_place = {name: choice.candidate.seconds or 0.0 for name, choice in plan.items()}
-        return Settled(plan, [self.table.whole / seconds], seconds, in_place, damage(plan))
-
-
-def recorded_search(path: Path, passes: str) -> Recorded:
-    """All that the passes can make of the model's layers, a second for every MAC."""
+def recorded_search(path: Path, passes: str) -> TimedSearch:
+    """All that the passes can make of the model's layers; plans take a second for every MAC: no clock decides."""
     graph, rules = Graph(onnx.load(path)), parse(passes)
     sites = [s for s in graph.sites() if isinstance(s, Site) and refused(graph, s, rules, False) is None]
     found = Planner(graph, rules, None).candidates(sites, lambda *_: None)
@@ -50,7 +42,8 @@ def recorded_search(path: Path, passes: str) -> Recorded:
         for name, own in found.items()
     }
     in_place = {name: float(own[0].macs) for name, own in candidates.items()}
-    return Recorded(lambda: Graph(onnx.load(path)), rules, Table(candidates, float(graph.macs()), in_place), Target())
+    table = LatencyTable(candidates, float(graph.macs()), in_place)
+    return TimedSearch(table, PlannedTimes(table), [rule.name for rule in rules])
 
 
 def recorded_times(models: Sequence[Path], _: Condition, __: float) -> list[Timed]:
@@ -166,23 +159,15 @@ def test_no_times_of_this_cpu_are_said(results: Path, monkeypatch: pytest.Monkey
         same_latency.wanted("vgg16", "f32", same_latency.arguments())
 
 
-def test_a_search_is_among_what_the_passes_can_make_of_the_layers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Candidates of sd alone, and of pairs where there are two passes; each is priced with the block that it makes."""
-    path, seen = tmp_path / "net.onnx", {}
+def test_a_search_is_among_what_the_passes_can_make_of_the_layers(tmp_path: Path) -> None:
+    """Candidates of sd alone, and of pairs where there are two passes; each is timed with the block that it makes."""
+    path = tmp_path / "net.onnx"
     onnx.save(small_network(), path)
-
-    def recorded(_: Graph, sites: list[Site], found: dict[str, list[Candidate]], block: Callable, *__: object) -> Table:
-        seen.update({s.name: {tuple(c.setting) for c in found[s.name]} for s in sites})
-        assert all(block(s, c).macs(s.in_hw) == c.macs for s in sites for c in found[s.name][1:3])
-        return Table(dict(found), 1.0, dict.fromkeys(found, 0.1))
-
-    monkeypatch.setattr(plans, "priced", recorded)
-    target = Target(threads=1)
-    search, seconds = plans.searched(path, "sd", target, Latencies(target, tmp_path))
-    assert seen["b"] == {(), ("sd",)}
-    assert (search.target, search.table.whole) == (target, 1.0)
+    search, seconds = plans.searched(path, "sd", Latencies(PaperMachine(), tmp_path))
+    dense, *split = search.table.candidates["b"]
     assert seconds >= 0
-    plans.searched(path, "cd,nd", target, Latencies(target, tmp_path))
-    assert seen["b"] == {(), ("cd",), ("nd",), ("cd", "nd")}
+    assert dense.seconds == pytest.approx(EACH + dense.macs * PER_MAC)
+    assert {tuple(c.setting) for c in split} == {("sd",)}
+    assert [c.seconds for c in split] == pytest.approx([2 * EACH + c.macs * PER_MAC for c in split])
+    search, _ = plans.searched(path, "cd,nd", Latencies(PaperMachine(), tmp_path))
+    assert {tuple(c.setting) for c in search.table.candidates["b"]} == {(), ("cd",), ("nd",), ("cd", "nd")}
