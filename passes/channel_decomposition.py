@@ -1,19 +1,20 @@
 """cd: channel decomposition (Zhang et al. 2015, arXiv 1505.06798, sections 3.1 and 3.2).
 
-The responses of a layer lie near a subspace of d dimensions: W̃ (n_o, n) is close to a product of rank d,
+The responses of a layer lie near a subspace of d dimensions, so the weight W̃ (n_o, n) is close to a product of rank d,
 
     W̃ ≈ L R    R (d, n) is the k×k convolution to d channels, L (n_o, d) the 1×1 convolution to n_o.
 
 Without data L R is the truncated SVD. With moments C, B (`ndpass.calibration.moments`) it is reduced-rank regression:
-with W* = BC⁻¹ any kernel M errs by that of W* plus tr((M − W*) C (M − W*)ᵀ), and the best M of rank d is UUᵀW*, U
-(n_o, d) the first eigenvectors of H = W*CW*ᵀ = W*Bᵀ. So R = UᵀW*, L = U is the optimum, with U one for all ranks, and
+the error of any kernel M is that of W* = BC⁻¹ plus tr((M − W*) C (M − W*)ᵀ). The best M of rank d is UUᵀW*, where U
+(n_o, d) are the first eigenvectors of H = W*CW*ᵀ = W*Bᵀ. So R = UᵀW* and L = U are optimal, one U serves all ranks, and
 
     error(d) = (Σg − Σ_{i≤d} λ_i(H)) / Σg
 
 On a matrix product or a 1×1 convolution this is the classic low-rank layer.
 
-With `solver=relu` a layer whose output goes straight into a ReLU is fitted for the error behind it (`relu_regression`):
-the kernel is LRW*, the bias that of the fit. The rank is chosen as before, and other layers are fitted as before.
+With `solver=relu` a layer whose output goes straight into a ReLU is fitted for the error behind the ReLU
+(`relu_regression`): the kernel is LRW*, the bias is the fit's. Ranks are chosen as without it, and all other layers are
+fitted as without it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ import numpy as np
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
 from ndpass.passes import relu_regression
-from ndpass.passes.base import Decomposition, Setting, refuse_common
+from ndpass.passes.base import Decomposition, Setting, channel_step, refuse_common
 from ndpass.passes.eigen import eigen
 
-WIDE, FEW = 1024, 16  # outputs from which on one in `FEW` directions are found by themselves
+WIDE = 1024  # outputs from which on few directions are found alone, not all at once
+FEW = 16  # few: at most one in so many
 
 
 class ChannelDecomposition(Decomposition):
@@ -41,7 +43,7 @@ class ChannelDecomposition(Decomposition):
     isometric = True  # L has orthonormal columns
 
     def refuse(self, conv: Conv) -> str | None:
-        """Grouped convolutions, and what has rank 1 already."""
+        """Grouped convolutions are refused, and weights that have rank 1 already."""
         if conv.group == 1 and full_rank(conv) == 1:
             return "weight of one row or column: nothing to split"
         return refuse_common(conv)
@@ -72,7 +74,7 @@ class ChannelDecomposition(Decomposition):
     def refit_for_relu(
         self, conv: Conv, setting: Setting, moments: Moments, answers: Array, responses: Array
     ) -> tuple[Block, float]:
-        """The linear block and 0 where no better one is found."""
+        """The linear block and a share of 0 where no better one is found."""
         left = moments.answered[1][:, : min(int(setting["rank"]), full_rank(conv))]
         linear = relu_regression.Affine(left, left.T, moments.bias(left @ (left.T @ moments.best)))
         found, gain = relu_regression.fit(answers, responses, moments.best @ moments.B.T, linear)
@@ -81,13 +83,13 @@ class ChannelDecomposition(Decomposition):
         return assemble(conv, found.left, found.right @ moments.best).with_bias(found.bias), gain
 
     def outline(self, conv: Conv, setting: Setting) -> Block:
-        """Without the data-free factors, which take an eigendecomposition."""
+        """From the shapes alone: the factors would take an eigendecomposition."""
         rank, zero = min(int(setting["rank"]), full_rank(conv)), np.float32(0)
         n_o, n = conv.matrix.shape
         return assemble(conv, np.broadcast_to(zero, (n_o, rank)), np.broadcast_to(zero, (rank, n)))
 
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
-        """All ranks from one spectrum."""
+        """All ranks from one spectrum; exact, with data and without."""
         values = spectrum(conv.matrix) if moments is None else moments.answered[0]
         total = float(values.sum()) if moments is None else moments.energy
         if total <= 0:
@@ -106,23 +108,22 @@ def full_rank(conv: Conv) -> int:
 def ranks(shape: tuple[int, int], width: int, pinned: int | str | None = None) -> list[int]:
     """Ranks worth a try for a matrix (a, b), cheapest first, full rank last; a pinned one as it is, up to full rank.
 
-    Factors of rank d have d(a + b) weights, so those with no fewer than a·b are left out. Channels are stored in blocks
-    of 16 or 8: measured, 48 is faster than 40 and 64 than 56 in a layer of 64 channels and more.
+    Factors of rank d have d(a + b) weights, so ranks with no fewer than a·b are left out. width: of the layer, which
+    the step between ranks depends on (`channel_step`).
     """
     a, b = shape
     full = min(a, b)
     if pinned is not None:
         return [full if pinned == "full" else min(int(pinned), full)]
-    width = min(width, full)
-    step = 16 if width >= 64 else 8 if width >= 32 else 1
+    step = channel_step(min(width, full))
     return [*range(step, -(-a * b // (a + b)), step), full]
 
 
 def factors(matrix: Array, rank: int) -> tuple[Array, Array]:
-    """L (a, d), R (d, b) of the best product of rank d for a matrix (a, b), in float64; exact at d = min(a, b).
+    """L (a, d) and R (d, b), the best product of rank d for a matrix (a, b), in float64; exact at d = min(a, b).
 
-    From the eigenvectors Q of the smaller Gram matrix: one factor is Q, the other what Qᵀ leaves of the matrix, with no
-    division by a singular value.
+    One factor is Q, the eigenvectors of the smaller Gram matrix, the other is the matrix times Q: nothing is divided by
+    a singular value.
     """
     wide = matrix.astype(np.float64)
     if wide.shape[0] <= wide.shape[1]:
@@ -133,13 +134,16 @@ def factors(matrix: Array, rank: int) -> tuple[Array, Array]:
 
 
 def spectrum(matrix: Array) -> Array:
-    """Squared singular values of (a, b), largest first, (min(a, b),)."""
+    """Squared singular values (min(a, b),) of a matrix (a, b), largest first."""
     wide = matrix.astype(np.float64)
     return eigen(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide)[0]
 
 
 def _directions(moments: Moments, rank: int) -> Array:
-    """The first eigenvectors (n_o, d) of H = W*Bᵀ; few of many by Lanczos: all 4,096 of a linear layer take 13 s."""
+    """The first d eigenvectors (n_o, d) of H = W*Bᵀ.
+
+    A few of many are found by the Lanczos method: all 4,096 of a linear layer take 13 s.
+    """
     n_o = len(moments.B)
     if n_o < WIDE or FEW * rank > n_o:
         return moments.answered[1][:, :rank]

@@ -1,13 +1,13 @@
-"""Which channels to drop, one at a time, by what each costs after the others have been refitted.
+"""Which channels to drop, one at a time: the one whose loss costs least after the others have been refitted.
 
-With P = C⁻¹ and the best kernel M = BP (n_o, n) of the channels that are left, dropping channel i, a block of columns,
+Let P = C⁻¹, and M = BP (n_o, n) the best kernel of the channels that are left. Dropping channel i, a block of columns,
 and refitting the rest raises E‖y − Mx̂‖² by exactly (Hassibi & Stork 1993, for blocks)
 
     tr(M_i P_ii⁻¹ M_iᵀ),  after which  P ← P − LLᵀ,  M ← M − NLᵀ,  L = P_:i R⁻ᵀ,  N = M_i R⁻ᵀ,  P_ii = RRᵀ
 
-so one sweep from all channels to one gives the order, and for every number of channels the error that remains. P is
-brought up to date many channels at once, because a matrix product costs far less than as many passes over P. Layers
-that read the same channels are eliminated together, each error relative to its own response.
+So one sweep from all channels down to one gives the order, and the error at every number of channels. P is updated for
+AT_ONCE channels together, because one matrix product costs far less than as many passes over P. Layers that read the
+same channels are eliminated together; the error of each counts relative to its own response.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ AT_ONCE = 16  # channels dropped between two updates of P
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """dropped (size - 1,): channels in the order in which they go; errors (readers, size): with 1, 2, … kept."""
+    """dropped (size - 1,): the channels in the order in which they go.
+
+    errors (readers, size): the relative error of each reader with 1, 2, …, size channels kept.
+    """
 
     dropped: Indices
     errors: Array
 
     def kept(self, count: int) -> Indices:
-        """The channels that are left when `count` are."""
+        """The `count` channels that are left, ascending."""
         gone = self.dropped[: self.errors.shape[1] - count]
         return np.setdiff1d(np.arange(self.errors.shape[1]), gone)
 
@@ -58,7 +61,7 @@ def eliminate(readers: list[tuple[Moments, Indices]], size: int) -> Path:
 
 
 class _Reader:
-    """One layer: P and M as of the last update, and what has been dropped since as P − LLᵀ, M − NLᵀ.
+    """One layer: P and M as of the last update; with what was dropped since they are P − LLᵀ and M − NLᵀ.
 
     Of what is current only the blocks on the diagonals are kept, P_ii and M_iᵀM_i: all that `costs` asks for.
     """
@@ -75,7 +78,7 @@ class _Reader:
         self._start(blocks)
 
     def _start(self, blocks: Indices) -> None:
-        """Nothing is pending. Channels with as many columns go together: `at` (g, m) are the columns of each."""
+        """Begin with no channel pending. Channels of equally many columns form a set: `at` (g, m), columns of each."""
         self.blocks = blocks
         self.gone: list[int] = []
         self.L, self.N = np.empty((len(blocks), 0)), np.empty((0, self.MT.shape[1]))
@@ -114,7 +117,7 @@ class _Reader:
             self._update()
 
     def _bring_up_blocks(self, L: Array, half: Array) -> None:
-        """M_iᵀM_i loses L_i half_iᵀ and its transpose; those that have gone become harmless."""
+        """Update M_iᵀM_i, which loses L_i half_iᵀ and its transpose; blocks of dropped channels become identities."""
         for channels, at, own, gram in self.sets:
             part, cross = L[at], L[at] @ half[at].transpose(0, 2, 1)  # (g, m, columns), (g, m, m)
             own -= part @ part.transpose(0, 2, 1)
@@ -122,7 +125,7 @@ class _Reader:
             own[channels == self.gone[-1]] = np.eye(at.shape[1])
 
     def _update(self) -> None:
-        """Bring P and M up to date, without the columns of the channels that have gone."""
+        """Update P and M, and take the columns of the dropped channels out."""
         stay = np.flatnonzero(~np.isin(self.blocks, self.gone))
         L = self.L[stay]
         self.P = self.P[np.ix_(stay, stay)]

@@ -1,8 +1,8 @@
 """cp: channel pruning (He et al. 2017, arXiv 1707.06168), the one pass that couples layers.
 
-A layer keeps c' of its n_i input channels and is refitted to the response of the original; whoever made the others
-drops them, so the choice holds for a whole group of layers (`ndpass.graph.channel_groups`). Hence no `rewrite`:
-`select` says which channels stay, `refit` fits one layer to them. Criteria:
+A layer keeps c' of its n_i input channels and is fitted again to the response of the original. The layers that made
+the other channels drop them, so the choice holds for a whole group of layers (`ndpass.graph.channel_groups`). So there
+is no `rewrite`: `select` says which channels stay, `refit` fits one layer to them. Criteria:
 
     lasso    the paper's eq. 1 and 2: min_β E‖y − Σ_i β_i W_i x̂_i‖² + λ‖β‖₁, in Gram form
              Q_ij = tr(W_i C_ij W_jᵀ), q_i = tr(B_i W_iᵀ): LARS, at the first point with c' channels
@@ -17,7 +17,8 @@ Measured on a VGG16 for CIFAR-10, relative error after the refit (12,000 positio
     conv4_2  128 of 512   0.0283   0.0258   0.0167
     conv5_2   64 of 512   0.0039   0.0037   0.0013
 
-so greedy is the default; one path, all sizes of a layer with n = 2304 at once, takes 3 s on two cores.
+so greedy is the default. One path gives all numbers of channels at once; in a layer with n = 2304 it takes 3 s on two
+cores.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import scipy
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Conv
 from ndpass.errors import UsageError
-from ndpass.passes.base import Setting, refuse_common
+from ndpass.passes.base import Setting, channel_step, refuse_common
 from ndpass.passes.channel_elimination import RIDGE, Path, eliminate
 from ndpass.passes.pruning import Indices, Pruning, Reader
 
@@ -58,7 +59,7 @@ class ChannelPruning(Pruning):
         return self.criterion != "l2"
 
     def refuse(self, conv: Conv) -> str | None:
-        """What geometry alone rules out; what the graph does, `groups.input_group` says."""
+        """Grouped convolutions and single inputs are refused; what the graph rules out, `channel_groups` says."""
         if conv.group == 1 and conv.n_i == 1:
             return "one input channel: nothing to prune"
         return refuse_common(conv)
@@ -89,8 +90,8 @@ class ChannelPruning(Pruning):
 
 
 def kept_counts(full: int) -> list[int]:
-    """Multiples of 16 below `full` where it is at least 64, of 8 where at least 32, else every number."""
-    step = 16 if full >= 64 else 8 if full >= 32 else 1
+    """The numbers of channels worth a try below `full`, fewest first (`channel_step`)."""
+    step = channel_step(full)
     return list(range(step, full, step))
 
 
@@ -100,7 +101,10 @@ def select(weight: Array, moments: Moments | None, keep: int, criterion: str = C
 
 
 def select_joint(readers: Sequence[Reader], keep: int, criterion: str = CRITERIA[0]) -> Indices:
-    """The channels that stay for all readers together, each weighed by 1 / its energy."""
+    """The `keep` channels that stay for all readers together, ascending; errors count relative to a reader's energy.
+
+    Raises UsageError where the criterion needs moments and a reader has none.
+    """
     size = _size(readers)
     if criterion == "greedy":
         return path(readers).kept(keep)
@@ -121,9 +125,9 @@ def path(readers: Sequence[Reader]) -> Path:
 
 
 def errors_by_size(weight: Array, moments: Moments | None, sizes: Sequence[int]) -> tuple[list[Indices], list[float]]:
-    """For each size the channels that stay and the relative error after the refit, all from one path.
+    """For each number of channels those that stay, and the relative error after the refit; all from one greedy path.
 
-    Without moments by l2, and the error is that of the weights.
+    Without moments the channels are chosen by l2, and the error is that of the weights.
     """
     if moments is not None:
         found = path([Reader(weight, moments)])
@@ -143,7 +147,7 @@ def refit(moments: Moments, inputs: Indices, K: int) -> Array:
 
 
 def error(moments: Moments, inputs: Indices, K: int) -> float:
-    """Relative error of the refit: 1 − tr(B_S C_SS⁻¹ B_Sᵀ) / Σg; 0 where the responses are constant."""
+    """Relative error after the refit: 1 − tr(B_S C_SS⁻¹ B_Sᵀ) / Σg; 0 where the responses are constant."""
     if moments.energy <= 0:
         return 0.0
     explained = float(np.einsum("on,on->", refit(moments, inputs, K), moments.B[:, _columns(inputs, K)]))
@@ -151,7 +155,7 @@ def error(moments: Moments, inputs: Indices, K: int) -> float:
 
 
 def importance(readers: Sequence[Reader]) -> Array:
-    """Share of each channel (size,) in ‖W‖², or with moments in the response: Q_ii over the energy; summed."""
+    """Importance (size,) of each channel: its share in ‖W‖², or with moments Q_ii over the energy; the readers' sum."""
     total = np.zeros(_size(readers))
     for reader in readers:
         own = _shares(reader)
@@ -172,7 +176,7 @@ def _shares(reader: Reader) -> Array:
 
 
 def gram(reader: Reader, moments: Moments, size: int) -> tuple[Array, Array]:
-    """Q (size, size) and q (size,) of the paper's problem; what inputs of no channel explain is taken from q."""
+    """Q (size, size) and q (size,) of the paper's problem; q lacks what inputs that are no channel explain."""
     W = _cut(reader.weight)
     n_i, K = W.shape[1:]
     flat = W.reshape(len(W), -1)  # (n_o, n)
@@ -189,9 +193,9 @@ def gram(reader: Reader, moments: Moments, size: int) -> tuple[Array, Array]:
 
 
 def lasso(Q: Array, q: Array, keep: int) -> Indices:
-    """The channels in the support at the first point of the path with `keep` of them, ascending.
+    """The support of β at the first point of the path with `keep` channels, ascending.
 
-    Too many at once, or too few at the end of the path: by |β_i|·Q_ii, then by Q_ii.
+    Where too many enter at once, or the path ends with too few, |β_i|·Q_ii decides, then Q_ii.
     """
     from sklearn.exceptions import ConvergenceWarning  # half a second, for this criterion alone
     from sklearn.linear_model import lars_path_gram

@@ -1,9 +1,9 @@
 """Passes one after the other inside a layer: `cd,nd` decouples the k×k convolution that cd leaves.
 
-Each pass acts on every leaf that it accepts. The moments of an inner leaf follow from the layer's by algebra: its
-patch is a linear map T of the layer's patch, for each place of the layer's kernel that the leaf can stand at, so its
-moments are the mean of T C Tᵀ over those places; its target is its own response. What an earlier leaf got wrong is in
-the map of the later ones. At the end the last linear factor is solved for again, on the response of the original.
+Each pass acts on every leaf that it accepts. The moments of an inner leaf follow from the layer's: the patch of the
+leaf is a linear map T of the layer's patch, one map for each place that the leaf can take in the layer's kernel. The
+leaf's moments are the mean of T C Tᵀ over these places, its target is its own response. The error of an earlier leaf is
+in the maps of the later ones. At the end the last linear factor is solved for again, on the response of the original.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Settings = Mapping[str, Setting]  # pass name -> setting; a pass that is not nam
 
 
 def refusal(passes: Sequence[Decomposition], conv: Conv) -> str | None:
-    """Why no pass can act on this convolution itself: the reason of each, or None."""
+    """Why no pass can act on this convolution itself, with the reason of each; None where one can."""
     reasons = {rule.name: rule.refuse(conv) for rule in passes}
     if None in reasons.values():
         return None
@@ -34,7 +34,11 @@ def refusal(passes: Sequence[Decomposition], conv: Conv) -> str | None:
 
 
 def compose(passes: Sequence[Decomposition], conv: Conv, settings: Settings, moments: Moments | None = None) -> Block:
-    """The block for `conv`; with moments each pass is fitted to them and the last factor and the bias are refitted."""
+    """The block that the passes with a setting make of `conv`, one after the other.
+
+    With moments each pass is fitted to data, then the last factor and the bias are fitted again. For example
+    `compose(parse("cd,nd"), conv, {"cd": {"rank": 32}, "nd": {"rank": 2, "form": "dw-pw"}})`.
+    """
     block: Block = conv.with_bias(None)
     chosen = [rule for rule in passes if rule.name in settings]
     for rule in chosen:
@@ -43,7 +47,7 @@ def compose(passes: Sequence[Decomposition], conv: Conv, settings: Settings, mom
 
 
 def applied(rule: Decomposition, setting: Setting, block: Block, conv: Conv, moments: Moments | None) -> Block:
-    """What one pass makes of the block that those before it have made of `conv`, without bias."""
+    """What one pass makes of `block`, which the passes before it have made of `conv`; without bias."""
 
     def rewritten(leaf: Conv, before: Conv | None) -> Block:
         if rule.refuse(leaf) is not None:
@@ -58,9 +62,10 @@ def applied(rule: Decomposition, setting: Setting, block: Block, conv: Conv, mom
 def sketched(
     rule: Decomposition, settings: Sequence[Setting], block: Block, conv: Conv, moments: Moments | None
 ) -> list[Block]:
-    """About what `applied` gives for each setting, to estimate errors: a leaf does not make up for those before it.
+    """Roughly what `applied` gives for each setting, to estimate errors.
 
-    So its moments, which take longer than its fit, are computed once for all settings.
+    A leaf does not make up for the error of those before it, so that its moments, which take longer than its fit, are
+    computed once for all settings.
     """
     if moments is None:
         return [applied(rule, setting, block, conv, None) for setting in settings]
@@ -84,7 +89,7 @@ def _own_moments(leaf: Conv, before: Conv | None, conv: Conv, moments: Moments) 
 
 
 def finished(block: Block, conv: Conv, moments: Moments | None, *, refitted: bool) -> Block:
-    """With its bias, and with moments and `refitted` the last factor solved for again."""
+    """The block with its bias; with moments and `refitted` the last factor is solved for again."""
     if moments is None:
         return block.with_bias(conv.bias)
     if refitted:
@@ -93,7 +98,7 @@ def finished(block: Block, conv: Conv, moments: Moments | None, *, refitted: boo
 
 
 def outline(passes: Sequence[Decomposition], conv: Conv, settings: Settings) -> Block:
-    """The geometry of what `compose` gives, with weights of zeros that take no memory."""
+    """The shapes of what `compose` gives, with weights of zeros that take no memory."""
     block: Block = conv
     for rule in passes:
         if rule.name in settings:
@@ -103,7 +108,7 @@ def outline(passes: Sequence[Decomposition], conv: Conv, settings: Settings) -> 
 
 
 def _leaf_by_leaf(block: Block, before: Conv | None, rewritten: Callable[[Conv, Conv | None], Block]) -> Block:
-    """`block` with each leaf rewritten; before: the one convolution equal to what comes before it."""
+    """The block with each leaf rewritten; `rewritten` gets the leaf and the one convolution equal to all before it."""
     if isinstance(block, Sum):
         return Sum(*(_leaf_by_leaf(b, before, rewritten) for b in block.blocks))
     if isinstance(block, Conv):
@@ -116,7 +121,10 @@ def _leaf_by_leaf(block: Block, before: Conv | None, rewritten: Callable[[Conv, 
 
 
 def leaf_moments(leaf: Conv, before: Conv | None, site: Conv, moments: Moments) -> Moments:
-    """Moments of an inner leaf's patches and of its own responses (see the module's text)."""
+    """Moments of an inner leaf's patches and of its own responses, as the module says.
+
+    before: the one convolution equal to all that comes before the leaf, or None; moments: of the layer `site`.
+    """
     if before is None and leaf.kernel == site.kernel:
         inner = moments
     elif before is None:  # the leaf sees a part of the patch: nothing to multiply
@@ -128,7 +136,7 @@ def leaf_moments(leaf: Conv, before: Conv | None, site: Conv, moments: Moments) 
 
 
 def placements(leaf: Conv, before: Conv | None, site: Conv) -> Iterator[Array]:
-    """T (n_l·K_l, n) for each place of the layer's kernel that neither `before` nor the leaf spans."""
+    """The map T (n_l·K_l, n) for each place that the leaf, behind `before`, can take in the layer's kernel."""
     kernel = site.kernel
     ahead = before or Conv(np.eye(site.n_i).reshape(site.n_i, site.n_i, *(1,) * len(kernel)))
     spans = [f * s for f, s in zip(ahead.kernel, leaf.kernel, strict=True)]
@@ -146,7 +154,7 @@ def placements(leaf: Conv, before: Conv | None, site: Conv) -> Iterator[Array]:
 
 
 def _mean(parts: Sequence[Moments]) -> Moments:
-    """Moments over all placements, each as likely as the others."""
+    """The mean over all placements."""
     total = parts[0]
     for part in parts[1:]:
         total = total.merge(part)
@@ -154,7 +162,7 @@ def _mean(parts: Sequence[Moments]) -> Moments:
 
 
 def refit(block: Block, site: Conv, moments: Moments) -> Block:
-    """The block with its last convolution solved for again on the responses, where that is one dense convolution."""
+    """The block with its last convolution fitted again to the responses, where it is dense and the error falls."""
     if not isinstance(block, Chain) or not isinstance(block.blocks[-1], Conv) or block.blocks[-1].group > 1:
         return block
     last, ahead = block.blocks[-1], Chain(*block.blocks[:-1]).dense()

@@ -21,6 +21,7 @@ EXACT = 1e-12  # squared relative error of the kernel where a setting is exact
 AGREEMENT = 1e-9  # how far a predicted squared error may be from the measured one
 BOUND = 1e-6  # how far a fit to data may end above what was predicted, or above the fit to the weights alone
 CHEAPER = 1e-9  # relative, of costs that count as equal
+BEYOND = 1_000_000  # a rank beyond every full rank
 MOST_ON_DATA = 5  # settings that are fitted to data, evenly spread
 
 Kind = type[Decomposition]
@@ -137,6 +138,8 @@ def check_block(kind: Kind, where: str, conv: Conv) -> None:
         for setting in (full := kind(**{key: "full"})).settings(conv):
             error = block_error(conv, full.rewrite(conv, setting))
             promise(error < EXACT, f"{kind.name}: {key}=full is not exact for {where}: the error is {error:.2g}")
+            error = block_error(conv, rule.rewrite(conv, {**setting, key: BEYOND}))
+            promise(error < EXACT, f"{kind.name}: {key}={BEYOND} of {where} is not taken for full rank")
 
 
 def _same_bias(block: Block, conv: Conv) -> bool:

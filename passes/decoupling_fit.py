@@ -1,19 +1,19 @@
 """nd fitted to data: depthwise separable branches in the metric of the input's second moments.
 
-The layer is M = Σ_t p_t ⊗ d_t; with moments C = E[x̂x̂ᵀ], B = E[yx̂ᵀ] (`ndpass.calibration.moments`) its error falls by
-block coordinate descent over input channels i, each with its own rows and columns C_ii (K, K):
+The layer is M = Σ_t p_t ⊗ d_t. With moments C = E[x̂x̂ᵀ], B = E[yx̂ᵀ] (`ndpass.calibration.moments`) its error is lowered
+by block coordinate descent over the input channels i, each with its own block C_ii (K, K):
 
     R = B − MC                      what the branches do not explain yet, (n_o, n)
     M_i* = M_i + R_i C_ii⁻¹         the best kernels (n_o, K) of channel i while the other channels stay
 
-dw-pw: the pair (P_i, D_i) is the rank-T part of M_i* in the metric C_ii, a K×K eigenproblem: both factors of a channel
-are optimal together. pw-dw: channel i of all pointwise rows is a T×T solve for every output, after which the T·K
-depthwise taps of each output are solved together. Then R is brought up to date, R −= ΔM_i C_i: at once for the columns
-of the channels that come next (CHANNELS of them), for all others when those are through, by one product. One sweep
-over the channels thus costs one product of (n_o, n) with (n, n). Last, dw-pw solves all pointwise weights at once:
-their features (n_i·T) are the same for every output.
+dw-pw: the pair (P_i, D_i) is the rank-T part of M_i* in the metric C_ii, a K×K eigenproblem, so both factors of a
+channel are optimal together. pw-dw: channel i of all pointwise rows is a T×T solve for every output; after the sweep
+the T·K depthwise taps of each output are solved together. Then R is updated, R −= ΔM_i C_i: at once for the columns of
+the next CHANNELS channels, for all other columns after these, by one product. One sweep over the channels costs one
+product of (n_o, n) with (n, n). Last, dw-pw solves for all pointwise weights together: their features (n_i·T) are the
+same for every output.
 
-Wide layers are swept in float32; the residual is computed anew for every sweep, so rounding does not add up.
+Wide layers are swept in float32. The residual is computed anew for every sweep, so rounding does not add up.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Factors = tuple[Array, Array]  # pointwise (T, n_o, n_i) and depthwise (T, c, K)
 def fit(
     weight: Array, moments: Moments, rank: int, form: str, sweeps: int = SWEEPS, start: Factors | None = None
 ) -> Factors:
-    """Factors for W (n_o, n_i, *kernel), c as in `network_decoupling.factors`; no step raises the error.
+    """Factors of rank T for W (n_o, n_i, *kernel), of the shapes of `network_decoupling.factors`; no step errs more.
 
-    start: the factors to begin with; left out, those of W* in the metric of each channel's own moments.
+    start: the factors to begin with. Default: those of the best kernel W* in the metric of each channel's own moments.
     """
     n_o, n_i = weight.shape[:2]
     solver = (_DwPw if form == "dw-pw" else _PwDw)(moments, n_o, n_i, rank)
@@ -60,7 +60,7 @@ def roots(blocks: Array) -> tuple[Array, Array]:
 
 
 def leading(stack: Array, rank: int) -> Array:
-    """The first right singular vectors of each (m, K) of a stack, as (c, K, T)."""
+    """The first T right singular vectors (c, K, T) of each matrix of a stack (c, m, K)."""
     return right_directions(stack)[1][:, :, :rank]
 
 
@@ -77,15 +77,15 @@ class _Solver:
         self.best = moments.best.reshape(n_o, n_i, self.K)
 
     def begin(self, point: Array, depth: Array) -> None:
-        """With these factors."""
+        """Take these factors as the start."""
         raise NotImplementedError
 
     def kernel(self) -> Array:
-        """M as (n_o, n_i, K)."""
+        """The kernel M (n_o, n_i, K) of the factors as they are."""
         raise NotImplementedError
 
     def improve(self, i: int, kernel: Array, residual: Array) -> Array:
-        """Make channel i's factors optimal, given its kernels and residuals (n_o, K); the change of its kernels."""
+        """Make the factors of channel i optimal, given its kernels and residuals (n_o, K); returns their change."""
         raise NotImplementedError
 
     def sweep(self) -> None:
@@ -131,7 +131,7 @@ class _DwPw(_Solver):
         return change
 
     def finish(self) -> None:
-        """All pointwise weights at once, from features z = Dx̂ (n_i·T)."""
+        """Solve for all pointwise weights together, from the features z = Dx̂ (n_i·T)."""
         m = self.n_i * self.rank
         half = (self.D @ self.C.reshape(self.n_i, self.K, -1)).reshape(m, self.n_i, self.K).transpose(1, 0, 2)
         taps = self.D.transpose(0, 2, 1)
@@ -172,7 +172,7 @@ class _PwDw(_Solver):
         return change
 
     def _taps(self) -> None:
-        """The T·K depthwise taps of each output, from features z = (P_oᵀ ⊗ I_K) x̂."""
+        """Solve for the T·K depthwise taps of each output, from the features z = (P_oᵀ ⊗ I_K) x̂."""
         n, m = len(self.C), self.rank * self.K
         cut = self.C.reshape(self.n_i, self.K * n)
         for start in range(0, self.n_o, OUTPUTS_AT_ONCE):
@@ -184,14 +184,17 @@ class _PwDw(_Solver):
             self.D[start : start + len(P)] = np.linalg.solve(_ridged(square), right).reshape(len(P), self.rank, self.K)
 
     def finish(self) -> None:
-        """The last sweep has solved the taps."""
+        """Nothing is left to do: the last sweep has solved for the taps."""
 
     def factors(self) -> Factors:
         return self.P.transpose(2, 0, 1), self.D.transpose(1, 0, 2)
 
 
 def solve(square: Array, right: Array) -> Array:
-    """Solution of a positive semidefinite system; a ridge, as small as will do, keeps dependent features finite."""
+    """Solution of a positive semidefinite system, with the smallest of three ridges that makes it solvable.
+
+    square: (m, m); right: (m, k). Raises LinAlgError where none does.
+    """
     for ridge in (RIDGE, 1e3 * RIDGE, 1e6 * RIDGE):
         try:
             ridged = _ridged(square[None], ridge)[0]
@@ -203,7 +206,7 @@ def solve(square: Array, right: Array) -> Array:
 
 
 def _ridged(stack: Array, ridge: float = RIDGE) -> Array:
-    """(c, m, m) with `ridge` of the mean diagonal added to each diagonal."""
+    """The stack (c, m, m) with `ridge` times the mean diagonal added to each diagonal."""
     m = stack.shape[-1]
     mean = np.trace(stack, axis1=1, axis2=2) / m
     ridged: Array = stack + (ridge * mean + np.finfo(float).tiny)[:, None, None] * np.eye(m)

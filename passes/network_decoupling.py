@@ -1,13 +1,14 @@
 """nd: network decoupling (Guo et al. 2018, arXiv 1808.05517).
 
-A k×k convolution W (n_o, n_i, K) is a sum of T depthwise separable ones, exactly so for T = min(n, K).
+A k×k convolution W (n_o, n_i, K) is a sum of T depthwise separable ones. The sum is exact for T = min(n, K).
 
     pw-dw (eq. 4)   every output o has the matrix W_o (n_i, K) = Σ_t p_t d_tᵀ: pointwise row p, then depthwise kernel d
     dw-pw           every input i has the matrix W_{:,i} (n_o, K) = Σ_t p_t d_tᵀ: depthwise kernel d, then column p
 
-The best factors of rank T in the norm of the weights are the first T singular pairs. They are taken from the
-eigenvectors V (K, K) of the small Gram matrix in float64, p = W V: at full rank V is orthogonal and the sum exact.
-(Where a long kernel has fewer rows than taps V has a column for each row, see `ndpass.passes.eigen`.)
+The best factors of rank T in the norm of the weights are the first T singular pairs. They come from the eigenvectors
+V (K, K) of the Gram matrix WᵀW in float64, with p = W V: at full rank V is orthogonal, so the sum is exact. A long
+kernel with fewer rows than taps gets a V with one column for each row (`ndpass.passes.eigen`).
+
 BSConv-U (Haase & Amthor 2020) is pw-dw with T = 1; DAC (Li et al. 2018) is dw-pw. `decoupling_fit` fits the factors
 to data.
 """
@@ -26,18 +27,18 @@ from ndpass.passes.decoupling_fit import Factors, fit
 from ndpass.passes.eigen import right_directions, squared_singular_values
 
 FORMS = ("pw-dw", "dw-pw")
-WIDE_RANKS = (1, 2, 3, 4, 6)
+WIDE_RANKS = (1, 2, 3, 4, 6)  # the T that are tried in wide layers, where each fit is slow
 
 
 class NetworkDecoupling(Decomposition):
-    """T depthwise separable convolutions for one; `rank` is T, `form` the order of the two."""
+    """A sum of T depthwise separable convolutions; `rank` is T, `form` says which half of each comes first."""
 
     name = "nd"
     summary = "network decoupling: k×k becomes a sum of T pointwise + depthwise pairs"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "form": FORMS}
 
     def refuse(self, conv: Conv) -> str | None:
-        """Matrix products, 1×1 kernels and grouped convolutions have nothing to decouple."""
+        """Matrix products, 1×1 kernels and grouped convolutions are refused: they have nothing to decouple."""
         if not conv.kernel:
             return "matrix product: no kernel to decouple"
         if conv.kernel_size == 1:
@@ -63,7 +64,7 @@ class NetworkDecoupling(Decomposition):
         return block if moments is None else block.with_bias(moments.bias(block.dense().matrix))
 
     def sketch(self, conv: Conv, setting: Setting, moments: Moments) -> Block:
-        """Of one sweep."""
+        """As `rewrite`, after one sweep of the fit."""
         rank, form = int(setting["rank"]), str(setting["form"])
         if rank >= full_rank(conv, form):
             return self.rewrite(conv, setting, moments)
@@ -79,7 +80,7 @@ class NetworkDecoupling(Decomposition):
         return block_error(conv, self.sketch(conv, setting, moments), moments)
 
     def inner(self, conv: Conv) -> list[Setting]:
-        """T of 1 to 3: behind another pass, more seldom saves anything. In wide layers dw-pw only, as in `errors`."""
+        """T from 1 to 3, for behind another pass more seldom saves MACs; in wide layers dw-pw only, as in `errors`."""
         wide = conv.n_i * conv.kernel_size >= WIDE and not {"rank", "form"} & self.pinned.keys()
         few = [s for s in self.settings(conv) if "rank" in self.pinned or int(s["rank"]) <= 3]
         return [s for s in few if not wide or s["form"] == "dw-pw"]
@@ -91,11 +92,10 @@ class NetworkDecoupling(Decomposition):
         return assemble(conv, point, np.broadcast_to(np.float32(0), (rank, channels, conv.kernel_size)), form)
 
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> Sequence[float | None]:
-        """Without moments 1 − energy kept, all ranks from one spectrum a form; with them an upper bound, of one sweep.
+        """Without moments 1 − energy kept, exact. With moments the error after one sweep, an upper bound.
 
-        Not tried in wide layers, None: pw-dw, which in three layers of a VGG16 (128, 256 and 512 wide) had 1.4 to 3.6
-        times the error of dw-pw at the same T and took up to three times as long to fit, and the higher T but
-        WIDE_RANKS.
+        In wide layers pw-dw and all T but WIDE_RANKS are None, not tried. In three layers of a VGG16 (128, 256 and 512
+        wide) pw-dw had 1.4 to 3.6 times the error of dw-pw at the same T, and took up to three times as long to fit.
         """
         if moments is not None:
             return [self._quick_error(conv, s, moments) for s in settings]
@@ -104,9 +104,10 @@ class NetworkDecoupling(Decomposition):
 
 
 def _fitted(conv: Conv, moments: Moments, rank: int, form: str) -> Factors:
-    """Fitted factors that are never worse than those of the weights alone: where they were, the fit begins with these.
+    """Fitted factors that err no more on the data than the factors of the weights alone.
 
-    A stem of three channels may descend into a poorer minimum than the one near its weights.
+    Where the first fit errs more, it is repeated with the factors of the weights as its start: in a stem of three
+    channels the descent may end in a poorer minimum than the one near the weights.
     """
     found, plain = fit(conv.weight, moments, rank, form), factors(conv.weight, rank, form)
     if moments.error(kernel_of(*found, form)) <= moments.error(kernel_of(*plain, form)):
@@ -115,7 +116,7 @@ def _fitted(conv: Conv, moments: Moments, rank: int, form: str) -> Factors:
 
 
 def kernel_of(point: Array, depth: Array, form: str) -> Array:
-    """(n_o, n_i, K) that the branches are together."""
+    """The kernel (n_o, n_i, K) that the branches add up to; point and depth as `factors` gives them."""
     kernel: Array = np.einsum("toi,tok->oik" if form == "pw-dw" else "toi,tik->oik", point, depth, optimize=True)
     return kernel
 
@@ -140,7 +141,7 @@ def factors(weight: Array, rank: int, form: str) -> tuple[Array, Array]:
 
 
 def energy(weight: Array, form: str) -> Array:
-    """Share of ‖W‖² that rank 1, 2, … keep (paper, Figure 3): (K,); ones where the weights are all zero."""
+    """Share of ‖W‖² that rank 1, 2, …, K keep (Guo et al. 2018, Figure 3): (K,); ones if the weights are all zero."""
     values = squared_singular_values(matrices(weight, form)).sum(axis=0)
     total = values.sum()
     kept: Array = np.cumsum(values) / total if total else np.ones_like(values)
@@ -148,10 +149,10 @@ def energy(weight: Array, form: str) -> Array:
 
 
 def blueprint_share(weight: Array) -> float:
-    """How much of a filter one blueprint explains, averaged over the filters that are not zero (BSConv, section 3).
+    """Share of a filter that one blueprint explains, averaged over the filters that are not zero (BSConv, section 3).
 
-    The n_i kernels of a filter are points in K dimensions; the share of their squared norm along the first principal
-    direction, through the origin because a blueprint has no offset, is what pw-dw with T = 1 keeps of that filter.
+    The n_i kernels of a filter are points in K dimensions. The blueprint is their first principal direction through
+    the origin, for a blueprint has no offset. Its share of their squared norm is what pw-dw with T = 1 keeps.
     """
     values = squared_singular_values(matrices(weight, "pw-dw"))
     total = values.sum(axis=1)
@@ -160,7 +161,7 @@ def blueprint_share(weight: Array) -> float:
 
 
 def assemble(conv: Conv, point: Array, depth: Array, form: str) -> Sum:
-    """The sum of T chains; stride, pads and dilation go to the depthwise part, the bias once to the last leaf."""
+    """The sum of T chains. Strides, pads and dilations go to the depthwise half, the bias to the last leaf, once."""
     axes = len(conv.kernel)
     branches: list[Block] = []
     for p, d in zip(point, depth, strict=True):

@@ -10,11 +10,12 @@ are a truncated SVD. With moments C, B (`ndpass.calibration.moments`) the steps 
 
 1. C is taken for C_a ⊗ C_j, C_a the mean over j of its blocks, C_j = tr(C_a⁻¹ C_jj')/m; with C_a = LLᵀ and C_j = RRᵀ
    the best-fit kernel W* = BC⁻¹ is split by the SVD of Lᵀ W* R, and T = Uᵀ L⁻¹.
-2. S is the exact least squares for the features z = (T ⊗ I) x̂ (d·k_j). Those of rank d are the first of those of any
-   higher rank, so one Cholesky factor Cz = ΛΛᵀ tells what every rank explains: rows of Λ⁻¹Bzᵀ, squared and summed.
-3. T is refitted given S by conjugate gradients, then S again. Measured on VGG16 this takes off 3 to 25 % of the error,
-   most at low ranks; `errors` knows steps 1 and 2 only and is an upper bound by that much.
-   Where the data-free factors err less in this metric, they are taken.
+2. S is the exact least squares for the features z = (T ⊗ I) x̂ (d·k_j). The features of rank d are the first of those of
+   any higher rank, so one Cholesky factor Cz = ΛΛᵀ tells what every rank explains: rows of Λ⁻¹Bzᵀ, squared and summed.
+3. T is refitted given S by conjugate gradients, then S again. Measured on VGG16 this takes 3 to 25 % off the error,
+   most at low ranks; `errors` stops after step 2 and is an upper bound by that much.
+
+Where the data-free factors err less in this metric, they are taken.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class SpatialDecomposition(Decomposition):
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "order": ORDERS}
 
     def refuse(self, conv: Conv) -> str | None:
-        """Kernels with fewer than two axes to part, and grouped convolutions."""
+        """Kernels with fewer than two axes above 1 are refused, and grouped convolutions."""
         if not conv.kernel:
             return "matrix product: no kernel to split"
         if sum(k > 1 for k in conv.kernel) < 2:
@@ -64,7 +65,7 @@ class SpatialDecomposition(Decomposition):
         return ranks((m, n_o * k_j), conv.n_o, self.pinned.get("rank"))
 
     def inner(self, conv: Conv) -> list[Setting]:
-        """INNER ranks of each order, closer where they are small: the errors of all come from one decomposition."""
+        """INNER ranks of each order, closer where they are small; one decomposition gives the errors of all."""
         found = self.settings(conv)
         orders = [[s for s in found if s["order"] == order] for order in ORDERS]
         few = [own[i] for own in orders if own for i in _geometric(len(own))]
@@ -83,14 +84,14 @@ class SpatialDecomposition(Decomposition):
         return best.with_bias(moments.bias(best.dense().matrix))
 
     def sketch(self, conv: Conv, setting: Setting, moments: Moments) -> Block:
-        """Steps 1 and 2, as `errors`."""
+        """As `rewrite`, by steps 1 and 2 alone."""
         order, rank = str(setting["order"]), int(setting["rank"])
         if rank >= full_rank(conv, order):
             return self.rewrite(conv, setting, moments)
         return assemble(conv, *_Fit(conv, moments, order).fit(rank, sweeps=0), order)
 
     def outline(self, conv: Conv, setting: Setting) -> Block:
-        """Without the data-free factors, which take a singular value decomposition."""
+        """From the shapes alone: the factors would take a singular value decomposition."""
         order = str(setting["order"])
         n_o, m, k_j = cut(conv.weight, order).shape
         rank = min(int(setting["rank"]), full_rank(conv, order))
@@ -98,7 +99,7 @@ class SpatialDecomposition(Decomposition):
         return assemble(conv, np.broadcast_to(zero, (rank, m)), np.broadcast_to(zero, (n_o, rank, k_j)), order)
 
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
-        """All ranks of an order at once; with moments an upper bound, exact at full rank (see above)."""
+        """All ranks of an order at once; exact without moments and at full rank, else the upper bound of step 2."""
         curve = {}
         for order in {str(s["order"]) for s in settings}:
             wanted = [int(s["rank"]) for s in settings if s["order"] == order]
@@ -112,13 +113,13 @@ def _geometric(count: int) -> NDArray[np.intp]:
 
 
 def full_rank(conv: Conv, order: str) -> int:
-    """The d at which the product is exact: min(m, n_o·k_j)."""
+    """The rank d at which the product is exact: min(m, n_o·k_j)."""
     n_o, m, k_j = cut(conv.weight, order).shape
     return int(min(m, n_o * k_j))
 
 
 def split_axis(kernel: tuple[int, ...]) -> int:
-    """The axis that is parted from the others: the first of extent above 1."""
+    """The axis that is split from the others: the first of extent above 1."""
     return next(a for a, k in enumerate(kernel) if k > 1)
 
 
@@ -167,7 +168,7 @@ def _weight_curve(conv: Conv, order: str) -> Array:
 
 
 def _curve(conv: Conv, moments: Moments, order: str, wanted: Sequence[int]) -> Array:
-    """Relative error of the response at rank 1, 2, … full after step 2; what lies above all that is wanted is 0."""
+    """Relative error of the response at rank 1, 2, … full after step 2; 0 at ranks above all that are wanted."""
     full = full_rank(conv, order)
     curve: Array = np.zeros(full)
     curve[-1] = moments.error(moments.best)

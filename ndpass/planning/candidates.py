@@ -56,7 +56,8 @@ def candidates_for(
 ) -> list[Candidate]:
     """The layer as it is, then every single pass that accepts it, then the compositions, all in the passes' order.
 
-    most: how many decompositions are composed at most.
+    moments: of the layer, None plans on the weights alone; group: who shares its input channels, or why they cannot be
+    pruned; most: how many decompositions are composed at most.
     """
     rules, pruning = split(passes)
     conv = site.conv
@@ -71,7 +72,7 @@ def candidates_for(
 def _inside(
     site: Site, conv: Conv, passes: Sequence[Decomposition], dense: Candidate, moments: Moments | None, most: int
 ) -> list[Candidate]:
-    """What decompositions alone make of the layer."""
+    """The candidates of decompositions alone."""
     if is_pinned(passes):
         return list(_pinned(site, conv, passes, moments))
     found = [dense]
@@ -143,8 +144,8 @@ def _single(site: Site, conv: Conv, rule: Decomposition, dense: int, moments: Mo
 def _pinned(site: Site, conv: Conv, passes: Sequence[Decomposition], moments: Moments | None) -> Iterator[Candidate]:
     """All passes with the settings given, in each form that is left open; errors are measured.
 
-    Without data only the first form, the paper's: errors of the weights do not compare forms. On a VGG16 with nd:rank=3
-    pw-dw everywhere gave 78 %, dw-pw 52 %, whichever had the smaller error 73 %.
+    Without data only the first form, the paper's, because errors of the weights do not compare forms. On a VGG16 with
+    nd:rank=3 pw-dw everywhere gave an accuracy of 78 %, dw-pw 52 %, the form with the smaller error in each layer 73 %.
     """
     products = list(_products(site, passes))
     full = all(rule.pinned_to_full for rule in passes)
@@ -172,7 +173,7 @@ def _products(site: Site, passes: Sequence[Decomposition]) -> Iterator[Settings]
 
 
 def refused(graph: Graph, site: Site, passes: Sequence[Pass], calibrated: bool) -> str | None:
-    """Why the site is left alone whatever the budget, or None."""
+    """Why the site is left alone whatever the budget, or None. calibrated: whether it would be fitted to data."""
     reason = why_not(site, passes, channel_group(graph, site, passes))
     n = site.outline.n_i * site.outline.kernel_size
     if reason is None and calibrated and n > MOST_UNKNOWNS:

@@ -1,13 +1,14 @@
-"""Layers that become cheaper because a later one reads fewer channels: what `cp` saves where channels are made.
+"""What pruning saves in the layers before: they become cheaper where a later one reads fewer channels.
 
 A layer that keeps c of its input channels takes the others from the layers that make them. In the block that such a
-producer becomes only the convolutions that write them shrink, the ranks inside stay, so its MACs are linear in them:
+producer becomes, only the convolutions that write these channels shrink, and the ranks inside stay. So its MACs are
+linear in the channels lost:
 
     MACs(candidate i, c channels kept) = MACs(i) − rate(i) · lost(c)    rate: MACs of one output
 
-`Coupling.fronts` gives the planner these savings by both choices. What it promises is kept: layers without candidates
-count too (depthwise ones that lie between, say), and where it is open which channels go, a Concat's, each branch is
-taken to lose no more than it must, so that the rewritten model may come out with fewer MACs than promised.
+`Coupling.fronts` gives the planner these savings for each pair of choices. They are kept in the written model: layers
+without candidates count too, such as depthwise ones in between. Where it is open which channels go, as before a Concat,
+each branch is taken to lose no more than it must, so the written model may have fewer MACs than promised.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from ndpass.planning.shared_savings import Pair
 
 @dataclass(frozen=True, eq=False)
 class Before:
-    """What lies before a site whose input channels can be pruned, `size` of them.
+    """The layers before a site whose input channels can be pruned.
 
-    spare: channels that may be kept beyond those asked for. lost: layer -> (size + 1,) outputs that it loses at least
-    when 0, 1, … channels go; rates: the same layers -> MACs of one output as they are now.
+    size: how many channels there are; spare: channels that may be kept beyond those asked for; lost: layer ->
+    (size + 1,) outputs that it loses at least when 0, 1, … channels go; rates: layer -> MACs of one of its outputs now.
     """
 
     size: int
@@ -77,19 +78,19 @@ class Coupling:
     def fronts(
         self, candidates: Mapping[str, Sequence[Candidate]], cost: Cost = macs_of
     ) -> tuple[dict[str, list[Candidate]], list[Pair]]:
-        """Site -> candidates that no other beats whatever its neighbours become, cheapest first; what pairs save.
+        """Site -> candidates that no other beats whatever the neighbours become, cheapest first; and what pairs save.
 
         With another cost than MACs a layer saves the same share of it as of its MACs, an estimate; one without
         candidates, whose cost is not known then, nothing.
         """
         before = {name: b for name, b in self._before.items() if name in candidates}
-        dropped = {name: self._dropped(name, ways) for name, ways in candidates.items()}
+        dropped = {name: self._dropped(name, own) for name, own in candidates.items()}
         fixed = {name: self._fixed(b, candidates, cost)[dropped[name]] for name, b in before.items()}
         rates = {p: self._rates(p, candidates[p], cost) for b in before.values() for p in b.lost if p in candidates}
         most = {p: b.lost[p][dropped[name].max()] for name, b in before.items() for p in b.lost}
         at = {
-            name: _undominated(ways, cost, fixed.get(name, 0), rates.get(name, 0) * most.get(name, 0), dropped[name])
-            for name, ways in candidates.items()
+            name: _undominated(own, cost, fixed.get(name, 0), rates.get(name, 0) * most.get(name, 0), dropped[name])
+            for name, own in candidates.items()
         }
         place = {name: i for i, name in enumerate(candidates)}
         pairs = [Pair(None, place[name], saved[None, at[name]]) for name, saved in fixed.items()]
@@ -99,12 +100,12 @@ class Coupling:
                 pairs.append(Pair(place[p], place[name], saved))
         return {n: [candidates[n][i] for i in at[n]] for n in candidates}, [p for p in pairs if p.saved.any()]
 
-    def _dropped(self, name: str, ways: Sequence[Candidate]) -> Labels:
-        """(ways,) channels that each takes from the layers before."""
+    def _dropped(self, name: str, candidates: Sequence[Candidate]) -> Labels:
+        """(candidates,) channels that each takes from the layers before."""
         b, pruning = self._before.get(name), self._pruning
         if b is None or pruning is None:
-            return np.zeros(len(ways), np.int64)
-        settings = [c.setting.get(pruning.name) for c in ways]
+            return np.zeros(len(candidates), np.int64)
+        settings = [c.setting.get(pruning.name) for c in candidates]
         return np.array([0 if s is None else b.dropped(pruning.kept(s)) for s in settings])
 
     def _fixed(self, before: Before, planned: Mapping[str, object], cost: Cost) -> Array:
@@ -114,12 +115,12 @@ class Coupling:
             total += before.rates[name] * before.lost[name] if cost is macs_of else 0
         return total
 
-    def _rates(self, name: str, ways: Sequence[Candidate], cost: Cost) -> Array:
-        """(ways,) what one output costs."""
+    def _rates(self, name: str, candidates: Sequence[Candidate], cost: Cost) -> Array:
+        """(candidates,) what one output costs."""
         site, group = self._sites[name], self._groups.get(name, "")
-        blocks = [block_of(site, self._passes, c.setting, group) for c in ways]
+        blocks = [block_of(site, self._passes, c.setting, group) for c in candidates]
         macs = [_macs(site, b) - _macs(site, fewer_outputs(b, site.outline.n_o - 1)) for b in blocks]
-        return np.array([m * (cost(c) / c.macs) for m, c in zip(macs, ways, strict=True)])
+        return np.array([m * (cost(c) / c.macs) for m, c in zip(macs, candidates, strict=True)])
 
 
 def _macs(site: Site, block: Block) -> int:
@@ -129,19 +130,20 @@ def _macs(site: Site, block: Block) -> int:
 
 
 def _undominated(
-    ways: Sequence[Candidate], cost: Cost, fixed: Array | int, most: Array | int, dropped: Labels
+    candidates: Sequence[Candidate], cost: Cost, fixed: Array | int, most: Array | int, dropped: Labels
 ) -> list[int]:
-    """Positions of the candidates worth a look, cheapest first; (ways,) each: fixed, most: savings, always and at most.
+    """Positions of the candidates that no other beats, cheapest first.
 
-    One is beaten by another with no more damage and no more cost, be all its outputs kept or the fewest (between these
-    costs are linear), that takes no fewer channels from the layers before: what these save only grows with them.
+    fixed, most: (candidates,) or one number, what a candidate saves always and at most; dropped: (candidates,) channels
+    that it takes from the layers before. One candidate beats another if it has no more damage, no more cost with all of
+    its outputs and with the fewest (costs are linear between), and drops no fewer channels, for savings grow with them.
     """
-    costs = np.array([cost(c) for c in ways]) - fixed
-    return undominated(np.column_stack([costs, [c.damage for c in ways], costs - most, -dropped]))
+    costs = np.array([cost(c) for c in candidates]) - fixed
+    return undominated(np.column_stack([costs, [c.damage for c in candidates], costs - most, -dropped]))
 
 
 def undominated(values: Array) -> list[int]:
-    """Rows (n, columns) than which no other is as small in every column (the first of equal ones), in their order."""
+    """Positions of the rows (n, columns) that no other row is as small as in every column; of equals the first."""
     kept: list[int] = []
     for i in np.lexsort(values.T[::-1]):
         if not (values[kept] <= values[i]).all(axis=1).any():

@@ -1,29 +1,30 @@
 """How much an error in one layer's response moves the outputs, layer by layer, without labels.
 
-Errors of layers are not of one kind: a tenth of the response lost in one layer may change every answer, in another
-none. So each layer gets a slope, the root of the divergence of the model's outputs over the relative error of the
-response that caused it, and the planner sums (slope · error)² over the layers. The square, because that is how the
-divergence of a single layer grows (measured on VGG16, KL against error of nd, sd and cd: exponents 1.1 to 2.6, mostly
-2); the sum over all layers of a plan then came out at 1.6 times the divergence that was measured, KL 0.058 and 0.035.
+Losing a tenth of the response may change every answer in one layer, and none in another. So each layer gets a slope:
+the root of the divergence of the model's outputs over the relative error of the response that caused it. The planner
+sums (slope · error)² over the layers. The square is how the divergence of a single layer grows (measured on VGG16, KL
+against error of nd, sd and cd: exponents 1.1 to 2.6, mostly 2). The sum over all layers of a plan then came out at 1.6
+times the measured divergence, KL 0.058 and 0.035.
 
 Two errors are tried, and the steeper slope counts: in a ResNet-20 a layer that did not feel 5 % was the worst at 20 %.
-The network is probed in a copy that has a switch behind every layer, which takes the weakest principal directions out
+The network is probed in a copy with a switch behind every layer. The switch takes the weakest principal directions out
 of the response,
 
     y' = y − a UUᵀ(y − ȳ)    U (n_o, r): the last eigenvectors of E[yyᵀ], a ≤ 1 so that the relative error is as wanted
 
-which is the error that a decomposition of low rank makes, at the cost of a pointwise convolution. Pruning makes
-another: what its input channels told is lost in strong directions of the response as in weak ones. Where a pass prunes,
-random directions of the whitened response are tried too,
+which is the error that a decomposition of low rank makes, and costs a pointwise convolution. Pruning makes another
+error: strong directions of the response lose as much as weak ones. Where a pass prunes, random directions of the
+whitened response are tried too,
 
     y' = y − a G^½ QQᵀ G^−½ (y − ȳ)    Q (n_o, r) orthonormal, r/n_o the relative error wanted
     relative error = tr(QᵀΛQ) / tr G    G = VΛVᵀ the covariance of the response, Q in the coordinates of V
 
-for what prunes (measured on ResNet-20, cp at 0.7 of the MACs: a drop of 11.3 points when planned with the weakest
-directions alone, of 3.7 with both; the last layer before the average does not feel its weakest directions at all. For
-what does not prune they mislead: sd on VGG16 then has a KL of 0.047 instead of 0.040). The divergence is
-that of the class probabilities (KL) where an output is class scores, else the error relative to the outputs' variance;
-of several outputs, and of groups of channels whose scales differ, all count.
+for candidates that prune. Measured on ResNet-20, cp at 0.7 of the MACs: a drop of 11.3 points when planned with the
+weakest directions alone, of 3.7 with both; the last layer before the average does not feel its weakest directions at
+all. For candidates that do not prune they mislead: sd on VGG16 then has a KL of 0.047 instead of 0.040.
+
+The divergence is that of the class probabilities (KL) where an output is class scores, else the error relative to the
+outputs' variance. Of several outputs, and of groups of channels whose scales differ, all count.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def slopes(
     *,
     pruning: Collection[str] = (),
 ) -> Slopes:
-    """What an error costs, site by site.
+    """What an error of each site costs at the outputs.
 
     responses: (rows, n_o) of each site, as `calibration.collect.references` gives them. pruning: the names of the
     passes that prune channels, if any may be what makes the error.
@@ -144,10 +145,9 @@ def effects(
     *,
     pruning: bool = False,
 ) -> tuple[dict[str, Effect], dict[str, Effect]]:
-    """Site name -> of what the probes do to the outputs that with the steepest slope: of a decomposition's probes, and
-    with `pruning` of all. See `slopes`.
+    """Site name -> the effect with the steepest slope, of a decomposition's probes; with `pruning` also of all probes.
 
-    Nothing where the response never varies.
+    Other arguments: as of `slopes`. An effect is zero where the response never varies.
     """
     kinds = [(kind, error) for kind in ((probe, spread_probe) if pruning else (probe,)) for error in ERRORS]
     few = probing_data(data, len(kinds) * len(sites))
@@ -181,7 +181,7 @@ def divergence(agreement: Agreement) -> float:
 
 
 def probe(responses: Array, error: float) -> Probe:
-    """The weakest directions of responses (rows, n_o) that hold at least `error` of their variance."""
+    """A probe of the weakest directions of responses (rows, n_o) that hold at least `error` of their variance."""
     y = responses.astype(np.float64)
     mean = y.mean(0)
     values, vectors = np.linalg.eigh(np.cov(y, rowvar=False, bias=True).reshape(y.shape[1], -1))
@@ -192,7 +192,7 @@ def probe(responses: Array, error: float) -> Probe:
 
 
 def spread_probe(responses: Array, error: float) -> Probe:
-    """Seeded random directions of the whitened responses (rows, n_o), so many that `error` of the variance is lost."""
+    """A probe of seeded random directions of the whitened responses (rows, n_o), a share `error` of all directions."""
     y = responses.astype(np.float64)
     mean = y.mean(0)
     G = np.cov(y, rowvar=False, bias=True).reshape(y.shape[1], -1)
@@ -209,12 +209,12 @@ def spread_probe(responses: Array, error: float) -> Probe:
 
 
 def switch(number: int) -> str:
-    """The input, of one element, that says how strongly the probe of site `number` acts."""
+    """The name of the input (1,) that says how strongly the probe of site `number` acts."""
     return f"ndpass.switch{number}"
 
 
 def probed(graph: Graph, sites: Sequence[Site], probes: Mapping[str, Probe], batch: int) -> bytes | ov.Model:
-    """The network with a probe behind every site and an input for each; a copy that is only ever run."""
+    """A copy of the network with a probe behind every site, and an input for each; it is only run, never written."""
     copy = graph.copy()
     for i, site in enumerate(sites):
         copy.perturb(site, _subtracted(probes[site.name], site), switch(i))

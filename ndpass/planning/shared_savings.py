@@ -1,13 +1,14 @@
-"""One candidate of each front where some save more together: what pairs save, and a bound of all that can be reached.
+"""The choice of one candidate from each front, where pairs of candidates of two fronts save cost together.
 
-A state of a front is a candidate i and the class k of what the front that it saves with becomes: candidates of that
-front with equal savings are one class. With x_ik ∈ {0, 1} for the states what is saved is linear,
+A state of a front is a candidate i and a class k of the front that it saves with; candidates of that front with equal
+savings are one class. With x_ik ∈ {0, 1} for the states the savings are linear,
 
     Σ_ik s_ik x_ik    with Σ_ik x_ik = 1 in each front and Σ_i x_ik = Σ_{j in k} x_j for each class
 
-Fronts form trees, so that for any price λ of cost the least damage + λ·cost of all choices, and of those through each
-state, is found from the leaves up and back down. Least − λ·room is below the damage of every choice within the room;
-a state whose own bound is above the damage of one that is known is in no better one (Lagrangian fixing).
+Fronts form trees. So for any price λ of cost the least damage + λ·cost of all choices, and of all choices through each
+state, is found in one way up from the leaves and one back down. The least − λ·room is a lower bound for the damage of
+every choice within the room. A state whose own bound is above the damage of a known choice is in no better choice, and
+is left out (Lagrangian fixing).
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ ROUNDING = 1e-12  # of sums, relative
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """saved (candidates of front `first`, of front `second`), never below zero: less cost where both are chosen.
+    """What candidates of two fronts save together; fronts by number.
 
-    A front is the first of one pair at most. first None: a single row, what those of `second` save elsewhere.
+    saved (candidates of `first`, candidates of `second`): the cost that is saved where both are chosen, 0 or more. With
+    first=None it has a single row: what those of `second` save elsewhere. A front is the first of one pair at most.
     """
 
     first: int | None
@@ -40,8 +42,10 @@ class Pair:
 
 
 class Forest:
-    """saved (candidates, classes) by front; second: the front that it saves with, -1 for none; kinds: the class of each
-    candidate of that; firsts: the fronts that save with it. sizes: candidates of each front.
+    """The fronts and what they save together. sizes: the number of candidates of each front.
+
+    By front: saved (candidates, classes); second: the front that it saves with, -1 for none; kinds: the class of each
+    candidate of that front; firsts: the fronts that save with it.
     """
 
     def __init__(self, sizes: Sequence[int], pairs: Sequence[Pair]) -> None:
@@ -66,7 +70,7 @@ class Forest:
         self.order.append(front)
 
     def _up(self, weights: Sequence[Array]) -> list[Array]:
-        """(candidates, classes) of each front: the least weight of the state and all that leads to it."""
+        """(candidates, classes) of each front: the least weight of each state with all that lead to it."""
         up = list(weights)
         for f in self.order:
             for first in self.firsts[f]:
@@ -74,7 +78,7 @@ class Forest:
         return up
 
     def through(self, weights: Sequence[Array]) -> list[Array]:
-        """(candidates, classes) of each front: the least weight of all choices with that state."""
+        """(candidates, classes) of each front: the least weight of all choices that have the state."""
         up = self._up(weights)
         whole = sum(float(up[f].min()) for f, second in enumerate(self.second) if second < 0)
         total = list(up)
@@ -87,7 +91,7 @@ class Forest:
         return total
 
     def best(self, weights: Sequence[Array]) -> list[int]:
-        """The choice of least weight."""
+        """The choice of least weight: a candidate of each front."""
         up, picked = self._up(weights), [0] * len(weights)
         for f in reversed(self.order):
             picked[f] = int(up[f][:, self._kind(f, picked)].argmin())
@@ -100,12 +104,15 @@ class Forest:
         return sum(float(costs[f][i] - self.saved[f][i, self._kind(f, picked)]) for f, i in enumerate(picked))
 
     def least(self, costs: Sequence[Array]) -> float:
-        """The least cost of any choice; costs: of the candidates of each front, with nothing saved."""
+        """The least cost of any choice; costs: (candidates,) of each front, with nothing saved."""
         states = [c[:, None] - s for c, s in zip(costs, self.saved, strict=True)]
         return self.cost(costs, self.best(states))
 
     def promising(self, damages: Sequence[Array], costs: Sequence[Array], room: float) -> States:
-        """The states that a choice of least damage within the room can have; (candidates,) of each front."""
+        """The states that a choice of least damage within the room can have.
+
+        damages, costs: (candidates,) of each front; room: what the choice may cost in all.
+        """
         bounds, known = [np.full(s.shape, -np.inf) for s in self.saved], np.inf
         most = sum(float(d.max()) for d in damages), sum(float(np.abs(c).max()) for c in costs)
         low, high = 0.0, np.inf
@@ -131,7 +138,7 @@ class Forest:
     def improved(
         self, damages: Sequence[Array], costs: Sequence[Array], picked: Sequence[int], room: float
     ) -> list[int]:
-        """From a choice within the room by single changes that fit, until none takes off damage."""
+        """A choice within the room improved by single changes that fit, until none lowers the damage."""
         now, free, f, settled = list(picked), room - self.cost(costs, picked), 0, 0
         while settled < len(now):
             own = costs[f] - self.saved[f][:, self._kind(f, now)]
@@ -151,7 +158,7 @@ class Forest:
         return States(front, candidate, saved, self._links(front, candidate, kind))
 
     def _links(self, front: Positions, candidate: Positions, kind: Positions) -> coo_array:
-        """1 at the states of a class, −1 at those of the candidates that make it up."""
+        """(classes, states): 1 at the states of a class, −1 at those of the candidates that make it up."""
         rows, columns, values, done = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0)], 0
         for f, second in enumerate(self.second):
             if second >= 0:
@@ -165,9 +172,9 @@ class Forest:
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """front, candidate (its position in the front), saved: (states,), front after front.
+    """States, front after front: (states,) each for the front, the candidate's position in it and what is saved.
 
-    links (classes, states): each row times the states chosen is 0.
+    links (classes, states): each row times the chosen states is 0.
     """
 
     front: Positions

@@ -53,7 +53,10 @@ def unsuited(rule: ReluFit, passes: Sequence[Pass], behind: Sequence[str], recor
 
 
 def refitted(record: Record, rule: ReluFit, conv: Conv, moments: Moments, rows: Rows) -> Record:
-    """The layer fitted for the ReLU behind it, or as it was with the reason."""
+    """The record with the layer fitted for the ReLU behind it, or with its linear fit and the reason.
+
+    conv, moments: of the layer as it was fitted; rows: gives the samples, which are only collected where they are used.
+    """
     setting = cast(Setting, record.row.setting[rule.name])  # a report's row may hold any JSON, a pass's holds these
     block, gain = rule.refit_for_relu(conv, setting, moments, *rows())
     if gain <= 0:
@@ -65,13 +68,13 @@ def refitted(record: Record, rule: ReluFit, conv: Conv, moments: Moments, rows: 
 
 
 def linear(record: Record, rule: ReluFit, why: str) -> Record:
-    """The record with the linear fit that it has, and why."""
+    """The record with the linear fit that it has, and why it keeps it."""
     setting = rule.linear_setting(cast(Setting, record.row.setting[rule.name]))
     return _noted(record, rule.name, setting, f"linear fit: {why}")
 
 
 def _noted(record: Record, name: str, setting: Setting, text: str) -> Record:
-    """The record with what pass `name` did, and why."""
+    """The record with the setting that pass `name` has now, and why."""
     log.info("%s: %s", record.row.name, text)
     settings = {**record.row.setting, name: dict(setting)}
     return replace(record, row=record.row.model_copy(update={"setting": settings, "reason": text}))

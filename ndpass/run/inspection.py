@@ -1,4 +1,4 @@
-"""`ndpass inspect`: every convolution of a model, what it costs and how much of it nd keeps at each T."""
+"""`ndpass inspect`: every layer with weights, what it costs, and how much of its weights nd keeps at each T."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ RANKS = (1, 2, 3, 4)  # the T of Guo et al. 2018, Figure 3
 
 @dataclass(frozen=True)
 class Row:
-    """One weighted node. energy: form -> share of ‖W‖² kept at T = 1…4; blueprint: BSConv's share, both nd's only."""
+    """A layer with weights.
+
+    share: of the model's MACs; energy: form of nd -> share of ‖W‖² kept at T = 1…4; blueprint: the share that BSConv's
+    blueprints explain; both None where nd cannot rewrite the layer, for the reason given.
+    """
 
     name: str
     op: str
@@ -31,7 +35,7 @@ class Row:
 
 
 def inspect(graph: Graph) -> Iterator[Row]:
-    """A row for every Conv, ConvTranspose, Gemm and MatMul, in graph order; `reason` says why nd leaves it alone."""
+    """A row for every layer with weights, in graph order; `reason` says why nd leaves it alone."""
     total = graph.macs() or 1
     rule = NetworkDecoupling()
     for found in graph.sites():
