@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,23 +97,40 @@ def _remedy(shape: tuple[int, ...], spec: InputSpec, preprocess: Preprocess | No
     first_last = preprocess.layout == "nchw"
     moved, layout = ((n, middle, last, first), "nhwc") if first_last else ((n, last, first, middle), "nchw")
     if spec.fits(moved):
-        return f"set layout={layout} in --preprocess"
+        return _typed(preprocess, layout=layout)
     channels, (h, w) = (spec.sample[0], spec.sample[1:]) if first_last else (spec.sample[2], spec.sample[:2])
     if channels not in (None, preprocess.channels):
-        return f"set color={'grey' if channels == 1 else 'rgb'} in --preprocess"
-    size = f"{h or 'H'}x{w or 'W'}"
-    return f"set size={size}{f',crop={size}' if preprocess.crop else ''} in --preprocess"
+        color = "grey" if channels == 1 else "rgb"
+        spread = {key: value for key, value in (("mean", (0.0,)), ("std", (1.0,))) if len(getattr(preprocess, key)) > 1}
+        return _typed(preprocess, color=color, **spread)
+    if h is None or w is None:
+        return "set size=HxW in --preprocess"
+    return _typed(preprocess, size=(h, w), crop=(h, w) if preprocess.crop else None)
+
+
+def _typed(preprocess: Preprocess, **changed: Any) -> str:
+    """The option with which the data would fit, whole, to be pasted: a part alone would drop mean, std and scale."""
+    from ndpass.calibration.preprocess_text import preprocess_text
+
+    return f"give --preprocess {preprocess_text(replace(preprocess, **changed))}"
 
 
 def check_labels(labels: Any, count: int, place: str) -> NDArray[np.int64]:
     """The class index of each sample, (count,); InputError when they are not that."""
     array = as_array(labels, f"{place}: labels")
+    if array.ndim == 2 and array.shape[0] == count and _one_hot(array):
+        raise InputError(f"{place}: labels are one-hot, {array.shape}: give class indices, labels.argmax(1)")
     if array.shape != (count,):
         raise InputError(f"{place}: {count} samples have labels ({count},); got {array.shape}; make them agree")
     if array.dtype.kind not in "iu" or (count and array.min() < 0):
         found = f"the smallest is {array.min()}" if array.dtype.kind == "i" else f"they are {array.dtype}"
         raise InputError(f"{place}: labels are class indices, integers from 0; {found}; convert them")
     return array.astype(np.int64)
+
+
+def _one_hot(array: NDArray[Any]) -> bool:
+    """Whether every row has one 1 and else zeros."""
+    return bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())
 
 
 def join(parts: Sequence[NDArray[Any]], places: Sequence[str]) -> NDArray[Any]:

@@ -120,12 +120,20 @@ def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "shape", "message"),
     [
-        ("size=20", (None, 3, 32, 24), r"takes \(batch, 3, 32, 24\); got \(batch, 3, 20, 20\); set size=32x24 in"),
-        ("imagenet", (4, 3, 32, 32), r"got \(batch, 3, 224, 224\); set size=32x32,crop=32x32 in --preprocess"),
-        ("size=32", (None, 1, 32, 32), r"takes \(batch, 1, 32, 32\); got \(batch, 3, 32, 32\); set color=grey in"),
-        ("size=32,color=grey", (None, 3, 32, 32), r"set color=rgb in"),
-        ("size=32", (None, 32, 32, 3), r"set layout=nhwc in"),
-        ("size=32,layout=nhwc", (None, 3, 32, 32), r"set layout=nchw in"),
+        (
+            "size=20",
+            (None, 3, 32, 24),
+            r"takes \(batch, 3, 32, 24\); got \(batch, 3, 20, 20\); give --preprocess size=32x24$",
+        ),
+        ("imagenet", (4, 3, 32, 32), r"got \(batch, 3, 224, 224\); give --preprocess imagenet,size=32x32"),
+        (
+            "size=32",
+            (None, 1, 32, 32),
+            r"takes \(batch, 1, 32, 32\); got \(batch, 3, 32, 32\); give --preprocess size=32x32,color=grey$",
+        ),
+        ("size=32,color=grey", (None, 3, 32, 32), r"give --preprocess size=32x32$"),
+        ("size=32", (None, 32, 32, 3), r"give --preprocess size=32x32,layout=nhwc$"),
+        ("size=32,layout=nhwc", (None, 3, 32, 32), r"give --preprocess size=32x32$"),
         ("size=32", (None, 3072), r"give arrays of that shape"),
         ("size=50,crop=60", (None, 3, 60, 60), r"crop fits into size"),
         ("crop=60", (None, 3, 60, 60), r"0\.png: a crop fits into the image"),

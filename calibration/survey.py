@@ -1,0 +1,60 @@
+"""One look at all data before anything is run: what cannot be read ends the run, what is suspicious is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ndpass.calibration.feeds import Feeds
+
+BATCH = 32
+PIXELS = 16.0  # a float input whose values reach beyond this holds pixels that nobody scaled
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What all samples of one input have in common. constant: samples whose elements are all the same number."""
+
+    low: float
+    high: float
+    constant: int
+    samples: int
+
+
+def survey(feeds: Feeds) -> dict[str, Survey]:
+    """Input name -> range and count of constant samples, from one pass over the data.
+
+    Raises InputError for a sample that cannot be read, does not fit the input or is not finite.
+    """
+    found: dict[str, Survey] = {}
+    for feed in feeds.batches(BATCH):
+        for name, rows in feed.items():
+            flat = rows.reshape(len(rows), -1)
+            lows, highs = flat.min(axis=1), flat.max(axis=1)
+            constant = int(np.sum(lows == highs)) if flat.shape[1] > 1 else 0
+            before = found.get(name, Survey(np.inf, -np.inf, 0, 0))
+            found[name] = Survey(
+                min(before.low, float(lows.min())),
+                max(before.high, float(highs.max())),
+                before.constant + constant,
+                before.samples + len(rows),
+            )
+    return found
+
+
+def warnings_of(feeds: Feeds, what: str) -> list[str]:
+    """What is suspicious about the data, a sentence each. what: their name in these sentences, as calibration data."""
+    said = []
+    floats = {name for name, rows in next(feeds.batches(1)).items() if rows.dtype.kind == "f" and rows.ndim > 2}
+    for name, seen in survey(feeds).items():
+        if seen.constant:
+            said.append(f"{seen.constant} of {seen.samples} samples of the {what} are one constant (input '{name}')")
+        if name in floats and max(abs(seen.low), abs(seen.high)) > PIXELS:
+            said.append(
+                f"the {what} range from {seen.low:g} to {seen.high:g} (input '{name}'): if these are pixels, give the "
+                "--preprocess that the model was trained with"
+            )
+    if feeds.labels is not None and len(feeds) > 1 and len(set(feeds.labels.tolist())) == 1:
+        said.append(f"all labels of the {what} are {int(feeds.labels[0])}: a metric on one class says little")
+    return said
