@@ -123,13 +123,13 @@ def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
         (
             "size=20",
             (None, 3, 32, 24),
-            r"takes \(batch, 3, 32, 24\); got \(batch, 3, 20, 20\); give --preprocess size=32x24$",
+            r"\(batch, 3, 32, 24\); got \(batch, 3, 20, 20\); give --preprocess size=32x24$",
         ),
         ("imagenet", (4, 3, 32, 32), r"got \(batch, 3, 224, 224\); give --preprocess imagenet,size=32x32"),
         (
             "size=32",
             (None, 1, 32, 32),
-            r"takes \(batch, 1, 32, 32\); got \(batch, 3, 32, 32\); give --preprocess size=32x32,color=grey$",
+            r"got \(batch, 3, 32, 32\); give --preprocess size=32x32,color=grey$",
         ),
         ("size=32,color=grey", (None, 3, 32, 32), r"give --preprocess size=32x32$"),
         ("size=32", (None, 32, 32, 3), r"give --preprocess size=32x32,layout=nhwc$"),
