@@ -23,6 +23,7 @@ cores.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +37,7 @@ from ndpass.conv import Array, Conv
 from ndpass.errors import UsageError
 from ndpass.passes.base import Setting, channel_step, refuse_common
 from ndpass.passes.channel_elimination import RIDGE, Path, eliminate
-from ndpass.passes.pruning import Indices, Pruning, Reader
+from ndpass.passes.pruning import Filled, Indices, Pruning, Reader, unfilled
 
 CRITERIA = ("greedy", "lasso", "l2")
 ROWS_AT_ONCE = 32  # channels of Q computed together, to bound the memory to 2·ROWS_AT_ONCE·K·n numbers
@@ -73,9 +74,9 @@ class ChannelPruning(Pruning):
     def kept(self, setting: Setting) -> int:
         return int(setting["channels"])
 
-    def errors(self, weight: Array, settings: Sequence[Setting], moments: Moments | None = None) -> Sequence[float]:
+    def errors(self, reader: Reader, settings: Sequence[Setting], filled: Filled = unfilled) -> Sequence[float]:
         """All from one greedy path, whatever the criterion; without moments those of the weights by l2."""
-        return errors_by_size(weight, moments, [self.kept(s) for s in settings])[1]
+        return errors_by_size(reader, [self.kept(s) for s in settings], filled)[1]
 
     def select(self, readers: Sequence[Reader], setting: Setting) -> Indices:
         return select_joint(readers, int(setting["channels"]), str(setting["criterion"]))
@@ -124,17 +125,26 @@ def path(readers: Sequence[Reader]) -> Path:
     return eliminate([(_need(reader), reader.columns) for reader in readers], _size(readers))
 
 
-def errors_by_size(weight: Array, moments: Moments | None, sizes: Sequence[int]) -> tuple[list[Indices], list[float]]:
+def errors_by_size(
+    reader: Reader, sizes: Sequence[int], filled: Filled = unfilled
+) -> tuple[list[Indices], list[float]]:
     """For each number of channels those that stay, and the relative error after the refit; all from one greedy path.
 
-    Without moments the channels are chosen by l2, and the error is that of the weights.
+    Without moments the channels are chosen by l2, and the error is that of the weights. filled: as of `Pruning.errors`.
     """
-    if moments is not None:
-        found = path([Reader(weight, moments)])
-        return [found.kept(s) for s in sizes], [float(found.errors[0, s - 1]) for s in sizes]
-    norms = importance([Reader(weight)])
-    kept = [select(weight, None, s, "l2") for s in sizes]
-    return kept, [max(0.0, float(1 - norms[k].sum() / (norms.sum() or 1.0))) for k in kept]
+    if reader.moments is None:
+        norms = importance([reader])
+        kept = [filled(select_joint([reader], s, "l2")) for s in sizes]
+        return kept, [max(0.0, float(1 - norms[k].sum() / (norms.sum() or 1.0))) for k in kept]
+    found, K = path([reader]), math.prod(reader.weight.shape[2:])
+    kept = [filled(found.kept(s)) for s in sizes]
+    errors = [
+        float(found.errors[0, size - 1])
+        if len(stay) == size
+        else error(reader.moments, np.flatnonzero((reader.blocks < 0) | np.isin(reader.blocks, stay)), K)
+        for size, stay in zip(sizes, kept, strict=True)
+    ]
+    return kept, errors
 
 
 def refit(moments: Moments, inputs: Indices, K: int) -> Array:

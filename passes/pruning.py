@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -15,6 +15,14 @@ from ndpass.conv import Array, Conv
 from ndpass.passes.base import Pass, Setting
 
 Indices: TypeAlias = NDArray[np.int64]
+
+
+Filled: TypeAlias = Callable[[Indices], Indices]
+
+
+def unfilled(channels: Indices) -> Indices:
+    """No channel more than was chosen."""
+    return channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +68,11 @@ class Pruning(Pass):
         """How many channels a setting keeps."""
 
     @abstractmethod
-    def errors(self, weight: Array, settings: Sequence[Setting], moments: Moments | None = None) -> Sequence[float]:
-        """Relative squared error of each setting after the refit; weight: (n_o, channels, elements of a channel)."""
+    def errors(self, reader: Reader, settings: Sequence[Setting], filled: Filled = unfilled) -> Sequence[float]:
+        """Relative squared error of each setting after the refit of the layer that reads the channels.
+
+        filled: the channels that stay where those given are chosen: a branch of a Concat keeps at least one.
+        """
 
     @abstractmethod
     def select(self, readers: Sequence[Reader], setting: Setting) -> Indices:

@@ -37,6 +37,15 @@ class Member:
         """Which of the layer's own channels stay when the group keeps `channels`."""
         return kept(self.channels, channels)
 
+    def most_kept(self, count: int) -> int:
+        """The most of the layer's own channels that can stay when the group keeps `count`.
+
+        A channel may be several of the layer's own, and another one only one, where a Concat reads a tensor twice.
+        """
+        own = self.channels[self.channels >= 0]
+        each = np.sort(np.bincount(own))[::-1]
+        return int(len(self.channels) - len(own) + each[:count].sum())
+
 
 @dataclass(frozen=True, eq=False)
 class Group:

@@ -18,6 +18,7 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.passes import Decomposition, Pass, Pruning, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import Settings, compose, outline, refusal
+from ndpass.passes.pruning import Reader
 from ndpass.planning.candidate import Candidate, pareto
 from ndpass.planning.compositions import MOST_RANKS, composed, is_tried, site_macs, spread
 
@@ -97,14 +98,13 @@ def _pruned(
     moments: Moments | None,
 ) -> Iterator[Candidate]:
     """Each number of channels kept, alone and with what decompositions then make of the smaller layer (estimated)."""
-    settings = pruning.settings(conv, size=group.size)
-    width = conv.n_i // group.size  # columns of a channel, where a Flatten lies between
-    errors = pruning.errors(conv.weight.reshape(conv.n_o, group.size, -1), settings, moments)
+    settings, reader = pruning.settings(conv, size=group.size), group.consumers[0]
+    errors = pruning.errors(Reader(conv.weight, moments, reader.channels), settings, group.filled)
     thinned = spread(sorted(pareto(inside), key=lambda c: c.macs), MOST_RANKS)
     spare = len(group.filled(np.zeros(0, np.int64))) - 1  # channels that branches of a Concat may add, each its last
     for setting, error in zip(settings, errors, strict=True):
-        most = pruning.kept(setting) + spare
-        outline = replace(site.outline, weight=site.outline.weight[:, : most * width])
+        most = reader.most_kept(pruning.kept(setting) + spare)
+        outline = replace(site.outline, weight=site.outline.weight[:, :most])
         smaller = replace(site, outline=outline)
         if not (is_pinned([pruning]) and rules and thinned):
             yield Candidate(site_macs(smaller, rules, {}), error, {pruning.name: setting})
@@ -126,8 +126,8 @@ def block_of(site: Site, passes: Sequence[Pass], settings: Settings, group: Grou
     rules, pruning = split(passes)
     conv = site.outline
     if pruning is not None and pruning.name in settings and isinstance(group, Group):
-        width = conv.n_i // group.size
-        conv = replace(conv, weight=conv.weight[:, : pruning.kept(settings[pruning.name]) * width])
+        most = group.consumers[0].most_kept(pruning.kept(settings[pruning.name]))
+        conv = replace(conv, weight=conv.weight[:, :most])
     return outline(rules, conv, settings)
 
 
