@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from ndpass.errors import UsageError, did_you_mean
 from ndpass.passes.base import Decomposition, Pass, Setting
@@ -52,6 +53,8 @@ def find(name: str) -> type[Pass]:
     for rule in PASSES:
         if rule.name == name:
             return rule
+    if name == AUTO:
+        raise UsageError(f"--passes {AUTO} stands alone: it uses every pass there is")
     point = offered().get(name)
     if point is None:
         known = names()
@@ -104,7 +107,7 @@ def parse(spec: str) -> list[Pass]:
     return passes
 
 
-def check_order(passes: list[Pass]) -> None:
+def check_order(passes: Sequence[Pass]) -> None:
     """Raise UsageError where all settings are pinned and a pass that may not follow another stands behind one."""
     rules = [rule for rule in passes if isinstance(rule, Decomposition)]
     if all(rule.pinned_fully for rule in passes):

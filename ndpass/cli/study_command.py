@@ -13,7 +13,7 @@ from ndpass.cli import terminal
 from ndpass.cli.parameters import Json, Model, Preprocess, Quiet, Samples, Seed, Threads, Verbose, start_log
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
-from ndpass.run.arguments import opener
+from ndpass.run.arguments import opener, passes_of
 from ndpass.run.options import Data, Options, TargetOptions
 
 if TYPE_CHECKING:
@@ -65,13 +65,12 @@ def sensitivity(
     """
     from ndpass.cli import plots
     from ndpass.files.staging import check_writable
-    from ndpass.passes import parse
     from ndpass.planning.candidate import Budget
     from ndpass.planning.candidates import is_pinned
     from ndpass.run import studies
 
     start_log(verbose, quiet)
-    rules = parse(passes) if passes else []
+    rules = passes_of(passes, calibrated=True) if passes else []
     if study and not rules:
         raise UsageError(f"--study {study.value} rewrites layers: say how, as with --passes nd:rank=2")
     if study is Study.depth and not is_pinned(rules):

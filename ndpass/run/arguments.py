@@ -104,16 +104,22 @@ def budget_of(given: Mapping[str, object], default: tuple[BudgetKind, float] | N
 
 def passes_of(spec: str | Sequence[str | Pass], *, calibrated: bool) -> list[Pass]:
     """Passes from text, from objects or from a list of both. Raises UsageError."""
-    from ndpass.passes import AUTO, auto, parse
+    from ndpass.passes import AUTO, Pass, auto, check_order, parse
 
     if isinstance(spec, str):
         return auto(calibrated=calibrated) if spec == AUTO else parse(spec)
     parts: list[Pass] = []
     for part in spec:
+        if not isinstance(part, str | Pass):
+            what = f"the class {part.__name__}" if isinstance(part, type) else repr(part)
+            raise UsageError(
+                f"passes: {what} is no pass: give names, as 'nd:rank=2', or objects, as NetworkDecoupling()"
+            )
         parts += parse(part) if isinstance(part, str) else [part]
     names = [rule.name for rule in parts]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"passes={names}: give each pass once, and at least one")
+    check_order(parts)
     return parts
 
 

@@ -1,0 +1,38 @@
+"""Passes as a caller gives them: text, objects, or a list of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ndpass.errors import UsageError
+from ndpass.passes import ChannelDecomposition, NetworkDecoupling
+from ndpass.run.arguments import passes_of
+
+
+def test_auto_is_the_registry_s() -> None:
+    assert [p.name for p in passes_of("auto", calibrated=True)] == ["cp", "cd", "sd", "nd"]
+    assert [p.name for p in passes_of("auto", calibrated=False)] == ["cd", "sd", "nd"]
+
+
+def test_text_and_objects_may_be_mixed() -> None:
+    rules = passes_of([ChannelDecomposition(rank=4), "nd:rank=2"], calibrated=False)
+    assert [(p.name, p.pinned) for p in rules] == [("cd", {"rank": 4}), ("nd", {"rank": 2})]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("auto,nd", "--passes auto stands alone: it uses every pass there is"),
+        (["auto", "nd"], "--passes auto stands alone"),
+        (["nd", NetworkDecoupling()], "give each pass once"),
+        ([], "at least one"),
+        ([NetworkDecoupling], "the class NetworkDecoupling is no pass: give names, as 'nd:rank=2', or objects"),
+        ([2], "2 is no pass"),
+    ],
+)
+def test_what_is_no_list_of_passes_is_refused(spec: Any, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        passes_of(spec, calibrated=False)
+    assert message in str(refused.value)
