@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ndpass.conv import Block
 from ndpass.passes import Setting
@@ -65,6 +65,16 @@ class Candidate:
     def damage(self) -> float:
         """What plans keep small, summed over the layers: `weighed`, or the error where that is not known."""
         return self.error if self.weighed is None else self.weighed
+
+
+class CandidateStore(Protocol):
+    """Keeps candidates layer by layer, so that planning that was cut off goes on with the next layer."""
+
+    def save_candidates(self, layer: str, candidates: Sequence[Candidate]) -> None:
+        """Keep all candidates of a layer, whole or not at all; called from several threads."""
+
+    def load_candidates(self, layer: str) -> list[Candidate] | None:
+        """What was kept of the layer, equal in every bit, or None."""
 
 
 Cost = Callable[[Candidate], float]

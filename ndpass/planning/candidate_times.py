@@ -21,7 +21,7 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener
 from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass
-from ndpass.planning.candidate import Candidate, pareto, seconds_of
+from ndpass.planning.candidate import Candidate, CandidateStore, pareto, seconds_of
 from ndpass.planning.candidates import block_of, channel_group
 from ndpass.planning.latency_table import CORRECTION, VISIBLE, LatencyTable, kind
 from ndpass.planning.stand_in import time_original
@@ -37,11 +37,20 @@ def timed_table(
     passes: Sequence[Pass],
     latencies: Latencies,
     listen: Listener = lambda *_: None,
+    store: CandidateStore | None = None,
 ) -> LatencyTable:
-    """The table of a graph that has not been rewritten yet; candidates: of each site, the first as the layer is."""
+    """The table of a graph that has not been rewritten yet.
+
+    candidates: of each site, the first as the layer is. store: where the timed candidates of each layer are kept as
+    they come.
+    """
     small: dict[str, list[Candidate]] = {}
     for i, site in enumerate(sites):
         listen("timing", i, len(sites))
+        known = store.load_candidates(site.name) if store else None
+        if known is not None:
+            small[site.name] = known
+            continue
         dense, fronts = candidates[site.name][0], fronts_of(candidates[site.name])
         few = [dense, *(c for front in fronts for c in thinned(front))]
         group, rows = channel_group(graph, site, passes), rows_of(graph, site, latencies.machine.target.batch)
@@ -50,6 +59,8 @@ def timed_table(
         small[site.name] = [replace(dense, seconds=next(times))]
         for front in fronts:
             small[site.name] += interpolated(front, {c.macs: next(times) for c in thinned(front)})
+        if store:
+            store.save_candidates(site.name, small[site.name])
     whole, in_place = time_original(graph, latencies.machine, list(small))
     return LatencyTable({name: corrected(ways, in_place[name]) for name, ways in small.items()}, whole, in_place)
 

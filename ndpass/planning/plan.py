@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener
 from ndpass.passes import Pass
-from ndpass.planning.candidate import Budget, Candidate, Choice
+from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
 from ndpass.planning.candidates import candidates_for, channel_group
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
@@ -26,7 +27,7 @@ class Planner:
     """Plans for one graph, which stays as it is.
 
     calibration: None plans on the weights alone. most: passes that are composed in a layer, at most; None: all.
-    jobs: layers that are planned side by side.
+    jobs: layers that are planned side by side. store: where the candidates of each layer are kept as they come.
     """
 
     graph: Graph
@@ -34,6 +35,7 @@ class Planner:
     calibration: Calibration | None
     most: int | None = None
     jobs: int = 1
+    store: CandidateStore | None = None
 
     def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
         """A choice for every site. Raises BudgetError where none meets the budget."""
@@ -45,8 +47,16 @@ class Planner:
         frontier = self.calibration.frontier(self.graph) if self.calibration else None
 
         def tasks() -> Iterator[tuple[str, Callable[[], list[Candidate]]]]:
+            behind: list[Site] = []  # layers that are known and that the frontier has not gone through
             for i, site in enumerate(sites):
                 listen("planning", i, len(sites))
+                known = self.store.load_candidates(site.name) if self.store else None
+                if known is not None:
+                    behind.append(site)
+                    yield site.name, partial(list, known)
+                    continue
+                while frontier is not None and behind:  # the same segments as without a break, so the same bits
+                    deque(frontier.advance(behind.pop(0)), maxlen=0)
                 moments = self.calibration.moments(site, frontier) if self.calibration and frontier else None
                 group = channel_group(self.graph, site, self.passes)
                 yield site.name, partial(self._candidates, site, moments, group)
@@ -56,8 +66,11 @@ class Planner:
     def _candidates(self, site: Site, moments: Moments | None, group: Group | str) -> list[Candidate]:
         most = len(self.passes) if self.most is None else self.most
         with blas_threads(site) if self.jobs == 1 else nullcontext():
-            found = candidates_for(site, self.passes, moments, group, most)
-        return [replace(c, block=None) for c in found]  # layers before it will have changed by the time it is written
+            fitted = candidates_for(site, self.passes, moments, group, most)
+        found = [replace(c, block=None) for c in fitted]  # layers before it change before it is written
+        if self.store:
+            self.store.save_candidates(site.name, found)
+        return found
 
     def weighed(self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Candidate]]:
         """The candidates with what their errors do to the outputs, where there are data to tell."""

@@ -1,10 +1,11 @@
 """What a calibrated run has done so far, a file a layer, so that a run that was cut off can go on.
 
 The folder lies beside the output and goes when the run ends. Its manifest says what the run was: model, data, options.
-A layer's file appears whole or not at all, so a kill at any moment loses the layer in work and no other. Weights are
-kept in float64, as they were fitted: going on gives the bytes that a run without a break would have given. While a run
-is at work it holds a lock in the folder, which ends with its process however that ends: a second one with the same
-output is refused before it removes what the first has done.
+A file appears whole or not at all, so a kill at any moment loses the layer in work and no other: neither the candidates
+of those planned, nor the seconds of those timed, nor the weights of those rewritten. Weights are kept in float64, as
+they were fitted: going on gives the bytes that a run without a break would have given. A run at work holds a lock in
+the folder, which ends with its process however that ends: a second run with the same output is refused before it
+removes what the first has done.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -24,13 +26,19 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ndpass.calibration.collect import Data
-from ndpass.conv import Array, Block, Chain, Conv, Sum
-from ndpass.errors import UsageError
+from ndpass.calibration.feeds import Feed, Feeds
+from ndpass.conv import Block
+from ndpass.errors import UsageError, reading, writing
 from ndpass.files.staging import write_bytes, write_text
 from ndpass.planning.candidate import Candidate, Choice
 from ndpass.report import Layer
+from ndpass.rewriting.packing import pack_block, pack_candidate, pack_plan, unpack_block, unpack_plan
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+TRIES = 3  # to get the lock of a folder that another run is just leaving
+BATCH = 32  # samples that are hashed at once
 
 
 @dataclass(frozen=True)
@@ -53,16 +61,14 @@ class Checkpoint:
 
     @classmethod
     def beside(cls, output: Path) -> Checkpoint:
+        """The checkpoint of the run that writes `output`: .NAME.resume in the same folder."""
         return cls(output.with_name(f".{output.name}.resume"))
 
     def start(self, fingerprint: Mapping[str, str]) -> None:
         """Begin anew: what an earlier run left is removed. Raises UsageError if that is still at work."""
         self._claim()
-        for left in self.folder.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left)
-            elif left != Path(self._lock.lock_file):
-                left.unlink()
+        with writing(self.folder):
+            self._clear()
         write_text(self.folder / "run.json", json.dumps(fingerprint, indent=1))
         self.begun = True
 
@@ -71,8 +77,8 @@ class Checkpoint:
         if self.folder.exists():
             self._claim()
         try:
-            before = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
+            before = dict(json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as e:
             raise UsageError(f"--resume: no run to go on with at {self.folder}: leave --resume out") from e
         changed = [key for key in fingerprint if before.get(key) != fingerprint[key]]
         if changed:
@@ -81,39 +87,74 @@ class Checkpoint:
         self.begun = True
 
     def part(self, name: str) -> Checkpoint:
-        """A folder inside for one of several rewrites of the same run."""
+        """A folder inside, for one of several stages or rewrites of the same run."""
         inner = Checkpoint(self.folder / name)
         inner.folder.mkdir(exist_ok=True)
         inner.begun = True
         return inner
 
     def remove(self) -> None:
-        """Remove what this run has left, not what it never came to."""
-        self.release()
+        """Remove what this run has left, not what it never came to, and let go of the lock last."""
         if self.begun:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # what stays is removed by the next run
+                self._clear()
+        self.release()
 
     def release(self) -> None:
-        """Let another run have the folder, if this one had it."""
-        if self._lock.is_locked:
-            self._lock.release(force=True)
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+        """Let another run have the folder, if this one had it; a folder with nothing in it goes."""
+        if not self._lock.is_locked:
+            return
+        with suppress(OSError):  # Windows removes no file that is open
+            self._lock_file.unlink()
+        with suppress(OSError):  # something is in it
+            self.folder.rmdir()
+        self._lock.release(force=True)
+
+    @property
+    def _lock_file(self) -> Path:
+        return Path(self._lock.lock_file)
 
     def _claim(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout as e:
-            raise UsageError(
-                f"another run with this output is at work ({self.folder} is its own): wait for it, or name another "
-                "output"
-            ) from e
+        """Take the lock. A run that ends removes its lock file, and another one may have opened that before."""
+        for _ in range(TRIES):
+            try:
+                self._lock.acquire()
+            except FileNotFoundError:
+                continue
+            except Timeout as e:
+                raise UsageError(
+                    f"another run with this output is at work ({self.folder} is its own): wait for it, or name another "
+                    "output"
+                ) from e
+            if self._lock_file.exists():
+                return
+            self._lock.release(force=True)
+        raise UsageError(f"{self.folder} cannot be locked, other runs come and go there: name another output")
+
+    def _clear(self) -> None:
+        """Remove everything but the lock."""
+        for left in self.folder.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left != self._lock_file:
+                left.unlink()
 
     def save_plan(self, plan: Mapping[str, Choice]) -> None:
+        """Keep the choice of every layer."""
         self.write("plan.json", pack_plan(plan))
 
     def load_plan(self) -> dict[str, Choice] | None:
-        packed = self.read("plan.json")
-        return None if packed is None else unpack_plan(packed)
+        """What `save_plan` has kept, or None."""
+        return self._restored("plan.json", unpack_plan)
+
+    def save_candidates(self, layer: str, candidates: Sequence[Candidate]) -> None:
+        """Keep the candidates of one layer, without their fitted blocks."""
+        packed = [pack_candidate(candidate) for candidate in candidates]
+        self.write(_file_name(layer), {"layer": layer, "candidates": packed})
+
+    def load_candidates(self, layer: str) -> list[Candidate] | None:
+        """What `save_candidates` has kept of the layer, or None."""
+        return self._restored(_file_name(layer), lambda kept: [Candidate(*fields) for fields in kept["candidates"]])
 
     def write(self, name: str, content: object) -> None:
         """Keep what JSON can hold under a file name."""
@@ -121,21 +162,25 @@ class Checkpoint:
 
     def read(self, name: str) -> Any:
         """What `write` has kept, or None; a damaged file is as good as none."""
+        return self._restored(name, lambda content: content)
+
+    def _restored(self, name: str, unpack: Callable[[Any], T]) -> T | None:
         path = self.folder / name
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e:
+            return unpack(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             log.warning("%s cannot be read (%s): it is made again", path, e)
             return None
 
     def save(self, number: int, record: Record) -> None:
+        """Keep what became of site `number`."""
         arrays: dict[str, Any] = {}
         about = {
             "row": record.row.model_dump(),
             "looked": record.looked,
-            "block": None if record.block is None else _pack(record.block, arrays),
+            "block": None if record.block is None else pack_block(record.block, arrays),
         }
         if record.channels is not None:
             arrays["channels"] = record.channels
@@ -150,7 +195,7 @@ class Checkpoint:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 about = json.loads(arrays["about"].tobytes())
-                block = None if about["block"] is None else _unpack(about["block"], arrays)
+                block = None if about["block"] is None else unpack_block(about["block"], arrays)
                 channels = arrays.get("channels", None)
                 return Record(Layer(**about["row"]), about["looked"], block, channels)
         except (OSError, EOFError, ValueError, KeyError, BadZipFile) as e:
@@ -161,49 +206,16 @@ class Checkpoint:
         return self.folder / f"{number:04}.npz"
 
 
-def pack_candidate(candidate: Candidate) -> list[Any]:
-    """The fields in order, for JSON; `Candidate(*packed)` is the candidate again."""
-    return [candidate.macs, candidate.error, candidate.setting, candidate.seconds, candidate.weighed]
-
-
-def pack_plan(plan: Mapping[str, Choice]) -> dict[str, Any]:
-    """Site name -> its choice, for JSON."""
-    return {name: [pack_candidate(c.candidate), c.reason, c.status] for name, c in plan.items()}
-
-
-def unpack_plan(packed: Mapping[str, Any]) -> dict[str, Choice]:
-    """What `pack_plan` has packed."""
-    return {name: Choice(Candidate(*fields), why, status) for name, (fields, why, status) in packed.items()}
-
-
-def _pack(block: Block, arrays: dict[str, Any]) -> dict[str, Any]:
-    """The block's structure as JSON; its weights go to `arrays`."""
-    if not isinstance(block, Conv):
-        kind = "chain" if isinstance(block, Chain) else "sum"
-        return {kind: [_pack(b, arrays) for b in block.blocks]}
-    name = f"w{len(arrays)}"
-    arrays[name] = block.weight
-    if block.bias is not None:
-        arrays[f"{name}.bias"] = block.bias
-    geometry = {key: getattr(block, key) for key in ("strides", "pads", "dilations", "group")}
-    return {"conv": name, "bias": block.bias is not None, **geometry}
-
-
-def _unpack(packed: Mapping[str, Any], arrays: Mapping[str, Array]) -> Block:
-    if "conv" not in packed:
-        kind, parts = next(iter(packed.items()))
-        return (Chain if kind == "chain" else Sum)(*(_unpack(p, arrays) for p in parts))
-    name = packed["conv"]
-    geometry = {key: tuple(packed[key]) for key in ("strides", "pads", "dilations")}
-    bias = arrays[f"{name}.bias"] if packed["bias"] else None
-    return Conv(arrays[name], bias, group=packed["group"], **geometry)
+def _file_name(layer: str) -> str:
+    """A file name for a layer, whose own name may hold any character."""
+    return f"{hashlib.blake2b(layer.encode(), digest_size=8).hexdigest()}.json"
 
 
 def digest_file(*paths: Path) -> str:
-    """Hash of the contents of files."""
+    """Hash of the contents of files, in their order. Raises InputError for one that cannot be read."""
     found = hashlib.blake2b(digest_size=16)
     for path in paths:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             while chunk := file.read(1 << 22):
                 found.update(chunk)
     return found.hexdigest()
@@ -213,6 +225,19 @@ def digest_data(data: Data) -> str:
     """Hash of all samples as the model gets them."""
     found = hashlib.blake2b(digest_size=16)
     for feed in data.batches():
-        for name in sorted(feed):
-            found.update(np.ascontiguousarray(feed[name]).tobytes())
+        _add(found, feed)
     return found.hexdigest()
+
+
+def digest_labelled(feeds: Feeds) -> str:
+    """Hash of all samples as the model gets them and of their labels: all that a metric on them depends on."""
+    found = hashlib.blake2b(digest_size=16)
+    for feed in feeds.batches(BATCH):
+        _add(found, feed)
+    found.update(b"" if feeds.labels is None else b"labels" + np.ascontiguousarray(feeds.labels).tobytes())
+    return found.hexdigest()
+
+
+def _add(found: hashlib.blake2b, feed: Feed) -> None:
+    for name in sorted(feed):
+        found.update(np.ascontiguousarray(feed[name]).tobytes())

@@ -105,7 +105,8 @@ def _plan(
     known = checkpoint.load_plan() if checkpoint else None
     if known is not None:
         return known
-    planner = Planner(opened.graph, options.passes, calibration, jobs=options.effort.jobs)
+    store = checkpoint.part("candidates") if checkpoint else None
+    planner = Planner(opened.graph, options.passes, calibration, jobs=options.effort.jobs, store=store)
     plan = planner.plan(opened.sites, options.budget, listen)
     if checkpoint:
         checkpoint.save_plan(plan)

@@ -28,7 +28,8 @@ from ndpass.planning.plan import Planner
 from ndpass.planning.stand_in import StandIns
 from ndpass.planning.timed_search import TimedSearch
 from ndpass.report import Layer
-from ndpass.rewriting.checkpoint import Checkpoint, pack_candidate, pack_plan, unpack_plan
+from ndpass.rewriting.checkpoint import Checkpoint
+from ndpass.rewriting.packing import pack_candidate, pack_plan, unpack_plan
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.job import Open, Opened
 from ndpass.run.judge import drop_of
@@ -113,9 +114,10 @@ class Tuner:
 
     def _table(self, opened: Opened) -> LatencyTable:
         graph, sites, passes = opened.graph, opened.sites, self.network.passes
-        planner = Planner(graph, passes, self.network.calibration, MOST_COMPOSED, self.jobs)
+        kept, timed = (self.checkpoint and self.checkpoint.part(name) for name in ("candidates", "timed"))
+        planner = Planner(graph, passes, self.network.calibration, MOST_COMPOSED, self.jobs, kept)
         found = planner.weighed(sites, planner.candidates(sites, self.listen))
-        return timed_table(graph, sites, found, passes, self.latencies, self.listen)
+        return timed_table(graph, sites, found, passes, self.latencies, self.listen, timed)
 
     def _warnings(self) -> list[str]:
         if not self.latencies.noisy:
