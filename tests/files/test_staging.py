@@ -228,7 +228,7 @@ def test_an_interrupt_waits_until_all_is_in_place(sign: signal.Signals) -> None:
 
     def hold() -> None:
         with uninterrupted():
-            os.kill(os.getpid(), sign)
+            signal.raise_signal(sign)
             reached.append("the end of the block")
 
     reached: list[str] = []

@@ -5,13 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from test_checkpoint import FOLDER, LAYERS, OUTPUT, cut_off, options, run, truncated
+from test_checkpoint import FOLDER, OUTPUT, CutOffError, cut_off, options, run, truncated
 
+from ndpass.calibration.feeds import open_feeds
+from ndpass.calibration.reference import Calibration
 from ndpass.errors import UsageError
-from ndpass.planning.candidate import Candidate
+from ndpass.files.model_file import open_graph
+from ndpass.graph.graph import Graph, Site
+from ndpass.measuring.block_latency import Latencies
+from ndpass.measuring.target import Target
+from ndpass.passes import parse
+from ndpass.planning.candidate import Candidate, CandidateStore
+from ndpass.planning.candidates import block_of, ways
+from ndpass.planning.latency_table import priced
+from ndpass.planning.plan import Planner
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.run import digits, pipeline
 
@@ -42,16 +52,61 @@ def test_candidates_come_back_as_they_were() -> None:
     assert checkpoint.load_candidates("a") is None
 
 
+class Subject(NamedTuple):
+    """The digits model with calibration data, ready to be planned."""
+
+    graph: Graph
+    sites: list[Site]
+    calibration: Calibration
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    graph = open_graph(digits.model_path()).graph
+    sites = [site for site in graph.sites() if isinstance(site, Site)]
+    feeds = open_feeds(digits.images()[0][0][:36], graph.inputs())
+    return Subject(graph, sites, Calibration.of(graph, sites, feeds, 1, 0, 150_000))
+
+
+def candidates(
+    subject: Subject, store: CandidateStore | None, jobs: int = 1, stop: int | None = None
+) -> dict[str, list[Candidate]]:
+    """Those of every layer. stop: the layer before which planning is cut off."""
+
+    def listen(_stage: str, done: int, _total: int) -> None:
+        if done == stop:
+            raise CutOffError
+
+    planner = Planner(subject.graph, parse("cp,cd,nd"), subject.calibration, 2, jobs, store)
+    return planner.candidates(subject.sites, listen)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_planning_that_is_cut_off_before_every_layer_ends_with_the_same_bytes(jobs: int, planned: bytes) -> None:
-    effort = {"jobs": jobs}
-    cut_off(options("planned", **effort), "planning", 1)
-    for step in range(2, LAYERS):
+def test_planning_that_is_cut_off_before_every_layer_gives_the_same_candidates(jobs: int, subject: Subject) -> None:
+    """With memory for some activations alone, so that segments are run again."""
+    checkpoint = Checkpoint.beside(OUTPUT)
+    checkpoint.start({})
+    store = checkpoint.part("candidates")
+    for step in range(1, len(subject.sites)):
         before = stamps()
-        cut_off(options("planned", resume=True, **effort), "planning", step)
+        with pytest.raises(CutOffError):
+            candidates(subject, store, jobs, step)
         assert before.items() <= stamps().items()  # nothing is planned again
-        assert step - jobs <= len(stamps()) <= step  # what is under way when a run is cut off may not be done
-    assert run(options("planned", resume=True, **effort)) == planned
+        assert step + 1 - jobs <= len(stamps()) <= step  # what is under way when a run is cut off may not be done
+    assert candidates(subject, store, jobs) == candidates(subject, None)
+    done = stamps()
+    assert len(done) == len(subject.sites)
+    candidates(subject, store)
+    assert stamps() == done
+
+
+def test_a_run_whose_planning_is_cut_off_ends_with_the_same_bytes(planned: bytes) -> None:
+    cut_off(options("planned"), "planning", 3)
+    done = stamps()
+    assert len(done) == 3
+    cut_off(options("planned", resume=True), "planning", 5)
+    assert done.items() <= stamps().items()
+    assert run(options("planned", resume=True)) == planned
     assert not FOLDER.exists()
 
 
@@ -72,6 +127,36 @@ def test_another_run_finds_no_candidates_of_this_one() -> None:
     assert len(stamps()) == 3
     cut_off(options("planned", count=35), "planning", 1)
     assert len(stamps()) == 1
+
+
+def test_layers_that_were_timed_are_not_timed_again_even_without_a_cache(subject: Subject) -> None:
+    sites = subject.sites[1:3]
+    found = {site.name: ways(site, parse("nd:rank=1:form=dw-pw")) for site in sites}
+    checkpoint = Checkpoint.beside(OUTPUT)
+    checkpoint.start({})
+    store = checkpoint.part("timed")
+
+    def timed() -> float:
+        """Prices the layers; the spread of what was timed for it, zero where nothing was."""
+        target = Target("f32", 1)
+        latencies = Latencies(target, cache=None)
+        priced(
+            subject.graph,
+            sites,
+            found,
+            lambda site, c: block_of(site, parse("nd"), c.setting),
+            target,
+            latencies,
+            store=store,
+        )
+        return latencies.spread
+
+    assert timed() > 0
+    kept = {site.name: store.load_candidates(site.name) for site in sites}
+    assert all(c.seconds for ways_of in kept.values() for c in ways_of or ())
+    assert [len(ways_of or ()) for ways_of in kept.values()] == [2, 2]
+    assert timed() == 0
+    assert {site.name: store.load_candidates(site.name) for site in sites} == kept
 
 
 watchers: list[Callable[[str], None]] = []
