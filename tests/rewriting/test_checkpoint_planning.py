@@ -19,7 +19,7 @@ from ndpass.measuring.block_latency import Latencies
 from ndpass.measuring.target import Target
 from ndpass.passes import parse
 from ndpass.planning.candidate import Candidate, CandidateStore
-from ndpass.planning.candidates import block_of, ways
+from ndpass.planning.candidates import block_of, candidates_for
 from ndpass.planning.latency_table import priced
 from ndpass.planning.plan import Planner
 from ndpass.rewriting.checkpoint import Checkpoint
@@ -131,7 +131,7 @@ def test_another_run_finds_no_candidates_of_this_one() -> None:
 
 def test_layers_that_were_timed_are_not_timed_again_even_without_a_cache(subject: Subject) -> None:
     sites = subject.sites[1:3]
-    found = {site.name: ways(site, parse("nd:rank=1:form=dw-pw")) for site in sites}
+    found = {site.name: candidates_for(site, parse("nd:rank=1:form=dw-pw")) for site in sites}
     checkpoint = Checkpoint.beside(OUTPUT)
     checkpoint.start({})
     store = checkpoint.part("timed")
