@@ -19,6 +19,7 @@ from ndpass.errors import UsageError, blaming
 from ndpass.graph.input_spec import InputSpec, static_batch
 from ndpass.measuring.environment import Environment, environment
 from ndpass.measuring.fake_int8 import is_int8, quantised
+from ndpass.measuring.openvino_core import shared_core
 from ndpass.measuring.random_inputs import random_feed
 from ndpass.measuring.runtime import OnnxRuntime, OpenVINO, Precision, Session, existing
 from ndpass.measuring.turns import Range, Verdict, percentiles, time_anew, verdict
@@ -139,19 +140,17 @@ def _skip(path: Path, runtime: Runtime, precision: Precision) -> str | None:
 
 
 def _has_bf16() -> bool:
-    import openvino as ov
 
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _source(path: Path, precision: Precision) -> tuple[Path | ov.Model, str | None]:
     """What is loaded, and what was done to it."""
     if precision != "int8":
         return path, None
-    import openvino as ov
 
     with blaming(f"{path}: OpenVINO cannot load it"):
-        model = ov.Core().read_model(existing(path))
+        model = shared_core().read_model(existing(path))
         return (model, None) if is_int8(model) else (quantised(model), QUANTISED)
 
 

@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ndpass.measuring.openvino_core import shared_core
+
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd")
 
 
@@ -31,7 +33,7 @@ def environment(threads: int | None = None) -> Environment:
     import onnxruntime as ort
     import openvino as ov
 
-    core = ov.Core()
+    core = shared_core()
     return Environment(
         cpu=str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
         features=cpu_features(),

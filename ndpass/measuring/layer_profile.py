@@ -18,6 +18,7 @@ import numpy as np
 from ndpass.errors import blaming
 from ndpass.graph.openvino.port_names import port_name
 from ndpass.measuring.fake_int8 import is_int8, quantised
+from ndpass.measuring.openvino_core import shared_core
 from ndpass.measuring.runtime import Feed, Runnable, existing
 from ndpass.measuring.target import Target
 from ndpass.measuring.turns import Timed
@@ -44,13 +45,12 @@ def node_shares(
     A target of int8: a model that is not quantised yet is timed with ranges of no meaning. Raises InputError where
     OpenVINO cannot run the model.
     """
-    import openvino as ov
 
     source = existing(model) if isinstance(model, Path) else model
     with blaming("the model that is to be profiled: OpenVINO cannot run it"):
         read = loaded(source, target, feed)
         config = target.properties() | {"PERF_COUNT": True}
-        rounds = [_profile(ov.Core().compile_model(read, target.device, config), feed) for _ in range(PROFILES)]
+        rounds = [_profile(shared_core().compile_model(read, target.device, config), feed) for _ in range(PROFILES)]
     owners, shares = rounds[0].owners(sites, _renamed(source)), [r.shares() for r in rounds]
     total = dict.fromkeys(sites if sites is not None else (), 0.0)
     for node in shares[0]:
@@ -64,10 +64,9 @@ def inference(model: Path | Runnable, target: Target, feed: Feed) -> Timed:
 
     Raises InputError where OpenVINO cannot run the model.
     """
-    import openvino as ov
 
     with blaming("the model that is to be timed: OpenVINO cannot run it"):
-        compiled = ov.Core().compile_model(loaded(model, target, feed), target.device, target.properties())
+        compiled = shared_core().compile_model(loaded(model, target, feed), target.device, target.properties())
         request = _request(compiled, feed)
         request.infer(share_outputs=True)
     return lambda: request.infer(share_outputs=True)
@@ -85,9 +84,8 @@ def _request(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
 
 def loaded(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
     """The model in memory at the shapes of `feed`, quantised if the target is int8 and the model is not."""
-    import openvino as ov
 
-    read = ov.Core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
+    read = shared_core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
     read.reshape({port: list(feed[port_name(port)].shape) for port in read.inputs})
     return quantised(read) if target.precision == "int8" and not is_int8(read) else read
 

@@ -24,6 +24,7 @@ from ndpass.errors import InputError, UsageError, blaming
 from ndpass.files.model_path import check_model_path
 from ndpass.graph.input_spec import StaticBatch, filled, largest_batch, static_batch
 from ndpass.graph.openvino.port_names import port_bounds, port_name
+from ndpass.measuring.openvino_core import shared_core
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -149,10 +150,8 @@ class OpenVINO(Session):
         device: str = "CPU",
         shapes: Shapes | None = None,
     ) -> None:
-        import openvino as ov
-
         self.name = _name(model)
-        core = ov.Core()
+        core = shared_core()
         config = _config(core, precision, threads, device)
         with blaming(f"{self.name}: OpenVINO cannot load it"):
             self.compiled = core.compile_model(_read(core, model, shapes), device, config)

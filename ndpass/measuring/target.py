@@ -10,6 +10,7 @@ import numpy as np
 
 from ndpass.errors import UsageError
 from ndpass.measuring.environment import affinity
+from ndpass.measuring.openvino_core import shared_core
 from ndpass.measuring.runtime import Precision
 
 
@@ -29,21 +30,17 @@ class Target:
         for name, value in (("threads", self.threads), ("batch", self.batch)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} of a target is a whole number from 1 on; got {value}")
-        if self.device != "CPU":
-            import openvino as ov
-
-            if self.device not in (there := ov.Core().available_devices):
-                found = ", ".join(there)
-                raise UsageError(f"device {self.device} is not there: OpenVINO finds {found} on this machine")
+        if self.device != "CPU" and self.device not in (there := shared_core().available_devices):
+            found = ", ".join(there)
+            raise UsageError(f"device {self.device} is not there: OpenVINO finds {found} on this machine")
 
     def properties(self) -> dict[str, Any]:
         """OpenVINO's, one stream so that all threads work on one request; UsageError for bf16 on a device without it.
 
         int8: a model that is quantised already; what is not is left to OpenVINO.
         """
-        import openvino as ov
-
-        if self.precision == "bf16" and "BF16" not in ov.Core().get_property(self.device, "OPTIMIZATION_CAPABILITIES"):
+        core = shared_core()
+        if self.precision == "bf16" and "BF16" not in core.get_property(self.device, "OPTIMIZATION_CAPABILITIES"):
             raise UsageError(f"precision bf16 needs a device that has it, {self.device} here has not: use f32 or int8")
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         config |= {} if self.precision == "int8" else {"INFERENCE_PRECISION_HINT": self.precision}
@@ -56,14 +53,14 @@ class Target:
         from openvino import opset13
 
         x = opset13.parameter([1, 1], np.float32)
-        compiled = ov.Core().compile_model(ov.Model([opset13.relu(x)], [x]), device, {})
+        compiled = shared_core().compile_model(ov.Model([opset13.relu(x)], [x]), device, {})
         return "bf16" if compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.bf16 else "f32"
 
     def environment(self) -> dict[str, str]:
         """All that a latency depends on besides block and size, as text."""
         import openvino as ov
 
-        core = ov.Core()
+        core = shared_core()
         return {
             "device": self.device,
             "cpu": str(core.get_property(self.device, "FULL_DEVICE_NAME")).strip(),
