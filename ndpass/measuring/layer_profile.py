@@ -45,7 +45,6 @@ def node_shares(
     A target of int8: a model that is not quantised yet is timed with ranges of no meaning. Raises InputError where
     OpenVINO cannot run the model.
     """
-
     source = existing(model) if isinstance(model, Path) else model
     with blaming("the model that is to be profiled: OpenVINO cannot run it"):
         read = loaded(source, target, feed)
@@ -64,7 +63,6 @@ def inference(model: Path | Runnable, target: Target, feed: Feed) -> Timed:
 
     Raises InputError where OpenVINO cannot run the model.
     """
-
     with blaming("the model that is to be timed: OpenVINO cannot run it"):
         compiled = shared_core().compile_model(loaded(model, target, feed), target.device, target.properties())
         request = _request(compiled, feed)
@@ -84,7 +82,6 @@ def _request(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
 
 def loaded(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
     """The model in memory at the shapes of `feed`, quantised if the target is int8 and the model is not."""
-
     read = shared_core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
     read.reshape({port: list(feed[port_name(port)].shape) for port in read.inputs})
     return quantised(read) if target.precision == "int8" and not is_int8(read) else read

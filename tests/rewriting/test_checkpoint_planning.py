@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from paper_machine import PaperMachine
 from test_checkpoint import FOLDER, OUTPUT, CutOffError, cut_off, options, run, truncated
 
 from ndpass.calibration.feeds import open_feeds
@@ -16,11 +17,10 @@ from ndpass.errors import UsageError
 from ndpass.files.model_file import open_graph
 from ndpass.graph.graph import Graph, Site
 from ndpass.measuring.block_latency import Latencies
-from ndpass.measuring.target import Target
 from ndpass.passes import parse
 from ndpass.planning.candidate import Candidate, CandidateStore
-from ndpass.planning.candidates import block_of, candidates_for
-from ndpass.planning.latency_table import priced
+from ndpass.planning.candidate_times import timed_table
+from ndpass.planning.candidates import candidates_for
 from ndpass.planning.plan import Planner
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.run import digits, pipeline
@@ -136,26 +136,16 @@ def test_layers_that_were_timed_are_not_timed_again_even_without_a_cache(subject
     checkpoint.start({})
     store = checkpoint.part("timed")
 
-    def timed() -> float:
-        """Prices the layers; the spread of what was timed for it, zero where nothing was."""
-        target = Target("f32", 1)
-        latencies = Latencies(target, cache=None)
-        priced(
-            subject.graph,
-            sites,
-            found,
-            lambda site, c: block_of(site, parse("nd"), c.setting),
-            target,
-            latencies,
-            store=store,
-        )
-        return latencies.spread
+    def timed(sites: Sequence[Site]) -> float:
+        """Seconds that were spent on timing, the whole model included."""
+        machine = PaperMachine()
+        timed_table(subject.graph, sites, found, parse("nd"), Latencies(machine, None), store=store)
+        return machine.seconds
 
-    assert timed() > 0
+    assert timed(sites) > timed([])
     kept = {site.name: store.load_candidates(site.name) for site in sites}
-    assert all(c.seconds for ways_of in kept.values() for c in ways_of or ())
-    assert [len(ways_of or ()) for ways_of in kept.values()] == [2, 2]
-    assert timed() == 0
+    assert [[bool(c.seconds) for c in ways or ()] for ways in kept.values()] == [[True, True], [True, True]]
+    assert timed(sites) == timed([])
     assert {site.name: store.load_candidates(site.name) for site in sites} == kept
 
 
