@@ -118,6 +118,12 @@ def test_plain_text_is_aligned_and_can_be_searched() -> None:
     assert plain(report()) == text
 
 
+def test_a_layer_that_takes_what_it_took_shows_it_once() -> None:
+    kept = Layer(name="a", op="Conv", shape="8x8x3x3", status="kept", latency_us=(24.3, 24.3), reason="why")
+    row = plain(report(layers=[kept])).splitlines()[1]
+    assert row.split() == ["a", "Conv", "8x8x3x3", "kept", "24.3", "why"]
+
+
 def test_the_summary_has_a_line_for_each_thing_measured() -> None:
     lines = plain(report(warnings=["look here"])).splitlines()
     for line in (

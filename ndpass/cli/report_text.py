@@ -114,7 +114,7 @@ def _cells(layer: Layer) -> dict[str, str]:
         "setting": setting_text(layer.setting),
         "MACs": "" if layer.macs is None else ARROW.join(human(n) for n in (layer.macs if changed else layer.macs[:1])),
         "left": "" if layer.macs is None or not changed else f"{100 * layer.macs[1] / max(layer.macs[0], 1):.1f} %",
-        "µs": "" if layer.latency_us is None else ARROW.join(f"{us:.1f}" for us in layer.latency_us),
+        "µs": "" if layer.latency_us is None else ARROW.join(f"{us:.1f}" for us in dict.fromkeys(layer.latency_us)),
         "error": _errors(layer),
         "reason": layer.reason,
     }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from ndpass.errors import BudgetError
 from ndpass.planning.candidate import Budget, Candidate, pareto
@@ -88,6 +92,26 @@ def test_small_errors_beside_a_large_one_still_decide() -> None:
     big = [way(10, 1.0)]
     a, b = [way(10, 1e-6), way(5, 4e-6)], [way(10, 1e-6), way(5, 2e-6)]
     assert [c.error for c in knapsack([big, a, b], 25)] == [1.0, 1e-6, 2e-6]
+
+
+def test_choices_made_side_by_side_leave_stdout_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    """As with --jobs; the solver prints a line of its own now and then, which is not seen either."""
+    rng = np.random.default_rng(0)
+    sizes = [[11, 8, 24, 24, 15, 23, 9, 25, 24], [28, 10, 27, 5, 23, 23, 15, 28, 23]] * 4
+    many = [[[way(int(m), float(e)) for m, e in zip(*front(rng, n), strict=True)] for n in own] for own in sizes]
+    rooms = [sum(ways[len(ways) // 2].macs for ways in fronts) for fronts in many]
+    before = os.fstat(1)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(knapsack, many, rooms))
+    os.write(1, b"heard\n")
+    assert os.path.samestat(os.fstat(1), before)
+    assert capfd.readouterr().out == "heard\n"
+    assert [sum(c.macs for c in choice) <= room for choice, room in zip(found, rooms, strict=True)] == [True] * 8
+
+
+def front(rng: np.random.Generator, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """MACs and errors, the more of the ones the fewer of the others."""
+    return np.sort(rng.integers(1, 10**9, size)), np.sort(rng.random(size))[::-1] ** 3
 
 
 def test_no_layers_is_no_choice() -> None:

@@ -35,8 +35,9 @@ def bisect(
     return within_drop(one, limit, lambda wanted, _: one.fastest(wanted), fit, at_least), fits
 
 
-@pytest.mark.parametrize(("scale", "power"), [(5, 1), (60, 1), (20, 0.7), (20, 1.5), (150, 1)])
-@pytest.mark.parametrize("limit", [0.5, 2.0])
+@pytest.mark.parametrize(
+    ("scale", "power", "limit"), [(5, 1, 0.5), (60, 1, 2.0), (20, 0.7, 0.5), (20, 1.5, 2.0), (150, 1, 0.5)]
+)
 def test_the_drop_is_never_more_than_allowed_and_nearly_used_up(scale: float, power: float, limit: float) -> None:
     found, fits = bisect(limit, lambda damage: scale * damage**power)
     assert found.drop <= limit

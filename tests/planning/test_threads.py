@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,22 +18,46 @@ from ndpass.planning.threads import side_by_side
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_results_keep_their_order_and_no_more_run_at_once(jobs: int) -> None:
+def test_results_keep_their_order_and_as_many_run_at_once_as_may(jobs: int) -> None:
+    """Tasks wait for each other: the first `jobs` of them end only when all of these have begun, the last one first."""
     lock, running, most = threading.Lock(), 0, 0
+    together = threading.Barrier(jobs)
+    ended = [threading.Event() for _ in range(6)]
 
     def work(number: int) -> int:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.01 * (5 - number))  # later ones are done sooner
+        if number < jobs:
+            together.wait(60)
+            if number + 1 < jobs:
+                assert ended[number + 1].wait(60)
         with lock:
             running -= 1
+        ended[number].set()
         return number**2
 
-    tasks = ((str(n), lambda n=n: work(n)) for n in range(5))
-    assert list(side_by_side(tasks, jobs).items()) == [(str(n), n**2) for n in range(5)]
+    tasks = ((str(n), lambda n=n: work(n)) for n in range(6))
+    assert list(side_by_side(tasks, jobs).items()) == [(str(n), n**2) for n in range(6)]
     assert most == jobs
+
+
+def test_no_more_tasks_are_drawn_than_may_run() -> None:
+    """What a task holds is in memory from then on."""
+    drawn, done = 0, list[int]()
+
+    def work() -> None:
+        done.append(1)
+
+    def tasks() -> Iterator[tuple[str, Callable[[], None]]]:
+        nonlocal drawn
+        for n in range(20):
+            drawn += 1
+            assert drawn - len(done) <= 2
+            yield str(n), work
+
+    assert len(side_by_side(tasks(), 2)) == 20
 
 
 def test_an_error_ends_the_others_before_they_begin() -> None:
