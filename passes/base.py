@@ -21,7 +21,6 @@ and `--passes auto` use it. `ndpass.testing.check_pass(MyPass)` says whether it 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -29,7 +28,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from ndpass.calibration.moments import Moments
-from ndpass.conv import Array, Block, Conv, Sum
+from ndpass.conv import Array, Block, Conv
 from ndpass.passes.options import checked, setting_text, takes_number
 
 Setting: TypeAlias = Mapping[str, int | str]  # option -> value
@@ -39,9 +38,6 @@ __all__ = [
     "Pass",
     "Setting",
     "block_error",
-    "channel_step",
-    "cheapest_first",
-    "macs_per_position",
     "refuse_common",
     "relative_error",
     "setting_text",
@@ -105,7 +101,7 @@ class Decomposition(Pass):
     def settings(self, conv: Conv) -> list[Setting]:
         """Every setting within the pinned ones, cheapest first; a rank beyond full rank becomes full rank.
 
-        Cheapest is counted by `macs_per_position`, over all forms. Looks at geometry only.
+        Cheapest is counted by `cost.macs_per_position`, over all forms. Looks at geometry only.
         """
 
     def ranks(self, full: int) -> list[int]:
@@ -158,49 +154,6 @@ def relative_error(weight: Array, other: Array) -> float:
     wide = weight.astype(np.float64)
     total = float(np.sum(wide * wide))
     return float(np.sum((wide - other) ** 2)) / total if total else 0.0
-
-
-def macs_per_position(block: Block, conv: Conv) -> float:
-    """MACs of `block` at each output position of `conv`, on an input that is large beside the kernel.
-
-    Padding and the input's size do not count, so that settings can be compared without knowing them. What lies before a
-    stride acts at every position before it: at s² positions in an image for one behind a stride of s.
-    """
-    return _macs(block, float(math.prod(conv.strides)))[0]
-
-
-def _macs(block: Block, positions: float) -> tuple[float, float]:
-    """MACs on so many input positions, and the positions of the output."""
-    if isinstance(block, Conv):
-        behind = positions / math.prod(block.strides)
-        return behind * block.weight.size, behind
-    if isinstance(block, Sum):
-        every = [_macs(b, positions) for b in block.blocks]
-        return sum(macs for macs, _ in every), every[0][1]
-    total = 0.0
-    for b in block.blocks:
-        macs, positions = _macs(b, positions)
-        total += macs
-    return total, positions
-
-
-def cheapest_first(rule: Decomposition, conv: Conv, settings: Sequence[Setting], word: str) -> list[Setting]:
-    """The settings ordered by what they cost; of equal ones the first stays first.
-
-    The cost of a setting is proportional to its rank; word: the option whose words differ in what one rank costs.
-    """
-    each = {w: rule.outline(conv, {"rank": 1, word: w}) for w in dict.fromkeys(s[word] for s in settings)}
-    macs = {w: macs_per_position(block, conv) for w, block in each.items()}
-    return sorted(settings, key=lambda s: int(s["rank"]) * macs[s[word]])
-
-
-def channel_step(width: int) -> int:
-    """The step between numbers of channels that are worth a try in a layer of this width: 16, 8 or 1.
-
-    Runtimes store channels in blocks of 16 or 8. Measured in a layer of 64 channels and more: 48 is faster than 40 and
-    64 than 56.
-    """
-    return 16 if width >= 64 else 8 if width >= 32 else 1
 
 
 def refuse_common(conv: Conv) -> str | None:

@@ -27,7 +27,8 @@ import numpy as np
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
 from ndpass.passes import relu_regression
-from ndpass.passes.base import Decomposition, Setting, channel_step, refuse_common
+from ndpass.passes.base import Decomposition, Setting, refuse_common
+from ndpass.passes.cost import channel_step
 from ndpass.passes.eigen import eigen
 
 WIDE = 1024  # outputs from which on few directions are found alone, not all at once

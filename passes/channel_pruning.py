@@ -35,8 +35,9 @@ import scipy
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Conv
 from ndpass.errors import UsageError
-from ndpass.passes.base import Setting, channel_step, refuse_common
+from ndpass.passes.base import Setting, refuse_common
 from ndpass.passes.channel_elimination import RIDGE, Path, eliminate
+from ndpass.passes.cost import channel_step
 from ndpass.passes.pruning import Filled, Indices, Pruning, Reader, unfilled
 
 CRITERIA = ("greedy", "lasso", "l2")

@@ -15,7 +15,8 @@ import numpy as np
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Block, Conv
 from ndpass.errors import UsageError
-from ndpass.passes.base import Decomposition, Setting, block_error, macs_per_position, setting_text
+from ndpass.passes.base import Decomposition, Setting, block_error, setting_text
+from ndpass.passes.cost import macs_per_position
 
 EXACT = 1e-12  # squared relative error of the kernel where a setting is exact
 AGREEMENT = 1e-9  # how far a predicted squared error may be from the measured one

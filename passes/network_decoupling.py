@@ -22,7 +22,8 @@ import numpy as np
 
 from ndpass.calibration.moments import WIDE, Moments
 from ndpass.conv import Array, Block, Chain, Conv, Sum
-from ndpass.passes.base import Decomposition, Setting, block_error, cheapest_first, refuse_common
+from ndpass.passes.base import Decomposition, Setting, block_error, refuse_common
+from ndpass.passes.cost import cheapest_first
 from ndpass.passes.decoupling_fit import Factors, fit
 from ndpass.passes.eigen import right_directions, squared_singular_values
 

@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
-from ndpass.passes.base import Decomposition, Setting, block_error, cheapest_first, refuse_common
+from ndpass.passes.base import Decomposition, Setting, block_error, refuse_common
 from ndpass.passes.channel_decomposition import factors, ranks, spectrum
+from ndpass.passes.cost import cheapest_first
 
 ORDERS = ("vh", "hv")
 SWEEPS = 2  # of step 3; measured: a third takes off half a per cent

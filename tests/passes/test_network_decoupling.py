@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ndpass.conv import Conv
 from ndpass.errors import UsageError
 from ndpass.passes import NetworkDecoupling, parse
-from ndpass.passes.base import macs_per_position, relative_error, setting_text
+from ndpass.passes.base import relative_error, setting_text
+from ndpass.passes.cost import macs_per_position
 from ndpass.passes.network_decoupling import FORMS, assemble, blueprint_share, energy, factors, full_rank
 
 F64: TypeAlias = NDArray[np.floating[Any]]
