@@ -79,9 +79,12 @@ def refuse_worse(better: Better | None) -> None:
 
 def _others(given: Preprocess) -> Iterator[Preprocess]:
     """Every other preset at the same size, the other order of colours, and the usual scales; none twice."""
-    kept = {"size": given.size, "crop": given.crop, "layout": given.layout}
     tried = [given]
-    candidates = [replace(preset, **kept) for preset in PRESETS.values() if preset.channels == given.channels]
+    candidates = [
+        replace(preset, size=given.size, crop=given.crop, layout=given.layout)
+        for preset in PRESETS.values()
+        if preset.channels == given.channels
+    ]
     for mean, std in RANGES.values():
         candidates.append(replace(given, scale=1 / given.white, mean=(mean,), std=(std,)))
     candidates.append(replace(given, scale=1.0, mean=(0.0,), std=(1.0,)))
