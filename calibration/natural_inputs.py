@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ndpass.calibration.dead_leaves import picture, pink
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
+from ndpass.calibration.tensors import check_shape
 from ndpass.graph.input_spec import InputSpec
 
 SAMPLES = 16
@@ -33,13 +34,15 @@ def natural_feeds(
 ) -> Feeds:
     """Seeded inputs with natural statistics.
 
-    sizes: input name -> shape, the batch first. preprocess: what pixels go through, for a model of one picture; without
-    it floats have mean 0 and standard deviation 1, integers of 8 or 16 bits spread over their range, wider ones over
-    0..255 in pictures and over 0 and 1, which index almost anything, elsewhere.
+    sizes: input name -> shape, the batch first if it has one. preprocess: what pixels go through, for a model of one
+    picture; without it floats have mean 0 and standard deviation 1, integers of 8 or 16 bits spread over their range,
+    wider ones over 0..255 in pictures and over 0 and 1, which index almost anything, elsewhere. Raises InputError for a
+    preprocessing that makes pictures of another shape.
     """
+    shapes = {spec.name: sizes[spec.name][1:] if spec.batched else sizes[spec.name] for spec in specs}
     arrays = {
-        s.name: _values(s, sizes[s.name][1:], np.random.default_rng([seed, i]), preprocess, samples)
-        for i, s in enumerate(specs)
+        spec.name: _values(spec, shapes[spec.name], np.random.default_rng([seed, i]), preprocess, samples)
+        for i, spec in enumerate(specs)
     }
     return open_feeds([{name: a[i] for name, a in arrays.items()} for i in range(samples)], specs)
 
@@ -49,7 +52,9 @@ def _values(
 ) -> NDArray[Any]:
     """(samples, *shape) of the input's type."""
     if len(shape) == 3 and preprocess is not None:
-        return np.stack([_preprocessed(rng, shape, preprocess) for _ in range(samples)]).astype(spec.dtype)
+        pictures = np.stack([_preprocessed(rng, shape, preprocess) for _ in range(samples)])
+        check_shape(pictures.shape, spec, preprocess, "--preprocess")
+        return pictures.astype(spec.dtype)
     draw = {3: _picture, 4: _film}.get(len(shape), _sequence)
     return _scaled(np.stack([draw(rng, shape) for _ in range(samples)]), spec.dtype, is_picture=len(shape) in (3, 4))
 

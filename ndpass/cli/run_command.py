@@ -18,6 +18,7 @@ from ndpass.run.arguments import (
     DEFAULT,
     opener,
     parse_bytes,
+    parsed,
     passes_and_budget,
     target_options,
 )
@@ -199,8 +200,6 @@ def run(
         from ndpass.run import digits
 
         model = digits.model_path()
-    elif preprocess and not (calibration or validation):
-        raise UsageError("--preprocess is about data: give --calibration or --validation PATH too")
     check_model_path(model)
     fit, measured = (
         _digits_data() if demo else (opener(p, preprocess, samples, seed) for p in (calibration, validation))
@@ -214,7 +213,7 @@ def run(
         plan=plan,
         ignore=ignore or (),
         metric=metric,
-        data=Data(calibration=fit, validation=measured, seed=seed),
+        data=Data(calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess)),
         target=target_options(device, precision.value if precision else None, threads, batch, int8=int8),
         output=Output(compress=compress_to_fp16, int8=int8, save_plan=save_plan),
         effort=Effort(memory=parse_bytes(memory), jobs=jobs, resume=resume, latency=latency),

@@ -145,16 +145,22 @@ def passes_and_budget(
     return passes, budget_of(given, None if all(rule.pinned_fully for rule in passes) else default)
 
 
+def parsed(preprocess: str | Preprocess | None) -> Preprocess | None:
+    """What --preprocess says. Raises UsageError for a preprocessing that is none."""
+    if not isinstance(preprocess, str):
+        return preprocess
+    from ndpass.calibration.preprocess import Preprocess
+
+    return Preprocess.parse(preprocess)
+
+
 def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, seed: int) -> OpenData | None:
     """How to open samples once the model's inputs are known; None where none are given.
 
     data: a path, an array, any iterable of arrays or of {input name: array}, or an nncf.Dataset. Raises UsageError for
     a preprocessing that is none, InputError where nothing is at the path.
     """
-    if isinstance(preprocess, str):
-        from ndpass.calibration.preprocess import Preprocess
-
-        preprocess = Preprocess.parse(preprocess)
+    through = parsed(preprocess)
     if data is None:
         return None
     if hasattr(data, "get_inference_data"):  # an nncf.Dataset, whatever its version
@@ -165,7 +171,7 @@ def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, 
     def opened(inputs: Sequence[InputSpec]) -> Any:
         from ndpass.calibration.feeds import open_feeds
 
-        return open_feeds(data, inputs, preprocess, samples=samples, seed=seed)
+        return open_feeds(data, inputs, through, samples=samples, seed=seed)
 
     return opened
 

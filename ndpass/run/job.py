@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from ndpass.calibration.feeds import Feeds, open_feeds
+from ndpass.calibration.feeds import Feeds
+from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
 from ndpass.errors import UsageError
 from ndpass.files import model_file
@@ -32,7 +31,6 @@ from ndpass.version import VERSION
 log = logging.getLogger(__name__)
 
 RESOLVED = 300  # samples for each of which a point of drop is resolved: the share of answers that flip is about 3·drop
-NOISE_SAMPLES = 4  # how many random inputs stand in for data that nobody gave
 HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation data are given
 
 
@@ -41,9 +39,9 @@ class Job:
     """The model, the data and what was asked.
 
     fit: the samples that layers are fitted to, None without data. measured: those of the metric; guessed: whether they
-    are noise, for want of data. beside: files that hold the model's external data. compared: the tensors that original
-    and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes that
-    costs are counted at. sites: names of the layers that a pass may rewrite, convolutional: whether there is any
+    are made up, for want of data. beside: files that hold the model's external data. compared: the tensors that
+    original and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes
+    that costs are counted at. sites: names of the layers that a pass may rewrite, convolutional: whether there is any
     convolution.
     """
 
@@ -104,7 +102,7 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
         graph.assume_feed(next(measured.batches(1)))
     found = ignored(graph.sites(), options.ignore)
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
-    feeds = measured or _noise(graph, options.data.seed)
+    feeds = measured or natural_feeds(graph.inputs(), graph.sizes, options.data.seed, options.data.preprocess)
     job = Job(
         model=model,
         options=options,
@@ -137,15 +135,6 @@ def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
         fit, measured = fit.split(HELD_OUT, data.seed)
         log.info("metric on %d samples held out from the calibration data", len(measured))
     return fit, measured
-
-
-def _noise(graph: Graph, seed: int) -> Feeds:
-    """Seeded standard normal inputs, for models that come without data."""
-    rng = np.random.default_rng(seed)
-    specs = graph.inputs()
-    samples = {s.name: graph.sizes[s.name][1:] if s.batched else graph.sizes[s.name] for s in specs}
-    arrays = {s.name: rng.standard_normal((NOISE_SAMPLES, *samples[s.name])).astype(s.dtype) for s in specs}
-    return open_feeds([{name: a[i] for name, a in arrays.items()} for i in range(NOISE_SAMPLES)], specs)
 
 
 def ignored(found: Sequence[Found], patterns: Sequence[str]) -> list[Found]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import Feeds
+    from ndpass.calibration.preprocess import Preprocess
     from ndpass.graph.input_spec import InputSpec
     from ndpass.measuring.machine import Machine
     from ndpass.measuring.runtime import Precision
@@ -32,12 +33,13 @@ class Data:
     """The samples that layers are fitted to and the metric is measured on.
 
     calibration, validation: open the samples once the model's inputs are known; None where none are given. seed: of
-    everything that is drawn at random.
+    everything that is drawn at random. preprocess: what pixels go through, for the pictures that stand in for data.
     """
 
     calibration: OpenData | None = None
     validation: OpenData | None = None
     seed: int = 0
+    preprocess: Preprocess | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

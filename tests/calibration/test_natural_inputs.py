@@ -9,6 +9,7 @@ import pytest
 
 from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.preprocess import Preprocess
+from ndpass.errors import InputError
 from ndpass.graph.input_spec import InputSpec
 
 SEED = 3
@@ -112,6 +113,18 @@ def test_pictures_go_through_the_preprocessing() -> None:
     assert (pixels.min().round(), pixels.max().round()) == (0, 255)
     grey = made((10, 10, 1), preprocess=Preprocess.parse("color=grey,layout=nhwc,scale=1/255"))
     assert 0 <= grey.min() < grey.max() <= 1
+
+
+def test_a_preprocessing_for_other_pictures_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--preprocess: input 'x' takes \(batch, 1, 8, 8\); got.*color=grey"):
+        made((1, 8, 8), preprocess=Preprocess.parse("scale=1/255"))
+
+
+def test_inputs_without_a_batch_axis() -> None:
+    shapes = {"x": (3, 8, 8), "t": ()}
+    specs = [InputSpec(name, shape, np.dtype("float32"), batched=False) for name, shape in shapes.items()]
+    (feed,) = natural_feeds(specs, shapes, SEED, samples=1).batches(1)
+    assert (feed["x"].shape[-3:], feed["t"].size) == ((3, 8, 8), 1)
 
 
 def test_the_power_of_sequences_falls_as_one_over_f() -> None:

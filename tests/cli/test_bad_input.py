@@ -285,7 +285,6 @@ BAD_USAGE: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "energy": (["--energy", "-0.5"], USAGE, ("--energy -0.5", "between 0 and 1")),
     "two budgets": (["--macs", "0.5", "--energy", "0.5"], USAGE, ("one budget",)),
     "out of reach": (["--macs", "0.01"], BUDGET, ("0.01", "cannot be reached", "the least is")),
-    "preprocessing of nothing": (["--preprocess", "imagenet"], USAGE, ("--validation",)),
 }
 
 

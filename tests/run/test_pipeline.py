@@ -15,6 +15,7 @@ from models import EXACT, SHARED, Arrays, feed_of, network, normal, relative, ru
 from numpy.typing import NDArray
 
 from ndpass import passes
+from ndpass.calibration.preprocess import Preprocess
 from ndpass.conv import Block, Conv, Sum
 from ndpass.errors import VerificationError
 from ndpass.measuring.evaluate import Agreement
@@ -23,6 +24,7 @@ from ndpass.passes import NetworkDecoupling, Setting
 from ndpass.planning.candidate import Budget
 from ndpass.report import Report
 from ndpass.run import pipeline, verify
+from ndpass.run.job import read
 
 DIMS = {"batch": 3}
 
@@ -381,3 +383,17 @@ def test_failed_verification_has_its_exit_code(
     assert (done.code, done.out, done.err.count("\n")) == (5, "", 1)
     assert "inf" in done.err
     assert [p.name for p in folder.iterdir()] == ["net.onnx"]
+
+
+def test_a_model_without_data_is_compared_on_pictures_through_its_preprocessing() -> None:
+    onnx.save(small_network(), "net.onnx")
+    options = run_options(passes.parse("nd:rank=2"), Budget("pinned"))
+    made = []
+    for preprocess in (None, Preprocess.parse("scale=1/255")):
+        asked = replace(options, data=replace(options.data, preprocess=preprocess))
+        job = read(Path("net.onnx"), Path("out.onnx"), asked, lambda *_: None)
+        assert job.guessed
+        assert len(job.measured) == 16
+        made.append(next(job.measured.batches(16))["image"])
+    assert (made[0].mean(), made[0].std()) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
+    assert 0 <= made[1].min() < made[1].max() <= 1
