@@ -162,9 +162,14 @@ class Frontier:
                 feed[x] = np.take(feed[x], kept, axis)
 
     def _size(self, live: Sequence[str]) -> int:
+        """Bytes that these tensors take for all images; one whose length depends on values is looked at once."""
         shapes = self.graph.shapes(self.data.batch)
-        batches = self.data.images // self.data.batch
-        return sum(4 * int(np.prod(shapes[name])) * batches for name in live)
+        unknown = [name for name in live if name not in shapes]
+        one = sum(4 * int(np.prod(shapes[name])) for name in live if name in shapes)
+        if unknown:
+            first = self._runner(unknown)(next(self._feeds(consume=False)))
+            one += sum(first[name].nbytes for name in unknown)
+        return one * (self.data.images // self.data.batch)
 
     def _runner(self, wanted: Sequence[str]) -> _Run:
         here = self._cut or tuple(spec.name for spec in self.graph.inputs())
@@ -195,8 +200,8 @@ class _Run:
     def __call__(self, feed: Feed) -> Feed:
         if self.runner is None:
             return feed
-        made = self.runner({spec.name: feed[spec.name] for spec in self.runner.inputs})
-        return {name: made[name] if name in made else feed[name] for name in self.wanted}
+        made = self.runner.lent({spec.name: feed[spec.name] for spec in self.runner.inputs})
+        return {name: np.array(made[name]) if name in made else feed[name] for name in self.wanted}
 
 
 def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:

@@ -18,13 +18,14 @@ from ndpass.graph.channel_walk import Labels
 from ndpass.graph.comparison_outputs import compared
 from ndpass.graph.dependencies import index_of, reads, upstream
 from ndpass.graph.emit import Emitter
+from ndpass.graph.full_inference import FullInference
 from ndpass.graph.input_axes import likely_size, with_batches
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
 from ndpass.graph.normalise import import_graph, inlined, normalise
 from ndpass.graph.onnx_export import export_model, export_node, weight
 from ndpass.graph.onnx_said import Said, keep_defaults, listen, shell_of
-from ndpass.graph.shapes import Inferred, Shape, inference
+from ndpass.graph.shapes import Inferred, Shape
 from ndpass.graph.sites import Found, Site, Skipped, read
 from ndpass.graph.unique_names import Names, all_nodes, name_nodes, tensor_names
 
@@ -52,6 +53,7 @@ class Graph:
     def _begin(self, graph: gs.Graph, sizes: Mapping[str, Shape] | None) -> None:
         self._graph = graph
         self._names = Names(tensor_names(self._graph) | {n.name for n in all_nodes(self._graph)})
+        self._inference = FullInference()
         self._written: dict[str, str] = {}  # node -> the site that `splice` put it in the place of
         self._inputs = with_batches(graph, self._specs())
         self.dynamic_hw = any(axis is None for spec in self._inputs for axis in spec.sample)
@@ -85,7 +87,7 @@ class Graph:
         return self._known[batch]
 
     def _infer(self, sizes: Mapping[str, Shape], strict: bool) -> Inferred:
-        return inference(self._graph, sizes, strict)
+        return self._inference(self._graph, sizes, strict)
 
     def inputs(self) -> list[InputSpec]:
         """What the model takes; None stands for a dynamic axis. Inputs with a default are left out."""
@@ -152,15 +154,19 @@ class Graph:
     def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes | ov.Model:
         """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), to be run.
 
-        Its shapes are fixed at `batch` samples.
+        Its shapes are fixed at `batch` samples, but for tensors whose lengths depend on values.
         """
-        shapes, types, tensors = self.shapes(batch), self._inferred(batch).types, self._graph.tensors()
+        known, tensors = self._inferred(batch), self._graph.tensors()
         start, nodes = self._part(outputs, cut)
         used, chosen = {id(t) for node in nodes for t in reads(node)}, {id(node) for node in nodes}
         part = onnx.helper.make_graph(
             [export_node(n, self._said) for n in self._graph.nodes if id(n) in chosen],
             "segment",
-            [onnx.helper.make_tensor_value_info(t.name, types[t.name], shapes[t.name]) for t in start if id(t) in used],
+            [
+                onnx.helper.make_tensor_value_info(t.name, known.types.get(t.name, 0), known.axes.get(t.name))
+                for t in start
+                if id(t) in used
+            ],
             [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
             [weight(t) for t in tensors.values() if isinstance(t, gs.Constant) and id(t) in used],
         )
@@ -216,7 +222,7 @@ class Graph:
         """A graph that can be edited apart from this one; weights are shared."""
         other = copy.copy(self)
         other._graph, other._names, other._written = self._graph.copy(), copy.deepcopy(self._names), {**self._written}
-        other._known = {}
+        other._known, other._inference = {}, self._inference.copy()
         return other
 
     def perturb(self, site: Site, by: Conv, switch: str) -> None:
@@ -265,6 +271,7 @@ class Graph:
         """Slice every layer of the group, and what lies between, to these channels."""
         keep(self._graph, group, channels)
         self._known.clear()
+        self._inference.forget()
 
     def macs_by(self, names: Collection[str]) -> dict[str, int]:
         """Multiply-accumulates of the nodes that stand for each of these sites now."""

@@ -22,10 +22,13 @@ Axes = tuple[int | None, ...]  # None: not known
 BIG = 1024  # elements; larger constants never decide a shape and are not copied
 
 
-def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
+Known = Mapping[str, tuple[int, Axes]]  # tensor -> ONNX's number of its type, and its axes
+
+
+def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape], known: Known | None = None) -> onnx.ModelProto:
     """The model without its large weights (they become inputs), its own inputs set to `sizes` or else as declared.
 
-    Shape inference costs nothing on it, whatever the size of the model.
+    Shape inference costs nothing on it, whatever the size of the model. known: of tensors between.
     """
     constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
     small = [t for t in constants if math.prod(t.shape) <= BIG]
@@ -37,6 +40,10 @@ def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
         inputs,
         [onnx.helper.make_empty_tensor_value_info(t.name) for t in graph.outputs],
         [weight(t) for t in small],
+        value_info=[
+            onnx.helper.make_tensor_value_info(name, *known[name])
+            for name in (known or {}).keys() & graph.tensors().keys() - {t.name for t in [*graph.inputs, *constants]}
+        ],
     )
     return onnx.helper.make_model(proto, opset_imports=graph.import_domains, ir_version=max(graph.ir_version or 8, 4))
 
@@ -66,13 +73,14 @@ class Inferred:
         return {name: shape for name, shape in known.items() if len(shape) == len(self.axes[name])}
 
 
-def inference(graph: gs.Graph, sizes: Mapping[str, Shape], strict: bool = True) -> Inferred:
+def inference(graph: gs.Graph, sizes: Mapping[str, Shape], strict: bool = True, known: Known | None = None) -> Inferred:
     """What follows from input shapes `sizes`; an input that is not among them is as the model declares it.
 
-    strict: raise InputError where the graph contradicts itself; else nothing is known from there on.
+    strict: raise InputError where the graph contradicts itself; else nothing is known from there on. known: what is
+    known of tensors between, from elsewhere.
     """
     try:
-        proto = onnx.shape_inference.infer_shapes(skeleton(graph, sizes), strict_mode=strict, data_prop=True)
+        proto = onnx.shape_inference.infer_shapes(skeleton(graph, sizes, known), strict_mode=strict, data_prop=True)
     except onnx.shape_inference.InferenceError as e:
         raise _contradiction(sizes, _first_line(e)) from e
     infos = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]

@@ -83,3 +83,21 @@ def test_bounded_axes_of_an_ir(folder: Path, ndpass: Command) -> None:
         done = ndpass("run", "m.xml", "--passes", passes, *more, "-o", "out.xml", "-q")
         assert done.code == 0, done.err
     assert same_in_openvino(folder, normal(2, 3, 9, 12)) < 0.95
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_tensor_whose_length_depends_on_values_is_alive_beside_a_convolution(
+    folder: Path, ndpass: Command, suffix: str
+) -> None:
+    """As the anchors of a detector are, where no inference knows how many there are."""
+    text = """(float[n,3,8,8] x) => (float[n,8,8,8] y) {
+        nz = NonZero(x)  z = Cast<to=1>(nz)  a = Conv<pads=[1,1,1,1]>(x, W)  d = Conv<pads=[1,1,1,1]>(a, V)
+        m = ReduceMean<keepdims=0>(z)  y = Add(d, m) }"""
+    model = network(text, W=W, V=normal(8, 8, 3, 3))
+    onnx.save(model, folder / "m.onnx")
+    if suffix == ".xml":
+        ov.save_model(ov.Core().read_model(folder / "m.onnx"), folder / "m.xml", compress_to_fp16=False)
+    np.save(folder / "data.npy", np.random.default_rng(0).normal(size=(24, 3, 8, 8)).astype("f4"))
+    options = ["--passes", "nd:rank=2", "--calibration", "data.npy", "-o", f"out{suffix}", "-q"]
+    done = ndpass("run", f"m{suffix}", *options)
+    assert done.code == 0, done.err

@@ -19,12 +19,13 @@ from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.openvino.describe import describe
 from ndpass.graph.openvino.fold import fold
 from ndpass.graph.openvino.lower import Lowered, lower
+from ndpass.graph.openvino.operators import CELLS, CONVOLUTIONS, SEQUENCES
 from ndpass.graph.openvino.port_names import port_bounds, port_name
-from ndpass.graph.shapes import Inferred, Shape
+from ndpass.graph.shapes import Axes, Inferred, Shape
 
 BODIES = {"If": ("get_then_body", "get_else_body"), "Loop": ("get_function",), "TensorIterator": ("get_function",)}
 TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "f64": TensorProto.DOUBLE}
-INNER = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
+INNER = {*CONVOLUTIONS, "DeformableConvolution", "MatMul", "Einsum", *SEQUENCES, *CELLS}
 
 
 class OvGraph(Graph):
@@ -83,16 +84,16 @@ class OvGraph(Graph):
     def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> ov.Model:
         """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), as a model.
 
-        Its shapes are fixed at `batch` samples.
+        Its shapes are fixed at `batch` samples, but for tensors whose lengths depend on values.
         """
-        shapes, now = self.shapes(batch), self._lowered()
+        axes, now = self._inferred(batch).axes, self._lowered()
         known = {port_name(op.output(0)): op for op in now.model.get_parameters()}
         start = []
         for name in self._read_by([self._results.get(name, name) for name in outputs], cut):
             parameter = known.get(name) if cut is None else None
             if parameter is None:
                 port = now.tensors[name]
-                parameter = ops.parameter(list(shapes[name]), port.get_element_type())
+                parameter = ops.parameter(_partial(axes.get(name)), port.get_element_type())
                 parameter.set_friendly_name(name)
                 port.replace(parameter.output(0))
                 parameter.output(0).set_names({name})  # not those that the tensor has in the whole model
@@ -101,7 +102,7 @@ class OvGraph(Graph):
         for name, result in zip(outputs, results, strict=True):
             result.set_friendly_name(f"{name}/sink_port_0")
         part = ov.Model(results, start, "segment")
-        part.reshape({port: list(shapes[port_name(port)]) for port in part.inputs})
+        part.reshape({port: _partial(axes.get(port_name(port))) for port in part.inputs})
         return part
 
     def keep_channels(self, group: Group, channels: Labels) -> None:
@@ -124,6 +125,11 @@ class OvGraph(Graph):
 def _axes(port: Any) -> tuple[int | None, ...] | None:
     shape = port.get_partial_shape()
     return None if shape.rank.is_dynamic else tuple(a.get_length() if a.is_static else None for a in shape)
+
+
+def _partial(axes: Axes | None) -> ov.PartialShape:
+    """None: any number of axes."""
+    return ov.PartialShape.dynamic() if axes is None else ov.PartialShape([-1 if a is None else a for a in axes])
 
 
 def _inside(op: ov.Node) -> list[Skipped]:

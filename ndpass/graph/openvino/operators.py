@@ -51,6 +51,9 @@ POOLS = {
 }
 REDUCED = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
+# operator -> which of its inputs are x, the input weights and the recurrent weights
+SEQUENCES = {"LSTMSequence": (0, 4, 5), "GRUSequence": (0, 3, 4), "RNNSequence": (0, 3, 4)}
+CELLS = {"LSTMCell": (0, 3, 4), "GRUCell": (0, 2, 3), "RNNCell": (0, 2, 3)}
 UNPACKING = ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract", "Transpose")
 
 
@@ -179,6 +182,23 @@ def _prelu(met: Met) -> Told | None:
     return Told("PRelu", (0, 1), known=True) if single else None
 
 
+def _recurrent(met: Met) -> Told:
+    """x and the weights first, as ONNX has them, then all else."""
+    kind = str(met.op.get_type_name())
+    first = (SEQUENCES | CELLS)[kind]
+    rest = tuple(i for i in range(len(met.inputs)) if i not in first)
+    return Told(kind.removesuffix("Sequence").removesuffix("Cell"), first + rest)
+
+
+def _einsum(met: Met) -> Told:
+    return Told("Einsum", tuple(range(len(met.inputs))), {"equation": str(met.attributes["equation"])})
+
+
+def _deformable(met: Met) -> Told:
+    """x, the kernel and the offsets, as ONNX has them, then the mask."""
+    return Told("DeformConv", (0, 2, 1, *range(3, len(met.inputs))))
+
+
 RULES: dict[str, Callable[[Met], Told | None]] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
     **dict.fromkeys(REDUCED, _reduce),
@@ -186,7 +206,10 @@ RULES: dict[str, Callable[[Met], Told | None]] = {
     "BatchNormInference": _batchnorm,
     "Concat": _concat,
     "Interpolate": _interpolate,
+    "DeformableConvolution": _deformable,
+    "Einsum": _einsum,
     "MatMul": _matmul,
+    **dict.fromkeys((*SEQUENCES, *CELLS), _recurrent),
     "PRelu": _prelu,
     "Pad": _pad,
 }
