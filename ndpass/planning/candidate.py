@@ -18,12 +18,14 @@ class Budget:
 
     pinned: None, settings are taken as given; energy: share of its response that every layer keeps; macs: share of the
     model's MACs that is left; speedup: how many times as fast, measured; max_drop: points that the metric may fall.
-    speedup: beside max_drop, how many times as fast at least.
+    speedup: beside max_drop, how many times as fast at least. faster: whether a layer that is no faster on this machine
+    stays as it is, although the budget says nothing of time.
     """
 
     kind: BudgetKind
     value: float | None = None
     speedup: float | None = None
+    faster: bool = False
 
     @property
     def in_milliseconds(self) -> bool:

@@ -99,7 +99,9 @@ def budget_of(given: Mapping[str, object], default: tuple[BudgetKind, float] | N
     for kind in kinds:
         if kind in values:
             return Budget(kind, values[kind])
-    return Budget(*default) if default else Budget("pinned")
+    if default is None:
+        return Budget("pinned")
+    return Budget(*default, faster=default == DEFAULT[False])  # nobody who asks for nothing wants a slower model
 
 
 def passes_of(spec: str | Sequence[str | Pass], *, calibrated: bool) -> list[Pass]:

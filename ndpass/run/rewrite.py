@@ -12,7 +12,10 @@ from ndpass.listener import Listener
 from ndpass.measuring.block_latency import Latencies
 from ndpass.measuring.evaluate import Evaluation
 from ndpass.planning.candidate import Budget, Choice
+from ndpass.planning.keep_faster import keep_faster
+from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.plan import Planner
+from ndpass.planning.stand_in import StandIns
 from ndpass.report import Layer
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.rewriter import Rewriter
@@ -20,7 +23,7 @@ from ndpass.run.clock import Clock
 from ndpass.run.job import Job, Opened, fingerprint
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.quantise import quantise
-from ndpass.run.tuning import Network, Tuned, Tuner
+from ndpass.run.tuning import Network, Tuned, Tuner, with_latencies
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,32 @@ def _planned(
     listen: Listener,
 ) -> list[Layer]:
     """One plan, from a file or chosen by the budget, fitted once."""
+    times: tuple[TimedPlan, LatencyTable] | None = None
     with clock("plan"):
         plan = _plan(job, opened, calibration, checkpoint, listen)
+        if job.options.budget.faster and not isinstance(plan, Budget) and _rewrites(plan):
+            times = _only_faster(job, opened, plan, listen)
+            plan = times[0].plan
     with clock("rewrite"):
         rewriter = Rewriter(opened.graph, job.options.passes, calibration, checkpoint)
         layers = rewriter.rewrite(opened.found, opened.sites, plan, listen)
         opened.graph.tidy()
-    return layers
+    return with_latencies(layers, *times) if times else layers
+
+
+def _rewrites(plan: Mapping[str, Choice]) -> bool:
+    """Whether the plan changes any layer."""
+    return any(choice.candidate.setting for choice in plan.values())
+
+
+def _only_faster(
+    job: Job, opened: Opened, plan: Mapping[str, Choice], listen: Listener
+) -> tuple[TimedPlan, LatencyTable]:
+    """The plan without what is no faster in place, as timed there, and the times as it was. Raises BudgetError."""
+    listen("timing plans", 0, 1)
+    machine = job.options.target.machine(job.target)
+    timer = StandIns(lambda: job.open().graph, job.options.passes, machine)
+    return keep_faster(plan, (opened.graph, opened.sites), machine, timer)
 
 
 def _plan(

@@ -63,14 +63,15 @@ def verdict(job: Job, done: Rewritten, written: Path, stage: Staged, listen: Lis
         compared = _quantised(job, found.evaluation, written, stage, listen)
         found = replace(found, evaluation=compared.evaluation, latency=compared.latency, variants=compared.rows)
         slower = compared.slower
-    elif job.options.effort.latency or job.options.budget.in_milliseconds:
+    elif job.options.effort.latency or job.options.budget.in_milliseconds or job.options.budget.faster:
         listen("timing the result", 0, 1)
         feed = feed_of(job.inputs, job.sizes, job.target)
         latency, slower = timed(job.model, written, job.options.target.machine(job.target), feed)
         found = replace(found, latency=latency)
     else:
         slower = ""
-    if slower and job.options.budget.in_milliseconds:
+    budget = job.options.budget
+    if slower and (budget.in_milliseconds or budget.faster):
         raise BudgetError(f"{slower}: nothing was written")
     if slower:
         log.warning(slower)
