@@ -76,7 +76,7 @@ def _request(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
 
     request = compiled.create_infer_request()
     for i, port in enumerate(compiled.inputs):
-        request.set_input_tensor(i, ov.Tensor(np.ascontiguousarray(feed[port_name(port)])))
+        request.set_input_tensor(i, ov.Tensor(np.require(feed[port_name(port)], requirements="C")))
     return request
 
 

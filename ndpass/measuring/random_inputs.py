@@ -23,7 +23,7 @@ def random_feed(specs: Sequence[InputSpec], shapes: dict[str, tuple[int, ...]], 
 
 def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
-    return values.astype(dtype)
+    return np.asarray(values, dtype)
 
 
 def feed_of(specs: Sequence[InputSpec], sizes: Mapping[str, Shape], target: Target) -> Feed:
