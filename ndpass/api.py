@@ -78,6 +78,8 @@ def run(
     calibration: Any = None,
     validation: Any = None,
     preprocess: str | Preprocess | None = None,
+    size: str | None = None,
+    anyway: bool = False,
     max_drop: float | str | None = None,
     speedup: float | str | None = None,
     macs: float | str | None = None,
@@ -107,6 +109,8 @@ def run(
     int8: quantise the result by NNCF, which makes it an ov.Model. memory: bytes of activations that are kept;
     jobs: layers that are planned side by side.
     progress: called with (stage, steps done, steps in all).
+    size: height and width where the model leaves them open, as "320x480". anyway: go on although another preprocessing
+    makes the original right far more often. latency: time the original and the result at the end.
     Raises UsageError, InputError, BudgetError or VerificationError (`ndpass.errors`).
     """
     with tempfile.TemporaryDirectory(prefix="ndpass.") as name:
@@ -128,7 +132,14 @@ def run(
             plan=known,
             ignore=ignore_patterns(ignore),
             metric=metric,
-            data=Data(calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess)),
+            data=Data(
+                calibration=fit,
+                validation=measured,
+                seed=seed,
+                preprocess=parsed(preprocess),
+                anyway=anyway,
+                size=size,
+            ),
             target=target_options(device, precision, threads, batch, int8=int8),
             output=Output(int8=int8, save_plan=saved),
             effort=Effort(memory=parse_bytes(memory), jobs=whole("jobs", jobs), cache=cache_folder(), latency=latency),

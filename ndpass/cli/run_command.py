@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ndpass.cli import terminal
-from ndpass.cli.parameters import Json, Precision, Preprocess, Quiet, Samples, Seed, Threads, Verbose, start_log
+from ndpass.cli.parameters import Json, Precision, Preprocess, Quiet, Samples, Seed, Size, Threads, Verbose, start_log
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
@@ -71,7 +71,16 @@ def run(
     ] = None,
     preprocess: Preprocess = None,
     samples: Samples = None,
+    size: Size = None,
     seed: Seed = 0,
+    anyway: Annotated[
+        bool,
+        typer.Option(
+            "--anyway",
+            help="Go on although another preprocessing makes the original right far more often.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -213,7 +222,9 @@ def run(
         plan=plan,
         ignore=ignore or (),
         metric=metric,
-        data=Data(calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess)),
+        data=Data(
+            calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess), anyway=anyway, size=size
+        ),
         target=target_options(device, precision.value if precision else None, threads, batch, int8=int8),
         output=Output(compress=compress_to_fp16, int8=int8, save_plan=save_plan),
         effort=Effort(memory=parse_bytes(memory), jobs=jobs, resume=resume, latency=latency),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ndpass.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from ndpass.calibration.feeds import Feeds
     from ndpass.calibration.preprocess import Preprocess
     from ndpass.graph.input_spec import InputSpec
     from ndpass.measuring.runtime import Precision
     from ndpass.passes import Pass
     from ndpass.planning.candidate import Budget, BudgetKind
-    from ndpass.run.options import OpenData, TargetOptions
+    from ndpass.run.options import TargetOptions
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("f32", "bf16", "int8")
@@ -156,7 +158,22 @@ def parsed(preprocess: str | Preprocess | None) -> Preprocess | None:
     return Preprocess.parse(preprocess)
 
 
-def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, seed: int) -> OpenData | None:
+@dataclass(frozen=True)
+class Opener:
+    """Opens samples once the model's inputs are known. samples: how many are drawn with the seed; None: all."""
+
+    data: Any
+    preprocess: Preprocess | None
+    samples: int | None = None
+    seed: int = 0
+
+    def __call__(self, inputs: Sequence[InputSpec]) -> Feeds:
+        from ndpass.calibration.feeds import open_feeds
+
+        return open_feeds(self.data, inputs, self.preprocess, samples=self.samples, seed=self.seed)
+
+
+def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, seed: int) -> Opener | None:
     """How to open samples once the model's inputs are known; None where none are given.
 
     data: a path, an array, any iterable of arrays or of {input name: array}, or an nncf.Dataset. Raises UsageError for
@@ -170,12 +187,7 @@ def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, 
     if isinstance(data, str | Path) and not Path(data).exists():
         raise InputError(f"{data}: no such file or folder")
 
-    def opened(inputs: Sequence[InputSpec]) -> Any:
-        from ndpass.calibration.feeds import open_feeds
-
-        return open_feeds(data, inputs, through, samples=samples, seed=seed)
-
-    return opened
+    return Opener(data, through, samples, seed)
 
 
 def _alone(item: Any) -> Any:

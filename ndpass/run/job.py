@@ -12,6 +12,7 @@ from pathlib import Path
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
+from ndpass.calibration.survey import warnings_of
 from ndpass.errors import UsageError
 from ndpass.files import model_file
 from ndpass.files.interface import Interface
@@ -23,8 +24,10 @@ from ndpass.listener import Listener
 from ndpass.measuring.target import Target
 from ndpass.planning.candidates import refused
 from ndpass.rewriting.checkpoint import digest_data, digest_file
+from ndpass.run.arguments import Opener, sizes_of
 from ndpass.run.judge import Judge
 from ndpass.run.options import Options
+from ndpass.run.preprocessing import better_preprocessing, refuse_worse
 from ndpass.run.quantise import check_nncf
 from ndpass.version import VERSION
 
@@ -97,11 +100,14 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
     graph = opened.graph
     if data_file(output).resolve() in {p.resolve() for p in opened.beside}:
         raise UsageError(f"{output}: its weights would overwrite those of the input: give another name for the output")
+    if options.data.size is not None:
+        graph.assume(sizes_of(graph.inputs(), options.data.size))
     fit, measured = _data(graph, options)
-    if graph.dynamic_hw and measured is not None:
+    if graph.dynamic_hw and options.data.size is None and measured is not None:
         graph.assume_feed(next(measured.batches(1)))
     found = ignored(graph.sites(), options.ignore)
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
+    warned = [*_warnings(options, measured), *_surveyed(model, options, fit, measured)]
     feeds = measured or natural_feeds(graph.inputs(), graph.sizes, options.data.seed, options.data.preprocess)
     job = Job(
         model=model,
@@ -120,7 +126,7 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
         params=graph.params(),
         sites=frozenset(site.name for site in sites),
         convolutional=any(f.op.startswith("Conv") for f in found),
-        warnings=tuple(_warnings(options, measured)),
+        warnings=tuple(warned),
     )
     graph.release()
     return job
@@ -135,6 +141,19 @@ def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
         fit, measured = fit.split(HELD_OUT, data.seed)
         log.info("metric on %d samples held out from the calibration data", len(measured))
     return fit, measured
+
+
+def _surveyed(model: Path, options: Options, fit: Feeds | None, measured: Feeds | None) -> list[str]:
+    """What is suspicious about the data, all of which are read. Raises UsageError for a wrong preprocessing."""
+    said = []
+    for what, feeds in (("calibration data", fit), ("validation data", measured)):
+        said += [] if feeds is None else warnings_of(feeds, what)
+    for text in said:
+        log.warning(text)
+    opener = options.data.validation or options.data.calibration
+    if isinstance(opener, Opener) and measured is not None and measured.labels is not None and not options.data.anyway:
+        refuse_worse(better_preprocessing(model, opener, measured, options.target.threads))
+    return said
 
 
 def ignored(found: Sequence[Found], patterns: Sequence[str]) -> list[Found]:

@@ -34,12 +34,16 @@ class Data:
 
     calibration, validation: open the samples once the model's inputs are known; None where none are given. seed: of
     everything that is drawn at random. preprocess: what pixels go through, for the pictures that stand in for data.
+    size: height and width where the model leaves them open, as 320x480.
+    anyway: go on with a preprocessing with which the original is wrong far more often than with another.
     """
 
     calibration: OpenData | None = None
     validation: OpenData | None = None
     seed: int = 0
     preprocess: Preprocess | None = None
+    anyway: bool = False
+    size: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

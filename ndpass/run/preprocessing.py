@@ -7,14 +7,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ndpass.calibration.feeds import Feeds, open_feeds
+from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.preprocess import PRESETS, Preprocess
 from ndpass.calibration.preprocess_text import preprocess_text
 from ndpass.errors import InputError, UsageError
 from ndpass.measuring.evaluate import accuracy
 from ndpass.measuring.runtime import OpenVINO
+from ndpass.run.arguments import Opener
 
 if TYPE_CHECKING:
     pass
@@ -40,12 +41,14 @@ class Better:
     samples: int
 
 
-def better_preprocessing(model: Path, data: Any, given: Preprocess, found: Feeds, threads: int | None) -> Better | None:
+def better_preprocessing(model: Path, opener: Opener, found: Feeds, threads: int | None) -> Better | None:
     """A preprocessing with which the model is right far more often, or None.
 
-    data: as `open_feeds` takes it, pixels with labels. found: the same data opened with `given`. Other presets, the
-    other order of colours and other scales are tried, on SAMPLES samples each.
+    opener: of pixels with labels. found: what it opened, or a part. Other presets, the other order of colours and other
+    scales are tried, on SAMPLES samples each.
     """
+    if opener.preprocess is None:
+        return None
     few = found.take(_spread(len(found)))
     runner = OpenVINO(model, threads=threads)
     try:
@@ -55,9 +58,9 @@ def better_preprocessing(model: Path, data: Any, given: Preprocess, found: Feeds
     if now >= UNSUSPICIOUS:
         return None
     best: Better | None = None
-    for other in _others(given):
+    for other in _others(opener.preprocess):
         try:
-            feeds = open_feeds(data, runner.inputs, other).take(few.indices)
+            feeds = Opener(opener.data, other)(runner.inputs).take(few.indices)
         except (InputError, UsageError):  # a preprocessing that does not fit the model's input
             continue
         seen = accuracy(runner, feeds, BATCH)

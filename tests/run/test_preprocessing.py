@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Command, assert_refused
 
-from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.errors import UsageError
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.run import digits
+from ndpass.run.arguments import Opener
 from ndpass.run.preprocessing import Better, better_preprocessing, refuse_worse
 
 COUNT = 250
@@ -26,33 +27,36 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def opened(data: Path, spec: str, labels: bool = True) -> tuple[Preprocess, Feeds]:
-    preprocess = Preprocess.parse(spec)
-    if labels:
-        return preprocess, open_feeds(data, OpenVINO(digits.model_path()).inputs, preprocess)
-    images = np.load(data)["images"]
-    return preprocess, open_feeds(images, OpenVINO(digits.model_path()).inputs, preprocess)
+def better(data: Path | np.ndarray, spec: str) -> Better | None:
+    """What is found for data that are opened with this preprocessing."""
+    opener = Opener(data, Preprocess.parse(spec))
+    found = opener(OpenVINO(digits.model_path()).inputs)
+    return better_preprocessing(digits.model_path(), opener, found.split(0.9, 0)[1], 1)
 
 
 def test_the_right_preprocessing_is_left_alone(data: Path) -> None:
-    assert better_preprocessing(digits.model_path(), data, *opened(data, "digits"), 1) is None
+    assert better(data, "digits") is None
 
 
 def test_another_preprocessing_that_is_right_far_more_often_is_named(data: Path) -> None:
-    better = better_preprocessing(digits.model_path(), data, *opened(data, "digits,mean=3,std=0.01"), 1)
-    assert better is not None
-    assert better.accuracy > 90 > 50 > better.given
-    assert better.samples == 200
-    found = opened(data, better.text)
-    assert better_preprocessing(digits.model_path(), data, *found, 1) is None
-    with pytest.raises(UsageError, match=rf"give --preprocess {better.text}, or --anyway"):
-        refuse_worse(better)
+    found = better(data, "digits,mean=3,std=0.01")
+    assert found is not None
+    assert found.accuracy > 90 > 50 > found.given
+    assert found.samples == 200
+    assert better(data, found.text) is None
+    with pytest.raises(UsageError, match=rf"give --preprocess {found.text}, or --anyway"):
+        refuse_worse(found)
 
 
 def test_without_labels_nothing_is_tried(data: Path) -> None:
-    images = np.load(data)["images"]
-    found = opened(data, "digits,mean=3,std=0.01", labels=False)
-    assert better_preprocessing(digits.model_path(), images, *found, 1) is None
+    assert better(np.load(data)["images"], "digits,mean=3,std=0.01") is None
+
+
+def test_a_run_stops_before_it_rewrites_a_model_that_sees_noise(data: Path, ndpass: Command) -> None:
+    args = ["run", digits.model_path(), "-q", "--no-latency", "--passes", "nd:rank=2", "--calibration", data]
+    args += ["-o", "out.onnx", "--preprocess", "digits,mean=3,std=0.01"]
+    assert_refused(ndpass(*args), 2, "give --preprocess", "--anyway")
+    assert ndpass(*args, "--anyway").code == 0
 
 
 def test_nothing_better_is_no_reason_to_stop() -> None:

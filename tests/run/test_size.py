@@ -1,0 +1,25 @@
+"""A size for inputs that the model leaves open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from conftest import Command, assert_refused
+from models import network, normal
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+@pytest.mark.parametrize(("size", "macs"), [("16x24", 16 * 24), ("32", 32 * 32)])
+def test_costs_are_counted_at_the_size_that_is_given(ndpass: Command, size: str, macs: int) -> None:
+    text = "(float[n,3,h,w] x) => (float[n,8,h,w] y) { y = Conv<pads=[1,1,1,1]>(x, W) }"
+    onnx.save(network(text, W=normal(8, 3, 3, 3)), "open.onnx")
+    args = ("run", "open.onnx", "--passes", "cd:rank=2", "-q", "--no-latency", "-o", "out.onnx", "--json", "r.json")
+    assert ndpass(*args, "--size", size).code == 0
+    before, after = json.loads(Path("r.json").read_text())["model"]["macs"]
+    assert before == macs * 8 * 3 * 9
+    assert after == macs * (2 * 3 * 9 + 8 * 2)
+    assert_refused(ndpass(*args, "--size", "axb"), 2, "write height x width")
