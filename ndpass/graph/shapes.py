@@ -34,6 +34,7 @@ def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape], known: Known | None = 
     small = [t for t in constants if math.prod(t.shape) <= BIG]
     inputs = [_info(t, sizes.get(t.name, t.shape)) for t in graph.inputs]
     inputs += [_info(t, t.shape) for t in constants if math.prod(t.shape) > BIG]
+    between = graph.tensors().keys() - {t.name for t in [*graph.inputs, *constants]}
     proto = onnx.helper.make_graph(
         [export_node(n) for n in graph.nodes],
         graph.name or "graph",
@@ -41,8 +42,7 @@ def skeleton(graph: gs.Graph, sizes: Mapping[str, Shape], known: Known | None = 
         [onnx.helper.make_empty_tensor_value_info(t.name) for t in graph.outputs],
         [weight(t) for t in small],
         value_info=[
-            onnx.helper.make_tensor_value_info(name, *known[name])
-            for name in (known or {}).keys() & graph.tensors().keys() - {t.name for t in [*graph.inputs, *constants]}
+            onnx.helper.make_tensor_value_info(name, *kind) for name, kind in (known or {}).items() if name in between
         ],
     )
     return onnx.helper.make_model(proto, opset_imports=graph.import_domains, ir_version=max(graph.ir_version or 8, 4))

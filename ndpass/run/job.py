@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +28,10 @@ from ndpass.run.judge import Judge
 from ndpass.run.options import Options
 from ndpass.run.preprocessing import better_preprocessing, refuse_worse
 from ndpass.run.quantise import check_nncf
+from ndpass.run.resolution import check_resolution, held_out
 from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)
-
-RESOLVED = 300  # samples for each of which a point of drop is resolved: the share of answers that flip is about 3·drop
-HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation data are given
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
         graph.assume_feed(next(measured.batches(1)))
     found = ignored(graph.sites(), options.ignore)
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
-    warned = [*_warnings(options, measured), *_surveyed(model, options, fit, measured)]
+    warned = [*_warnings(options, fit, measured), *_surveyed(model, options, fit, measured)]
     feeds = measured or natural_feeds(graph.inputs(), graph.sizes, options.data.seed, options.data.preprocess)
     job = Job(
         model=model,
@@ -138,7 +135,7 @@ def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
     fit = data.calibration(specs) if data.calibration else None
     measured = data.validation(specs) if data.validation else None
     if fit is not None and measured is None:
-        fit, measured = fit.split(HELD_OUT, data.seed)
+        fit, measured = fit.split(held_out(len(fit), _limit(options)), data.seed)
         log.info("metric on %d samples held out from the calibration data", len(measured))
     return fit, measured
 
@@ -200,7 +197,13 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
     }
 
 
-def _warnings(options: Options, measured: Feeds | None) -> list[str]:
+def _limit(options: Options) -> float | None:
+    """Points that the metric may lose, where the budget says so."""
+    budget = options.budget
+    return budget.value if budget.kind == "max_drop" and options.metric is None else None
+
+
+def _warnings(options: Options, fit: Feeds | None, measured: Feeds | None) -> list[str]:
     """Raise UsageError for a budget that cannot be measured; warn of one that can be only roughly."""
     if options.output.int8:
         if options.data.calibration is None:
@@ -211,20 +214,8 @@ def _warnings(options: Options, measured: Feeds | None) -> list[str]:
     if measured is None:
         raise UsageError("--max-drop is measured on data: give --calibration or --validation PATH, or use --speedup")
     assert options.budget.value is not None
-    warning = check_resolution(len(measured), options.budget.value)
+    given = None if options.data.validation else len(measured) + len(fit or ())
+    warning = check_resolution(len(measured), options.budget.value, given)
     if warning:
         log.warning(warning)
     return [warning] if warning else []
-
-
-def check_resolution(samples: int, limit: float) -> str | None:
-    """A warning where `samples` tell a drop of `limit` points only roughly; UsageError where they cannot tell it."""
-    needed = math.ceil(RESOLVED / limit)
-    if 100 / samples > limit:
-        raise UsageError(
-            f"--max-drop {limit:g}: one of the {samples} validation samples is {100 / samples:.3g} points: "
-            f"give at least {needed} samples"
-        )
-    if samples < needed:
-        return f"{samples} validation samples tell a drop of {limit:g} points only roughly: give {needed} or more"
-    return None

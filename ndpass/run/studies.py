@@ -30,9 +30,9 @@ from ndpass.planning.candidates import block_of, candidates_for, channel_group, 
 from ndpass.planning.compositions import spread
 from ndpass.planning.sensitivity import slopes
 from ndpass.rewriting.rewriter import Rewriter
-from ndpass.run.job import HELD_OUT
 from ndpass.run.judge import Judge
 from ndpass.run.options import Data, Options
+from ndpass.run.resolution import HELD_OUT
 from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)

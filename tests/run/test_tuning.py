@@ -25,8 +25,8 @@ from ndpass.planning.drop_search import MOST_FITS
 from ndpass.planning.latency_table import LatencyTable
 from ndpass.report import Layer, Report
 from ndpass.run import pipeline
-from ndpass.run.job import check_resolution
 from ndpass.run.options import Options
+from ndpass.run.resolution import check_resolution
 from ndpass.run.tuning import pack_table, unpack_table
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -144,7 +144,7 @@ def test_max_drop_is_kept_on_the_validation_data(model: Path, data: Path) -> Non
     assert found.metric.before == 100
     assert found.metric.after >= 90
     assert found.latency_ms.speedup > 1
-    assert any("validation samples" in text for text in found.warnings)
+    assert any("samples" in text for text in found.warnings)
 
 
 @pytest.mark.parametrize("stage", ["timing plans", f"fit 1 of at most {MOST_FITS}"])
@@ -254,14 +254,23 @@ def test_budgets_that_make_no_sense(ndpass: Command, model: Path, arguments: tup
 def test_a_drop_that_the_samples_cannot_tell(ndpass: Command, model: Path, data: Path) -> None:
     done = ndpass("run", model, "--calibration", data, "--max-drop", 1, "-o", "fast.onnx")  # a fifth of 100 is held out
     assert done.code == 2
-    assert "one of the 20 validation samples is 5 points: give at least 300 samples" in done.err
+    assert "one of the 20 samples held out of 100 is 5 points: give --calibration with at least 600" in done.err
+    assert "or --validation with 300, or allow 15 points" in done.err
 
 
 def test_resolution_of_a_drop() -> None:
     assert check_resolution(300, 1.0) is None
-    assert "give 300 or more" in (check_resolution(200, 1.0) or "")
+    assert "give --validation with at least 300, or allow 1.5 points" in (check_resolution(200, 1.0) or "")
     with pytest.raises(UsageError):
         check_resolution(99, 1.0)
+
+
+def test_what_is_held_out_for_a_drop() -> None:
+    """A fifth, or what the drop needs where half are left to fit to."""
+    assert held_out(5000, None) == held_out(5000, 1.0) == 0.2
+    assert held_out(1000, 1.0) == 0.3
+    assert held_out(600, 1.0) == 0.5
+    assert held_out(400, 1.0) == 0.2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""How many samples a drop of the metric needs to be told, and how many are held out for it."""
+
+from __future__ import annotations
+
+import math
+
+from ndpass.errors import UsageError
+
+HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation data are given
+FEWEST = 0.5  # of the calibration data that are left to fit to, at least
+RESOLVED = 300  # samples for each of which a point of drop is resolved: the share of answers that flip is about 3·drop
+
+
+def needed(limit: float) -> int:
+    """Samples that tell a drop of `limit` points."""
+    return math.ceil(RESOLVED / limit)
+
+
+def held_out(samples: int, limit: float | None) -> float:
+    """The share of the calibration data that the metric is measured on.
+
+    limit: points that may be lost; None: nothing is asked of the metric. A fifth, or more where the limit needs more
+    and half of the data are left to fit to.
+    """
+    wanted = 0.0 if limit is None else needed(limit) / samples
+    return wanted if HELD_OUT < wanted <= 1 - FEWEST else HELD_OUT
+
+
+def check_resolution(samples: int, limit: float, given: int | None = None) -> str | None:
+    """A sentence where `samples` tell a drop of `limit` points only roughly; UsageError where they cannot tell it.
+
+    given: the calibration data that they were held out from; None: they are validation data of their own.
+    """
+    if samples >= needed(limit):
+        return None
+    kind = "validation samples" if given is None else f"samples held out of {given}"
+    remedy = f"give {_more(limit, given)}, or allow {RESOLVED / samples:.2g} points"
+    if 100 / samples > limit:
+        one = 100 / samples
+        raise UsageError(f"--max-drop {limit:g}: one of the {samples} {kind} is {one:.3g} points: {remedy}")
+    return f"{samples} {kind} tell a drop of {limit:g} points only roughly: {remedy}"
+
+
+def _more(limit: float, given: int | None) -> str:
+    """What to give, in samples as the user counts them."""
+    if given is None:
+        return f"--validation with at least {needed(limit)}"
+    return f"--calibration with at least {math.ceil(needed(limit) / (1 - FEWEST))} or --validation with {needed(limit)}"
