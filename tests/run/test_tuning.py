@@ -26,7 +26,7 @@ from ndpass.planning.latency_table import LatencyTable
 from ndpass.report import Layer, Report
 from ndpass.run import pipeline
 from ndpass.run.options import Options
-from ndpass.run.resolution import check_resolution
+from ndpass.run.resolution import check_resolution, held_out
 from ndpass.run.tuning import pack_table, unpack_table
 
 pytestmark = pytest.mark.usefixtures("folder")
