@@ -18,10 +18,11 @@ def inspect(
     size: Size = None,
     json: Json = None,
 ) -> None:
-    """List every convolution: shape, MACs, share, the energy that nd keeps at T=1..4, and why it cannot be rewritten.
+    """List every layer with weights: shape, MACs, share, and what each pass could make of it, or why no pass can.
 
-    Energy is 1 - |W - W'|^2 / |W|^2 (Guo et al. 2018, Figure 3); blueprint is how much of each filter one k x k
-    blueprint explains (BSConv).
+    A pass's column is the share of the layer's MACs that is left where 95 % of the energy of its weights is kept, which
+    is 1 - |W - W'|^2 / |W|^2. Wide tables and --json also have nd's energy at T=1..4 (Guo et al. 2018, Figure 3) and
+    how much of each filter one k x k blueprint explains (BSConv).
     """
     import json as jsonlib
 

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from ndpass.graph.graph import Graph
     from ndpass.measuring import bench as benching
     from ndpass.report import Report
-    from ndpass.run.inspection import Row
+    from ndpass.run.inspection import Offer, Row
     from ndpass.run.studies import Depth, Rank, Score, Slope, Subject
+
+WIDE = 160  # columns, from which on nd's energies at every T are shown too
 
 
 def flush() -> None:
@@ -41,9 +43,12 @@ def report(done: Report, written: Sequence[Path]) -> None:
 
 
 def inspection(rows: Sequence[Row], graph: Graph) -> None:
-    """A row for each layer, and what they are together."""
+    """A row for each layer, what each pass could make of it, and what the layers are together."""
     from ndpass.cli.report_text import human
 
+    names = list(dict.fromkeys(name for row in rows for name in row.passes))
+    wide = _width() >= WIDE
+    energies = [f"{form} T={t}" for form in ("pw-dw", "dw-pw") for t in (1, 2, 3, 4)] if wide else []
     heads = [
         "layer",
         "op",
@@ -51,13 +56,15 @@ def inspection(rows: Sequence[Row], graph: Graph) -> None:
         "input",
         "MACs",
         "share",
-        *(f"{form} T={t}" for form in ("pw-dw", "dw-pw") for t in (1, 2, 3, 4)),
-        "blueprint",
+        *names,
+        *energies,
+        *(["blueprint"] if wide else []),
         "note",
     ]
     cells = []
     for row in rows:
         kept = [f"{e:.3f}" for shares in row.energy.values() for e in shares] if row.energy else [""] * 8
+        figures = [*kept, "" if row.blueprint is None else f"{row.blueprint:.3f}"] if wide else []
         cells.append(
             [
                 row.name,
@@ -66,15 +73,31 @@ def inspection(rows: Sequence[Row], graph: Graph) -> None:
                 "x".join(map(str, row.in_hw or ())),
                 "?" if row.macs is None else human(row.macs),
                 "" if row.share is None else f"{100 * row.share:.1f} %",
-                *kept,
-                "" if row.blueprint is None else f"{row.blueprint:.3f}",
-                row.reason or "",
+                *(_offer(row.passes.get(name)) for name in names),
+                *figures,
+                row.note,
             ]
         )
     table(heads, cells, 4)
     sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
     assumed = "; open axes assumed, see --size" if graph.dynamic_hw else ""
     print(f"\n{len(rows)} layers, {human(graph.macs())} MACs, {human(graph.params())} parameters at {sizes}{assumed}")
+    if names:
+        print(f"{', '.join(names)}: MACs left of the layer where 95 % of its weights' energy are kept; data: with data")
+
+
+def _offer(offer: Offer | None) -> str:
+    """62 %, `data` where only data can tell, - where the pass leaves the layer alone."""
+    if offer is None or offer.refused:
+        return "-"
+    return "data" if offer.macs is None else f"{100 * offer.macs:.0f} %"
+
+
+def _width() -> int:
+    """Columns of the terminal; as many as one likes where the output is a pipe or a file."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
 
 
 def bench(result: benching.BenchResult, batch: int) -> None:

@@ -1,15 +1,33 @@
-"""`ndpass inspect`: every layer with weights, what it costs, and how much of its weights nd keeps at each T."""
+"""`ndpass inspect`: every layer with weights, what it costs, and what each pass could make of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 
 from ndpass.graph.graph import Graph, Site
-from ndpass.passes import NetworkDecoupling
+from ndpass.passes import NetworkDecoupling, Pass, auto
 from ndpass.passes.network_decoupling import FORMS, blueprint_share, energy
+from ndpass.passes.options import setting_text
+from ndpass.planning.candidate import Budget
+from ndpass.planning.candidates import candidates_for, refused
+from ndpass.planning.choose import choose_local
 
 RANKS = (1, 2, 3, 4)  # the T of Guo et al. 2018, Figure 3
+ENERGY = 0.95  # of the weights, that a rewrite keeps where it is said what a pass could do
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one pass could do with a layer.
+
+    macs: share of the layer's MACs that is left, keeping ENERGY of the weights' energy; None where that is not known
+    without data. setting: as `--passes` takes it. refused: why the pass leaves the layer alone.
+    """
+
+    macs: float | None = None
+    setting: str = ""
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -17,7 +35,8 @@ class Row:
     """A layer with weights.
 
     share: of the model's MACs; energy: form of nd -> share of ‖W‖² kept at T = 1…4; blueprint: the share that BSConv's
-    blueprints explain; both None where nd cannot rewrite the layer, for the reason given.
+    blueprints explain; both None where nd cannot rewrite the layer, for the reason given. passes: name -> what that
+    pass could do.
     """
 
     name: str
@@ -29,6 +48,16 @@ class Row:
     energy: dict[str, list[float]] | None
     blueprint: float | None
     reason: str | None
+    passes: dict[str, Offer] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """Why no pass can do anything, each reason once; empty where one can."""
+        if not self.passes:
+            return self.reason or ""
+        if any(not offer.refused for offer in self.passes.values()):
+            return ""
+        return "; ".join(dict.fromkeys(offer.refused for offer in self.passes.values()))
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -36,8 +65,8 @@ class Row:
 
 def inspect(graph: Graph) -> Iterator[Row]:
     """A row for every layer with weights, in graph order; `reason` says why nd leaves it alone."""
-    total = graph.macs() or 1
-    rule = NetworkDecoupling()
+    total, rules = graph.macs() or 1, auto(calibrated=True)
+    decoupling = NetworkDecoupling()
     for found in graph.sites():
         if not isinstance(found, Site):
             share = None if found.macs is None else found.macs / total
@@ -45,10 +74,27 @@ def inspect(graph: Graph) -> Iterator[Row]:
             continue
         macs = found.macs(found.outline)
         share = None if macs is None else macs / total
-        reason = rule.refuse(found.outline)
+        reason = decoupling.refuse(found.outline)
         kept, blueprint = (None, None) if reason else _figures(found)
         shape = tuple(found.outline.weight.shape)
-        yield Row(found.name, found.op, shape, found.in_hw, macs, share, kept, blueprint, reason)
+        offers = offers_of(graph, found, rules)
+        yield Row(found.name, found.op, shape, found.in_hw, macs, share, kept, blueprint, reason, offers)
+
+
+def offers_of(graph: Graph, site: Site, rules: Sequence[Pass]) -> dict[str, Offer]:
+    """Name -> what each pass alone could do with the layer, by its weights."""
+    return {rule.name: _offer(graph, site, rule) for rule in rules}
+
+
+def _offer(graph: Graph, site: Site, rule: Pass) -> Offer:
+    if (reason := refused(graph, site, [rule], rule.needs_data)) is not None:
+        return Offer(refused=reason)
+    if rule.needs_data:
+        return Offer()
+    choice = choose_local(candidates_for(site, [rule]), Budget("energy", ENERGY)).candidate
+    if not choice.setting:
+        return Offer(macs=1.0)
+    return Offer(choice.macs / (site.macs(site.outline) or 1), setting_text(choice.setting[rule.name]))
 
 
 def _figures(site: Site) -> tuple[dict[str, list[float]], float]:

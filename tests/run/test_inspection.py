@@ -1,0 +1,60 @@
+"""What `inspect` says of each layer: its cost and what each pass could make of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import Command
+from models import network, normal
+
+from ndpass.graph.graph import Graph
+from ndpass.run.inspection import Row, inspect
+
+RANK = 8  # of the 1x1 convolution that is planted; the least that cd offers here
+
+
+def rows() -> dict[str, Row]:
+    """A 1x1 convolution of low rank, one of full rank, a depthwise one, an LSTM-free head."""
+    low = normal(32, RANK) @ normal(RANK, 32)
+    text = """(float[1,32,8,8] x) => (float[1,32,8,8] y) {
+        a = Conv(x, low)  b = Conv(a, full)  y = Conv<group=32, pads=[1,1,1,1]>(b, deep)
+    }"""
+    weights = {"low": low[:, :, None, None].astype(np.float32), "full": orthogonal(32), "deep": normal(32, 1, 3, 3)}
+    return {row.name: row for row in inspect(Graph(network(text, **weights)))}
+
+
+def orthogonal(n: int) -> np.ndarray:
+    found, _ = np.linalg.qr(normal(n, n).astype(np.float64))
+    return found[:, :, None, None].astype(np.float32)
+
+
+def test_a_pointwise_layer_is_told_what_other_passes_could_do() -> None:
+    low, full, deep = rows().values()
+    assert low.reason is not None  # nd leaves 1x1 convolutions alone
+    assert low.note == ""
+    assert low.passes["cd"].macs is not None
+    assert low.passes["cd"].macs <= 2 * RANK * 32 / 32**2  # 32 to RANK channels and back
+    assert low.passes["cd"].setting.startswith("rank=")
+    assert full.passes["cd"].macs == 1.0  # no direction is worth less than another
+    assert {offer.refused != "" for offer in deep.passes.values()} == {True}
+    assert "depthwise" in deep.note
+
+
+def test_shares_are_of_the_whole_model() -> None:
+    assert sum(row.share or 0 for row in rows().values()) == pytest.approx(1.0)
+
+
+def test_the_table_and_the_json_say_the_same(ndpass: Command, folder: Path) -> None:
+    onnx.save(
+        network("(float[1,8,6,6] x) => (float[1,4,6,6] y) { y = Conv(x, W) }", W=normal(4, 8, 1, 1)), folder / "m.onnx"
+    )
+    done = ndpass("inspect", "m.onnx", "--json", "r.json")
+    assert done.code == 0, done.err
+    (row,) = json.loads(Path("r.json").read_text())
+    share = row["passes"]["cd"]["macs"]
+    assert f"{100 * share:.0f} %" in done.out
+    assert "95 % of its weights' energy" in done.out
