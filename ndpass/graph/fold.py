@@ -60,18 +60,27 @@ def _fold_graph(graph: gs.Graph) -> None:
 
 def _lower_constants(graph: gs.Graph) -> None:
     """Constant nodes become constants of the type that ONNX gives them."""
+    lowered = []
     for node in graph.nodes:
         if node.op != "Constant" or node.domain not in STANDARD or len(node.attrs) != 1:
             continue
         ((name, value),) = node.attrs.items()
         if name in CONSTANT_TYPES:
             stored = value._values if isinstance(value, gs.Constant) else np.array(value, CONSTANT_TYPES[name])
-            _make_constant(node.outputs[0], stored)
+            lowered.append((node, [stored]))
+    _replace(graph, lowered)
 
 
-def _make_constant(tensor: gs.Variable, value: Any) -> None:
-    tensor.to_constant(value)
-    tensor.inputs.clear()
+def _replace(graph: gs.Graph, computed: Sequence[tuple[gs.Node, Sequence[Any]]]) -> None:
+    """Put constants in the place of nodes. computed: each with the values of its outputs, None for an unused one."""
+    for node, found in computed:
+        for tensor, value in zip([t for t in node.outputs if not t.is_empty()], found, strict=True):
+            tensor.inputs.clear()
+            if value is not None:
+                tensor.to_constant(value)
+        node.inputs.clear()
+    gone = {id(node) for node, _ in computed}
+    graph.nodes = [node for node in graph.nodes if id(node) not in gone]
 
 
 def _fold_nodes(graph: gs.Graph) -> None:
@@ -81,14 +90,14 @@ def _fold_nodes(graph: gs.Graph) -> None:
         return
     wanted = _wanted(graph, nodes)
     try:
-        found = _computed(graph, nodes, wanted)
+        found = {id(t): value for t, value in zip(wanted, _computed(graph, nodes, wanted), strict=True)}
     except Exception:  # a custom operator, say: onnxruntime raises many types here
         log.debug("folding constants node by node", exc_info=True)
+        found = {}
+    if found and all(map(_is_array, found.values())):
+        _replace(graph, [(n, [found.get(id(t)) for t in n.outputs if not t.is_empty()]) for n in nodes])
+    else:
         _fold_one_by_one(graph, nodes)
-        return
-    for tensor, value in zip(wanted, found, strict=True):
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            _make_constant(tensor, value)
 
 
 def _fold_one_by_one(graph: gs.Graph, nodes: Sequence[gs.Node]) -> None:
@@ -101,9 +110,13 @@ def _fold_one_by_one(graph: gs.Graph, nodes: Sequence[gs.Node]) -> None:
         except Exception:  # as above
             log.debug("'%s' stays", node.name, exc_info=True)
             continue
-        if all(isinstance(value, np.ndarray) and value.dtype != object for value in found):
-            for tensor, value in zip(outputs, found, strict=True):
-                _make_constant(tensor, value)
+        if all(map(_is_array, found)):
+            _replace(graph, [(node, found)])
+
+
+def _is_array(value: object) -> bool:
+    """Not so for a sequence, and for text, which an initializer can hold but graph-surgeon cannot write."""
+    return isinstance(value, np.ndarray) and value.dtype != object
 
 
 def _foldable(graph: gs.Graph) -> list[gs.Node]:
@@ -166,13 +179,13 @@ def _fold_sizes(graph: gs.Graph) -> bool:
     shapes = [node for node in graph.nodes if node.op == "Shape" and node.outputs]
     if not shapes:
         return False
-    fixed, folded = _fixed_sizes(graph, {node.inputs[0].name for node in shapes}), False
+    fixed, folded = _fixed_sizes(graph, {node.inputs[0].name for node in shapes}), []
     for node in [n for n in graph.nodes if n.op in ("Shape", "Gather", "Slice") and n.outputs]:
         sizes = _sizes(node, fixed)
         if sizes is not None and all(d is not None for d in sizes.reshape(-1)):
-            _make_constant(node.outputs[0], sizes.astype(np.int64))
-            folded = True
-    return folded
+            folded.append((node, [sizes.astype(np.int64)]))
+    _replace(graph, folded)
+    return bool(folded)
 
 
 def _fixed_sizes(graph: gs.Graph, names: Collection[str]) -> dict[str, Axes]:

@@ -19,7 +19,7 @@ from ndpass.graph.comparison_outputs import compared
 from ndpass.graph.dependencies import index_of, reads, upstream
 from ndpass.graph.emit import Emitter
 from ndpass.graph.full_inference import FullInference
-from ndpass.graph.input_axes import likely_size, with_batches
+from ndpass.graph.input_axes import DEFAULT_HW, OTHER_HW, HeightWidth, likely_size, with_batches
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
 from ndpass.graph.normalise import import_graph, inlined, normalise
@@ -59,8 +59,27 @@ class Graph:
         self.dynamic_hw = any(axis is None for spec in self._inputs for axis in spec.sample)
         self._declared = self._infer({}, True)
         # what nobody asked for proves nothing: a model may well be too large for an open axis taken as 1
-        pairs = zip(graph.inputs, self._inputs, strict=True)
-        self._count_at(sizes or {s.name: likely_size(t, s) for t, s in pairs if t.shape is not None}, False)
+        self._count_at(sizes or self._likely_sizes(DEFAULT_HW), False)
+        if not sizes and self.dynamic_hw:
+            self._try_other_sizes()
+
+    def _likely_sizes(self, hw: HeightWidth) -> dict[str, Shape]:
+        pairs = zip(self._graph.inputs, self._inputs, strict=True)
+        return {spec.name: likely_size(t, spec, hw) for t, spec in pairs if t.shape is not None}
+
+    def _try_other_sizes(self) -> None:
+        """Where the model does not run at the sizes assumed, take the first at which all costs are known."""
+        assumed = self.sizes
+        for hw in OTHER_HW:
+            if not self._unknown_costs():
+                return
+            self._count_at(self._likely_sizes(hw), False)
+        if self._unknown_costs():
+            self._count_at(assumed, False)
+
+    def _unknown_costs(self) -> bool:
+        shapes = self._inferred().shapes
+        return any(node_macs(node, shapes) is None for node in self._graph.nodes)
 
     def assume(self, sizes: Mapping[str, Shape]) -> None:
         """Count costs at these input shapes from now on. Raises InputError where the model does not run at them."""

@@ -16,24 +16,31 @@ from ndpass.graph.constants import is_weight, values
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.macs import Shape
 
-DEFAULT_HW = 224  # what a dynamic height or width is taken for when costs are counted and nobody says otherwise
+HeightWidth = tuple[int, int]
+DEFAULT_HW = (224, 224)  # what open axes are taken for when costs are counted and nobody says otherwise
+OTHER_HW = (
+    *((n, n) for n in (256, 320, 384, 512, 640)),
+    *((n, 320) for n in (48, 32, 64)),  # lines of text
+    *((n, n) for n in (128, 96, 64, 48, 32)),
+)
 KEEPING = ELEMENTWISE | {"BatchNormalization", "Convert", "Pad"}  # operators that leave the axes where they are
 Axes = tuple[int | None, ...]  # for each axis of a tensor the axis of the input that it is, None: another one
 
 
-def likely_size(tensor: gs.Variable, spec: InputSpec) -> Shape:
-    """The input's shape with its dynamic axes filled in: 1 sample, the channels of its convolution, 224 pixels."""
-    likely = [1, 1, *(DEFAULT_HW,) * len(spec.shape)][: len(spec.shape)]
+def likely_size(tensor: gs.Variable, spec: InputSpec, hw: HeightWidth = DEFAULT_HW) -> Shape:
+    """The input's shape with its dynamic axes filled in: 1 sample, the channels of its convolution, hw in space."""
+    space = (*hw, *hw[1:] * len(spec.shape))  # of a third axis, too
+    likely = [1, 1, *space][: len(spec.shape)]
     for node, axes in _reached(tensor):
         if node.op == "Conv" and is_weight(node.inputs[1]):
             channels = node.inputs[1].shape[1] * node.attrs.get("group", 1)
             for place, axis in enumerate(axes):
                 if axis is not None:
-                    likely[axis] = (1, channels)[place] if place < 2 else DEFAULT_HW
+                    likely[axis] = (1, channels, *space)[place]
             break
     else:
         if len(spec.shape) == 4 and spec.shape[3] in (1, 3, 4) and spec.shape[1:3] == (None, None):
-            likely[1] = DEFAULT_HW
+            likely[1:3] = hw
     open_sizes = (spec.clamped(axis, size) for axis, size in enumerate(likely))
     return tuple(given if given is not None else size for given, size in zip(spec.shape, open_sizes, strict=True))
 

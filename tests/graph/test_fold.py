@@ -188,3 +188,18 @@ def test_a_branch_that_hands_out_a_constant() -> None:
     result = normalised(model)
     assert "If" not in operators(result)
     assert relative(run_ort(model, feed_of(model)), run_ort(result, feed_of(model))) < EXACT
+
+
+# nodes that are folded
+
+
+def test_a_folded_node_is_gone_before_sizes_are_inferred() -> None:
+    """Shape's folding infers shapes, which refuses a node whose outputs were taken away."""
+    text = """(float[2,3,8,8] x) => (float[2,4,36] y) {
+        k = Constant<value_float=2.0>()  m = Mul(x, k)  r = Conv(m, W)  s = Shape(r)  n = Slice(s, zero, two)
+        a, b = Split<axis=0>(both)  z = Concat<axis=0>(n, a)  y = Reshape(r, z) }"""
+    numbers = {"zero": np.array([0]), "two": np.array([2]), "both": np.array([-1, 7])}
+    model = onnx.shape_inference.infer_shapes(network(text, **numbers, **CONV))
+    result = normalised(model)
+    assert operators(result) == ["Mul", "Conv", "Reshape"]
+    assert relative(run_ort(model, feed_of(model)), run_ort(result, feed_of(model))) < EXACT

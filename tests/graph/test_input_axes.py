@@ -113,3 +113,11 @@ def test_samples_outside_the_bounds_do_not_fit() -> None:
 def test_sizes_of_a_feed() -> None:
     specs = [InputSpec("x", (None, 3), np.dtype("f4")), InputSpec("t", (), np.dtype("f4"), batched=False)]
     assert [spec.fed(5, size) for spec, size in zip(specs, [(1, 3), ()], strict=True)] == [(5, 3), ()]
+
+
+def test_a_size_that_the_model_does_not_run_at_gives_way_to_one_that_it_does() -> None:
+    text = """(float[n,3,h,w] x) => (float[n,9] y) { a = Conv(x, W)  r = Flatten(a)  y = Gemm(r, V) }"""
+    model = network(text, W=W, V=normal(4 * 46 * 318, 9))
+    for graph in (Graph(model), OvGraph(ov.Core().read_model(model.SerializeToString()))):
+        assert graph.sizes == {"x": (1, 3, 48, 320)}
+        assert graph.macs() == 4 * 46 * 318 * (27 + 9)

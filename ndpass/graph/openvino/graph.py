@@ -67,9 +67,8 @@ class OvGraph(Graph):
 
     def _infer(self, sizes: Mapping[str, Shape], strict: bool) -> Inferred:
         now = self._lowered()
-        wanted = {port: list(sizes[port_name(port)]) for port in now.model.inputs if port_name(port) in sizes}
         try:
-            now.model.reshape(wanted)
+            _set_sizes(now.model, sizes)
         except RuntimeError as e:
             if strict:
                 given = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in sizes.items())
@@ -120,6 +119,17 @@ class OvGraph(Graph):
     def release(self) -> None:
         super().release()
         self._model, self._places = None, type(self._places)()
+
+
+def _set_sizes(model: ov.Model, sizes: Mapping[str, Shape]) -> None:
+    """Give the inputs these shapes and infer all others. Raises RuntimeError where the model does not run at them.
+
+    Not by `Model.reshape`, which replaces operators on the way: their tensors would not be found any more.
+    """
+    for op in model.get_parameters():
+        if (name := port_name(op.output(0))) in sizes:
+            op.set_partial_shape(ov.PartialShape(list(sizes[name])))
+    model.validate_nodes_and_infer_types()
 
 
 def _axes(port: Any) -> tuple[int | None, ...] | None:

@@ -415,3 +415,14 @@ def test_sizes_that_a_model_leaves_open_are_assumed() -> None:
     assert graph.macs() == 4 * 10 * 12 * 27
     with pytest.raises(InputError, match="contradicts itself"):
         graph.assume({"x": (1, 5, 10, 12)})
+
+
+def test_shapes_are_those_of_the_described_tensors() -> None:
+    """`Model.reshape` replaces a MatMul with a transposed operand, whose old ports then keep their open shapes."""
+    text = """(float[n,c,h,w] x) => (float[n,4,p,q] y) {
+        a = Conv(x, W)  s = Shape(a)  b = Flatten<axis=2>(a)  t = Transpose<perm=[1,0]>(b)
+        g = MatMul(b, t)  m = MatMul(g, b)  y = Reshape(m, s) }"""
+    model = network(text, W=normal(4, 3, 3, 3))
+    sizes = {"x": (1, 3, 8, 8)}
+    both = [Graph(model, sizes), OvGraph(ov.Core().read_model(model.SerializeToString()), sizes)]
+    assert both[0].macs() == both[1].macs() == 36 * 4 * 27 + 4 * 36 * 4 + 4 * 4 * 36
