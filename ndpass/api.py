@@ -24,6 +24,7 @@ from ndpass.run import pipeline
 from ndpass.run.arguments import (
     DEFAULT,
     ignore_patterns,
+    metric_of,
     opener,
     optional_whole,
     parse_bytes,
@@ -105,7 +106,8 @@ def run(
     calibration, validation: a path (folder of images, .npz, .npy), an array, any iterable of arrays or of
     {input name: array}, or an nncf.Dataset; what is an iterator is read once. One budget of max_drop (points of the
     metric), speedup (times as fast), macs (share left, 0..1), energy (share of each layer's response kept, 0..1); left
-    out: max_drop 1.0 with data, energy 0.95 without. metric: of one's own, a function of a compiled OpenVINO model.
+    out: max_drop 1.0 with data, energy 0.95 without. metric: its name (top1, top5, agreement, iou, psnr,
+    detection or explained; left out: the one that goes with the outputs) or a function of a compiled OpenVINO model.
     int8: quantise the result by NNCF, which makes it an ov.Model. memory: bytes of activations that are kept;
     jobs: layers that are planned side by side.
     progress: called with (stage, steps done, steps in all).
@@ -131,7 +133,7 @@ def run(
             budget=budget,
             plan=known,
             ignore=ignore_patterns(ignore),
-            metric=metric,
+            metric=metric_of(metric),
             data=Data(
                 calibration=fit,
                 validation=measured,

@@ -41,13 +41,17 @@ class ModelSize(Part):
 
 
 class MetricChange(Part):
-    """The metric of the original and of the rewritten model; accuracy is in per cent, samples null of one's own."""
+    """The metric of the original and of the rewritten model, in points or as the user's own function has it.
+
+    samples: null of a function of the user's own. reason: what of the outputs makes it the metric.
+    """
 
     name: str
     before: float
     after: float
     samples: int | None
     higher_is_better: bool = True
+    reason: str = ""
 
 
 class Latency(Part):
@@ -91,13 +95,18 @@ class Seconds(Part):
 
 
 class Verified(Part):
-    """How close two models, or one model in two runtimes, are; null what the outputs do not have (see `evaluate`)."""
+    """How close two models, or one model in two runtimes, are; null what the outputs do not have (see `evaluate`).
+
+    outputs: name -> E|y − ŷ|² / Var(y), and label, as 'output0[4:84]', -> that of each group of channels of one scale;
+    null where it is not finite.
+    """
 
     samples: int
     relative_error: float | None
     top1_agreement: float | None = None
     kl: float | None = None
     worst_output: str | None = None
+    outputs: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Layer(Part):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, get_args
 
 from pydantic import JsonValue
@@ -57,6 +58,8 @@ def summary(report: Report) -> Iterator[str]:
         values = f"{metric.before:.2f}{ARROW}{metric.after:.2f}"
         samples = "" if metric.samples is None else f", {metric.samples} samples"
         yield f"{metric.name}: {values} ({difference:+.2f}{samples})"
+        if metric.reason:
+            yield f"metric: {metric.name}: {metric.reason}"
     if latency:
         low, high = latency.spread
         times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms ({latency.speedup:.2f} times as fast"
@@ -71,9 +74,18 @@ def summary(report: Report) -> Iterator[str]:
         top1 = "" if result.top1_agreement is None else f", top-1 agreement {result.top1_agreement:.2f} %"
         error = "not finite" if result.relative_error is None else f"{result.relative_error:.2g}"
         yield f"against {name}: relative error {error}{top1}, {result.samples} samples"
+        if result.outputs:
+            yield f"worst output: {_worst(result.outputs)}"
     memory = "" if report.peak_memory_bytes is None else f", peak memory {human(report.peak_memory_bytes, 'B')}"
     yield f"took: {report.seconds.total:.1f} s{memory}"
     yield from (f"warning: {text}" for text in report.warnings)
+
+
+def _worst(outputs: Mapping[str, float | None]) -> str:
+    """The output, or group of its channels, that is furthest off: 'output0[4:84]' 0.42 of its variance."""
+    name = max(outputs, key=lambda key: math.inf if outputs[key] is None else outputs[key] or 0.0)
+    error = outputs[name]
+    return f"'{name}' is not finite" if error is None or math.isinf(error) else f"'{name}', {error:.2g} of its variance"
 
 
 def human(number: float, unit: str = "") -> str:

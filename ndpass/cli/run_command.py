@@ -16,6 +16,7 @@ from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
 from ndpass.run.arguments import (
     DEFAULT,
+    metric_of,
     opener,
     parse_bytes,
     parsed,
@@ -114,8 +115,9 @@ def run(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Your own metric for --max-drop: a function of a compiled OpenVINO model that returns a number.",
-            metavar="MODULE:FUNCTION",
+            help="What is measured before and after, for --max-drop: top1, top5, agreement, iou, psnr, detection, "
+            "explained, or your own MODULE:FUNCTION of a compiled OpenVINO model. Default: by the kind of the outputs.",
+            metavar="NAME",
             rich_help_panel=BUDGET,
         ),
     ] = None,
@@ -193,7 +195,8 @@ def run(
 
     With --calibration every layer is fitted to the data and makes up for the error of the layers before it. Without
     data, layers are fitted to the weights alone, which costs more accuracy. The metric is accuracy where the data have
-    labels (class subfolders, or `labels` in the .npz), else agreement with the original.
+    labels (class subfolders, or `labels` in the .npz), else how well the result agrees with the original: in the best
+    class, in masks (iou), in the objects found (detection), in pictures (psnr), or in what it explains of the outputs.
 
     --speedup and --max-drop are met by what was measured on this CPU: a layer that is slower rewritten stays as it is.
     Latencies are remembered in the user's cache folder ($NDPASS_CACHE).
@@ -221,7 +224,7 @@ def run(
         budget=budget,
         plan=plan,
         ignore=ignore or (),
-        metric=metric,
+        metric=metric_of(metric),
         data=Data(
             calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess), anyway=anyway, size=size
         ),

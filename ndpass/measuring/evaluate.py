@@ -149,6 +149,14 @@ def _not_finite(errors: OutputErrors) -> Iterator[str]:
             yield f"output '{name}' of the original model is not finite on these data: does --preprocess fit?"
 
 
+def chance_warning(per_cent: float, samples: int, classes: int) -> str:
+    """What to say of an original whose accuracy is that of guessing."""
+    return (
+        f"accuracy before is {per_cent:.3g} % on {samples} samples and guessing among {classes} classes gives "
+        f"{100 / classes:.3g} %: does --preprocess fit, and are the labels in the model's order?"
+    )
+
+
 class _Hits:
     """Counts right answers; labels are taken in order."""
 
@@ -207,11 +215,7 @@ class _Top1:
     def warnings(self) -> Iterator[str]:
         before, _ = self.metrics()
         if before and before.samples and at_chance(before.value, before.samples, self.classes):
-            guessing = f"guessing among {self.classes} classes gives {100 / self.classes:.3g} %"
-            yield (
-                f"accuracy before is {before.value:.3g} % on {before.samples} samples and {guessing}: "
-                "does --preprocess fit, and are the labels in the model's order?"
-            )
+            yield chance_warning(before.value, before.samples, self.classes)
 
 
 def at_chance(per_cent: float, samples: int, classes: int) -> bool:

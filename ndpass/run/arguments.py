@@ -158,6 +158,15 @@ def parsed(preprocess: str | Preprocess | None) -> Preprocess | None:
     return Preprocess.parse(preprocess)
 
 
+def metric_of(metric: Any) -> Any:
+    """A function, 'module:function' or the name of a metric; None as it is. Raises UsageError for another name."""
+    if metric is None or callable(metric):
+        return metric
+    from ndpass.measuring.metrics import checked_name
+
+    return checked_name(str(metric))
+
+
 @dataclass(frozen=True)
 class Opener:
     """Opens samples once the model's inputs are known. samples: how many are drawn with the seed; None: all."""

@@ -33,6 +33,8 @@ from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)
 
+COUNTED = ("top1", "top5", "agreement")  # metrics of which each sample is one answer
+
 
 @dataclass(frozen=True)
 class Job:
@@ -61,7 +63,6 @@ class Job:
     params: int
     sites: frozenset[str]
     convolutional: bool
-    warnings: tuple[str, ...]
 
     def open(self) -> Opened:
         """The original's graph, read anew, to be rewritten: weights are in memory only where they are needed."""
@@ -104,7 +105,7 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
         graph.assume_feed(next(measured.batches(1)))
     found = ignored(graph.sites(), options.ignore)
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
-    warned = [*_warnings(options, fit, measured), *_surveyed(model, options, fit, measured)]
+    warned = _surveyed(model, options, fit, measured)
     feeds = measured or natural_feeds(graph.inputs(), graph.sizes, options.data.seed, options.data.preprocess)
     job = Job(
         model=model,
@@ -113,7 +114,9 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
         fit=fit,
         measured=feeds,
         guessed=measured is None,
-        judge=Judge(model, feeds, options.target.threads, options.metric, opened.compared),
+        judge=Judge(
+            model, feeds, options.target.threads, options.metric, opened.compared, by_kind=measured is not None
+        ),
         beside=opened.beside,
         interface=opened.interface,
         compared=opened.compared,
@@ -125,6 +128,7 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
         convolutional=any(f.op.startswith("Conv") for f in found),
         warnings=tuple(warned),
     )
+    _check_data(job)
     graph.release()
     return job
 
@@ -198,24 +202,41 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
 
 
 def _limit(options: Options) -> float | None:
-    """Points that the metric may lose, where the budget says so."""
+    """Points that the metric may lose, where the budget says so and each sample is one answer."""
     budget = options.budget
-    return budget.value if budget.kind == "max_drop" and options.metric is None else None
+    return budget.value if budget.kind == "max_drop" and options.metric in (None, *COUNTED) else None
 
 
-def _warnings(options: Options, fit: Feeds | None, measured: Feeds | None) -> list[str]:
-    """Raise UsageError for a budget that cannot be measured; warn of one that can be only roughly."""
+def _check_data(job: Job) -> None:
+    """Raise UsageError for what is asked about data that there are not."""
+    options = job.options
     if options.output.int8:
         if options.data.calibration is None:
             raise UsageError("--int8 sets its ranges by data: give --calibration PATH")
         check_nncf()
-    if options.budget.kind != "max_drop" or options.plan is not None or options.metric is not None:
-        return []  # a metric of the user's own is on samples of its own, and maybe in other units
-    if measured is None:
+    if not job.guessed or job.judge.has_own_metric:
+        return
+    if options.metric is not None:
+        raise UsageError(f"--metric {options.metric} is measured on data: give --calibration or --validation PATH")
+    if options.budget.kind == "max_drop" and options.plan is None:
         raise UsageError("--max-drop is measured on data: give --calibration or --validation PATH, or use --speedup")
+
+
+def drop_warnings(job: Job) -> list[str]:
+    """Raise UsageError where --max-drop cannot be measured on these data; warn where it can be only roughly.
+
+    Runs the original if it has not been.
+    """
+    options, judge = job.options, job.judge
+    if options.budget.kind != "max_drop" or options.plan is not None or judge.has_own_metric:
+        return []  # a metric of the user's own is on samples of its own, and maybe in other units
+    if reason := judge.undefined():
+        raise UsageError(f"--max-drop: {reason}; or use --speedup or --macs")
+    if judge.metric is None or judge.metric.name not in COUNTED:
+        return []
     assert options.budget.value is not None
-    given = None if options.data.validation else len(measured) + len(fit or ())
-    warning = check_resolution(len(measured), options.budget.value, given)
+    given = None if options.data.validation else len(job.measured) + len(job.fit or ())
+    warning = check_resolution(len(job.measured), options.budget.value, given)
     if warning:
         log.warning(warning)
     return [warning] if warning else []

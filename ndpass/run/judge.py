@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ndpass.calibration.feeds import Feeds
 from ndpass.graph.comparison_outputs import shown
-from ndpass.measuring.evaluate import Evaluation, evaluate, score_output, stored
+from ndpass.measuring.evaluate import Evaluation, Gathering, evaluate, stored
+from ndpass.measuring.metrics import NAMES, NamedMetric, Seen, default_metric, named_metric
 from ndpass.measuring.own_metric import Metric, measure, resolve_metric
-from ndpass.measuring.runtime import OpenVINO, Precision
+from ndpass.measuring.runtime import OpenVINO, Outputs, Precision
 
 if TYPE_CHECKING:
     import openvino as ov
+
+log = logging.getLogger(__name__)
 
 BATCH = 32  # samples per inference while the metric is measured
 
@@ -23,11 +27,12 @@ Model: TypeAlias = "Path | bytes | ov.Model"
 
 
 class Judge:
-    """What `evaluate` finds on `feeds`, or a metric of one's own in the place of accuracy.
+    """What `evaluate` finds on `feeds`, and the metric of each model beside that of the original.
 
-    metric: a callable (compiled OpenVINO model) -> float or 'module:function'; UsageError where there is none such.
-    compared: the tensors that models are compared by, None for their outputs. The original runs once, in f32, at the
-    first model that is judged.
+    metric: one of `ndpass.measuring.metrics.NAMES`, a callable (compiled OpenVINO model) -> float, or
+    'module:function'; UsageError where there is none such. None: the one that goes with the kind of the outputs where
+    `by_kind`, else accuracy where the data have labels. compared: the tensors that models are compared by, None for
+    their outputs. The original runs once, in f32, at the first model that is judged.
     """
 
     def __init__(
@@ -37,48 +42,99 @@ class Judge:
         threads: int | None,
         metric: OwnMetric | None = None,
         compared: Sequence[str] | None = None,
+        *,
+        by_kind: bool = False,
     ) -> None:
         self.feeds, self.original, self._threads, self._compared = feeds, original, threads, compared
-        self._metric = None if metric is None else resolve_metric(metric)
-        self._reference: list[dict[str, Any]] | None = None
+        self._name = metric if isinstance(metric, str) and metric in NAMES else None
+        self._own = None if metric is None or self._name else resolve_metric(metric)
+        self._by_kind = by_kind
+        self._reference: list[Outputs] | None = None
         self._before: Metric | None = None
+        self._named: NamedMetric | None = None
+        self._answers: Sequence[Outputs] = ()  # of the original, for the named metric
 
     @property
-    def can_drop(self) -> bool:
-        """Whether there is a metric that may fall: one's own, or answers that are class scores."""
-        if self._metric is not None:
-            return True
-        return score_output(self.reference()[0], next(self.feeds.batches(BATCH))) is not None
+    def metric(self) -> NamedMetric | None:
+        """The metric with a name that models are judged by; None for one of the user's own, and for none."""
+        self.reference()
+        return self._named
+
+    @property
+    def has_own_metric(self) -> bool:
+        """Whether the metric is the user's own function."""
+        return self._own is not None
+
+    def undefined(self) -> str:
+        """Why the metric has no value even for the original; empty where it has one."""
+        named = self.metric
+        if named is None:
+            return "" if self._own else "the data have no labels and no metric was named"
+        gathering = named.begin()
+        for outputs in self._answers:
+            gathering.add(outputs, outputs)
+        return "" if gathering.values() else "; ".join(gathering.warnings())
 
     def __call__(self, model: Model, precision: Precision = "f32", runner: OpenVINO | None = None) -> Evaluation:
         """One model beside the original, in OpenVINO at `precision`; runner: of what is compared, compiled already."""
         reference = self.reference()
         runner = runner or self._runner(shown(model, self._compared), precision)
-        found = evaluate(reference, runner, self.feeds, BATCH)
-        if self._metric is None:
-            return found
-        return replace(found, before=self._before, after=self._own(model, precision, runner))
+        if self._own is not None:
+            found = evaluate(reference, runner, self.feeds, BATCH)
+            return replace(found, before=self._before, after=self._measured(model, precision, runner))
+        if self._named is None:
+            return evaluate(reference, runner, self.feeds, BATCH)
+        gathering = self._named.begin()
+        if self._answers is reference:
+            return evaluate(reference, runner, self.feeds, BATCH, gathering)
+        found = evaluate(reference, runner, replace(self.feeds, labels=None), BATCH)
+        return self._beside(found, gathering, self._whole(model, precision, runner))
 
-    def reference(self) -> list[dict[str, Any]]:
+    def _beside(self, found: Evaluation, gathering: Gathering, whole: OpenVINO) -> Evaluation:
+        """With the metric of outputs that are others than those compared, or that tell no samples apart."""
+        for feed, outputs in zip(self.feeds.batches(self._batch), self._answers, strict=True):
+            gathering.add(outputs, whole(feed))
+        before, after = gathering.values() or (None, None)
+        return replace(found, before=before, after=after, warnings=[*found.warnings, *gathering.warnings()])
+
+    def reference(self) -> list[Outputs]:
         """What the original gives, run now if it has not been: before another model is in memory."""
         if self._reference is None:
             runner = self._runner(shown(self.original, self._compared), "f32")
             self._reference = stored(runner, self.feeds, BATCH)
-            self._before = None if self._metric is None else self._own(self.original, "f32", runner)
+            if self._own is not None:
+                self._before = self._measured(self.original, "f32", runner)
+            elif self._name or self._by_kind:
+                self._choose(self._reference, runner)
         return self._reference
+
+    def _choose(self, reference: Sequence[Outputs], runner: OpenVINO) -> None:
+        """The named metric and what the original gives for it; runner: of what is compared."""
+        whole = self._whole(self.original, "f32", runner)
+        answers = reference if whole is runner else stored(whole, self.feeds, BATCH)
+        seen = Seen.of(answers, self.feeds, BATCH)
+        self._named = named_metric(self._name, seen) if self._name else default_metric(seen)
+        log.info("metric: %s", self._named)
+        self._answers = stored(whole, self.feeds, 1) if self._named.one_by_one else answers
+
+    @property
+    def _batch(self) -> int:
+        return 1 if self._named is not None and self._named.one_by_one else BATCH
 
     def _runner(self, model: Model, precision: Precision) -> OpenVINO:
         return OpenVINO(model, precision=precision, threads=self._threads)
 
-    def _own(self, model: Model, precision: Precision, runner: OpenVINO) -> Metric:
+    def _whole(self, model: Model, precision: Precision, runner: OpenVINO) -> OpenVINO:
         """runner: of what is compared; a metric is about the outputs that the model really has."""
-        assert self._metric is not None
-        whole = runner if self._compared is None else self._runner(model, precision)
-        return measure(self._metric, whole.compiled)
+        return runner if self._compared is None else self._runner(model, precision)
+
+    def _measured(self, model: Model, precision: Precision, runner: OpenVINO) -> Metric:
+        assert self._own is not None
+        return measure(self._own, self._whole(model, precision, runner).compiled)
 
 
 def drop_of(evaluation: Evaluation) -> float:
-    """Points by which the metric is worse: of accuracy or one's own, else of top-1 answers that have changed."""
+    """Points by which the metric is worse; without one, by which fewer best classes are the original's."""
     before, after = evaluation.before, evaluation.after
     if before is not None and after is not None:
         return (before.value - after.value) * (1 if before.higher_is_better else -1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ndpass.measuring.environment import environment, peak_memory_bytes
 from ndpass.measuring.evaluate import Agreement, Evaluation
+from ndpass.measuring.output_errors import flat
 from ndpass.report import Machine, MetricChange, ModelSize, Report, Seconds, Verified
 from ndpass.run.job import Job
 from ndpass.run.rewrite import Rewritten
@@ -34,7 +35,7 @@ def report_of(result: Result) -> Report:
         budget=job.options.budget.to_json(),
         target=_machine(job),
         model=ModelSize(macs=(job.macs, done.macs), params=(job.params, done.params), bytes=result.file_bytes),
-        metric=_metric(found.evaluation),
+        metric=_metric(job, found.evaluation),
         latency_ms=found.latency,
         variants=list(found.variants),
         seconds=Seconds(**result.seconds),
@@ -57,16 +58,18 @@ def _machine(job: Job) -> Machine:
     )
 
 
-def _metric(evaluation: Evaluation) -> MetricChange | None:
+def _metric(job: Job, evaluation: Evaluation) -> MetricChange | None:
     before, after = evaluation.before, evaluation.after
     if before is None or after is None:
         return None
+    named = job.judge.metric
     return MetricChange(
         name=before.name,
         before=before.value,
         after=after.value,
         samples=before.samples,
         higher_is_better=before.higher_is_better,
+        reason=named.reason if named else "",
     )
 
 
@@ -87,4 +90,5 @@ def _row(agreement: Agreement) -> Verified:
         top1_agreement=agreement.top1_agreement,
         kl=agreement.kl,
         worst_output=agreement.worst_output,
+        outputs={**flat(agreement.outputs)},
     )

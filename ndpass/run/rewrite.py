@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ndpass.calibration.reference import Calibration
-from ndpass.errors import InputError, UsageError
+from ndpass.errors import InputError
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener
 from ndpass.measuring.block_latency import Latencies
@@ -20,7 +20,7 @@ from ndpass.report import Layer
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.clock import Clock
-from ndpass.run.job import Job, Opened, fingerprint
+from ndpass.run.job import Job, Opened, drop_warnings, fingerprint
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.quantise import quantise
 from ndpass.run.tuning import Network, Tuned, Tuner, with_latencies
@@ -44,6 +44,7 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     """
     if not job.convolutional:
         raise InputError(f"{job.model}: no convolution in it: ndpass rewrites convolutional networks")
+    known = drop_warnings(job)
     opened = job.open()
     calibration = _calibrated(job, opened, checkpoint, clock, listen)
     checkpoint = checkpoint if calibration else None
@@ -58,7 +59,7 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
         text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
         names = "+".join(p.name for p in job.options.passes)
         raise InputError(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
-    return Rewritten(graph, layers, graph.macs(), graph.params(), tuple(warnings))
+    return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings))
 
 
 def _calibrated(
@@ -138,11 +139,6 @@ def _plan(
 def _tuned(job: Job, calibration: Calibration | None, checkpoint: Checkpoint | None, listen: Listener) -> Tuned:
     """Plans that are timed, and fitted until the metric has no more room; with what the user should know of them."""
     options = job.options
-    if options.budget.kind == "max_drop" and not job.judge.can_drop:
-        raise UsageError(
-            "--max-drop is about class scores, which this model does not give: name a --metric, or use --speedup or "
-            "--macs"
-        )
 
     def measure(graph: Graph) -> Evaluation:
         if not options.output.int8:

@@ -18,8 +18,8 @@
 All are better when higher.
 """
 
-from ndpass.measuring.metrics.choose import NAMES, default_metric, named_metric
+from ndpass.measuring.metrics.choose import NAMES, checked_name, default_metric, named_metric
 from ndpass.measuring.metrics.named import NamedMetric
 from ndpass.measuring.metrics.seen import Seen
 
-__all__ = ["NAMES", "NamedMetric", "Seen", "default_metric", "named_metric"]
+__all__ = ["NAMES", "NamedMetric", "Seen", "checked_name", "default_metric", "named_metric"]

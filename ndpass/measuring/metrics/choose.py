@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +15,15 @@ from ndpass.measuring.metrics.maps import MeanIou
 from ndpass.measuring.metrics.named import NamedMetric
 from ndpass.measuring.metrics.seen import Seen
 from ndpass.measuring.metrics.values import Explained, Psnr
+
+
+def checked_name(metric: str) -> str:
+    """The metric as it was typed: one of NAMES or module:function. Raises UsageError for anything else."""
+    if metric in NAMES or ":" in metric:
+        return metric
+    near = difflib.get_close_matches(metric.lower(), NAMES, 1)
+    meant = f": did you mean {near[0]}?" if near else ""
+    raise UsageError(f"--metric {metric}: give {', '.join(NAMES)} or module:function{meant}")
 
 
 def default_metric(seen: Seen) -> NamedMetric:
@@ -59,7 +69,8 @@ def _accuracy(name: str, k: int, seen: Seen) -> NamedMetric | None:
     if output is None:
         return None
     reason = f"the data have labels, output '{output}' {seen.shape(output)} is class scores"
-    return NamedMetric(name, reason, lambda: Accuracy(name, output, k, labels))
+    shown = "accuracy" if k == 1 else name
+    return NamedMetric(name, reason, lambda: Accuracy(shown, output, k, labels))
 
 
 def _agreement_of_classes(seen: Seen) -> NamedMetric | None:

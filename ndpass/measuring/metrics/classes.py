@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.errors import InputError
+from ndpass.measuring.evaluate import at_chance, chance_warning
 from ndpass.measuring.own_metric import Metric
 from ndpass.measuring.runtime import Outputs
 
@@ -19,6 +20,7 @@ class Accuracy:
     def __init__(self, name: str, output: str, k: int, labels: NDArray[np.int64]) -> None:
         self._name, self._output, self._k, self._labels = name, output, k, labels
         self._seen, self._right = 0, np.zeros(2, int)  # of the original, of the other model
+        self._classes = 0
 
     def add(self, original: Outputs, other: Outputs) -> None:
         """One batch. Raises InputError where the labels are not those of these samples or not classes of the model."""
@@ -30,7 +32,7 @@ class Accuracy:
         if count and not 0 <= labels.min() <= labels.max() < classes:
             found = f"labels go from {labels.min()} to {labels.max()}"
             raise InputError(f"a label is the number of a class, 0 to {classes - 1} in this model; {found}")
-        self._seen += count
+        self._seen, self._classes = self._seen + count, classes
         for i, outputs in enumerate((original, other)):
             self._right[i] += int(among_best(outputs[self._output].reshape(count, classes), labels, self._k).sum())
 
@@ -41,7 +43,10 @@ class Accuracy:
         return before, after
 
     def warnings(self) -> list[str]:
-        return []
+        before = 100 * int(self._right[0]) / max(self._seen, 1)
+        if self._k > 1 or not self._seen or not at_chance(before, self._seen, self._classes):
+            return []
+        return [chance_warning(before, self._seen, self._classes)]
 
 
 def among_best(scores: NDArray[np.floating], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
