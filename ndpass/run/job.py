@@ -63,6 +63,7 @@ class Job:
     params: int
     sites: frozenset[str]
     convolutional: bool
+    warnings: tuple[str, ...]
 
     def open(self) -> Opened:
         """The original's graph, read anew, to be rewritten: weights are in memory only where they are needed."""
