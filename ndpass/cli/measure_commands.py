@@ -56,6 +56,7 @@ def evaluate(
     from ndpass.graph.comparison_outputs import shown
     from ndpass.measuring.evaluate import accuracy, stored
     from ndpass.measuring.evaluate import evaluate as compare
+    from ndpass.measuring.metrics import Seen, default_metric
     from ndpass.measuring.runtime import OpenVINO
 
     runner = OpenVINO(model, threads=threads)
@@ -71,10 +72,16 @@ def evaluate(
         names = open_graph(against).compared
         outputs = stored(OpenVINO(shown(against, names), threads=threads), feeds, batch)
         runner = runner if names is None else OpenVINO(shown(model, names), threads=threads)
-        found = compare(outputs, runner, feeds, batch).agreement
+        metric = default_metric(Seen.of(outputs, feeds, batch))
+        named = metric if names is None and metric.name in ("detection", "iou", "psnr", "explained") else None
+        both = compare(outputs, runner, feeds, batch, named.begin() if named else None)
+        found, (worst, off) = both.agreement, both.agreement.worst
         if found.top1_agreement is not None:
             print(f"agreement  {found.top1_agreement:.2f} % of top-1 answers as {against}")
+        if named and both.after:
+            print(f"{named.name:10} {both.after.value:.2f} beside {against}: {named.reason}")
         print(f"error      {found.relative_error:.3g} of the outputs' norm, largest on '{found.worst_output}'")
+        print(f"worst      '{worst}', {off:.2g} of its variance")
 
 
 def bench(

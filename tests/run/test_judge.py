@@ -113,8 +113,8 @@ SEGMENTER = """(float[N,3,16,16] image) => (float[N,1,16,16] mask) {
 }"""
 
 
-def segmenter(end: str = "mask = Sigmoid(b)") -> onnx.ModelProto:
-    return network(SEGMENTER.replace("END", end), W1=normal(8, 3, 3, 3), W2=20 * normal(1, 8, 3, 3))
+def segmenter(end: str = "mask = Sigmoid(b)", **more: Any) -> onnx.ModelProto:
+    return network(SEGMENTER.replace("END", end), **more, W1=normal(8, 3, 3, 3), W2=20 * normal(1, 8, 3, 3))
 
 
 def pictures(count: int = 30, side: int = 16) -> np.ndarray:
@@ -247,3 +247,13 @@ def test_few_samples_are_few_answers_but_not_few_masks(folder: Path) -> None:
         else:
             with pytest.raises(UsageError, match=r"one of the 40 validation samples is 2\.5 points"):
                 drop_warnings(job)
+
+
+def test_evaluate_against_another_model_says_how_far_the_masks_are(ndpass: Command) -> None:
+    onnx.save(segmenter(), "a.onnx")
+    onnx.save(segmenter("c = Mul(b, half)  mask = Sigmoid(c)  ", half=np.array(0.5, np.float32)), "b.onnx")
+    np.save("data.npy", pictures())
+    done = ndpass("evaluate", "b.onnx", "--data", "data.npy", "--against", "a.onnx")
+    assert done.code == 0, done.err
+    assert "iou        100.00 beside a.onnx: output 'mask' (batch, 1, 16, 16) is a map of 1 channel" in done.out
+    assert "worst      'mask', 0." in done.out
