@@ -10,7 +10,7 @@ import typer
 from ndpass.cli import terminal
 from ndpass.cli.parameters import Batch, Json, Model, Precision, Preprocess, Runtime, Samples, Seed, Size, Threads
 from ndpass.errors import UsageError
-from ndpass.run.arguments import height_width, opener, sizes_of
+from ndpass.run.arguments import height_width, opener
 
 
 def inspect(
@@ -32,7 +32,7 @@ def inspect(
 
     graph = open_graph(model).graph
     if size is not None:
-        graph.assume(sizes_of(graph.inputs(), size))
+        graph.assume(graph.sizes_at(height_width(size)))
     rows = list(rows_of(graph))
     if json:
         write_text(json, jsonlib.dumps([row.to_json() for row in rows], indent=1))

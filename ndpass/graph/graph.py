@@ -19,7 +19,7 @@ from ndpass.graph.comparison_outputs import compared
 from ndpass.graph.dependencies import index_of, reads, upstream
 from ndpass.graph.emit import Emitter
 from ndpass.graph.full_inference import FullInference
-from ndpass.graph.input_axes import DEFAULT_HW, OTHER_HW, HeightWidth, likely_size, with_batches
+from ndpass.graph.input_axes import DEFAULT_HW, OTHER_HW, HeightWidth, likely_size, size_at, with_batches
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
 from ndpass.graph.normalise import import_graph, inlined, normalise
@@ -80,6 +80,11 @@ class Graph:
     def _unknown_costs(self) -> bool:
         shapes = self._inferred().shapes
         return any(node_macs(node, shapes) is None for node in self._graph.nodes)
+
+    def sizes_at(self, hw: Sequence[int]) -> dict[str, Shape]:
+        """Input shapes with this height and width where the model leaves them open, NHWC or NCHW; 1 elsewhere."""
+        pairs = zip(self._graph.inputs, self._inputs, strict=True)
+        return {spec.name: size_at(t, spec, hw) for t, spec in pairs if t.shape is not None}
 
     def assume(self, sizes: Mapping[str, Shape]) -> None:
         """Count costs at these input shapes from now on. Raises InputError where the model does not run at them."""

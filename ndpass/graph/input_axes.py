@@ -27,7 +27,13 @@ KEEPING = ELEMENTWISE | {"BatchNormalization", "Convert", "Pad"}  # operators th
 Axes = tuple[int | None, ...]  # for each axis of a tensor the axis of the input that it is, None: another one
 
 
-def likely_size(tensor: gs.Variable, spec: InputSpec, hw: HeightWidth = DEFAULT_HW) -> Shape:
+def likely_size(tensor: gs.Variable, spec: InputSpec, hw: Sequence[int] = DEFAULT_HW) -> Shape:
+    """As `size_at`, but within the bounds that the model gives for its axes."""
+    sizes = (spec.clamped(axis, size) for axis, size in enumerate(size_at(tensor, spec, hw)))
+    return tuple(given if given is not None else size for given, size in zip(spec.shape, sizes, strict=True))
+
+
+def size_at(tensor: gs.Variable, spec: InputSpec, hw: Sequence[int]) -> Shape:
     """The input's shape with its dynamic axes filled in: 1 sample, the channels of its convolution, hw in space."""
     space = (*hw, *hw[1:] * len(spec.shape))  # of a third axis, too
     likely = [1, 1, *space][: len(spec.shape)]
@@ -39,10 +45,9 @@ def likely_size(tensor: gs.Variable, spec: InputSpec, hw: HeightWidth = DEFAULT_
                     likely[axis] = (1, channels, *space)[place]
             break
     else:
-        if len(spec.shape) == 4 and spec.shape[3] in (1, 3, 4) and spec.shape[1:3] == (None, None):
-            likely[1:3] = hw
-    open_sizes = (spec.clamped(axis, size) for axis, size in enumerate(likely))
-    return tuple(given if given is not None else size for given, size in zip(spec.shape, open_sizes, strict=True))
+        if spec.channels_last:
+            likely[1:3] = hw[:2]
+    return tuple(given if given is not None else size for given, size in zip(spec.shape, likely, strict=True))
 
 
 def with_batches(graph: gs.Graph, specs: Sequence[InputSpec]) -> list[InputSpec]:

@@ -31,6 +31,11 @@ class InputSpec:
         """The shape of one sample."""
         return self.shape[1:] if self.batched else self.shape
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether height and width are open and colours come behind them, as Keras has them."""
+        return len(self.shape) == 4 and self.shape[3] in (1, 3, 4) and self.shape[1:3] == (None, None)
+
     def __str__(self) -> str:
         return f"input {self.name!r} takes ({', '.join(['batch', *map(self._axis_text, range(len(self.sample)))])})"
 

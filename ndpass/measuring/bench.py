@@ -208,8 +208,9 @@ def _filled_axes(name: str, spec: InputSpec, batch: int, shape: tuple[int, ...])
     sizes = list(spec.shape)
     if sizes and sizes[0] is None:
         sizes[0] = batch
-    for back in range(1, min(len(shape), len(sizes)) + 1):
-        sizes[-back] = shape[-back] if sizes[-back] is None else sizes[-back]
+    last = len(sizes) - int(spec.channels_last)
+    for axis, size in zip(range(last)[::-1], shape[::-1], strict=False):
+        sizes[axis] = size if sizes[axis] is None else sizes[axis]
     if None in sizes:
         axes = ", ".join("?" if size is None else str(size) for size in sizes)
         raise UsageError(f"{name}: input '{spec.name}' ({axes}) leaves axes open: give shape, for example (224, 224)")

@@ -215,13 +215,3 @@ def height_width(text: str) -> tuple[int, ...]:
     if not all(p.isdecimal() and int(p) > 0 for p in parts) or len(parts) > 3:
         raise UsageError(f"--size {text}: write height x width, as 320x480, or one number for both")
     return tuple(int(p) for p in (parts if len(parts) > 1 else parts * 2))
-
-
-def sizes_of(inputs: Sequence[InputSpec], text: str) -> dict[str, tuple[int, ...]]:
-    """Input shapes with the open axes filled from --size; other open axes become 1."""
-    shape = height_width(text)
-    full = {}
-    for spec in inputs:
-        spatial = (1,) * (len(spec.shape) - len(shape)) + shape
-        full[spec.name] = tuple(d or s for d, s in zip(spec.shape, spatial, strict=True))
-    return full

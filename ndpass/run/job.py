@@ -23,7 +23,7 @@ from ndpass.listener import Listener
 from ndpass.measuring.target import Target
 from ndpass.planning.candidates import refused
 from ndpass.rewriting.checkpoint import digest_data, digest_file
-from ndpass.run.arguments import Opener, sizes_of
+from ndpass.run.arguments import Opener, height_width
 from ndpass.run.judge import Judge
 from ndpass.run.options import Options
 from ndpass.run.preprocessing import better_preprocessing, refuse_worse
@@ -100,7 +100,7 @@ def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
     if data_file(output).resolve() in {p.resolve() for p in opened.beside}:
         raise UsageError(f"{output}: its weights would overwrite those of the input: give another name for the output")
     if options.data.size is not None:
-        graph.assume(sizes_of(graph.inputs(), options.data.size))
+        graph.assume(graph.sizes_at(height_width(options.data.size)))
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and options.data.size is None and measured is not None:
         graph.assume_feed(next(measured.batches(1)))

@@ -105,6 +105,7 @@ def test_cpu_features_are_those_of_the_kernels_list(tmp_path: Path) -> None:
         ((None, 3, None, None), 2, (5, 6), (2, 3, 5, 6)),
         ((2, 3, None, 8), 2, (5, 6), (2, 3, 5, 8)),
         ((None, None, None, None), 1, (3, 5, 6), (1, 3, 5, 6)),
+        ((None, None, None, 3), 2, (5, 6), (2, 5, 6, 3)),
         ((), 2, None, ()),
         ((None,), 2, (7,), (2,)),
     ],

@@ -23,3 +23,19 @@ def test_costs_are_counted_at_the_size_that_is_given(ndpass: Command, size: str,
     assert before == macs * 8 * 3 * 9
     assert after == macs * (2 * 3 * 9 + 8 * 2)
     assert_refused(ndpass(*args, "--size", "axb"), 2, "write height x width")
+
+
+def test_height_and_width_may_stand_before_the_channels(ndpass: Command) -> None:
+    """As Keras has them: the first convolution tells which axes they are."""
+    text = """(float[n,h,w,3] x) => (float[n,8,h,w] y) {
+        t = Transpose<perm=[0,3,1,2]>(x)
+        y = Conv<pads=[1,1,1,1]>(t, W)
+    }"""
+    onnx.save(network(text, W=normal(8, 3, 3, 3)), "open.onnx")
+    args = ("run", "open.onnx", "--passes", "cd:rank=2", "-q", "--no-latency", "-o", "out.onnx", "--json", "r.json")
+    assert ndpass(*args, "--size", "16x24").code == 0
+    assert json.loads(Path("r.json").read_text())["model"]["macs"][0] == 16 * 24 * 8 * 3 * 9
+    assert ndpass("inspect", "open.onnx", "--size", "16x24", "--json", "i.json").code == 0
+    assert json.loads(Path("i.json").read_text())[0]["macs"] == 16 * 24 * 8 * 3 * 9
+    bench = ("bench", "open.onnx", "--size", "16x24", "--precision", "f32", "--seconds", "0.1")
+    assert ndpass(*bench, "--runtime", "onnxruntime").code == 0
