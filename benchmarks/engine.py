@@ -27,7 +27,7 @@ class Condition:
 
     precision: f32, bf16 or int8; for int8 a model that is not quantised gets ranges of no meaning. threads: None leaves
     them to the runtime. isa: the newest instruction set that OpenVINO may use, such as AVX2; "" for all that the CPU
-    has.
+    has. size: height and width where the models leave them open, as 320x480.
     """
 
     runtime: str = "openvino"
@@ -35,6 +35,7 @@ class Condition:
     threads: int | None = None
     batch: int = 1
     isa: str = ""
+    size: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def time_models(models: Sequence[Path], condition: Condition, seconds: float) ->
             "precision": condition.precision,
             "threads": condition.threads,
             "batch": condition.batch,
+            "size": condition.size,
             "seconds": seconds * len(models),
             "json": report,
         }

@@ -16,34 +16,45 @@ from benchmarks.results.rows import Row, by_name
 
 
 class RefusedError(Exception):
-    """ndpass or another tool gives no model at a setting: its message, and the seconds until then."""
+    """ndpass or another tool gives no model at a setting: its message, the seconds until then and the exit code.
 
-    def __init__(self, message: str, seconds: float = 0.0) -> None:
+    code: None where there is no process, or where it was stopped at its time limit.
+    """
+
+    def __init__(self, message: str, seconds: float = 0.0, code: int | None = None) -> None:
         super().__init__(message)
         self.seconds = seconds
+        self.code = code
 
 
 def run(
-    model: Path, out: Path, words: Sequence[str], options: Mapping[str, Any], around: Mapping[str, str] | None = None
+    model: Path,
+    out: Path,
+    words: Sequence[str],
+    options: Mapping[str, Any],
+    around: Mapping[str, str] | None = None,
+    limit: float | None = None,
 ) -> tuple[Row, float]:
     """The report of a run and the seconds of the whole process. Raises RefusedError where it writes no model.
 
     words: options as they are typed; options: others by name, those that are None are left out; around: environment
-    variables besides those of this process.
+    variables besides those of this process; limit: seconds after which it is stopped.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         given = as_options({**options, "json": report})
         command = [sys.executable, "-m", "ndpass", "run", str(model), "-q", "-o", str(out), *words, *given]
         start = time.perf_counter()
-        done = subprocess.run(
-            command, env={**os.environ, **(around or {})}, capture_output=True, text=True, check=False
-        )
+        env = {**os.environ, **(around or {})}
+        try:
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=limit)
+        except subprocess.TimeoutExpired as e:
+            raise RefusedError(f"stopped after {limit:.0f} s", time.perf_counter() - start) from e
         seconds = time.perf_counter() - start
         if done.returncode:
             said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             files = [model, out, report, *(path for path in options.values() if isinstance(path, Path))]
-            raise RefusedError(by_name(said, *files), seconds)
+            raise RefusedError(by_name(said, *files), seconds, done.returncode)
         return json.loads(report.read_text(encoding="utf-8")), seconds
 
 
