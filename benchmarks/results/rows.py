@@ -30,6 +30,7 @@ TIMED = (  # names of the files whose rows hold times, or what they begin with
     "peers_timed_",
     "plans_timed_",
     "prediction",
+    "real",
     "same_latency",
     "scaling",
     "speed",

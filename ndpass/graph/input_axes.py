@@ -35,7 +35,7 @@ def likely_size(tensor: gs.Variable, spec: InputSpec, hw: Sequence[int] = DEFAUL
 
 def size_at(tensor: gs.Variable, spec: InputSpec, hw: Sequence[int]) -> Shape:
     """The input's shape with its dynamic axes filled in: 1 sample, the channels of its convolution, hw in space."""
-    space = (*hw, *hw[1:] * len(spec.shape))  # of a third axis, too
+    space = (*hw, *[hw[-1]] * len(spec.shape))  # of a third axis, too
     likely = [1, 1, *space][: len(spec.shape)]
     for node, axes in _reached(tensor):
         if node.op == "Conv" and is_weight(node.inputs[1]):
