@@ -82,6 +82,7 @@ def run(
     size: str | None = None,
     anyway: bool = False,
     max_drop: float | str | None = None,
+    max_error: float | str | None = None,
     speedup: float | str | None = None,
     macs: float | str | None = None,
     energy: float | str | None = None,
@@ -105,21 +106,20 @@ def run(
     model: path of an .onnx or .xml file, ModelProto or ov.Model. passes: as of `--passes`, or passes as objects.
     calibration, validation: a path (folder of images, .npz, .npy), an array, any iterable of arrays or of
     {input name: array}, or an nncf.Dataset; what is an iterator is read once. One budget of max_drop (points of the
-    metric), speedup (times as fast), macs (share left, 0..1), energy (share of each layer's response kept, 0..1); left
-    out: max_drop 1.0 with data, energy 0.95 without. metric: its name (top1, top5, agreement, iou, psnr,
-    detection or explained; left out: the one that goes with the outputs) or a function of a compiled OpenVINO model.
-    int8: quantise the result by NNCF, which makes it an ov.Model. memory: bytes of activations that are kept;
-    jobs: layers that are planned side by side.
-    progress: called with (stage, steps done, steps in all).
-    size: height and width where the model leaves them open, as "320x480". anyway: go on although another preprocessing
-    makes the original right far more often. latency: time the original and the result at the end.
-    Raises UsageError, InputError, BudgetError or VerificationError (`ndpass.errors`).
+    metric), max_error (largest error of any output over its variance, 0..1), speedup (times as fast), macs (share left,
+    0..1), energy (share of each layer's response kept, 0..1); left out: max_drop 1.0 with data, energy 0.95 without.
+    metric: its name (top1, top5, agreement, iou, psnr, detection or explained; left out: the one that goes with the
+    outputs) or a function of a compiled OpenVINO model. int8: quantise the result by NNCF, which makes it an ov.Model.
+    memory: bytes of activations that are kept; jobs: layers that are planned side by side. progress: called with
+    (stage, steps done, steps in all). size: height and width where the model leaves them open, as "320x480". anyway: go
+    on although another preprocessing makes the original right far more often. latency: time the original and the result
+    at the end. Raises UsageError, InputError, BudgetError or VerificationError (`ndpass.errors`).
     """
     with tempfile.TemporaryDirectory(prefix="ndpass.") as name:
         folder = Path(name)
         source = _file_of(model, folder)
         known = _plan_file(plan, folder)
-        given = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
+        given = {"max_drop": max_drop, "max_error": max_error, "speedup": speedup, "macs": macs, "energy": energy}
         default = DEFAULT[calibration is not None or validation is not None]
         rules, budget = passes_and_budget(passes, given, known, default, calibrated=calibration is not None)
         seed = whole("seed", seed, 0)

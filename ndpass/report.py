@@ -59,12 +59,14 @@ class Latency(Part):
 
     speedup: the median over paired rounds of the original's time over the result's; spread: its 10th and 90th
     percentile; before: the median of the original's rounds; after: before / speedup, so that the three agree.
+    is_slower: whether the rounds prove that the result is slower.
     """
 
     before: float
     after: float
     speedup: float
     spread: tuple[float, float]
+    is_slower: bool = False
 
 
 class Variant(Part):

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from ndpass.cli.report_text import change, human, layer_table, plain, setting_text
+from ndpass.cli.report_text import change, human, layer_table, plain, setting_text, summary
 from ndpass.measuring.environment import peak_memory_bytes
 from ndpass.report import Latency, Layer, Machine, MetricChange, ModelSize, Report, Seconds, Verified
 
@@ -136,6 +136,23 @@ def test_the_summary_has_a_line_for_each_thing_measured() -> None:
         "warning: look here",
     ):
         assert line in lines
+
+
+def test_a_slower_result_is_said_with_what_to_do() -> None:
+    slow = Latency(before=3.0, after=5.0, speedup=0.6, spread=(0.5, 0.7), is_slower=True)
+    lines = list(summary(report(latency_ms=slow)))
+    (line,) = [line for line in lines if line.startswith("SLOWER")]
+    assert "--speedup" in line
+    assert not any(line.startswith("SLOWER") for line in summary(report()))
+
+
+def test_without_data_the_accuracy_is_said_to_be_unknown() -> None:
+    """No share of answers on inputs that nobody gave."""
+    made_up = {"the original on random inputs": Verified(samples=16, relative_error=0.1, top1_agreement=25.0)}
+    text = "\n".join(summary(report(metric=None, verified=made_up)))
+    assert "accuracy: unknown, no data given" in text
+    assert "against the original on synthetic inputs: relative error 0.1, 16 samples" in text
+    assert "25" not in text.partition("against")[2]
 
 
 def test_columns_of_what_was_not_measured_are_left_out() -> None:

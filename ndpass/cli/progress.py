@@ -50,6 +50,9 @@ def _bars() -> Iterator[Listener]:
         tasks: dict[str, Any] = {}
 
         def listen(stage: str, done: int, total: int) -> None:
+            if not total:  # news, which stays
+                bars.console.print(f"ndpass: {stage}", markup=False, highlight=False)
+                return
             if stage not in tasks:
                 for task in tasks.values():
                     bars.update(task, completed=1, total=1)

@@ -20,6 +20,9 @@ NUMBERS = frozenset({"MACs", "left", "µs", "error"})  # columns that are aligne
 
 
 ARROW = " -> "
+SLOWER = "SLOWER"
+GUESSED = "the original on random inputs"  # the key of report.json where there are no data
+SYNTHETIC = "the original on synthetic inputs"  # what they are
 
 
 def layer_table(report: Report) -> Table:
@@ -60,10 +63,14 @@ def summary(report: Report) -> Iterator[str]:
         yield f"{metric.name}: {values} ({difference:+.2f}{samples})"
         if metric.reason:
             yield f"metric: {metric.name}: {metric.reason}"
+    elif any(name.startswith(GUESSED) for name in report.verified):
+        yield "accuracy: unknown, no data given (--calibration PATH fits and measures)"
     if latency:
         low, high = latency.spread
         times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms ({latency.speedup:.2f} times as fast"
         yield f"latency: {times}: median of paired rounds, {low:.2f} to {high:.2f})"
+        if latency.is_slower:
+            yield f"{SLOWER} than the original on this machine: {_remedy(report)}"
     for row in report.variants:
         value = "" if row.metric is None else f"{row.metric:.2f}, "
         low, high = row.spread
@@ -71,14 +78,23 @@ def summary(report: Report) -> Iterator[str]:
         times = f"{row.speedup:.2f} times as fast as the original, {low:.2f} to {high:.2f}"
         yield f"{name}: {value}{row.latency_ms:.3g} ms" + ("" if row.name == "original" else f" ({times})")
     for name, result in report.verified.items():
-        top1 = "" if result.top1_agreement is None else f", top-1 agreement {result.top1_agreement:.2f} %"
+        shown = result.top1_agreement is not None and not name.startswith(GUESSED)
+        top1 = f", top-1 agreement {result.top1_agreement:.2f} %" if shown else ""
         error = "not finite" if result.relative_error is None else f"{result.relative_error:.2g}"
-        yield f"against {name}: relative error {error}{top1}, {result.samples} samples"
+        other = SYNTHETIC if name.startswith(GUESSED) else name
+        yield f"against {other}: relative error {error}{top1}, {result.samples} samples"
         if result.outputs:
             yield f"worst output: {_worst(result.outputs)}"
     memory = "" if report.peak_memory_bytes is None else f", peak memory {human(report.peak_memory_bytes, 'B')}"
     yield f"took: {report.seconds.total:.1f} s{memory}"
     yield from (f"warning: {text}" for text in report.warnings)
+
+
+def _remedy(report: Report) -> str:
+    """What to try where the result is slower."""
+    if report.metric is None:
+        return "give --calibration PATH, or leave the budget out: then only what is faster is rewritten"
+    return "ask for time, as with --speedup 1.2 or --max-drop 1, instead of MACs, energy or pinned settings"
 
 
 def _worst(outputs: Mapping[str, float | None]) -> str:

@@ -90,10 +90,18 @@ def run(
             rich_help_panel=BUDGET,
         ),
     ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest allowed error of any output, as a share of its variance, 0 to 1. Needs no labels. Finds the "
+            "fastest model within it.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
     speedup: Annotated[
         float | None,
         typer.Option(
-            help="Times as fast on this CPU, measured, at the least error. With --max-drop: the least speedup.",
+            help="Times as fast on this CPU, measured, at the least error. Beside --max-drop or --max-error: at least.",
             rich_help_panel=BUDGET,
         ),
     ] = None,
@@ -216,7 +224,7 @@ def run(
     fit, measured = (
         _digits_data() if demo else (opener(p, preprocess, samples, seed) for p in (calibration, validation))
     )
-    budgets = {"max_drop": max_drop, "speedup": speedup, "macs": macs, "energy": energy}
+    budgets = {"max_drop": max_drop, "max_error": max_error, "speedup": speedup, "macs": macs, "energy": energy}
     default = DEMO if demo else DEFAULT[fit is not None or measured is not None]
     rules, budget = passes_and_budget(passes, budgets, plan, default, calibrated=fit is not None)
     options = Options(

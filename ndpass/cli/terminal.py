@@ -29,14 +29,16 @@ def flush() -> None:
 
 def report(done: Report, written: Sequence[Path]) -> None:
     """What became of each layer, a summary, and where the model is."""
-    from ndpass.cli.report_text import layer_table, plain, summary
+    from ndpass.cli.report_text import SLOWER, layer_table, plain, summary
 
     if sys.stdout.isatty():
         from rich.console import Console
 
         console = Console(highlight=False)
         console.print(layer_table(done))
-        console.print("\n".join(["", *summary(done)]), markup=False)
+        console.print()
+        for line in summary(done):
+            console.print(line, markup=False, style="bold red" if line.startswith(SLOWER) else None)
     else:
         print(plain(done), end="")
     print(f"written: {', '.join(map(str, written))}")

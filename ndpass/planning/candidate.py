@@ -9,7 +9,9 @@ from typing import Any, Literal, Protocol
 from ndpass.conv import Block
 from ndpass.passes import Setting
 
-BudgetKind = Literal["pinned", "energy", "macs", "speedup", "max_drop"]
+Loss = Literal["max_drop", "max_error"]  # kinds of budget that are measured on the outputs of what was fitted
+LOSSES: tuple[Loss, Loss] = ("max_drop", "max_error")
+BudgetKind = Literal["pinned", "energy", "macs", "speedup", "max_drop", "max_error"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,9 @@ class Budget:
 
     pinned: None, settings are taken as given; energy: share of its response that every layer keeps; macs: share of the
     model's MACs that is left; speedup: how many times as fast, measured; max_drop: points that the metric may fall.
-    speedup: beside max_drop, how many times as fast at least. faster: whether a layer that is no faster on this machine
-    stays as it is, although the budget says nothing of time.
+    max_error: largest relative error of any output. speedup: beside max_drop or max_error, how many times as fast at
+    least. faster: whether a layer that is no faster on this machine stays as it is, although the budget says nothing of
+    time.
     """
 
     kind: BudgetKind
@@ -30,7 +33,14 @@ class Budget:
     @property
     def in_milliseconds(self) -> bool:
         """Whether candidates have to be timed."""
-        return self.kind in ("speedup", "max_drop")
+        return self.kind in ("speedup", *LOSSES)
+
+    @property
+    def loss_limit(self) -> float | None:
+        """Points that may be lost: of the metric, or per cent of an output's variance; None for other budgets."""
+        if self.value is None or self.kind not in LOSSES:
+            return None
+        return self.value if self.kind == "max_drop" else 100 * self.value
 
     @property
     def is_shared(self) -> bool:

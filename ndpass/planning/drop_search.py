@@ -46,11 +46,13 @@ def within_drop(
     settle: Callable[[float, int], TimedPlan],
     fit: Callable[[TimedPlan, int], tuple[float, T]],
     at_least: float = 1.0,
+    wish: str = "",
 ) -> Fit[T]:
     """The fastest plan whose measured drop is at most `limit` points.
 
     settle: (damage, number) -> a plan that does as much damage, timed in place; fit: (plan, number) -> its drop and its
-    result. at_least: the speedup that is asked for too. Raises BudgetError where no plan meets both.
+    result. at_least: the speedup that is asked for too. wish: the budget as it was typed, by default --max-drop LIMIT.
+    Raises BudgetError where no plan meets both.
     """
     passing: list[Fit[T]] = []
     tried: list[_Tried] = []
@@ -76,7 +78,8 @@ def within_drop(
             break  # hardly anything is faster
     best = _fastest(search, passing) if passing else None
     if best is None or best.timed.speedup < at_least:
-        raise BudgetError(_why_not(limit, at_least, best, [one.drop for one in tried if one.fitted]))
+        losses = [one.drop for one in tried if one.fitted]
+        raise BudgetError(_why_not(wish or f"--max-drop {limit:g}", at_least, best, losses))
     return best
 
 
@@ -110,12 +113,11 @@ def _next(limit: float, tried: _Tried, passed: float, failed: float) -> float:
     return wanted
 
 
-def _why_not(limit: float, at_least: float, best: Fit[T] | None, drops: Sequence[float]) -> str:
-    """drops: of the plans that were fitted."""
+def _why_not(wish: str, at_least: float, best: Fit[T] | None, drops: Sequence[float]) -> str:
+    """wish: the budget as it was typed; drops: of the plans that were fitted."""
     if best is not None:
-        return f"--speedup {at_least:g} with --max-drop {limit:g} cannot be reached: {reachable(best.timed.speedup)}"
+        return f"--speedup {at_least:g} with {wish} cannot be reached: {reachable(best.timed.speedup)}"
     if not drops:
-        return f"--max-drop {limit:g} makes nothing faster: {reachable(1.0)}"
-    return (
-        f"--max-drop {limit:g} cannot be met: the least drop of {len(drops)} plans was {min(drops):.2f}; ask for that"
-    )
+        return f"{wish} makes nothing faster: {reachable(1.0)}"
+    unit = "drop" if "drop" in wish else "error, in per cent,"
+    return f"{wish} cannot be met: the least {unit} of {len(drops)} plans was {min(drops):.2f}; ask for that"

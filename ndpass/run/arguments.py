@@ -23,6 +23,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("f32", "bf16", "int8")
 BUDGETS: Mapping[str, tuple[str, Callable[[float], bool], str]] = {  # name -> law, whether a value keeps it, example
     "max_drop": ("points of the metric, above 0 and below 100", lambda x: 0 < x < 100, "1.0"),
+    "max_error": ("a share of an output's variance between 0 and 1", lambda x: 0 < x < 1, "0.05"),
     "speedup": ("times as fast, more than 1", lambda x: 1 < x < math.inf, "2"),
     "macs": ("a share lies between 0 and 1", lambda x: 0 < x <= 1, "0.6"),
     "energy": ("a share lies between 0 and 1", lambda x: 0 < x <= 1, "0.95"),
@@ -90,14 +91,16 @@ def budget_value(name: str, value: object) -> float:
 
 def budget_of(given: Mapping[str, object], default: tuple[BudgetKind, float] | None) -> Budget:
     """The budget that was asked for. default: where none was; None: the settings are pinned. Raises UsageError."""
-    from ndpass.planning.candidate import Budget
+    from ndpass.planning.candidate import LOSSES, Budget
 
     values = {name: budget_value(name, value) for name, value in given.items() if value is not None}
-    if values.keys() == {"max_drop", "speedup"}:
-        return Budget("max_drop", values["max_drop"], values["speedup"])
+    losses: tuple[BudgetKind, ...] = LOSSES
+    for loss in losses:
+        if values.keys() == {loss, "speedup"}:
+            return Budget(loss, values[loss], values["speedup"])
     if len(values) > 1:
-        raise UsageError("give one budget: --max-drop, --speedup (or both), --macs or --energy")
-    kinds: tuple[BudgetKind, ...] = ("max_drop", "speedup", "macs", "energy")
+        raise UsageError("give one budget: --max-drop or --max-error, --speedup (or one with it), --macs or --energy")
+    kinds: tuple[BudgetKind, ...] = (*losses, "speedup", "macs", "energy")
     for kind in kinds:
         if kind in values:
             return Budget(kind, values[kind])

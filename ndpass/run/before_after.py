@@ -29,13 +29,11 @@ Pair = tuple[Path, Path]
 
 @dataclass(frozen=True)
 class Variants:
-    """rows: original, original int8, rewritten, rewritten int8; evaluation: of the last; latency: of the int8 ones;
-    slower: a sentence where the last is slower than the original in int8, else empty."""
+    """rows: original, original int8, rewritten, rewritten int8; evaluation: of the last; latency: of the int8 ones."""
 
     rows: list[Variant]
     evaluation: Evaluation
     latency: Latency
-    slower: str
 
 
 def compare_variants(
@@ -55,7 +53,7 @@ def compare_variants(
         _row("rewritten", as_is.target, _value(rewritten), after, before),
         _row("rewritten int8", int8.target, _value(found[1]), after8, before),
     ]
-    return Variants(rows, found[1], *_latency(before8, after8, rows[1].latency_ms))
+    return Variants(rows, found[1], _latency(before8, after8, rows[1].latency_ms))
 
 
 def _value(found: Evaluation, before: bool = False) -> float | None:
@@ -78,16 +76,20 @@ def _row(name: str, target: Target, value: float | None, own: Sequence[float], o
     )
 
 
-def timed(model: Path, written: Path, machine: Machine, feed: Feed) -> tuple[Latency, str]:
-    """The original and the result on the machine; with it a sentence where the result is slower."""
+def timed(model: Path, written: Path, machine: Machine, feed: Feed) -> Latency:
+    """The original and the result on the machine, in turns."""
     before, after = time_models(machine, [model, written], feed, seconds=SECONDS, min_rounds=ROUNDS)
     return _latency(before, after, 1e3 * float(np.median(before)))
 
 
-def _latency(before: Sequence[float], after: Sequence[float], milliseconds: float) -> tuple[Latency, str]:
-    """before, after: seconds in the same rounds; milliseconds: of the first; a sentence where the second is slower."""
+def _latency(before: Sequence[float], after: Sequence[float], milliseconds: float) -> Latency:
+    """before, after: seconds in the same rounds; milliseconds: of the first."""
     speedups = ratios(before, after)
     speedup = float(np.median(speedups))
-    slower = f"the rewritten model is {speedup:.2f} times as fast as the original, that is slower"
-    latency = Latency(before=milliseconds, after=milliseconds / speedup, speedup=speedup, spread=percentiles(speedups))
-    return latency, slower if verdict(speedups) == "slower" else ""
+    return Latency(
+        before=milliseconds,
+        after=milliseconds / speedup,
+        speedup=speedup,
+        spread=percentiles(speedups),
+        is_slower=verdict(speedups) == "slower",
+    )

@@ -21,6 +21,7 @@ from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.shapes import Shape
 from ndpass.listener import Listener
 from ndpass.measuring.target import Target
+from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
 from ndpass.rewriting.checkpoint import digest_data, digest_file
 from ndpass.run.arguments import Opener, height_width
@@ -219,8 +220,9 @@ def _check_data(job: Job) -> None:
         return
     if options.metric is not None:
         raise UsageError(f"--metric {options.metric} is measured on data: give --calibration or --validation PATH")
-    if options.budget.kind == "max_drop" and options.plan is None:
-        raise UsageError("--max-drop is measured on data: give --calibration or --validation PATH, or use --speedup")
+    if options.budget.kind in LOSSES and options.plan is None:
+        option = f"--{options.budget.kind.replace('_', '-')}"
+        raise UsageError(f"{option} is measured on data: give --calibration or --validation PATH, or use --speedup")
 
 
 def drop_warnings(job: Job) -> list[str]:

@@ -14,12 +14,14 @@ from ndpass.measuring.evaluate import Evaluation, Gathering, evaluate, stored
 from ndpass.measuring.metrics import NAMES, NamedMetric, Seen, default_metric, named_metric
 from ndpass.measuring.own_metric import Metric, measure, resolve_metric
 from ndpass.measuring.runtime import OpenVINO, Outputs, Precision
+from ndpass.planning.candidate import Budget
 
 if TYPE_CHECKING:
     import openvino as ov
 
 log = logging.getLogger(__name__)
 
+MEASURED = ("top1", "top5")  # metrics of the original itself, against labels
 BATCH = 32  # samples per inference while the metric is measured
 
 OwnMetric = str | Callable[[Any], float]
@@ -74,6 +76,19 @@ class Judge:
         for outputs in self._answers:
             gathering.add(outputs, outputs)
         return "" if gathering.values() else "; ".join(gathering.warnings())
+
+    def baseline(self) -> str:
+        """What the original is worth, in a line, and by which metric; empty where there is none."""
+        named, own = self.metric, self._before
+        if named is None:
+            return "" if own is None else f"original: {own.name} {own.value:g}"
+        gathering = named.begin()
+        for outputs in self._answers:
+            gathering.add(outputs, outputs)
+        values = gathering.values()
+        if values is None or named.name not in MEASURED:
+            return f"metric: {named}"  # the original beside itself is perfect
+        return f"original: {named.name} {values[0].value:.2f} % on {values[0].samples} samples ({named.reason})"
 
     def __call__(self, model: Model, precision: Precision = "f32", runner: OpenVINO | None = None) -> Evaluation:
         """One model beside the original, in OpenVINO at `precision`; runner: of what is compared, compiled already."""
@@ -140,3 +155,11 @@ def drop_of(evaluation: Evaluation) -> float:
         return (before.value - after.value) * (1 if before.higher_is_better else -1)
     assert evaluation.agreement.top1_agreement is not None
     return 100 - evaluation.agreement.top1_agreement
+
+
+def loss_of(evaluation: Evaluation, budget: Budget) -> float:
+    """What the budget counts, in points: the drop of the metric, or the worst output's error in per cent."""
+    if budget.kind == "max_error":
+        _, error = evaluation.agreement.worst
+        return 100 * error
+    return drop_of(evaluation)

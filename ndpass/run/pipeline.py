@@ -36,6 +36,8 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     check_data(options.passes, options.data.calibration is not None)
     with staged(output, options.output.compress) as stage, _kept_if_cut_off(checkpoint):
         job = read(model, output, options, listen)
+        if not job.guessed and (text := job.judge.baseline()):
+            listen(text, 0, 0)
         done = rewritten(job, checkpoint, clock, listen)
         written = _written(job, done, stage, clock, listen)
         with clock("verify"):

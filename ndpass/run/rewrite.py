@@ -10,7 +10,6 @@ from ndpass.errors import InputError
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener
 from ndpass.measuring.block_latency import Latencies
-from ndpass.measuring.evaluate import Evaluation
 from ndpass.planning.candidate import Budget, Choice
 from ndpass.planning.keep_faster import keep_faster
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
@@ -21,6 +20,7 @@ from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.clock import Clock
 from ndpass.run.job import Job, Opened, drop_warnings, fingerprint
+from ndpass.run.judge import loss_of
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.quantise import quantise
 from ndpass.run.tuning import Network, Tuned, Tuner, with_latencies
@@ -140,12 +140,12 @@ def _tuned(job: Job, calibration: Calibration | None, checkpoint: Checkpoint | N
     """Plans that are timed, and fitted until the metric has no more room; with what the user should know of them."""
     options = job.options
 
-    def measure(graph: Graph) -> Evaluation:
+    def loss(graph: Graph) -> float:
         if not options.output.int8:
-            return job.judge(graph.runnable())
+            return loss_of(job.judge(graph.runnable()), options.budget)
         assert job.fit is not None
-        return job.judge(quantise(graph.runnable(), job.fit, job.inputs), "int8")
+        return loss_of(job.judge(quantise(graph.runnable(), job.fit, job.inputs), "int8"), options.budget)
 
     network = Network(job.open, options.passes, calibration)
     latencies = Latencies(options.target.machine(job.target), options.effort.cache)
-    return Tuner(network, latencies, measure, checkpoint, listen, options.effort.jobs).run(options.budget)
+    return Tuner(network, latencies, loss, checkpoint, listen, options.effort.jobs).run(options.budget)

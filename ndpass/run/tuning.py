@@ -17,7 +17,6 @@ from ndpass.calibration.reference import Calibration
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener
 from ndpass.measuring.block_latency import Latencies
-from ndpass.measuring.evaluate import Evaluation
 from ndpass.passes import Pass
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidate_times import timed_table
@@ -32,7 +31,6 @@ from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.packing import pack_candidate, pack_plan, unpack_plan
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.job import Open, Opened
-from ndpass.run.judge import drop_of
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +61,12 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Tuner:
-    """latencies: what blocks take on the machine; measure: the rewritten graph beside the original, on the validation
-    data; jobs: layers that are planned side by side."""
+    """latencies: what blocks take on the machine; loss: what the budget counts of the rewritten graph on the validation
+    data, in points; jobs: layers that are planned side by side."""
 
     network: Network
     latencies: Latencies
-    measure: Callable[[Graph], Evaluation]
+    loss: Callable[[Graph], float]
     checkpoint: Checkpoint | None
     listen: Listener
     jobs: int = 1
@@ -82,12 +80,12 @@ class Tuner:
             timed = self._timed(search, 0, lambda: search.for_speedup(wanted))
             rewritten = self._build(timed.plan, 0, "rewriting")
         else:
-            timed, rewritten = self._within_drop(search, budget.value or 0.0, budget.speedup or 1.0)
+            timed, rewritten = self._within_loss(search, budget)
         graph, layers = rewritten
         return Tuned(graph, with_latencies(layers, timed, search.table), self._warnings())
 
-    def _within_drop(self, search: TimedSearch, limit: float, at_least: float) -> tuple[TimedPlan, Rewritten]:
-        """The fastest plan that was fitted and dropped by no more than `limit` points, and the graph that it gave."""
+    def _within_loss(self, search: TimedSearch, budget: Budget) -> tuple[TimedPlan, Rewritten]:
+        """The fastest plan that was fitted and lost no more than the budget allows, and the graph that it gave."""
         start = time.perf_counter()
 
         def settle(damage: float, number: int) -> TimedPlan:
@@ -98,7 +96,8 @@ class Tuner:
             stage = f"fit {number + 1} of at most {MOST_FITS}" + (f", at most {_minutes(left)} left" if left else "")
             return self._fit(timed, number, stage)
 
-        best = within_drop(search, limit, settle, fit, at_least)
+        wish = f"--{budget.kind.replace('_', '-')} {budget.value:g}"
+        best = within_drop(search, budget.loss_limit or 0.0, settle, fit, budget.speedup or 1.0, wish)
         return best.timed, best.result()
 
     def _search(self) -> TimedSearch:
@@ -151,7 +150,7 @@ class Tuner:
         if known is not None:
             return float(known), lambda: self._build(timed.plan, number, stage)
         graph, layers = self._build(timed.plan, number, stage)
-        drop = drop_of(self.measure(graph))
+        drop = self.loss(graph)
         if part:
             part.write("drop.json", drop)
         return drop, lambda: (graph, layers)

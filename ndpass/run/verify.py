@@ -24,7 +24,7 @@ from ndpass.measuring.target import Target
 from ndpass.report import Latency, Variant
 from ndpass.run.before_after import Variants, compare_variants, timed
 from ndpass.run.job import Job
-from ndpass.run.judge import BATCH, Model, drop_of
+from ndpass.run.judge import BATCH, Model, loss_of
 from ndpass.run.quantise import quantise
 from ndpass.run.rewrite import Rewritten
 from ndpass.run.written_file import check_file
@@ -62,20 +62,17 @@ def verdict(job: Job, done: Rewritten, written: Path, stage: Staged, listen: Lis
     if job.options.output.int8:
         compared = _quantised(job, found.evaluation, written, stage, listen)
         found = replace(found, evaluation=compared.evaluation, latency=compared.latency, variants=compared.rows)
-        slower = compared.slower
     elif job.options.effort.latency or job.options.budget.in_milliseconds or job.options.budget.faster:
         listen("timing the result", 0, 1)
         feed = feed_of(job.inputs, job.sizes, job.target)
-        latency, slower = timed(job.model, written, job.options.target.machine(job.target), feed)
+        latency = timed(job.model, written, job.options.target.machine(job.target), feed)
         found = replace(found, latency=latency)
-    else:
-        slower = ""
     budget = job.options.budget
-    if slower and (budget.in_milliseconds or budget.faster):
-        raise BudgetError(f"{slower}: nothing was written")
-    if slower:
-        log.warning(slower)
-        found = replace(found, warnings=(*found.warnings, slower))
+    if found.latency and found.latency.is_slower and (budget.in_milliseconds or budget.faster):
+        speedup = found.latency.speedup
+        raise BudgetError(
+            f"the rewritten model is slower, {speedup:.2f} times as fast as the original: nothing was written"
+        )
     stage.finish()
     if job.options.output.compress and stage.path != written and not job.options.output.int8:
         found = replace(found, evaluation=job.judge(stage.path))  # its weights were rounded since it was verified
@@ -160,7 +157,12 @@ def _check_outputs(job: Job, evaluation: Evaluation) -> None:
     if not np.isfinite(evaluation.agreement.relative_error):
         raise VerificationError(f"output '{evaluation.agreement.worst_output}' of the rewritten model is not finite")
     budget = job.options.budget
-    if budget.kind == "max_drop" and budget.value is not None and drop_of(evaluation) > budget.value + ROUNDING:
+    limit = budget.loss_limit
+    if limit is None or job.options.plan is not None or (lost := loss_of(evaluation, budget)) <= limit + ROUNDING:
+        return
+    if budget.kind == "max_error":
+        name, error = evaluation.agreement.worst
         raise VerificationError(
-            f"the metric of the written model falls by {drop_of(evaluation):.2f} points, {budget.value:g} were allowed"
+            f"output '{name}' of the written model has an error of {error:.3g}, not {budget.value:g}"
         )
+    raise VerificationError(f"the metric of the written model falls by {lost:.2f} points, {limit:g} were allowed")

@@ -147,6 +147,17 @@ def test_max_drop_is_kept_on_the_validation_data(model: Path, data: Path) -> Non
     assert any("samples" in text for text in found.warnings)
 
 
+def test_max_error_is_kept_by_the_worst_output_without_labels(model: Path, data: Path) -> None:
+    images = np.load(data)["images"]
+    found = rewritten(model, Budget("max_error", 0.2), "cd", calibration=lambda inputs: open_feeds(images, inputs))
+    errors = found.verified["the original"].outputs
+    assert errors
+    assert 0 < max(error or 0.0 for error in errors.values()) <= 0.2
+    assert found.budget == {"max_error": 0.2}
+    assert found.latency_ms is not None
+    assert found.latency_ms.speedup > 1
+
+
 @pytest.mark.parametrize("stage", ["timing plans", f"fit 1 of at most {MOST_FITS}"])
 def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(model: Path, data: Path, stage: str) -> None:
     budget = Budget("speedup", 1.2) if stage == "timing plans" else Budget("max_drop", 10.0)
