@@ -16,7 +16,7 @@ from ndpass.measuring.metrics.detection import Layout
 from ndpass.measuring.metrics.seen import Seen
 
 NOT_CLASSES = re.compile(
-    r"embed|feature|descriptor|vector|box|landmark|keypoint|coord|offset|pose|angle|age", re.IGNORECASE
+    r"embed|feature|descriptor|vector|landmark|keypoint|coord|offset|(?<![a-z])(b?box|pose|angle|age)", re.IGNORECASE
 )
 CLASSES = re.compile(r"class|cls|prob|logit|softmax|score|label", re.IGNORECASE)
 VECTORS = (128, 256, 512, 1024, 2048)  # lengths of embeddings; classes seldom come in such numbers
