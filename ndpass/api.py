@@ -7,7 +7,7 @@ import inspect
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +16,7 @@ import onnx
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.errors import InputError, NdpassError, UsageError
 from ndpass.files import model_file, onnx_file
-from ndpass.files.output_paths import check_kind, default_output
+from ndpass.files.output_paths import check_kind, check_outputs, default_output
 from ndpass.files.staging import staged
 from ndpass.listener import Listener
 from ndpass.measuring.latency_cache import cache_folder
@@ -54,17 +54,20 @@ class Result:
     model: Any
     report: Report
     plan: PlanFile
+    _inputs: tuple[Path, ...] = field(default=(), repr=False)  # what the run has read, which `save` leaves alone
 
     def save(self, path: str | Path, *, compress_to_fp16: bool = False) -> None:
         """Write the model: .xml is OpenVINO IR, .onnx is ONNX; whole or not at all.
 
         compress_to_fp16: store the float32 weights of IR in half precision, which is never done unasked.
-        Raises UsageError for ONNX of an OpenVINO model, OutputError where it cannot be written.
+        Raises UsageError for ONNX of an OpenVINO model and for a path that the run has read, OutputError where the
+        model cannot be written.
         """
         target, is_onnx = Path(path), isinstance(self.model, onnx.ModelProto)
         check_kind(target, from_ir=not is_onnx)
         if compress_to_fp16 and target.suffix != model_file.IR:
             raise UsageError(f"{target}: compress_to_fp16 is about OpenVINO IR: name an .xml as output")
+        check_outputs(self._inputs, {}, target)
         with staged(target, compress_to_fp16) as stage:
             model = copy.deepcopy(self.model) if is_onnx else self.model  # writing takes external data out of it
             model_file.write(model, stage, as_external=False)
@@ -148,7 +151,8 @@ def run(
         )
         with _known_as(source, "the model in memory" if source.parent == folder else None):
             report = pipeline.run(source, output, options, progress)
-        return Result(_load(output), report, PlanFile.read(saved))
+        inputs = tuple(Path(p) for p in (model, calibration, validation, plan) if isinstance(p, str | Path))
+        return Result(_load(output), report, PlanFile.read(saved), inputs)
 
 
 class Pipeline:

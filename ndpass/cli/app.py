@@ -5,19 +5,17 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from ndpass.cli import terminal
+from ndpass.cli.interrupt import Interrupted, listen_for_signals
 from ndpass.cli.measure_commands import bench, evaluate, inspect
 from ndpass.cli.run_command import run
 from ndpass.cli.study_command import sensitivity
-from ndpass.errors import NdpassError
+from ndpass.errors import NdpassError, blamed
 from ndpass.version import VERSION
 
 app = typer.Typer(
@@ -30,37 +28,20 @@ app = typer.Typer(
 )
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or a termination request; no library swallows it."""
-
-
 def main() -> None:
     """Entry point: runs the command, turns errors into one line and an exit code."""
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, _interrupt)
+    listen_for_signals()
     try:
         app()
-    except NdpassError as e:
-        print(f"ndpass: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
-    except Interrupted:
-        rest = ", no model was written; a calibrated run goes on with --resume" if "run" in sys.argv[1:2] else ""
-        print(f"ndpass: interrupted{rest}", file=sys.stderr)
+    except (NdpassError, OSError) as e:
+        error = blamed(e) if isinstance(e, OSError) else e
+        print(f"ndpass: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Interrupted as e:
+        print(f"ndpass: interrupted{f', {e}' if str(e) else ''}", file=sys.stderr)
         sys.exit(130)
     finally:
         terminal.flush()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise Interrupted, but not inside an import: a compiled module would swallow it or turn it into ImportError."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            later = threading.Timer(0.05, signal.raise_signal, (number,))
-            later.daemon = True
-            later.start()
-            return
-        frame = frame.f_back
-    raise Interrupted
 
 
 def _version(wanted: bool) -> None:

@@ -10,6 +10,8 @@ import typer
 from ndpass.cli import terminal
 from ndpass.cli.parameters import Batch, Json, Model, Precision, Preprocess, Runtime, Samples, Seed, Size, Threads
 from ndpass.errors import UsageError
+from ndpass.files.model_path import check_model_path
+from ndpass.files.output_paths import check_outputs
 from ndpass.run.arguments import height_width, opener
 
 
@@ -24,6 +26,8 @@ def inspect(
     is 1 - |W - W'|^2 / |W|^2. Wide tables and --json also have nd's energy at T=1..4 (Guo et al. 2018, Figure 3) and
     how much of each filter one k x k blueprint explains (BSConv).
     """
+    check_model_path(model)
+    check_outputs([model], {"--json": json})
     import json as jsonlib
 
     from ndpass.files.model_file import open_graph
@@ -52,13 +56,15 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Measure a model's accuracy on labelled data, or its agreement with another model, in OpenVINO at f32."""
-    from ndpass.files.model_file import open_graph
+    from ndpass.files.model_file import check_model, open_graph
     from ndpass.graph.comparison_outputs import shown
     from ndpass.measuring.evaluate import accuracy, stored
     from ndpass.measuring.evaluate import evaluate as compare
     from ndpass.measuring.metrics import Seen, default_metric
     from ndpass.measuring.runtime import OpenVINO
 
+    for path in filter(None, (model, against)):
+        check_model(path)
     runner = OpenVINO(model, threads=threads)
     opened = opener(data, preprocess, samples, seed)
     assert opened is not None
@@ -103,11 +109,17 @@ def bench(
 
     int8: a model that is not quantised yet is timed with the kernels that it would run with if it were.
     """
+    for model in models:
+        check_model_path(model)
+    check_outputs(models, {"--json": json})
     import json as jsonlib
 
+    from ndpass.files.model_file import check_model
     from ndpass.files.staging import write_text
     from ndpass.measuring.bench import bench as measure
 
+    for model in models:
+        check_model(model)
     names: list[Any] = [r.value for r in runtime or Runtime]
     kinds: list[Any] = [p.value for p in precision or (Precision.f32, Precision.bf16)]
     shape = None if size is None else height_width(size)

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ndpass.errors import UsageError
-from ndpass.files.staging import check_writable, write_bytes
+from ndpass.files.staging import write_bytes
 from ndpass.run.studies import Depth, Rank, Slope, Yardstick
 
 SUFFIXES = (".png", ".svg")
 SMALLEST = 1e-6  # nats; a smaller KL is drawn as this, the axis being logarithmic
 
 
-def check(target: Path, *taken: Path) -> None:
-    """Raise UsageError, before anything is computed, where no picture can be drawn or written."""
+def check(target: Path) -> None:
+    """Raise UsageError, before anything is computed, where no picture can be drawn."""
     if target.suffix not in SUFFIXES:
         raise UsageError(f"--plot {target}: a picture is a .png or an .svg file")
     if find_spec("matplotlib") is None:
         raise UsageError('--plot draws with matplotlib, which is not installed: pip install "ndpass[plots]"')
-    check_writable(target, *taken)
 
 
 def slopes(rows: Sequence[Slope], target: Path) -> None:

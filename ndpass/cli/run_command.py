@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ndpass.cli import terminal
+from ndpass.cli.interrupt import truth_when_interrupted
 from ndpass.cli.parameters import Json, Precision, Preprocess, Quiet, Samples, Seed, Size, Threads, Verbose, start_log
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
+from ndpass.files.output_paths import check_kind, check_outputs, default_output
+from ndpass.files.weight_files import IR
 from ndpass.run.arguments import (
     DEFAULT,
     metric_of,
@@ -237,45 +238,30 @@ def run(
             calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess), anyway=anyway, size=size
         ),
         target=target_options(device, precision.value if precision else None, threads, batch, int8=int8),
-        output=Output(compress=compress_to_fp16, int8=int8, save_plan=save_plan),
+        output=Output(compress=compress_to_fp16, int8=int8, save_plan=save_plan, json=json, model_server=model_server),
         effort=Effort(memory=parse_bytes(memory), jobs=jobs, resume=resume, latency=latency),
     )
-    _execute(model, output, options, _Places((calibration, validation, plan), json, model_server), quiet)
-
-
-@dataclass(frozen=True)
-class _Places:
-    """What the command reads, and where it writes besides the rewritten model."""
-
-    inputs: Sequence[Path | None]
-    json: Path | None
-    served: Path | None
-
-
-def _execute(model: Path, output: Path | None, options: Options, places: _Places, quiet: bool) -> None:
-    """Check where outputs go, before any runtime is loaded; run; write and print."""
-    from ndpass.files.model_server import serve
-    from ndpass.files.output_paths import check_output, check_outputs, default_output
-    from ndpass.files.staging import write_text
-    from ndpass.files.weight_files import IR
-
-    output = output or default_output(model, options.output.int8)
-    if options.output.compress and output.suffix != IR:
+    output = output or default_output(model, int8)
+    if compress_to_fp16 and output.suffix != IR:
         raise UsageError(f"--compress-to-fp16 is about OpenVINO IR: give an .xml as output, not {output}")
-    check_output(model, output, options.output.int8)
-    others = {"--json": places.json, "--save-plan": options.output.save_plan}
-    check_outputs((model, *places.inputs), others, output, places.served)
+    check_kind(output, from_ir=model.suffix == IR, int8=int8)
+    read = (model, calibration, validation, plan)
+    check_outputs(read, {"--json": json, "--save-plan": save_plan}, output, model_server)
+    with truth_when_interrupted(output):
+        _execute(model, output, options, quiet)
+
+
+def _execute(model: Path, output: Path, options: Options, quiet: bool) -> None:
+    """Run, write and print; only here is any runtime loaded."""
+    from ndpass.files.model_server import served_model
     from ndpass.measuring.latency_cache import cache_folder
     from ndpass.run import pipeline
 
-    options = options.with_cache(cache_folder())
     with progress(quiet) as listen:
-        report = pipeline.run(model, output, options, listen)
-    if places.json:
-        write_text(places.json, report.to_json())
-    written = [output, serve(output, places.served)] if places.served else [output]
+        report = pipeline.run(model, output, options.with_cache(cache_folder()), listen)
+    folder = options.output.model_server
     if not quiet:
-        terminal.report(report, written)
+        terminal.report(report, [output, served_model(folder)] if folder else [output])
 
 
 def _digits_data() -> tuple[Any, Any]:

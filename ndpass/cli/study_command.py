@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,8 @@ from ndpass.cli import terminal
 from ndpass.cli.parameters import Json, Model, Preprocess, Quiet, Samples, Seed, Threads, Verbose, start_log
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
+from ndpass.files.model_path import check_model_path
+from ndpass.files.output_paths import check_outputs
 from ndpass.run.arguments import opener, passes_of
 from ndpass.run.options import Data, Options, TargetOptions
 
@@ -64,12 +66,13 @@ def sensitivity(
     for each row, which takes long on large models; rows are printed as they come, files are written at the end.
     """
     from ndpass.cli import plots
-    from ndpass.files.staging import check_writable
     from ndpass.planning.candidate import Budget
     from ndpass.planning.candidates import is_pinned
     from ndpass.run import studies
 
     start_log(verbose, quiet)
+    check_model_path(model)
+    check_outputs((model, calibration, validation), {"--json": json, "--plot": plot})
     rules = passes_of(passes, calibrated=True) if passes else []
     if study and not rules:
         raise UsageError(f"--study {study.value} rewrites layers: say how, as with --passes nd:rank=2")
@@ -77,10 +80,8 @@ def sensitivity(
         raise UsageError(f"--study depth rewrites at one setting and --passes {passes} leaves it open: give nd:rank=2")
     if study is None and validation:
         raise UsageError("--validation is what a study measures on; slopes need the calibration data alone")
-    if json:
-        check_writable(json, model, *([plot] if plot else []))
     if plot:
-        plots.check(plot, model)
+        plots.check(plot)
     fit, measured = (opener(path, preprocess, samples, seed) for path in (calibration, validation))
     options = Options(
         passes=rules,
@@ -102,20 +103,15 @@ def sensitivity(
 
 def _finish_slopes(rows: Sequence[Slope], json: Path | None, plot: Path | None, quiet: bool) -> None:
     from ndpass.cli import plots
-    from ndpass.files.staging import write_text
     from ndpass.run import studies
 
     if not quiet:
         terminal.slopes(rows)
-    if json:
-        write_text(json, studies.to_json("slopes", rows))
-    if plot:
-        plots.slopes(rows, plot)
+    _write(json, lambda: studies.to_json("slopes", rows), plot, lambda path: plots.slopes(rows, path))
 
 
 def _study(study: Study, subject: Subject, json: Path | None, plot: Path | None, quiet: bool) -> None:
     from ndpass.cli import plots
-    from ndpass.files.staging import write_text
     from ndpass.run import studies
 
     makes: Any = {
@@ -128,7 +124,21 @@ def _study(study: Study, subject: Subject, json: Path | None, plot: Path | None,
     for row in compute():
         rows.append(row)
         show(row)
-    if json:
-        write_text(json, studies.to_json(study.value, rows, subject))
-    if plot:
-        draw(rows, subject.yardstick, plot)
+    _write(
+        json,
+        lambda: studies.to_json(study.value, rows, subject),
+        plot,
+        lambda path: draw(rows, subject.yardstick, path),
+    )
+
+
+def _write(json: Path | None, figures: Callable[[], str], plot: Path | None, draw: Callable[[Path], object]) -> None:
+    """Write the figures and the picture, both or neither. draw: makes the picture at a path."""
+    from ndpass.files.staging import Outputs
+
+    with Outputs() as outputs:
+        if json:
+            outputs.text(json, figures())
+        if plot:
+            draw(outputs.stage(plot).path)
+        outputs.commit()

@@ -7,6 +7,8 @@ from pathlib import Path
 from ndpass.errors import writing
 from ndpass.files.staging import Outputs
 
+MODEL = "model.xml"
+
 
 def stage_version(model: Path, folder: Path, outputs: Outputs) -> Path:
     """Stage a model as IR in folder/N/model.xml, N one above the versions that are there.
@@ -15,24 +17,19 @@ def stage_version(model: Path, folder: Path, outputs: Outputs) -> Path:
     """
     from ndpass.files.ir_file import write_file
 
+    stage = outputs.stage_folder(folder / str(newest_version(folder) + 1))
+    write_file(model, stage.path / MODEL, compress=False)
+    stage.path.chmod(0o755)  # the server may run as another user
+    return stage.target / MODEL
+
+
+def newest_version(folder: Path) -> int:
+    """The highest version that is in the folder; 0 where there is none."""
     with writing(folder):
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    version = 1 + max((int(name) for name in names if name.isdecimal()), default=0)
-    stage = outputs.stage_folder(folder / str(version))
-    write_file(model, stage.path / "model.xml", compress=False)
-    stage.path.chmod(0o755)  # the server may run as another user
-    return stage.target / "model.xml"
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def check_served(folder: Path) -> None:
-    """Raise OutputError where a folder for OpenVINO Model Server cannot be made or written; nothing is left behind."""
-    with Outputs() as trial:
-        trial.stage_folder(folder / "1")
-
-
-def serve(model: Path, folder: Path) -> Path:
-    """`stage_version`, put in place at once."""
-    with Outputs() as outputs:
-        place = stage_version(model, folder, outputs)
-        outputs.commit()
-        return place
+def served_model(folder: Path) -> Path:
+    """The .xml of the newest version in the folder."""
+    return folder / str(newest_version(folder)) / MODEL

@@ -92,13 +92,6 @@ def _also(path: Path, given: Path) -> str:
     return "" if path == given else f", {given}"
 
 
-def check_output(source: Path, output: Path, int8: bool = False) -> None:
-    """Raise UsageError for an output that is no model file, the input itself, or ONNX where only IR can be written."""
-    check_kind(output, source.suffix == IR, int8)
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError(f"{output} is the input itself: give another name for the output")
-
-
 def check_kind(output: Path, from_ir: bool, int8: bool = False) -> None:
     """Raise UsageError for an output that is no model file, or ONNX where only IR can be written."""
     if output.suffix not in (".onnx", IR):
@@ -112,3 +105,8 @@ def check_kind(output: Path, from_ir: bool, int8: bool = False) -> None:
 def default_output(source: Path, int8: bool = False) -> Path:
     """Where the rewritten model goes if nobody says: in the working folder, of the same kind; int8 is IR."""
     return Path(f"{source.stem}.ndpass{IR if int8 or source.suffix == IR else '.onnx'}")
+
+
+def resume_folder(output: Path) -> Path:
+    """Where a run that writes `output` keeps what it has done, so that it can go on when it is cut off."""
+    return output.with_name(f".{output.name}.resume")

@@ -13,11 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from ndpass.errors import NdpassError, OutputError, UsageError, blamed, writing
+from ndpass.errors import NdpassError, OutputError, blamed, writing
 from ndpass.files.placing import Move, place_all, sync
-from ndpass.files.weight_files import IR, MODELS, data_file, stored_bytes, weight_files
-
-__all__ = ["Outputs", "Staged", "check_writable", "data_file", "staged", "stored_bytes", "write_bytes", "write_text"]
+from ndpass.files.weight_files import IR, MODELS, data_file, weight_files
 
 
 @dataclass(frozen=True)
@@ -182,11 +180,3 @@ def write_bytes(target: Path, write: Callable[[BinaryIO], object]) -> None:
     with Outputs() as outputs:
         outputs.file(target, write)
         outputs.commit()
-
-
-def check_writable(target: Path, *taken: Path) -> None:
-    """Raise UsageError where `target` is one of the files `taken`, OutputError where it cannot be written."""
-    if target.resolve() in {path.resolve() for path in taken}:
-        raise UsageError(f"{target} is the name of a model: give another name")
-    with staged(target):
-        pass

@@ -29,6 +29,7 @@ from ndpass.calibration.collect import Data
 from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.conv import Block
 from ndpass.errors import UsageError, reading, writing
+from ndpass.files.output_paths import resume_folder
 from ndpass.files.staging import write_bytes, write_text
 from ndpass.planning.candidate import Candidate, Choice
 from ndpass.report import Layer
@@ -61,8 +62,8 @@ class Checkpoint:
 
     @classmethod
     def beside(cls, output: Path) -> Checkpoint:
-        """The checkpoint of the run that writes `output`: .NAME.resume in the same folder."""
-        return cls(output.with_name(f".{output.name}.resume"))
+        """The checkpoint of the run that writes `output`."""
+        return cls(resume_folder(output))
 
     def start(self, fingerprint: Mapping[str, str]) -> None:
         """Begin anew: what an earlier run left is removed. Raises UsageError if that is still at work."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from ndpass.calibration.feeds import Feeds
@@ -15,7 +17,6 @@ from ndpass.calibration.survey import warnings_of
 from ndpass.errors import UsageError
 from ndpass.files import model_file
 from ndpass.files.interface import Interface
-from ndpass.files.staging import data_file
 from ndpass.graph.graph import Found, Graph, Site
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.shapes import Shape
@@ -23,9 +24,9 @@ from ndpass.listener import Listener
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
-from ndpass.rewriting.checkpoint import digest_data, digest_file
+from ndpass.rewriting.checkpoint import digest_data, digest_file, digest_labelled
 from ndpass.run.arguments import Opener, height_width
-from ndpass.run.judge import Judge
+from ndpass.run.judge import Judge, OwnMetric
 from ndpass.run.options import Options
 from ndpass.run.preprocessing import better_preprocessing, refuse_worse
 from ndpass.run.quantise import check_nncf
@@ -93,13 +94,11 @@ class Opened:
 Open = Callable[[], Opened]
 
 
-def read(model: Path, output: Path, options: Options, listen: Listener) -> Job:
+def read(model: Path, options: Options, listen: Listener) -> Job:
     """The model's file and the data. Raises InputError, or UsageError for options that do not go with the model."""
     listen("reading", 0, 1)
     opened = model_file.open_graph(model)
     graph = opened.graph
-    if data_file(output).resolve() in {p.resolve() for p in opened.beside}:
-        raise UsageError(f"{output}: its weights would overwrite those of the input: give another name for the output")
     if options.data.size is not None:
         graph.assume(graph.sizes_at(height_width(options.data.size)))
     fit, measured = _data(graph, options)
@@ -183,10 +182,15 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
-    """What a run that goes on must have in common with the one that was cut off."""
+    """What a run that goes on must have in common with the one that was cut off.
+
+    That is all that its candidates, fits and measurements depend on. The samples of the metric count only where its
+    drop is measured on the way, the machine only where latencies are.
+    """
     import openvino
 
     options, data, threads = job.options, job.options.data, job.options.target.threads
+    timed, measured = options.budget.in_milliseconds, options.budget.kind == "max_drop" and options.plan is None
     return {
         "ndpass": VERSION,
         "openvino": openvino.__version__,
@@ -195,11 +199,12 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "passes": ",".join(f"{p.name}{sorted(p.pinned.items())}" for p in options.passes),
         "budget": str(options.budget.to_json()),
         "plan": digest_file(options.plan) if options.plan else "",
-        "target": str(job.target) if options.budget.in_milliseconds else "",
+        "validation": digest_labelled(job.measured) if measured else "",
+        "target": ", ".join(f"{key} {value}" for key, value in job.target.environment().items()) if timed else "",
         "ignore": str(sorted(options.ignore)),
         "options": f"seed {data.seed}, threads {threads}, memory {options.effort.memory}",
-        "metric": str(options.metric or ""),
-        "int8": str(options.output.int8),
+        "metric": _metric_text(options.metric) if measured else "",
+        "int8": f"by NNCF {version('nncf')}" if options.output.int8 else "",
     }
 
 
@@ -207,6 +212,13 @@ def _limit(options: Options) -> float | None:
     """Points that the metric may lose, where the budget says so and each sample is one answer."""
     budget = options.budget
     return budget.value if budget.kind == "max_drop" and options.metric in (None, *COUNTED) else None
+
+
+def _metric_text(metric: OwnMetric | None) -> str:
+    """The metric's name and, for a module:function, the contents of its file, which may have changed."""
+    module = metric.partition(":")[0] if isinstance(metric, str) and ":" in metric else ""
+    source = getattr(sys.modules.get(module), "__file__", None)  # the judge has imported it
+    return str(metric or "") if source is None else f"{metric} in {source} ({digest_file(Path(source))})"
 
 
 def _check_data(job: Job) -> None:

@@ -74,11 +74,17 @@ class TargetOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What is written. compress: float16 weights in IR; int8: quantised by NNCF; save_plan: file of the choices."""
+    """What is written besides the model, all of it together or nothing.
+
+    compress: float16 weights in IR. int8: quantised by NNCF. save_plan: file of the choices. json: file of the report.
+    model_server: folder that gets the model as IR in its next version.
+    """
 
     compress: bool = False
     int8: bool = False
     save_plan: Path | None = None
+    json: Path | None = None
+    model_server: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

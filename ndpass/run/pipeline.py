@@ -8,8 +8,11 @@ from pathlib import Path
 
 from ndpass.errors import NdpassError, UsageError
 from ndpass.files import model_file
-from ndpass.files.output_paths import check_output
-from ndpass.files.staging import Staged, staged, stored_bytes
+from ndpass.files.model_server import stage_version
+from ndpass.files.output_paths import check_kind, check_outputs
+from ndpass.files.placing import uninterrupted
+from ndpass.files.staging import Outputs, Staged
+from ndpass.files.weight_files import IR, stored_bytes
 from ndpass.listener import Listener
 from ndpass.report import Report
 from ndpass.rewriting.checkpoint import Checkpoint
@@ -26,16 +29,21 @@ from ndpass.run.verify import verdict
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
     """Rewrite the file `model` (.onnx or .xml) into `output` (.xml, or .onnx from one) and verify what was written.
 
-    Raises UsageError, InputError, BudgetError or VerificationError; then nothing is at `output` that was not before.
+    The model, its weights and all that `options.output` asks for appear together at the end. Raises UsageError,
+    InputError, BudgetError or VerificationError; then nothing has appeared or changed.
     """
-    check_output(model, output, options.output.int8)
+    wanted = options.output
+    check_kind(output, from_ir=model.suffix == IR, int8=wanted.int8)
+    others = {"--json": wanted.json, "--save-plan": wanted.save_plan}
+    check_outputs((model, options.plan), others, output, wanted.model_server)
     clock = Clock()
     checkpoint = Checkpoint.beside(output) if options.data.calibration else None
     if options.effort.resume and checkpoint is None:
         raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
     check_data(options.passes, options.data.calibration is not None)
-    with staged(output, options.output.compress) as stage, _kept_if_cut_off(checkpoint):
-        job = read(model, output, options, listen)
+    with Outputs() as outputs, _kept_if_cut_off(checkpoint):
+        stage = outputs.stage(output, wanted.compress)
+        job = read(model, options, listen)
         if not job.guessed and (text := job.judge.baseline()):
             listen(text, 0, 0)
         done = rewritten(job, checkpoint, clock, listen)
@@ -43,10 +51,18 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
         with clock("verify"):
             found = verdict(job, done, written, stage, listen)
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), stored_bytes(stage.path)
-        stage.commit()
-    if options.output.save_plan:
-        plan_of(done.layers, job).save(options.output.save_plan)
-    return report_of(Result(job, done, found, sizes, clock.seconds))
+        report = report_of(Result(job, done, found, sizes, clock.seconds))
+        if wanted.save_plan:
+            outputs.text(wanted.save_plan, plan_of(done.layers, job).to_json())
+        if wanted.json:
+            outputs.text(wanted.json, report.to_json())
+        if wanted.model_server:
+            stage_version(stage.path, wanted.model_server, outputs)
+        with uninterrupted():  # so that an interrupt finds a run that has ended, or none of its outputs
+            outputs.commit()
+            if checkpoint:
+                checkpoint.remove()
+    return report
 
 
 def _written(job: Job, done: Rewritten, stage: Staged, clock: Clock, listen: Listener) -> Path:
@@ -60,7 +76,7 @@ def _written(job: Job, done: Rewritten, stage: Staged, clock: Clock, listen: Lis
 
 @contextmanager
 def _kept_if_cut_off(checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Keeps the checkpoint when the run is interrupted or its command was wrong; otherwise removes it at the end.
+    """Keep the checkpoint when the run is interrupted or its command was wrong, remove it with any other error.
 
     Its lock goes in any case.
     """
@@ -72,9 +88,6 @@ def _kept_if_cut_off(checkpoint: Checkpoint | None) -> Iterator[None]:
         if checkpoint:
             checkpoint.remove()
         raise
-    else:
-        if checkpoint:
-            checkpoint.remove()
     finally:
         if checkpoint:
             checkpoint.release()

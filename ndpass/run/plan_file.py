@@ -59,8 +59,13 @@ class PlanFile(BaseModel):
             raise InputError(f"--plan {path} was made for another model: plan this one anew")
         return plan
 
+    def to_json(self) -> str:
+        """The file's text, with a newline at the end."""
+        return self.model_dump_json(indent=1) + "\n"
+
     def save(self, path: Path) -> None:
-        write_text(path, self.model_dump_json(indent=1) + "\n")
+        """Write the plan, whole or not at all. Raises OutputError."""
+        write_text(path, self.to_json())
 
     def rules(self) -> list[Pass]:
         """The passes in order. Raises UsageError for one that there is not."""
