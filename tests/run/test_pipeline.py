@@ -391,7 +391,7 @@ def test_a_model_without_data_is_compared_on_pictures_through_its_preprocessing(
     made = []
     for preprocess in (None, Preprocess.parse("scale=1/255")):
         asked = replace(options, data=replace(options.data, preprocess=preprocess))
-        job = read(Path("net.onnx"), Path("out.onnx"), asked, lambda *_: None)
+        job = read(Path("net.onnx"), asked, lambda *_: None)
         assert job.guessed
         assert len(job.measured) == 16
         made.append(next(job.measured.batches(16))["image"])
