@@ -15,15 +15,17 @@ sets are merged by their means (Chan, Golub & LeVeque 1979). So neither a large 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
+T = TypeVar("T")
 
 SHRINKAGES = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the prior among which held-out samples choose
 WIDE = 1024  # unknowns from which on products with C run in float32
@@ -32,7 +34,11 @@ JUDGES = 128  # outputs that the strength of the prior is chosen by, evenly spre
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Centred moments over `count` positions; float64."""
+    """Centred moments over `count` positions; float64.
+
+    exact: whether the responses are those of the anchor, so that there is nothing to correct. derived: what fits have
+    made of C alone, by a key of their own; moments with the same C share it.
+    """
 
     count: int
     x_mean: Array  # (n,)
@@ -41,6 +47,8 @@ class Moments:
     B: Array  # (n_o, n)
     g: Array  # (n_o,)
     anchor: Array | None = None  # (n_o, n): the original weight, once it is the prior
+    exact: bool = False
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
@@ -77,24 +85,34 @@ class Moments:
         """
         if self.anchor is None:
             return _solved(self.C.copy(), self.B)
-        if np.abs(self._pull).max() <= 1e-12 * np.abs(self.B).max():
+        if self.exact or np.abs(self._pull).max() <= 1e-12 * np.abs(self.B).max():
             return self.anchor
-        return self.anchor + _solved(self.C.astype(self._kind), self._pull)
+        return self.anchor + _solved(self.C.astype(self.kind), self._pull)
 
     @cached_property
     def _pull(self) -> Array:
         """B − WC (n_o, n) for the prior's weight W: half the negative slope of the error there."""
+        if self.exact:
+            return np.broadcast_to(0.0, self.B.shape)
         return self.B if self.anchor is None else self.B - self.anchor @ self.C
 
     @property
-    def _kind(self) -> type[np.floating[Any]]:
+    def kind(self) -> type[np.floating[Any]]:
         """float32 in wide layers, where there is a weight that only the distance from is rounded."""
         return np.float32 if len(self.C) >= WIDE and self.anchor is not None else np.float64
 
-    @cached_property
+    @property
     def rounded(self) -> Array:
-        """C in `_kind`, for products; not to be written to."""
-        return self.C.astype(self._kind, copy=False)
+        """C in `kind`, for products; not to be written to."""
+        rounded: Array = self.derive(("rounded", self.kind), lambda: self.C.astype(self.kind, copy=False))
+        return rounded
+
+    def derive(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` makes of C alone, made once for all moments with the same C. key: tells it from all others."""
+        if key not in self.derived:
+            self.derived[key] = make()
+        made: T = self.derived[key]
+        return made
 
     def error(self, kernel: Array) -> float:
         """Relative error of a kernel (n_o, n) with its best bias, at least 0; 0 where the responses are constant.
@@ -108,7 +126,7 @@ class Moments:
         if self.anchor is not None:
             start -= float(np.vdot(self.anchor, self.B) + np.vdot(self.anchor, self._pull))
             change = kernel - self.anchor
-        narrow = change.astype(self._kind)
+        narrow = change.astype(self.kind)
         quadratic = float(np.einsum("on,on->", narrow @ self.rounded, change))
         return max(0.0, (start - 2 * float(np.vdot(change, self._pull)) + quadratic) / self.energy)
 
@@ -150,7 +168,11 @@ class Moments:
         """Moments of x̂ and of the responses Mx̂ (m,) in the place of y, for M (m, n): the target of an inner leaf."""
         MC = M @ self.C
         y_mean = M @ self.x_mean + (0 if offset is None else offset)
-        return Moments(self.count, self.x_mean, y_mean, self.C, MC, np.einsum("mn,mn->m", MC, M))
+        return replace(self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), anchor=None, exact=False)
+
+    def of_leaf(self, weight: Array) -> Moments:
+        """Moments of x̂ and of the responses of a weight (m, n), which is the anchor: C must be positive definite."""
+        return replace(self.answering(weight), anchor=weight, exact=True)
 
 
 class Sums:

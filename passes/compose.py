@@ -132,7 +132,19 @@ def leaf_moments(leaf: Conv, before: Conv | None, site: Conv, moments: Moments) 
     else:
         inner = _mean([moments.through(T) for T in placements(leaf, before, site)])
     weight = leaf.dense().matrix
-    return inner.answering(weight).shrunk(weight, RIDGE)  # features that depend on each other make C singular
+    ridged = inner.answering(weight).shrunk(weight, RIDGE)  # features that depend on each other make C singular
+    return replace(ridged, exact=True)
+
+
+def first_leaf_moments(leaf: Conv, site: Conv, moments: Moments) -> Moments:
+    """As `leaf_moments` of a leaf that comes first, for estimates.
+
+    A leaf that sees the whole patch keeps the layer's C as it is, which its prior makes definite. So what has been
+    derived from C is shared by all leaves of all settings.
+    """
+    if leaf.kernel != site.kernel or moments.anchor is None:
+        return leaf_moments(leaf, None, site, moments)
+    return moments.of_leaf(leaf.dense().matrix.astype(np.float64))
 
 
 def placements(leaf: Conv, before: Conv | None, site: Conv) -> Iterator[Array]:

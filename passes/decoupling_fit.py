@@ -51,6 +51,17 @@ def fit(
     return solver.factors()
 
 
+def fit_error(weight: Array, moments: Moments, rank: int, form: str) -> float:
+    """The relative error of `fit` after one sweep, read off the last solve: no kernel is multiplied with C for it."""
+    if moments.energy <= 0:
+        return 0.0
+    n_o, n_i = weight.shape[:2]
+    solver = (_DwPw if form == "dw-pw" else _PwDw)(moments, n_o, n_i, rank)
+    solver.sweep()
+    solver.finish()
+    return max(0.0, 1 - solver.explained / moments.energy)
+
+
 def roots(blocks: Array) -> tuple[Array, Array]:
     """Symmetric roots and inverse roots of positive semidefinite blocks (c, K, K)."""
     values, vectors = np.linalg.eigh(blocks)
@@ -65,7 +76,12 @@ def leading(stack: Array, rank: int) -> Array:
 
 
 class _Solver:
-    """What both forms share: the moments cut by input channel, and the sweep over channels."""
+    """What both forms share: the moments cut by input channel, and the sweep over channels.
+
+    explained: variance of the responses that the factors explain, after the last solve.
+    """
+
+    explained = 0.0
 
     def __init__(self, moments: Moments, n_o: int, n_i: int, rank: int) -> None:
         self.n_o, self.n_i, self.rank = n_o, n_i, rank
@@ -138,6 +154,7 @@ class _DwPw(_Solver):
         square = (half @ taps).transpose(1, 0, 2).reshape(m, m)
         right = (self.B.reshape(self.n_o, self.n_i, self.K).transpose(1, 0, 2) @ taps).transpose(1, 0, 2)
         solved = solve(square, right.reshape(self.n_o, m).T).T
+        self.explained = float(np.einsum("om,om->", solved, right.reshape(self.n_o, m), dtype=np.float64))
         self.P = np.ascontiguousarray(solved.reshape(self.n_o, self.n_i, self.rank).transpose(1, 0, 2))
 
     def factors(self) -> Factors:
@@ -174,14 +191,16 @@ class _PwDw(_Solver):
     def _taps(self) -> None:
         """Solve for the T·K depthwise taps of each output, from the features z = (P_oᵀ ⊗ I_K) x̂."""
         n, m = len(self.C), self.rank * self.K
-        cut = self.C.reshape(self.n_i, self.K * n)
+        cut, self.explained = self.C.reshape(self.n_i, self.K * n), 0.0
         for start in range(0, self.n_o, OUTPUTS_AT_ONCE):
             P = self.P[start : start + OUTPUTS_AT_ONCE]  # (q, n_i, T)
             half = (P.transpose(0, 2, 1).reshape(-1, self.n_i) @ cut).reshape(len(P), m, self.n_i, self.K)
             square = (half.transpose(0, 1, 3, 2) @ P[:, None]).transpose(0, 1, 3, 2).reshape(len(P), m, m)
             B = self.B[start : start + len(P)].reshape(len(P), self.n_i, self.K)
             right = (P.transpose(0, 2, 1) @ B).reshape(len(P), m, 1)
-            self.D[start : start + len(P)] = np.linalg.solve(_ridged(square), right).reshape(len(P), self.rank, self.K)
+            solved = np.linalg.solve(_ridged(square), right)
+            self.explained += float(np.einsum("omk,omk->", solved, right, dtype=np.float64))
+            self.D[start : start + len(P)] = solved.reshape(len(P), self.rank, self.K)
 
     def finish(self) -> None:
         """Nothing is left to do: the last sweep has solved for the taps."""

@@ -22,9 +22,9 @@ import numpy as np
 
 from ndpass.calibration.moments import WIDE, Moments
 from ndpass.conv import Array, Block, Chain, Conv, Sum
-from ndpass.passes.base import Decomposition, Setting, block_error, refuse_common
+from ndpass.passes.base import Decomposition, Setting, refuse_common
 from ndpass.passes.cost import cheapest_first
-from ndpass.passes.decoupling_fit import Factors, fit
+from ndpass.passes.decoupling_fit import Factors, fit, fit_error
 from ndpass.passes.eigen import right_directions, squared_singular_values
 
 FORMS = ("pw-dw", "dw-pw")
@@ -78,7 +78,7 @@ class NetworkDecoupling(Decomposition):
             return None
         if rank >= full_rank(conv, form):
             return moments.error(moments.best)
-        return block_error(conv, self.sketch(conv, setting, moments), moments)
+        return fit_error(conv.weight, moments, rank, form)
 
     def inner(self, conv: Conv) -> list[Setting]:
         """T from 1 to 3, for behind another pass more seldom saves MACs; in wide layers dw-pw only, as in `errors`."""

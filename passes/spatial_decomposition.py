@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy
@@ -33,6 +34,7 @@ from ndpass.conv import Array, Block, Chain, Conv
 from ndpass.passes.base import Decomposition, Setting, block_error, refuse_common
 from ndpass.passes.channel_decomposition import factors, ranks, spectrum
 from ndpass.passes.cost import cheapest_first
+from ndpass.passes.eigen import right_directions
 
 ORDERS = ("vh", "hv")
 SWEEPS = 2  # of step 3; measured: a third takes off half a per cent
@@ -89,7 +91,8 @@ class SpatialDecomposition(Decomposition):
         order, rank = str(setting["order"]), int(setting["rank"])
         if rank >= full_rank(conv, order):
             return self.rewrite(conv, setting, moments)
-        return assemble(conv, *_Fit(conv, moments, order).fit(rank, sweeps=0), order)
+        T, S = _Fit(conv, moments, order, moments.kind).fit(rank, sweeps=0)
+        return assemble(conv, T.astype(np.float64), S.astype(np.float64), order)
 
     def outline(self, conv: Conv, setting: Setting) -> Block:
         """From the shapes alone: the factors would take a singular value decomposition."""
@@ -169,33 +172,74 @@ def _weight_curve(conv: Conv, order: str) -> Array:
 
 
 def _curve(conv: Conv, moments: Moments, order: str, wanted: Sequence[int]) -> Array:
-    """Relative error of the response at rank 1, 2, … full after step 2; 0 at ranks above all that are wanted."""
+    """Relative error of the response at rank 1, 2, … full after step 2; 0 at ranks above all that are wanted.
+
+    All ranks come from one decomposition. Wide layers are handled in float32, which moves the errors by about 1e-5 of
+    the response; where that makes Cz indefinite, in float64.
+    """
     full = full_rank(conv, order)
     curve: Array = np.zeros(full)
     curve[-1] = moments.error(moments.best)
     below = max((d for d in wanted if d < full), default=0)
     if below and moments.energy > 0:
-        fit = _Fit(conv, moments, order)
-        Cz, Bz = fit.features(fit.start(below))
-        factor = scipy.linalg.cholesky(Cz, lower=True, check_finite=False)
-        rows = scipy.linalg.solve_triangular(factor, Bz.T, lower=True, check_finite=False)  # (below·k_j, n_o)
-        explained = np.einsum("qo,qo->q", rows, rows).reshape(below, -1).sum(axis=1).cumsum()
+        try:
+            explained = _explained(conv, moments, order, below, moments.kind)
+        except np.linalg.LinAlgError:
+            explained = _explained(conv, moments, order, below, np.float64)
         curve[:below] = (1 - explained / moments.energy).clip(0)
     return curve
 
 
-class _Fit:
-    """The moments with indices cut: C (m, k_j, k_j, m) as [a, j, j', a'], B and W* (n_o, m, k_j)."""
+def _explained(conv: Conv, moments: Moments, order: str, rank: int, kind: type[np.floating[Any]]) -> Array:
+    """What the features of rank 1, 2, …, `rank` explain of the responses' variance, (rank,)."""
+    fit = _Fit(conv, moments, order, kind)
+    T = fit.nested(rank)
+    Cz, Bz = fit.features(T)
+    factor = scipy.linalg.cholesky(Cz, lower=True, check_finite=False)
+    rows = scipy.linalg.solve_triangular(factor, Bz.T, lower=True, check_finite=False)  # (rank·k_j, n_o)
+    explained: Array = np.einsum("qo,qo->q", rows, rows, dtype=np.float64).reshape(rank, -1).sum(axis=1).cumsum()
+    return explained
 
-    def __init__(self, conv: Conv, moments: Moments, order: str) -> None:
+
+class _Cut:
+    """C with its indices cut, (m, k_j, k_j, m) as [a, j, j', a'], and what step 1 makes of it alone.
+
+    place (m, k_j): the position in the patch; L: C_a = LLᵀ; across: R, C_j = RRᵀ.
+    """
+
+    def __init__(self, conv: Conv, moments: Moments, order: str, kind: type[np.floating[Any]]) -> None:
         shape = (conv.n_i, *conv.kernel)
-        place = cut(np.arange(math.prod(shape), dtype=np.float64).reshape(1, *shape), order)[0].astype(np.intp)
-        self.m, self.k_j = place.shape
-        self.C = np.ascontiguousarray(moments.C[place[:, :, None, None], place.T])
-        self.B = moments.B[:, place]
-        self.best = moments.best[:, place]
-        self.C_a = np.einsum("ajjb->ab", self.C) / self.k_j
+        self.place = cut(np.arange(math.prod(shape), dtype=np.float64).reshape(1, *shape), order)[0].astype(np.intp)
+        m, k_j = self.place.shape
+        k = conv.kernel[split_axis(conv.kernel)]
+        split_C = moments.C.reshape(conv.n_i, k, -1, conv.n_i, k, self.place.size // (conv.n_i * k))
+        turned = split_C.transpose(*((0, 1, 2, 5, 3, 4) if order == "vh" else (0, 2, 1, 4, 3, 5)))
+        self.C = np.ascontiguousarray(turned, kind).reshape(m, k_j, k_j, m)
+        self.C_a = np.einsum("ajjb->ab", self.C) / k_j
         self.L = scipy.linalg.cholesky(self.C_a, lower=True, check_finite=False)
+
+    @cached_property
+    def across(self) -> Array:
+        inverse = scipy.linalg.cho_solve((self.L, True), np.eye(len(self.L), dtype=self.L.dtype), check_finite=False)
+        across: Array = np.linalg.cholesky(np.einsum("ajkb,ab->jk", self.C, inverse))
+        return across
+
+
+class _Fit:
+    """The moments with indices cut: C (m, k_j, k_j, m) as [a, j, j', a'], B and W* (n_o, m, k_j).
+
+    kind: float32 for estimates in wide layers.
+    """
+
+    def __init__(self, conv: Conv, moments: Moments, order: str, kind: type[np.floating[Any]] = np.float64) -> None:
+        def make() -> _Cut:
+            return _Cut(conv, moments, order, kind)
+
+        own = moments.derive(("sd", order), make) if kind is moments.kind else make()
+        self.m, self.k_j = own.place.shape
+        self.cut, self.C, self.L = own, own.C, own.L
+        self.B = moments.B[:, own.place].astype(kind, copy=False)
+        self.best = moments.best[:, own.place].astype(kind, copy=False)
 
     def fit(self, rank: int, sweeps: int = SWEEPS) -> tuple[Array, Array]:
         """T (d, m), S (n_o, d, k_j) by steps 1 to 3, the third `sweeps` times."""
@@ -208,11 +252,20 @@ class _Fit:
 
     def start(self, rank: int) -> Array:
         """T (d, m) of step 1; the rows of a lower rank are the first of a higher one."""
-        inverse = scipy.linalg.cho_solve((self.L, True), np.eye(self.m), check_finite=False)
-        R = np.linalg.cholesky(np.einsum("ajkb,ab->jk", self.C, inverse))
-        white = self.L.T @ (self.best @ R).transpose(1, 0, 2).reshape(self.m, -1)
-        subset = (self.m - rank, self.m - 1)
-        U = scipy.linalg.eigh(white @ white.T, subset_by_index=subset, check_finite=False)[1][:, ::-1]
+        white, subset = self._white(), (self.m - rank, self.m - 1)
+        return self._back(scipy.linalg.eigh(white @ white.T, subset_by_index=subset, check_finite=False)[1][:, ::-1])
+
+    def nested(self, rank: int) -> Array:
+        """As `start`, for many ranks: from all directions, of the smaller side where that is the outputs'."""
+        return self._back(right_directions(self._white().T[None])[1][0, :, :rank])
+
+    def _white(self) -> Array:
+        """Lᵀ W* R (m, n_o·k_j)."""
+        white: Array = self.L.T @ (self.best @ self.cut.across).transpose(1, 0, 2).reshape(self.m, -1)
+        return white
+
+    def _back(self, U: Array) -> Array:
+        """T = Uᵀ L⁻¹ (d, m)."""
         T: Array = scipy.linalg.solve_triangular(self.L, U, trans="T", lower=True, check_finite=False).T
         return T
 

@@ -19,7 +19,7 @@ from ndpass.conv import Block, Conv
 from ndpass.graph.graph import Site
 from ndpass.passes import Decomposition, Setting
 from ndpass.passes.base import block_error
-from ndpass.passes.compose import Settings, finished, leaf_moments, outline, sketched
+from ndpass.passes.compose import Settings, finished, first_leaf_moments, outline, sketched
 from ndpass.planning.candidate import Candidate
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def _errors_of_first_leaf(
     So nothing but the first pass is fitted as a whole.
     """
     leaf = first.rewrite(conv, at[first.name], moments).leaves()[0]
-    return last.errors(leaf, settings, leaf_moments(leaf, None, conv, moments))
+    return last.errors(leaf, settings, first_leaf_moments(leaf, conv, moments))
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

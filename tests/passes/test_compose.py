@@ -16,7 +16,7 @@ from ndpass.calibration.moments import Moments
 from ndpass.conv import Block, Chain, Conv, Sum
 from ndpass.passes import Decomposition, parse
 from ndpass.passes.base import block_error
-from ndpass.passes.compose import Settings, compose, leaf_moments, outline, refit, refusal
+from ndpass.passes.compose import Settings, compose, first_leaf_moments, leaf_moments, outline, refit, refusal
 
 F = NDArray[np.floating[Any]]
 
@@ -326,3 +326,20 @@ def test_a_matrix_product_is_split_by_those_that_can() -> None:
     result, _ = rewritten(model, lambda _: block)
     feed = feed_of(model)
     assert relative(run_ort(model, feed), run_ort(result, feed)) < EXACT
+
+
+@pytest.mark.parametrize("spec", ["cd", "sd"])
+def test_moments_for_estimates_are_those_of_the_first_leaf(spec: str) -> None:
+    """A leaf of the whole patch has no ridge of its own; the layer's prior is a thousand times as strong."""
+    conv = Conv(np.random.default_rng(1).standard_normal((6, 4, 3, 3)))
+    rows = np.random.default_rng(2).standard_normal((400, 36))
+    moments = Moments.of(rows, rows @ conv.matrix.T).shrunk(conv.matrix, 1e-4)
+    leaf = compose(rules(spec), conv, settings(spec, 3), moments).leaves()[0]
+    got, plain = first_leaf_moments(leaf, conv, moments), leaf_moments(leaf, None, conv, moments)
+    for name in ("C", "B", "g", "anchor"):
+        a, b = getattr(got, name), getattr(plain, name)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-8 * np.abs(b).max())
+    np.testing.assert_array_equal(got.best, leaf.matrix)
+    assert (got.C is moments.C) == (spec == "cd")
+    kernel = leaf.matrix + 0.1
+    assert got.error(kernel) == pytest.approx(plain.error(kernel), rel=1e-6)

@@ -19,7 +19,7 @@ from ndpass.calibration.reference import Calibration
 from ndpass.conv import Conv
 from ndpass.graph.graph import Graph, Site
 from ndpass.passes.base import block_error
-from ndpass.passes.decoupling_fit import fit, leading, roots
+from ndpass.passes.decoupling_fit import fit, fit_error, leading, roots
 from ndpass.passes.network_decoupling import FORMS, NetworkDecoupling, assemble, factors
 
 F = NDArray[np.floating[Any]]
@@ -276,3 +276,29 @@ def test_a_stem_is_never_worse_than_its_weights_factors() -> None:
     moments = calibration.moments(site, calibration.frontier(graph))
     plain, fitted = (NetworkDecoupling().rewrite(site.conv, {"rank": 1, "form": "pw-dw"}, m) for m in (None, moments))
     assert block_error(site.conv, fitted, moments) <= block_error(site.conv, plain, moments)
+
+
+@forms
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_error_read_off_the_last_solve_is_that_of_the_kernel(form: str, rank: int) -> None:
+    weight = weights()
+    moments = moments_of(weight, drift=0.2, noise=0.2).shrunk(weight, 1e-2)
+    kernel = kernel_of(weight, *fit(weight, moments, rank, form, sweeps=1), form)
+    assert fit_error(weight, moments, rank, form) == pytest.approx(moments.error(kernel), abs=1e-8)
+
+
+@forms
+def test_the_error_read_off_is_that_of_the_kernel_in_a_wide_layer_too(form: str) -> None:
+    """Float32 moves it by 1e-6 of the response at most."""
+    weight = weights(n_o=8, n_i=128, kernel=(3, 3))
+    moments = moments_of(weight, drift=0.2, noise=0.2).shrunk(weight, 1e-2)
+    assert moments.kind is np.float32
+    kernel = kernel_of(weight, *fit(weight, moments, 2, form, sweeps=1), form)
+    assert fit_error(weight, moments, 2, form) == pytest.approx(moments.error(kernel), abs=2e-6)
+
+
+@forms
+def test_a_layer_whose_responses_never_vary_has_no_error(form: str) -> None:
+    weight = weights()
+    moments = Moments.of(np.ones((30, N_I * K)), np.ones((30, N_O))).shrunk(np.zeros_like(weight), 1e-2)
+    assert fit_error(weight, moments, 1, form) == 0

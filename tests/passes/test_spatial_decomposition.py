@@ -15,7 +15,7 @@ from ndpass.conv import Conv
 from ndpass.errors import UsageError
 from ndpass.passes import SpatialDecomposition, parse
 from ndpass.passes.base import Setting, relative_error
-from ndpass.passes.spatial_decomposition import ORDERS, _Fit, assemble, full_rank
+from ndpass.passes.spatial_decomposition import ORDERS, _explained, _Fit, assemble, full_rank
 
 F: TypeAlias = NDArray[np.floating[Any]]
 ROUNDING = 1e-12  # squared relative error that float64 leaves where the product is exact
@@ -317,3 +317,53 @@ def test_tiny_and_huge_weights_lose_nothing(scale: float, order: str) -> None:
     (setting,) = SpatialDecomposition(rank="full", order=order).settings(conv)
     block = SpatialDecomposition().rewrite(conv, setting)
     assert relative_error(conv.weight, block.dense().weight) < ROUNDING
+
+
+@pytest.mark.parametrize("n_o", [4, 90])  # fewer rows n_o·k_j than n_i·k_a, and more
+@every_order
+def test_one_decomposition_gives_the_directions_of_every_rank(order: str, n_o: int) -> None:
+    weight = random_weight((n_o, 30, 3, 3))
+    conv, moments = Conv(weight), moments_of(weight, strength=1e-2)
+    fit = _Fit(conv, moments, order)
+    for rank in (1, 5, 12):
+        one, many = fit.start(rank), fit.nested(12)[:rank]
+        metric = fit.cut.C_a
+        aligned = np.abs(np.einsum("dm,mk,dk->d", one, metric, many))
+        np.testing.assert_allclose(aligned, np.ones(rank), atol=1e-6)  # up to their signs
+
+
+@every_order
+def test_wide_layers_are_estimated_in_float32_within_a_thousandth_of_the_error(order: str) -> None:
+    weight = random_weight((24, 128, 3, 3))  # 1,152 unknowns
+    conv, moments = Conv(weight), Moments.of(*samples(weight, count=2_000)).shrunk(weight, 1e-2)
+    assert moments.kind is np.float32
+    choices: list[Setting] = [{"rank": d, "order": order} for d in (1, 8, 24, 48)]
+    found = SpatialDecomposition().errors(conv, choices, moments)
+    plain = _explained(conv, moments, order, 48, np.float64)
+    wanted = [1 - plain[int(s["rank"]) - 1] / moments.energy for s in choices]
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+    sketch, fitted = SpatialDecomposition().sketch(conv, choices[1], moments), _Fit(conv, moments, order).fit(8, 0)
+    error = moments.error(assemble(conv, *fitted, order).dense().weight)
+    assert moments.error(sketch.dense().weight) == pytest.approx(error, rel=1e-3)
+
+
+@every_order
+def test_what_float32_makes_indefinite_is_estimated_in_float64(order: str) -> None:
+    """Patches of hardly any variance but in one direction, with a prior too weak for float32."""
+    weight = random_weight((4, 128, 3, 3))
+    n = weight[0].size
+    C = 1e-9 * np.eye(n) + np.ones((n, n))
+    B = weight.reshape(4, -1) @ C
+    g = np.einsum("on,on->o", B, weight.reshape(4, -1))
+    moments = Moments(100, np.zeros(n), np.zeros(4), C, B, g, weight.reshape(4, -1))
+    (error,) = SpatialDecomposition().errors(Conv(weight), [{"rank": 2, "order": order}], moments)
+    assert 0 <= error < 1e-6
+
+
+def test_moments_with_the_same_inputs_share_what_is_derived_from_them() -> None:
+    weight = random_weight((4, 3, 3, 3))
+    moments = moments_of(weight)
+    leaf = moments.of_leaf(weight[:2].reshape(2, -1))
+    assert _Fit(Conv(weight), moments, "vh").cut is _Fit(Conv(weight[:2]), leaf, "vh").cut
+    other = moments.shrunk(weight, 1.0)
+    assert _Fit(Conv(weight), moments, "vh").cut is not _Fit(Conv(weight), other, "vh").cut
