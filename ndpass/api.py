@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import onnx
 
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.errors import InputError, NdpassError, UsageError
+from ndpass.errors import InputError, NdpassError, UsageError, did_you_mean
 from ndpass.files import model_file, onnx_file
 from ndpass.files.output_paths import check_kind, check_outputs, default_output
 from ndpass.files.staging import staged
@@ -174,16 +174,40 @@ def convert_model(source: Any, **options: Any) -> ov.Model:
 
     source: what OpenVINO converts (path of a model, a torch.nn.Module with example_input, ...), an .xml or an ov.Model.
     options: those of `run`, as passes, calibration and a budget; all others are openvino.convert_model's own.
-    Raises as `run`, and InputError for what OpenVINO cannot convert.
+    Raises as `run`, UsageError for an option of neither, and InputError for what OpenVINO cannot convert.
     """
     import openvino as ov
 
-    ours = {key: options.pop(key) for key in inspect.signature(run).parameters if key in options}
+    own, theirs = _own_options(), inspect.signature(ov.convert_model).parameters
+    for name in options:
+        if name not in own and name not in theirs:
+            near = did_you_mean(name, [*own, *theirs])
+            raise UsageError(f"convert_model has no option {name}, and neither has openvino.convert_model{near}")
+    ours = {key: options.pop(key) for key in own if key in options}
     known = isinstance(source, ov.Model) or (isinstance(source, str | Path) and Path(source).suffix == model_file.IR)
     if known and options:
         raise UsageError(f"{', '.join(options)}: there is nothing to convert, the model is OpenVINO's already")
     model = source if known else _converted(source, options)
     return run(model, **ours).model
+
+
+def _own_options() -> dict[str, inspect.Parameter]:
+    """The keywords of `run`: all but the model."""
+    parameters = dict(inspect.signature(run).parameters)
+    del parameters["model"]
+    return parameters
+
+
+def _signature() -> inspect.Signature:
+    """What help and editors show of `convert_model`: the source, every option of `run`, and OpenVINO's own."""
+    kinds = inspect.Parameter
+    options = [parameter.replace(kind=kinds.KEYWORD_ONLY) for parameter in _own_options().values()]
+    last = kinds("conversion", kinds.VAR_KEYWORD, annotation="Any")
+    source = kinds("source", kinds.POSITIONAL_OR_KEYWORD, annotation="Any")
+    return inspect.Signature([source, *options, last], return_annotation="ov.Model")
+
+
+convert_model.__signature__ = _signature()  # type: ignore[attr-defined] # a function takes one, says `inspect`
 
 
 @contextmanager

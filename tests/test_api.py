@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -260,6 +261,47 @@ def test_what_cannot_be_done(folder: Path, arguments: dict[str, Any], error: typ
 
 
 # ------------------------------------------------------------------------------------------------------- convert_model
+
+
+def test_a_misspelt_option_of_convert_model_is_named(net: Path) -> None:
+    with pytest.raises(UsageError, match=r"no option passses, .*; did you mean 'passes'\?"):
+        package.convert_model(net, passses="nd")
+    with pytest.raises(UsageError, match=r"did you mean 'example_input'\?"):
+        package.convert_model(net, example_inputs=1)
+
+
+def test_convert_model_shows_every_option() -> None:
+    names = list(inspect.signature(package.convert_model).parameters)
+    assert names[0] == "source"
+    assert set(inspect.signature(package.run).parameters) - {"model"} < set(names)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"memory": "inf"}, "not infinite"),
+        ({"memory": "1XB"}, "write a size as 512MB or 4GB"),
+        ({"max_drop": "one"}, "--max-drop 'one' is not a number"),
+        ({"speedup": True}, "--speedup True is not a number"),
+        ({"max_error": 2}, "--max-error 2: a share of an output's variance lies between 0 and 1"),
+        ({"passes": []}, "give each pass once, and at least one"),
+        ({"passes": ["nd", "nd"]}, "give each pass once"),
+        ({"precision": "f64"}, "--precision f64: give f32, bf16, int8"),
+        ({"seed": -1}, "seed=-1: give a whole number from 0 on"),
+        ({"jobs": 1.5}, "jobs=1.5: give a whole number from 1 on"),
+        ({"samples": "many"}, "samples='many': give a whole number"),
+    ],
+)
+def test_values_that_make_no_sense_are_told_by_their_keyword(net: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as e:
+        package.run(net, **options)
+    assert words in str(e.value)
+
+
+def test_values_may_be_text_as_on_the_command_line(net: Path) -> None:
+    texts = package.run(net, ["cd", "nd"], macs="0.7", memory="1GB", threads="1", latency=False, ignore="a")
+    values = package.run(net, "cd,nd", macs=0.7, memory=10**9, threads=1, latency=False, ignore=["a"])
+    assert texts.model == values.model
 
 
 def test_convert_model_stands_where_openvinos_stood(net: Path) -> None:

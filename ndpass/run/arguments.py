@@ -23,7 +23,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PRECISIONS = ("f32", "bf16", "int8")
 BUDGETS: Mapping[str, tuple[str, Callable[[float], bool], str]] = {  # name -> law, whether a value keeps it, example
     "max_drop": ("points of the metric, above 0 and below 100", lambda x: 0 < x < 100, "1.0"),
-    "max_error": ("a share of an output's variance between 0 and 1", lambda x: 0 < x < 1, "0.05"),
+    "max_error": ("a share of an output's variance lies between 0 and 1", lambda x: 0 < x < 1, "0.05"),
     "speedup": ("times as fast, more than 1", lambda x: 1 < x < math.inf, "2"),
     "macs": ("a share lies between 0 and 1", lambda x: 0 < x <= 1, "0.6"),
     "energy": ("a share lies between 0 and 1", lambda x: 0 < x <= 1, "0.95"),
