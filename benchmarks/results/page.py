@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from benchmarks.networks import paper
-from benchmarks.results import rows, summary
+from benchmarks.results import real_table, rows, summary
 from benchmarks.results.pictures import named as picture_of
 from benchmarks.results.rows import FIRST_CPU, TIMED, Row, latest
 
@@ -110,7 +110,13 @@ def _template() -> Template:
     )
     environment.filters |= {"fixed": fixed, "span": span, "named": named, "quoted": quoted}
     environment.filters |= {"latest": latest, "median": median}
-    environment.globals |= {"summary": summary, "PAPER": paper.TIMES_FEWER, "DROPS": DROPS, "FIRST_CPU": FIRST_CPU}
+    environment.globals |= {
+        "summary": summary,
+        "real_table": real_table,
+        "PAPER": paper.TIMES_FEWER,
+        "DROPS": DROPS,
+        "FIRST_CPU": FIRST_CPU,
+    }
     return environment.get_template(TEMPLATE)
 
 

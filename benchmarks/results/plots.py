@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks.results import pictures, rows, time_plots
+from benchmarks.results import pictures, real_table, rows, time_plots
 from benchmarks.results.rows import Row, latest
 from benchmarks.results.summary import EXACT, FORMS, by, curves
 
@@ -100,6 +100,7 @@ DRAWN: dict[str, Callable[[Sequence[Row]], Any]] = {  # what a file's name begin
     "max_drop": time_plots.max_drop,
     "plans_timed": time_plots.plans_timed,
     "prediction": time_plots.prediction,
+    "real": real_table.drawn,
     "same_latency": time_plots.same_latency,
     "scaling": time_plots.scaling,
     "speed": time_plots.speed,
