@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class Clock:
-    """`with clock("plan"): ...` adds to the seconds of that stage; `seconds` has all stages and the total so far."""
+    """`with clock("plan"): ...` adds to the seconds of that stage; a stage inside another one stops the outer one.
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+    now: seconds since some moment.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._start = self._mark = now()
         self._stages: dict[str, float] = {}
+        self._open: list[str] = []
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._stages[stage] = self._stages.get(stage, 0.0) + time.perf_counter() - start
+        self._charge()
+        self._open.append(stage)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+
+    def _charge(self) -> None:
+        """The seconds since the last mark go to the innermost stage."""
+        now = self._now()
+        if self._open:
+            self._stages[self._open[-1]] = self._stages.get(self._open[-1], 0.0) + now - self._mark
+        self._mark = now
 
     @property
     def seconds(self) -> dict[str, float]:
         """Stage -> seconds, and `total` since the clock was made."""
-        return {**self._stages, "total": time.perf_counter() - self._start}
+        return {**self._stages, "total": self._now() - self._start}

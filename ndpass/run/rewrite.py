@@ -51,7 +51,7 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     warnings: Sequence[str] = ()
     if job.options.budget.in_milliseconds and job.options.plan is None and opened.sites:
         with clock("plan"):
-            tuned = _tuned(job, calibration, checkpoint, listen)
+            tuned = _tuned(job, calibration, checkpoint, clock, listen)
         graph, layers, warnings = tuned.graph, tuned.layers, tuned.warnings
     else:
         graph, layers = opened.graph, _planned(job, opened, calibration, checkpoint, clock, listen)
@@ -136,7 +136,9 @@ def _plan(
     return plan
 
 
-def _tuned(job: Job, calibration: Calibration | None, checkpoint: Checkpoint | None, listen: Listener) -> Tuned:
+def _tuned(
+    job: Job, calibration: Calibration | None, checkpoint: Checkpoint | None, clock: Clock, listen: Listener
+) -> Tuned:
     """Plans that are timed, and fitted until the metric has no more room; with what the user should know of them."""
     options = job.options
 
@@ -148,4 +150,4 @@ def _tuned(job: Job, calibration: Calibration | None, checkpoint: Checkpoint | N
 
     network = Network(job.open, options.passes, calibration)
     latencies = Latencies(options.target.machine(job.target), options.effort.cache)
-    return Tuner(network, latencies, loss, checkpoint, listen, options.effort.jobs).run(options.budget)
+    return Tuner(network, latencies, loss, checkpoint, listen, options.effort.jobs, clock).run(options.budget)

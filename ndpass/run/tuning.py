@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ndpass.calibration.reference import Calibration
@@ -30,6 +30,7 @@ from ndpass.report import Layer
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.packing import pack_candidate, pack_plan, unpack_plan
 from ndpass.rewriting.rewriter import Rewriter
+from ndpass.run.clock import Clock
 from ndpass.run.job import Open, Opened
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Tuned:
 @dataclass(frozen=True)
 class Tuner:
     """latencies: what blocks take on the machine; loss: what the budget counts of the rewritten graph on the validation
-    data, in points; jobs: layers that are planned side by side."""
+    data, in points; jobs: layers that are planned side by side; clock: what counts the seconds of fits."""
 
     network: Network
     latencies: Latencies
@@ -70,6 +71,7 @@ class Tuner:
     checkpoint: Checkpoint | None
     listen: Listener
     jobs: int = 1
+    clock: Clock = field(default_factory=Clock)
 
     def run(self, budget: Budget) -> Tuned:
         """The graph within the budget, which is in milliseconds. Raises BudgetError where there is none."""
@@ -150,17 +152,19 @@ class Tuner:
         if known is not None:
             return float(known), lambda: self._build(timed.plan, number, stage)
         graph, layers = self._build(timed.plan, number, stage)
-        drop = self.loss(graph)
+        with self.clock("verify"):
+            drop = self.loss(graph)
         if part:
             part.write("drop.json", drop)
         return drop, lambda: (graph, layers)
 
     def _build(self, plan: Mapping[str, Choice], number: int, stage: str) -> Rewritten:
-        opened = self.network.open()
-        rewriter = Rewriter(opened.graph, self.network.passes, self.network.calibration, self._part(number))
-        layers = rewriter.rewrite(opened.found, opened.sites, plan, lambda _, i, n: self.listen(stage, i, n))
-        opened.graph.tidy()
-        return opened.graph, layers
+        with self.clock("rewrite"):
+            opened = self.network.open()
+            rewriter = Rewriter(opened.graph, self.network.passes, self.network.calibration, self._part(number))
+            layers = rewriter.rewrite(opened.found, opened.sites, plan, lambda _, i, n: self.listen(stage, i, n))
+            opened.graph.tidy()
+            return opened.graph, layers
 
 
 def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTable) -> list[Layer]:
