@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.errors import InputError
+from ndpass.files.model_path import check_data_path
 
 
 def load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -20,6 +21,7 @@ def load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """
     if not path.exists():
         raise InputError(f"{path}: data must exist; there is no such file or folder; check the path")
+    check_data_path(path)
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"{path}: data are a folder of images, .npz or .npy; this is neither; convert it")
     try:

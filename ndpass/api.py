@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import onnx
 
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.errors import InputError, NdpassError, UsageError, did_you_mean
+from ndpass.errors import NdpassError, UsageError, did_you_mean
 from ndpass.files import model_file, onnx_file
+from ndpass.files.model_path import check_exported
 from ndpass.files.output_paths import check_kind, check_outputs, default_output
 from ndpass.files.staging import staged
 from ndpass.listener import Listener
@@ -149,7 +150,8 @@ def run(
             output=Output(int8=int8, save_plan=saved),
             effort=Effort(memory=parse_bytes(memory), jobs=whole("jobs", jobs), cache=cache_folder(), latency=latency),
         )
-        with _known_as(source, "the model in memory" if source.parent == folder else None):
+        names = {source: "the model in memory", output: "the rewritten model", folder / "given.json": "the plan"}
+        with _known_as({path: text for path, text in names.items() if path.parent == folder}):
             report = pipeline.run(source, output, options, progress)
         inputs = tuple(Path(p) for p in (model, calibration, validation, plan) if isinstance(p, str | Path))
         return Result(_load(output), report, PlanFile.read(saved), inputs)
@@ -211,14 +213,17 @@ convert_model.__signature__ = _signature()  # type: ignore[attr-defined] # a fun
 
 
 @contextmanager
-def _known_as(path: Path, name: str | None) -> Iterator[None]:
-    """Puts what the caller knows in the place of a path that nobody has given."""
+def _known_as(names: Mapping[Path, str]) -> Iterator[None]:
+    """Put what the caller knows in the place of paths that nobody has given: path -> what to call it."""
     try:
         yield
     except NdpassError as e:
-        if name is None or str(path) not in str(e):
+        text = str(e)
+        for path, name in names.items():
+            text = text.replace(str(path), name)
+        if text == str(e):
             raise
-        raise type(e)(str(e).replace(str(path), name)) from e
+        raise type(e)(text) from e
 
 
 def _converted(source: Any, conversion: dict[str, Any]) -> ov.Model:
@@ -229,10 +234,10 @@ def _converted(source: Any, conversion: dict[str, Any]) -> ov.Model:
 
     if isinstance(source, str | Path):
         path = Path(source)
-        if not path.exists():
-            raise InputError(f"{path}: no such file")
         if path.suffix == ".onnx":
             onnx_file.read(path)
+        elif not path.is_dir():  # a folder may be a TensorFlow model
+            check_exported(path)
     what = source if isinstance(source, str | Path) else f"the {type(source).__name__}"
     with blaming(f"{what}: OpenVINO cannot convert it"):
         return ov.convert_model(source, **conversion)

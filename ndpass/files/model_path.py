@@ -27,8 +27,7 @@ def check_model_path(path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder: name the model in it{_models_in(path)}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file{_close_to(path)}")
+    check_exported(path)
     ending = path.suffix.lower()
     if ending in ARRAYS or ending in IMAGES:
         kind = "an array file" if ending in ARRAYS else "an image"
@@ -37,11 +36,23 @@ def check_model_path(path: Path) -> None:
         raise InputError(f"{path} holds only the weights of an OpenVINO IR: give {path.with_suffix(IR)}")
     if ending in OTHERS:
         raise InputError(f"{path} is {OTHERS[ending].format(stem=path.stem)}")
-    if ending in PYTORCH or _is_pytorch(path):
+
+
+def check_exported(path: Path) -> None:
+    """Raise InputError for a file that is missing, and for a network that was saved by PyTorch and not exported."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file{_close_to(path)}")
+    if path.suffix.lower() in PYTORCH or _is_pytorch(path):
         raise InputError(
             f"{path} is a PyTorch file: load the network in Python and export it with "
             f'torch.onnx.export(network.eval(), torch.zeros(1, 3, 224, 224), "{path.stem}.onnx")'
         )
+
+
+def check_data_path(path: Path) -> None:
+    """Raise InputError for a model in the place of data."""
+    if path.suffix.lower() in (*MODELS, *PYTORCH):
+        raise InputError(f"{path} is a model, no data: the model comes first, data as --calibration or --validation")
 
 
 def _is_pytorch(path: Path) -> bool:

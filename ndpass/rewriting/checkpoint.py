@@ -25,10 +25,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import Data
-from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.conv import Block
-from ndpass.errors import UsageError, reading, writing
+from ndpass.errors import UsageError, writing
 from ndpass.files.output_paths import resume_folder
 from ndpass.files.staging import write_bytes, write_text
 from ndpass.planning.candidate import Candidate, Choice
@@ -39,7 +37,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TRIES = 3  # to get the lock of a folder that another run is just leaving
-BATCH = 32  # samples that are hashed at once
 
 
 @dataclass(frozen=True)
@@ -210,35 +207,3 @@ class Checkpoint:
 def _file_name(layer: str) -> str:
     """A file name for a layer, whose own name may hold any character."""
     return f"{hashlib.blake2b(layer.encode(), digest_size=8).hexdigest()}.json"
-
-
-def digest_file(*paths: Path) -> str:
-    """Hash of the contents of files, in their order. Raises InputError for one that cannot be read."""
-    found = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        with reading(path), path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                found.update(chunk)
-    return found.hexdigest()
-
-
-def digest_data(data: Data) -> str:
-    """Hash of all samples as the model gets them."""
-    found = hashlib.blake2b(digest_size=16)
-    for feed in data.batches():
-        _add(found, feed)
-    return found.hexdigest()
-
-
-def digest_labelled(feeds: Feeds) -> str:
-    """Hash of all samples as the model gets them and of their labels: all that a metric on them depends on."""
-    found = hashlib.blake2b(digest_size=16)
-    for feed in feeds.batches(BATCH):
-        _add(found, feed)
-    found.update(b"" if feeds.labels is None else b"labels" + np.ascontiguousarray(feeds.labels).tobytes())
-    return found.hexdigest()
-
-
-def _add(found: hashlib.blake2b, feed: Feed) -> None:
-    for name in sorted(feed):
-        found.update(np.ascontiguousarray(feed[name]).tobytes())

@@ -24,7 +24,7 @@ from ndpass.listener import Listener
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
-from ndpass.rewriting.checkpoint import digest_data, digest_file, digest_labelled
+from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
 from ndpass.run.arguments import Opener, height_width
 from ndpass.run.judge import Judge, OwnMetric
 from ndpass.run.options import Options

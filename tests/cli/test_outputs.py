@@ -95,6 +95,27 @@ def test_a_folder_that_is_missing_is_told_before_anything_is_computed(
     assert contents(folder) == before
 
 
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+sys.argv = ["ndpass", *{args!r}]
+from ndpass.cli.app import main
+main()
+"""
+
+
+@pytest.mark.usefixtures("net")
+def test_a_report_that_is_too_large_for_the_disk_names_itself_and_leaves_the_older_one(folder: Path) -> None:
+    """No file may grow beyond 100 bytes, which the kernel enforces where no small disk can be mounted."""
+    Path("r.json").write_text("older")
+    before = contents(folder)
+    script = LIMITED.format(args=("inspect", "net.onnx", "--json", "r.json"))
+    done = subprocess.run([sys.executable, "-B", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (USAGE, "ndpass: r.json: cannot be written: File too large\n")
+    assert contents(folder) == before
+    assert sorted(p.name for p in folder.iterdir()) == ["net.onnx", "r.json"]
+
+
 # ---------------------------------------------------------------------------------------------------------- interrupts
 
 INTERRUPTED_AT = """

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Command, assert_refused
 
+import ndpass
+from ndpass.calibration.archives import load_arrays
 from ndpass.errors import InputError
 from ndpass.files.model_path import check_model_path
 
@@ -75,6 +77,19 @@ def test_a_model_passes() -> None:
     check_model_path(Path("m.onnx"))
 
 
+def test_a_model_in_the_place_of_data() -> None:
+    Path("m.onnx").touch()
+    with pytest.raises(InputError, match=r"m\.onnx is a model, no data: the model comes first"):
+        load_arrays(Path("m.onnx"))
+
+
+def test_a_pytorch_file_is_told_in_python_too() -> None:
+    torch_archive(Path("net.pt"))
+    for call in (ndpass.run, ndpass.convert_model):
+        with pytest.raises(InputError, match=r"net\.pt is a PyTorch file.*torch\.onnx\.export"):
+            call("net.pt")
+
+
 COMMANDS = {
     "run": ("run", "net.pt", "-q"),
     "inspect": ("inspect", "net.pt"),
@@ -85,7 +100,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("which", COMMANDS)
-def test_every_command_says_so(which: str, ndpass: Command) -> None:
+def test_every_command_says_so(which: str, request: pytest.FixtureRequest) -> None:
     Path("net.pt").touch()
     Path("data.npy").touch()
-    assert_refused(ndpass(*COMMANDS[which]), 3, "net.pt is a PyTorch file", "torch.onnx.export")
+    command: Command = request.getfixturevalue("ndpass")
+    assert_refused(command(*COMMANDS[which]), 3, "net.pt is a PyTorch file", "torch.onnx.export")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from models import ROOT
 
 from ndpass.measuring.openvino_core import shared_core
 
@@ -40,3 +42,12 @@ def test_a_signal_is_handled_after_models_were_let_go() -> None:
 
 def test_there_is_one_core() -> None:
     assert shared_core() is shared_core()
+
+
+def test_nothing_loads_the_plugin_into_a_core_of_its_own() -> None:
+    """Reading a model takes no plugin, compiling it and asking for a device do."""
+    used = re.compile(r"\bCore\(\)\s*\.\s*(?!read_model)\w+|=\s*(ov|openvino)\.Core\(\)(?!\.)")
+    sources = [path for folder in ("ndpass", "passes", "calibration") for path in (ROOT / folder).rglob("*.py")]
+    found = [f"{path.relative_to(ROOT)}: {hit[0]}" for path in sources for hit in used.finditer(path.read_text())]
+    assert len(sources) > 100
+    assert found == []

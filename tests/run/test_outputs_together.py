@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from models import changed_options, run_options
 
 import ndpass
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.reference import Calibration
-from ndpass.errors import OutputError, UsageError
+from ndpass.errors import InputError, OutputError, UsageError
 from ndpass.passes import parse
 from ndpass.planning.candidate import Budget
 from ndpass.report import Report
@@ -61,6 +62,18 @@ def test_none_of_them_appears_where_one_cannot_be_put_in_place(blocked: str, old
     assert left.pop("served", b"in the way") == b"in the way"
     assert left == before
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def test_data_that_cannot_be_read_are_blamed_and_not_the_output(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^gone\.npy: cannot be read: No such file"):
+        pipeline.run(digits.model_path(), Path("out.onnx"), options(validation=lambda _: Path("gone.npy").read_bytes()))
+    assert not list(folder.iterdir())
+
+
+def test_what_is_written_on_the_way_has_a_name_that_the_caller_knows() -> None:
+    model = onnx.load(digits.model_path())
+    with pytest.raises(InputError, match=r"^the model in memory: nothing to rewrite"):
+        ndpass.run(model, "nd:rank=2", ignore="re:.*")
 
 
 def test_an_output_that_is_an_input_is_refused_from_python_too(net: Path, folder: Path) -> None:
