@@ -23,19 +23,20 @@ def listen_for_signals() -> None:
 
 
 @contextmanager
-def truth_when_interrupted(output: Path) -> Iterator[None]:
+def truth_when_interrupted(output: Path, resume: bool) -> Iterator[None]:
     """Have an Interrupted of the block say whether the model was written, and how to go on where it was not.
 
-    output: where the model goes. All outputs appear together, so the model stands for all of them.
+    output: where the model goes. All outputs appear together, so the model stands for all of them. resume: whether the
+    run goes on with what an earlier one has left; otherwise only what it leaves itself counts.
     """
-    before = _stamp(output)
+    begun = resume_folder(output) / "run.json"
+    before, earlier = _stamp(output), None if resume else _stamp(begun)
     try:
         yield
     except Interrupted as e:
         if _stamp(output) != before:
             raise Interrupted(f"after {output} was written, verified and whole") from e
-        kept = resume_folder(output)
-        rest = f"; {kept} keeps what was done: go on with --resume" if (kept / "run.json").exists() else ""
+        rest = f"; {begun.parent} keeps what was done: go on with --resume" if _stamp(begun) != earlier else ""
         raise Interrupted(f"no model was written{rest}") from e
 
 

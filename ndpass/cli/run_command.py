@@ -247,7 +247,7 @@ def run(
     check_kind(output, from_ir=model.suffix == IR, int8=int8)
     read = (model, calibration, validation, plan)
     check_outputs(read, {"--json": json, "--save-plan": save_plan}, output, model_server)
-    with truth_when_interrupted(output):
+    with truth_when_interrupted(output, resume):
         _execute(model, output, options, quiet)
 
 

@@ -1,4 +1,4 @@
-"""A model's public face: names, types and shapes of its inputs and outputs."""
+"""The interface of a model: names, types and shapes of its inputs and outputs."""
 
 from __future__ import annotations
 

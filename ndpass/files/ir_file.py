@@ -1,4 +1,4 @@
-"""OpenVINO IR, an .xml with its weights in the .bin beside it, from and to disk."""
+"""OpenVINO IR from and to disk: an .xml, and its weights in the .bin beside it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _declared(path: Path) -> tuple[int, int]:
 
 
 def _check_finite(model: ov.Model, path: Path) -> None:
-    """As `convert.check_finite` for ONNX: no NaN, and no infinity where it is a layer's weight."""
+    """Raise InputError naming the first constant that holds NaN, or an infinity where it is a layer's weight."""
     for op in model.get_ops():
         value = constant_value(op) if name_of(op.output(0)) in ("f16", "f32", "f64") else None
         if value is None or value.dtype.kind != "f" or np.isfinite(value).all():

@@ -14,7 +14,7 @@ from ndpass.files.interface import Interface, interface, ov_interface
 from ndpass.files.model_path import check_model_path
 from ndpass.files.staging import Staged
 from ndpass.files.weight_files import IR as IR
-from ndpass.files.weight_files import check_beside, data_file
+from ndpass.files.weight_files import ONNX, check_beside, data_file
 from ndpass.graph.graph import Graph
 from ndpass.graph.shapes import Shape
 
@@ -22,8 +22,8 @@ from ndpass.graph.shapes import Shape
 class Opened(NamedTuple):
     """A model that was read.
 
-    beside: files that hold its weights; interface: what the rewritten one must have too; compared: the tensors that
-    both are compared by, None for their outputs.
+    beside: files that hold its weights. interface: the inputs and outputs that the rewritten model must have, too.
+    compared: the tensors by which both are compared, None for their outputs.
     """
 
     graph: Graph
@@ -33,7 +33,10 @@ class Opened(NamedTuple):
 
 
 def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
-    """Read .xml as OpenVINO IR, anything else as ONNX. sizes: as of `Graph`. Raises InputError."""
+    """Read .xml as OpenVINO IR, anything else as ONNX.
+
+    sizes: input name -> shape, where the model leaves axes open. Raises InputError.
+    """
     check_model_path(path)
     if path.suffix != IR:
         proto, beside = onnx_file.read(path)
@@ -53,9 +56,9 @@ def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
 
 
 def write(model: Any, stage: Staged, as_external: bool) -> Path:
-    """Write what `Graph.to_model` gave; the path that it can be read from.
+    """Write what `Graph.to_model` gave and return the path that it can be read from.
 
-    From ONNX it is ONNX, whatever the stage is for (`Staged.finish` makes IR of it). Raises OutputError.
+    An ONNX model is written as ONNX, whatever the stage is for: `Staged.finish` makes IR of it. Raises OutputError.
     """
     if isinstance(model, onnx.ModelProto):
         onnx_file.save(model, stage.onnx, as_external)
@@ -74,5 +77,5 @@ def check_model(path: Path) -> None:
     check_model_path(path)
     if path.suffix == IR:
         check_beside(path, data_file(path))
-    else:
+    elif path.suffix == ONNX:  # a runtime may read other kinds too
         onnx_file.check_external_data(path)

@@ -14,7 +14,6 @@ IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 OTHERS = {
     ".h5": "a Keras model: convert it with tf2onnx, python -m tf2onnx.convert --keras",
     ".keras": "a Keras model: export it with model.export('{stem}.onnx', format='onnx')",
-    ".tflite": "a TensorFlow Lite model: openvino.convert_model reads it, save that as {stem}.xml",
     ".engine": "a TensorRT engine, which cannot be rewritten: give the ONNX model that it was built from",
     ".ort": "a model optimised for onnxruntime: give the ONNX model that it was made from",
 }

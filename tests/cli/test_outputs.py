@@ -166,6 +166,13 @@ def test_an_interrupt_while_the_model_server_s_copy_is_made_finds_none_of_them(n
     assert sorted(p.name for p in folder.iterdir()) == sorted(before)
 
 
+def test_what_an_earlier_run_has_left_is_not_offered_to_go_on_with(net: Path) -> None:
+    Path(".out.onnx.resume").mkdir()
+    Path(".out.onnx.resume/run.json").write_text("{}")
+    done = interrupted("os.chmod", 0, "1", ("run", str(net), *RUN[1:]))
+    assert done.err == "ndpass: interrupted, no model was written\n"
+
+
 @pytest.mark.usefixtures("data")
 def test_an_interrupted_calibrated_run_says_how_to_go_on(folder: Path) -> None:
     model = str(digits.model_path())
