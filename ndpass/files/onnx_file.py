@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx.external_data_helper import (
-    ExternalDataInfo,
     load_external_data_for_model,
     set_external_data,
-    uses_external_data,
 )
 
 from ndpass.errors import InputError, writing
+from ndpass.files.external_data import data_files, tensors_of
 from ndpass.files.model_path import check_model_path
 from ndpass.files.weight_files import check_beside, data_file
 from ndpass.graph.node_order import sort_nodes
@@ -80,40 +77,15 @@ def _why(e: Exception) -> str:
     return f"not a valid ONNX model: {text[:300]}"
 
 
-def data_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
-    """The files that hold the tensors of a model in `folder` whose external data were not loaded."""
-    nodes = [node for function in model.functions for node in function.node]
-    tensors = itertools.chain(_tensors(model.graph), _tensors_of(nodes))
-    places = (ExternalDataInfo(t).location for _, t in tensors if uses_external_data(t))
-    return [folder / place for place in dict.fromkeys(places)]
-
-
 def check_finite(model: onnx.ModelProto, name: str) -> None:
     """Raise InputError naming the first tensor that holds NaN, or an infinity where it is a layer's weight.
 
     Masks and bounds, such as those of a Clip, may be infinite.
     """
     weights = weights_of(model.graph)
-    for place, tensor in _tensors(model.graph):
+    for place, tensor in tensors_of(model.graph):
         if tensor.data_type in FLOATS and not _finite(onnx.numpy_helper.to_array(tensor), place in weights):
             raise InputError(f"{name}: weights '{place}' hold NaN or infinite values: export the model again")
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Initializers and the values in attributes, with the names that they go by; in inner graphs too."""
-    yield from ((t.name, t) for t in graph.initializer)
-    for sparse in graph.sparse_initializer:
-        yield from ((sparse.values.name, t) for t in (sparse.values, sparse.indices))
-    yield from _tensors_of(graph.node)
-
-
-def _tensors_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, onnx.TensorProto]]:
-    for node in nodes:
-        for attribute in node.attribute:
-            tensors = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
-            yield from ((node.output[0], tensor) for tensor in tensors)
-            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _tensors(graph)
 
 
 def _finite(array: NDArray[np.floating], weight: bool) -> bool:

@@ -25,7 +25,7 @@ def weight_files(path: Path) -> list[Path]:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from ndpass.files.onnx_file import data_files
+    from ndpass.files.external_data import data_files
 
     try:
         model = onnx.load(path, load_external_data=False)

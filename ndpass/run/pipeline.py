@@ -20,8 +20,7 @@ from ndpass.rewriting.relu_refit import check_data
 from ndpass.run.clock import Clock
 from ndpass.run.job import Job, read
 from ndpass.run.options import Options
-from ndpass.run.plan_file import plan_of
-from ndpass.run.result import Result, report_of
+from ndpass.run.result import Result, plan_of, report_of
 from ndpass.run.rewrite import Rewritten, rewritten
 from ndpass.run.verify import verdict
 

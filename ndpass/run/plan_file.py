@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -18,11 +17,7 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.passes import Pass, Setting, parse
 from ndpass.planning.candidate import Candidate, Choice
 from ndpass.planning.candidates import block_of, channel_group
-from ndpass.report import Layer
 from ndpass.version import VERSION
-
-if TYPE_CHECKING:
-    from ndpass.run.job import Job
 
 KEPT = "kept by the plan"
 
@@ -100,22 +95,3 @@ def _check(rule: Pass, site: Site, setting: Setting) -> None:
     needed = {key for one in rule.settings(site.outline)[:1] for key in one}
     if missing := needed - set(setting):
         raise InputError(f"the plan's layer '{site.name}': pass '{rule.name}' lacks {', '.join(sorted(missing))}")
-
-
-def plan_of(layers: Sequence[Layer], job: Job) -> PlanFile:
-    """The plan that has led to these layers."""
-    target = job.target
-    return PlanFile.model_validate(
-        {
-            "model": job.digest,
-            "passes": [p.name for p in job.options.passes],
-            "budget": job.options.budget.to_json(),
-            "target": {
-                "device": target.device,
-                "precision": target.precision,
-                "threads": target.threads,
-                "batch": target.batch,
-            },
-            "layers": {layer.name: layer.setting for layer in layers},
-        }
-    )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ndpass.measuring.environment import environment, peak_memory_bytes
 from ndpass.measuring.evaluate import Agreement, Evaluation
 from ndpass.measuring.output_errors import flat
-from ndpass.report import Machine, MetricChange, ModelSize, Report, Seconds, Verified
+from ndpass.report import Layer, Machine, MetricChange, ModelSize, Report, Seconds, Verified
 from ndpass.run.job import Job
 from ndpass.run.rewrite import Rewritten
 from ndpass.run.verify import Verdict
 from ndpass.version import VERSION
+
+if TYPE_CHECKING:
+    from ndpass.run.job import Job
+from ndpass.run.plan_file import PlanFile
 
 
 @dataclass(frozen=True)
@@ -91,4 +96,23 @@ def _row(agreement: Agreement) -> Verified:
         kl=agreement.kl,
         worst_output=agreement.worst_output,
         outputs={**flat(agreement.outputs)},
+    )
+
+
+def plan_of(layers: Sequence[Layer], job: Job) -> PlanFile:
+    """The plan that has led to these layers."""
+    target = job.target
+    return PlanFile.model_validate(
+        {
+            "model": job.digest,
+            "passes": [p.name for p in job.options.passes],
+            "budget": job.options.budget.to_json(),
+            "target": {
+                "device": target.device,
+                "precision": target.precision,
+                "threads": target.threads,
+                "batch": target.batch,
+            },
+            "layers": {layer.name: layer.setting for layer in layers},
+        }
     )
