@@ -7,6 +7,7 @@
 | Gemm, MatMul | elements of the output × length of the inner axis |
 | LSTM, GRU, RNN | steps × samples × elements of the input weights and of the recurrent weights, both directions |
 | Einsum | product of the lengths of all axes that its equation names |
+| ScaledDotProductAttention | queries × keys × (elements of a query and of a value) |
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import onnx_graphsurgeon as gs
 Shape = tuple[int, ...]
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RECURRENT = ("LSTM", "GRU", "RNN")
-WEIGHTED = (*PRODUCTS, *RECURRENT, "DeformConv", "Einsum")
+ATTENTION = "ScaledDotProductAttention"  # two products in one operator, as OpenVINO fuses them
+WEIGHTED = (*PRODUCTS, *RECURRENT, "DeformConv", "Einsum", ATTENTION)
 
 
 def count_macs(graph: gs.Graph, shapes: Mapping[str, Shape]) -> int:
@@ -34,6 +36,9 @@ def node_macs(node: gs.Node, shapes: Mapping[str, Shape]) -> int | None:
     if node.op == "Einsum":
         return _einsum(node, shapes)
     x, w = (shapes.get(t.name) for t in node.inputs[:2])
+    if node.op == ATTENTION:
+        v = shapes.get(node.inputs[2].name)
+        return None if x is None or w is None or v is None else math.prod(x[:-1]) * w[-2] * (x[-1] + v[-1])
     if node.op in RECURRENT:
         recurrent = shapes.get(node.inputs[2].name)
         if x is None or w is None or recurrent is None:
@@ -46,7 +51,7 @@ def node_macs(node: gs.Node, shapes: Mapping[str, Shape]) -> int | None:
         return math.prod(out) * math.prod(w[1:])
     if node.op == "ConvTranspose":
         return math.prod(x) * math.prod(w[1:])
-    inner = x[0] if node.op == "Gemm" and node.attrs.get("transA", 0) else x[-1]
+    inner = x[-2] if node.op == "Gemm" and node.attrs.get("transA", 0) else x[-1]
     return math.prod(out) * inner
 
 

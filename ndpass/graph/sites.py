@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from ndpass.conv import Array, Block, Conv
 from ndpass.graph.constants import is_weight, values
-from ndpass.graph.macs import RECURRENT, node_macs
+from ndpass.graph.macs import ATTENTION, RECURRENT, node_macs
 from ndpass.graph.normalise import explicit_pads
 from ndpass.graph.shapes import Shape
 
@@ -20,6 +20,7 @@ NO_PASS = {
     "ConvTranspose": "transposed convolution",
     "DeformConv": "deformable convolution: no pass rewrites it",
     "Einsum": "Einsum: no pass rewrites it",
+    ATTENTION: "no weights of its own",
     **{op: f"recurrent layer ({op}): no pass rewrites it" for op in RECURRENT},
 }
 

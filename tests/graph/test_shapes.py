@@ -8,6 +8,7 @@ import openvino as ov
 import pytest
 from models import network, normal
 from numpy.typing import NDArray
+from openvino import opset13 as ops
 
 from ndpass.conv import Chain, Conv
 from ndpass.errors import InputError
@@ -100,6 +101,18 @@ def test_layers_that_no_pass_rewrites_are_listed_with_shape_macs_and_reason(name
         assert isinstance(row, Skipped)
         assert (row.shape, row.macs) == (weights["W"].shape, macs)
         assert row.reason
+
+
+def test_a_matrix_product_with_a_transposed_input_of_three_axes() -> None:
+    x = ops.parameter([2, 8, 3], np.float32)
+    model = ov.Model([ops.matmul(x, normal(8, 5), True, False)], [x])
+    assert OvGraph(model).macs() == 2 * 3 * 8 * 5
+
+
+def test_attention_in_one_operator_is_counted_as_its_two_products() -> None:
+    q, k, v = (ops.parameter([2, 4, n, 8], np.float32) for n in (5, 7, 7))
+    model = ov.Model([ops.scaled_dot_product_attention(q, k, v)], [q, k, v])
+    assert OvGraph(model).macs() == 2 * 4 * (5 * 7 * 8 + 5 * 7 * 8)
 
 
 RECOGNISER = """(float[n,3,32,w] x) => (float[p,40] y) {
