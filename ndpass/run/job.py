@@ -190,18 +190,20 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
     import openvino
 
     options, data, threads = job.options, job.options.data, job.options.target.threads
-    timed, measured = options.budget.in_milliseconds, options.budget.kind == "max_drop" and options.plan is None
+    budget = options.budget
+    timed, measured = budget.in_milliseconds or budget.faster, budget.kind in LOSSES and options.plan is None
     return {
         "ndpass": VERSION,
         "openvino": openvino.__version__,
         "model": job.digest,
         "data": digest_data(calibration.data),
         "passes": ",".join(f"{p.name}{sorted(p.pinned.items())}" for p in options.passes),
-        "budget": str(options.budget.to_json()),
+        "budget": f"{budget.to_json()}{', only faster layers' if budget.faster else ''}",
         "plan": digest_file(options.plan) if options.plan else "",
         "validation": digest_labelled(job.measured) if measured else "",
         "target": ", ".join(f"{key} {value}" for key, value in job.target.environment().items()) if timed else "",
         "ignore": str(sorted(options.ignore)),
+        "size": str(data.size or ""),
         "options": f"seed {data.seed}, threads {threads}, memory {options.effort.memory}",
         "metric": _metric_text(options.metric) if measured else "",
         "int8": f"by NNCF {version('nncf')}" if options.output.int8 else "",

@@ -151,6 +151,12 @@ def test_a_metric_whose_file_has_changed_makes_another_run(monkeypatch: pytest.M
     assert [name for name in before if before[name] != after[name]] == ["metric"]
 
 
+def test_validation_data_matter_for_the_largest_error_too() -> None:
+    budget = Budget("max_error", 0.1)
+    before, after = prints(budget=budget), prints(budget=budget, validation=other_validation(15))
+    assert [name for name in before if before[name] != after[name]] == ["validation"]
+
+
 def test_validation_data_do_not_matter_where_nothing_is_measured_on_them_on_the_way() -> None:
     budget = Budget("macs", 0.6)
     assert prints(budget=budget) == prints(budget=budget, validation=other_validation(15))
