@@ -241,7 +241,7 @@ def test_few_samples_are_few_answers_but_not_few_masks(folder: Path) -> None:
         options = run_options(passes.parse("nd"), Budget("max_drop", 1.0))
         images = pictures(40, side)
         asked = replace(options, data=Data(validation=lambda inputs, images=images: open_feeds(images, inputs)))
-        job = read(folder / name, folder / "out.onnx", asked, lambda *_: None)
+        job = read(folder / name, asked, lambda *_: None)
         if name == "mask.onnx":
             assert drop_warnings(job) == []
         else:
