@@ -21,7 +21,7 @@ from ndpass.measuring.turns import percentiles, ratios, time_anew, verdict
 from ndpass.report import Latency, Variant
 from ndpass.run.judge import Judge
 
-SECONDS = 2.0  # for a comparison, at least
+SECONDS = 1.0  # for a comparison of two models, at least
 ROUNDS = 20  # for models that take longer than that lasts
 
 Pair = tuple[Path, Path]
@@ -45,7 +45,7 @@ def compare_variants(
     as_is, int8 = machines
     loaders = [*(as_is.load(path, feed) for path in plain), *(int8.load(path, feed) for path in quantised)]
     before, after, before8, after8 = time_anew(
-        lambda: [load() for load in loaders], seconds=4 * SECONDS, min_rounds=ROUNDS, now=int8.now
+        lambda: [load() for load in loaders], seconds=8 * SECONDS, min_rounds=ROUNDS, now=int8.now
     )
     rows = [
         _row("original", as_is.target, _value(rewritten, before=True), before, before),
