@@ -234,7 +234,7 @@ BAD_DATA: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "wrong size": ("small.npy", None, ("(batch, 3, 8, 8)", "(batch, 3, 7, 8)", "give")),
     "wrong channels": ("grey.npy", None, ("(batch, 3, 8, 8)", "(batch, 1, 8, 8)", "give")),
     "pixels of the wrong size": ("pixels.npy", "scale=1/255", ("(batch, 3, 9, 9)", "size=8x8")),
-    "pixels of the wrong colours": ("pixels.npy", "size=8,color=grey,mean=0,std=1", ("'image'", "--preprocess size=8x8")),
+    "pixels of the wrong colours": ("pixels.npy", "size=8,color=grey", ("'image'", "--preprocess size=8x8")),
     "no preprocessing": ("pixels.npy", None, ("--preprocess", "imagenet")),
     "not finite": ("nan.npy", None, ("nan.npy", "NaN")),
     "labels of the wrong length": ("labels.npz", FITTING, ("4 samples", "(3,)")),
