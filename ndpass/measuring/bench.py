@@ -213,5 +213,6 @@ def _filled_axes(name: str, spec: InputSpec, batch: int, shape: tuple[int, ...])
         sizes[axis] = size if sizes[axis] is None else sizes[axis]
     if None in sizes:
         axes = ", ".join("?" if size is None else str(size) for size in sizes)
-        raise UsageError(f"{name}: input '{spec.name}' ({axes}) leaves axes open: give shape, for example (224, 224)")
+        remedy = "give --size 224x224 or what the model is made for (in Python shape=(224, 224))"
+        raise UsageError(f"{name}: input '{spec.name}' ({axes}) leaves axes open: {remedy}")
     return tuple(size for size in sizes if size is not None)

@@ -118,7 +118,7 @@ def test_open_axes_are_filled(
 
 
 def test_axes_that_stay_open_and_another_fixed_batch_are_usage_errors() -> None:
-    with pytest.raises(UsageError, match=r"m\.onnx: input 'x' \(1, 3, \?, \?\) leaves axes open: give shape"):
+    with pytest.raises(UsageError, match=r"m\.onnx: input 'x' \(1, 3, \?, \?\) leaves axes open: give --size 224x224"):
         concrete("m.onnx", [InputSpec("x", (None, 3, None, None), F32)], 1, None)
     with pytest.raises(UsageError, match="fixed at 8, 1 was asked for: give batch 8"):
         concrete("m.onnx", [InputSpec("x", (8, 3), F32)], 1, None)
