@@ -14,7 +14,7 @@ networks without data.
 from __future__ import annotations
 
 import argparse
-import inspect
+import contextlib
 import itertools
 import math
 import os
@@ -33,8 +33,8 @@ from benchmarks.results import plots, rows
 from benchmarks.results.rows import Row
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.cli import run_command
 from ndpass.errors import NdpassError
+from ndpass.measuring.environment import environment
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.run.judge import Judge
 
@@ -97,12 +97,6 @@ def main() -> None:
     plots.draw(name)
 
 
-def possible() -> list[str]:
-    """The runs whose options this ndpass has."""
-    known = inspect.signature(run_command.run).parameters
-    return [name for name, run in RUNS.items() if "--max-error" not in run.words or "max_error" in known]
-
-
 def line(row: Row) -> str:
     head = f"{row['network']:17} {row['run']:10} {row['whole_s']:6.0f} s  "
     if row["refused"]:
@@ -141,7 +135,7 @@ def one(case: Case, unseen: int) -> Row:
             "whole_s": whole,
             "load": load,
             **figures(report),
-            "timed": timed(case, out),
+            "timed": timed(case, out, report["target"]["precision"]),
             "unseen": judged(case, out, unseen),
         }
 
@@ -162,15 +156,20 @@ def figures(report: Row) -> Row:
     }
 
 
-def timed(case: Case, out: Path, seconds: float = 3.0) -> dict[str, Row]:
-    """The result beside the original in each runtime that can run both, in f32 or as it is quantised."""
+def timed(case: Case, out: Path, precision: str, seconds: float = 3.0) -> dict[str, Row]:
+    """The result beside the original in each runtime that can run it.
+
+    precision: of the run, which OpenVINO is told; onnxruntime has f32. A quantised result is beside the original in
+    what OpenVINO picks on this CPU.
+    """
+    picked = "bf16" if "BF16" in environment().capabilities else "f32"
+    conditions = [Condition("openvino", picked if precision == "int8" else precision, size=case.network.size)]
+    if out.suffix == ".onnx":
+        conditions.append(Condition("onnxruntime", size=case.network.size))
     found = {}
-    for runtime in ("openvino",) if out.suffix == ".xml" else ("openvino", "onnxruntime"):
-        try:
-            times = time_models([case.model, out], Condition(runtime, size=case.network.size), seconds)
-        except subprocess.CalledProcessError:
-            continue
-        found[runtime] = times[1].figures()
+    for condition in conditions:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            found[condition.runtime] = time_models([case.model, out], condition, seconds)[1].figures()
     return found
 
 
@@ -201,7 +200,7 @@ def arguments() -> argparse.Namespace:
     parser = options.described(__doc__)
     names = [network.name for network in NETWORKS]
     parser.add_argument("--networks", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=possible())
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--models", type=Path, default=options.MODELS / "real", help="folder that keeps them, 500 MB")
     parser.add_argument("--minutes", type=float, default=60.0, help="of a run, after which it is stopped")
     options.add_quick(parser, "the two smallest networks, without data")
