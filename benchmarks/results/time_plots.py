@@ -49,7 +49,7 @@ def plans_timed(found: Sequence[Row]) -> Any:
     """Speedup beside times fewer MACs; colours are precisions."""
     figure = pictures.figure(7, 5)
     axes = figure.subplots()
-    _ratios(axes, found, "precision")
+    _ratios(axes, found, "precision", list(dict.fromkeys(row["precision"] for row in found)))
     figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
@@ -97,8 +97,9 @@ def speed(found: Sequence[Row]) -> Any:
     networks = list(dict.fromkeys(row["network"] for row in found))
     figure = pictures.figure(6.0 * len(networks) + 2, 5)
     panels = figure.subplots(1, len(networks), squeeze=False)[0]
+    conditions = list(dict.fromkeys(row["condition"] for row in found))  # in all panels with the same colours
     for panel, name in zip(panels, networks, strict=True):
-        _ratios(panel, [row for row in found if row["network"] == name], "condition")
+        _ratios(panel, [row for row in found if row["network"] == name], "condition", conditions)
         panel.set_title(name)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     return figure
@@ -121,10 +122,13 @@ def same_latency(found: Sequence[Row]) -> Any:
     return figure
 
 
-def _ratios(axes: Any, found: Sequence[Row], colours: str) -> None:
-    """Speedup beside times fewer MACs, pipeline by pipeline; below the grey line a network became slower."""
+def _ratios(axes: Any, found: Sequence[Row], colours: str, kinds: Sequence[str]) -> None:
+    """Speedup beside times fewer MACs, pipeline by pipeline; below the grey line a network became slower.
+
+    colours: the key of a row that its colour stands for; kinds: the values of that key, in the order of the colours.
+    """
     macs = dict(sorted(((r["pipeline"], r["times_fewer"]) for r in found), key=lambda pair: float(pair[1])))
-    kinds, places = list(dict.fromkeys(row[colours] for row in found)), {name: i for i, name in enumerate(macs)}
+    places = {name: i for i, name in enumerate(macs)}
     for i, kind in enumerate(kinds):
         own, aside = [row for row in found if row[colours] == kind], WIDTH * ((i + 0.5) / len(kinds) - 0.5)
         axes.errorbar(

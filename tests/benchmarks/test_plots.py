@@ -42,3 +42,28 @@ def test_a_picture_of_one_cpu_alone_is_named_after_it(results: Path) -> None:
     rows.add("speed", *on_intel(SPEED, 1.0))
     plots.draw("speed")
     assert [path.name for path in results.glob("*.svg")] == ["speed_intel_avx512.svg"]
+
+
+def test_a_condition_has_one_colour_in_all_panels() -> None:
+    """Whatever the order in which the rows of a network came."""
+    from benchmarks.results.time_plots import speed
+
+    conditions = ("OpenVINO f32", "OpenVINO int8")
+    rows_of = [
+        {
+            "network": network,
+            "condition": c,
+            "threads": 2,
+            "batch": 1,
+            "pipeline": "nd",
+            "times_fewer": 2.0,
+            "speedup": 1.5,
+            "spread": [1.4, 1.6],
+        }
+        for network, order in (("a", conditions), ("b", conditions[::-1]))
+        for c in order
+    ]
+    panels = speed(rows_of).axes
+    found = [{c.get_label(): c.lines[0].get_color() for c in panel.containers} for panel in panels]
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) == len(conditions)
