@@ -28,6 +28,7 @@ from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
 from ndpass.run.arguments import Opener, height_width
 from ndpass.run.judge import Judge, OwnMetric
 from ndpass.run.options import Options
+from ndpass.run.plan_file import PlanFile
 from ndpass.run.preprocessing import better_preprocessing, refuse_worse
 from ndpass.run.quantise import check_nncf
 from ndpass.run.resolution import check_resolution, held_out
@@ -140,7 +141,7 @@ def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
     fit = data.calibration(specs) if data.calibration else None
     measured = data.validation(specs) if data.validation else None
     if fit is not None and measured is None:
-        fit, measured = fit.split(held_out(len(fit), _limit(options)), data.seed)
+        fit, measured = fit.split(share_held_out(len(fit), options), data.seed)
         log.info("metric on %d samples held out from the calibration data", len(measured))
     return fit, measured
 
@@ -208,6 +209,16 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "metric": _metric_text(options.metric) if measured else "",
         "int8": f"by NNCF {version('nncf')}" if options.output.int8 else "",
     }
+
+
+def share_held_out(samples: int, options: Options) -> float:
+    """The share of this many calibration samples that the metric is measured on.
+
+    A plan says what was held out when it was made: layers are then fitted to the same samples.
+    """
+    if options.plan is not None:
+        return PlanFile.read(options.plan).held_out
+    return held_out(samples, _limit(options))
 
 
 def _limit(options: Options) -> float | None:

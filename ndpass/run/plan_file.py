@@ -17,6 +17,7 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.passes import Pass, Setting, parse
 from ndpass.planning.candidate import Candidate, Choice
 from ndpass.planning.candidates import block_of, channel_group
+from ndpass.run.resolution import HELD_OUT
 from ndpass.version import VERSION
 
 KEPT = "kept by the plan"
@@ -33,6 +34,7 @@ class PlanFile(BaseModel):
     budget: dict[str, JsonValue] = Field(default_factory=dict)
     target: dict[str, JsonValue] = Field(default_factory=dict)
     layers: dict[str, dict[str, dict[str, int | str]]]
+    held_out: float = Field(HELD_OUT, gt=0, lt=1)  # share of the calibration data that layers were not fitted to
 
     @classmethod
     def read(cls, path: Path) -> PlanFile:

@@ -10,13 +10,13 @@ from ndpass.measuring.environment import environment, peak_memory_bytes
 from ndpass.measuring.evaluate import Agreement, Evaluation
 from ndpass.measuring.output_errors import flat
 from ndpass.report import Layer, Machine, MetricChange, ModelSize, Report, Seconds, Verified
-from ndpass.run.job import Job
+from ndpass.run.job import Job, share_held_out
 from ndpass.run.rewrite import Rewritten
 from ndpass.run.verify import Verdict
 from ndpass.version import VERSION
 
 if TYPE_CHECKING:
-    from ndpass.run.job import Job
+    from ndpass.run.job import Job, share_held_out
 from ndpass.run.plan_file import PlanFile
 
 
@@ -101,7 +101,7 @@ def _row(agreement: Agreement) -> Verified:
 
 def plan_of(layers: Sequence[Layer], job: Job) -> PlanFile:
     """The plan that has led to these layers."""
-    target = job.target
+    target, samples = job.target, len(job.measured) + len(job.fit or ())
     return PlanFile.model_validate(
         {
             "model": job.digest,
@@ -114,5 +114,6 @@ def plan_of(layers: Sequence[Layer], job: Job) -> PlanFile:
                 "batch": target.batch,
             },
             "layers": {layer.name: layer.setting for layer in layers},
+            "held_out": share_held_out(samples, job.options),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import math
 import re
@@ -185,7 +186,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(model: Path, d
     pipeline.run(
         model, Path("planned.onnx"), options(Budget("pinned"), calibration=calibration, plan=Path("plan.json"))
     )
-    assert Path("out.onnx").read_bytes() == Path("planned.onnx").read_bytes()
+    assert filecmp.cmp("out.onnx", "planned.onnx", shallow=False)  # a diff of bytes would take minutes
 
 
 def test_a_table_is_the_same_after_it_was_kept() -> None:
