@@ -80,3 +80,9 @@ def test_nothing_switches_the_formatter_off() -> None:
     folders = [ROOT / folder for folder in ("ndpass", "passes", "calibration", "tests", "benchmarks")]
     texts = [path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py")]
     assert sum(text.count("fmt: " + "skip") for text in texts) <= MOST_AT_THE_TOP
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest tells modules apart by their names alone where folders are no packages."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(set(names)) == len(names)
