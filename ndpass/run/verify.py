@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +27,6 @@ from ndpass.run.judge import BATCH, Model, loss_of
 from ndpass.run.quantise import quantise
 from ndpass.run.rewrite import Rewritten
 from ndpass.run.written_file import check_file
-
-log = logging.getLogger(__name__)
 
 AGREEMENT = 1e-3  # relative difference between OpenVINO and onnxruntime in f32 that is taken for rounding
 FURTHER = 2.0  # times the original's difference that is no fault of the rewrite
