@@ -100,7 +100,7 @@ class Verified(Part):
     """How close two models, or one model in two runtimes, are; null what the outputs do not have (see `evaluate`).
 
     outputs: name -> E|y − ŷ|² / Var(y), and label, as 'output0[4:84]', -> that of each group of channels of one scale;
-    null where it is not finite.
+    null where it is not finite. relative_errors: ‖y − ŷ‖ / ‖y‖ under the same names and labels.
     """
 
     samples: int
@@ -109,6 +109,7 @@ class Verified(Part):
     kl: float | None = None
     worst_output: str | None = None
     outputs: dict[str, float | None] = Field(default_factory=dict)
+    relative_errors: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Layer(Part):

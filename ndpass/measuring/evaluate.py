@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ndpass.errors import InputError, UsageError
 from ndpass.measuring.class_scores import are_logits, class_scores, log_probabilities, score_output
-from ndpass.measuring.output_errors import OutputError, OutputErrors, worst
+from ndpass.measuring.output_errors import OutputError, OutputErrors, distance, worst
 from ndpass.measuring.own_metric import Metric
 from ndpass.measuring.runtime import Feed, Outputs, Runner
 
@@ -47,7 +47,8 @@ class Agreement:
     """How close a model is to its reference.
 
     top1_agreement: per cent of samples with the same best class; kl: nats; both None where no output is class scores.
-    relative_error: infinite where an output is not finite; errors: that of each output; worst_output: the largest's.
+    relative_error: infinite where an output is not finite; distances: that of each output and of its groups of channels
+    where their scales differ; worst_output: the output with the largest.
     outputs: of each output E|a − b|² / Var(a), and that of its groups of channels where their scales differ.
     """
 
@@ -56,7 +57,7 @@ class Agreement:
     relative_error: float
     worst_output: str
     kl: float | None = None
-    errors: dict[str, float] = field(default_factory=dict)
+    distances: Mapping[str, float] = field(default_factory=dict)
     outputs: Mapping[str, OutputError] = field(default_factory=dict)
 
     @property
@@ -137,10 +138,10 @@ def evaluate(
 
 def _agreement(samples: int, errors: OutputErrors, top1: _Top1) -> Agreement:
     squares = errors.squares
-    relative = {name: _relative(*pair) for name, pair in squares.items()}
+    distances = errors.distances()
     off, norm = (sum(pair[i] for pair in squares.values()) for i in (0, 1))
-    furthest = max(relative, key=lambda name: relative[name])
-    return Agreement(samples, top1.agreement, _relative(off, norm), furthest, top1.kl, relative, errors.errors())
+    furthest = max(squares, key=lambda name: distances[name])
+    return Agreement(samples, top1.agreement, distance(off, norm), furthest, top1.kl, distances, errors.errors())
 
 
 def _not_finite(errors: OutputErrors) -> Iterator[str]:
@@ -246,15 +247,6 @@ class _Constancy:
 def _same(rows: Floats, first: Floats) -> bool:
     with np.errstate(invalid="ignore"):
         return bool((np.abs(rows - first) <= SAME * np.abs(first).max(initial=0)).all())
-
-
-def _relative(difference: float, norm: float) -> float:
-    """The root of the quotient of two squared norms; infinite, not NaN, where it has no value: NaN passes any limit."""
-    if not (math.isfinite(difference) and math.isfinite(norm)):
-        return math.inf
-    if norm == 0:
-        return 0.0 if difference == 0 else math.inf
-    return math.sqrt(difference / norm)
 
 
 def _pairs(reference: Reference, runner: Runner, feeds: Samples, batch: int) -> Iterator[tuple[Feed, Outputs, Outputs]]:

@@ -64,6 +64,15 @@ def flat(errors: Mapping[str, OutputError]) -> dict[str, float]:
     return found
 
 
+def distance(off: float, square: float) -> float:
+    """√(off / square), as ‖y − ŷ‖ / ‖y‖ is; infinite where a sum is not finite, or nothing stands against `off`."""
+    if not (math.isfinite(off) and math.isfinite(square)):
+        return math.inf
+    if square:
+        return math.sqrt(off / square)
+    return math.inf if off else 0.0
+
+
 def channel_axis(shape: tuple[int, ...]) -> int:
     """Which axis of an output holds its channels; axis 0 is the batch.
 
@@ -99,7 +108,15 @@ class OutputErrors:
     @property
     def squares(self) -> dict[str, tuple[float, float]]:
         """Output name -> (Σ|y − ŷ|², Σ|y|²)."""
-        return {name: (float(c.off.sum()), float(c.square.sum())) for name, c in self._channels.items()}
+        return {name: channels.squares(slice(None)) for name, channels in self._channels.items()}
+
+    def distances(self) -> dict[str, float]:
+        """‖y − ŷ‖ / ‖y‖ under each output's name, followed by those of its groups under their labels."""
+        found: dict[str, float] = {}
+        for name, channels in self._channels.items():
+            parts = {name: slice(None), **channels.groups(name)}
+            found |= {label: distance(*channels.squares(part)) for label, part in parts.items()}
+        return found
 
 
 class _Channels:
@@ -156,15 +173,21 @@ class _Channels:
         self._low, self._high = self._low.min(keepdims=True), self._high.max(keepdims=True)
 
     def errors(self, name: str) -> OutputError:
-        whole = self._error(slice(None))
-        groups = channel_groups(self._low, self._high)
-        if len(groups) == 1:
-            return OutputError(whole, {})
-        return OutputError(whole, {f"{name}[{g.start}:{g.stop}]": self._error(g) for g in groups})
+        groups = {label: self._error(group) for label, group in self.groups(name).items()}
+        return OutputError(self._error(slice(None)), groups)
+
+    def groups(self, name: str) -> dict[str, slice]:
+        """Label -> channels of one scale; empty where all are of one."""
+        found = channel_groups(self._low, self._high)
+        return {f"{name}[{g.start}:{g.stop}]": g for g in found} if len(found) > 1 else {}
+
+    def squares(self, channels: slice) -> tuple[float, float]:
+        """(Σ|y − ŷ|², Σ|y|²) of these channels."""
+        return float(self.off[channels].sum()), float(self.square[channels].sum())
 
     def _error(self, channels: slice) -> float:
         """Of a constant, which has no variance, relative to its square; infinite where there is no value."""
-        off, spread, square = (float(v[channels].sum()) for v in (self.off, self._spread, self.square))
+        (off, square), spread = self.squares(channels), float(self._spread[channels].sum())
         if not (math.isfinite(off) and math.isfinite(square)):
             return math.inf
         scale = max(spread if spread > CONSTANT * square else square, self._silence(channels))

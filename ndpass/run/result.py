@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ndpass.measuring.environment import environment, peak_memory_bytes
 from ndpass.measuring.evaluate import Agreement, Evaluation
 from ndpass.measuring.output_errors import flat
 from ndpass.report import Layer, Machine, MetricChange, ModelSize, Report, Seconds, Verified
 from ndpass.run.job import Job, share_held_out
+from ndpass.run.plan_file import PlanFile
 from ndpass.run.rewrite import Rewritten
 from ndpass.run.verify import Verdict
 from ndpass.version import VERSION
-
-if TYPE_CHECKING:
-    from ndpass.run.job import Job, share_held_out
-from ndpass.run.plan_file import PlanFile
 
 
 @dataclass(frozen=True)
@@ -96,6 +92,7 @@ def _row(agreement: Agreement) -> Verified:
         kl=agreement.kl,
         worst_output=agreement.worst_output,
         outputs={**flat(agreement.outputs)},
+        relative_errors={**agreement.distances},
     )
 
 

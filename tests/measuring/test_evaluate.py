@@ -105,7 +105,7 @@ def test_the_worst_output_is_named_with_the_error_of_each(tmp_path: Path) -> Non
     )
     found = compare(a, b, data(inputs(), None, a, tmp_path), 8)
     assert found.worst_output == "far"
-    assert found.errors == pytest.approx({"same": 0.0, "far": 0.5})
+    assert found.distances == pytest.approx({"same": 0.0, "far": 0.5})
     assert found.relative_error == pytest.approx(0.5 / math.sqrt(2))
 
 

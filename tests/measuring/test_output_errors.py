@@ -48,6 +48,20 @@ def test_boxes_and_scores_are_normalised_by_their_own_variance(batch: int) -> No
     assert errors.parts == list(errors.groups.values())
 
 
+@pytest.mark.parametrize("batch", [1, 4, 6])
+def test_distances_are_those_that_numpy_gives_of_each_output_and_group(batch: int) -> None:
+    y = yolo()
+    z = y + np.random.default_rng(1).normal(0, 0.02, y.shape).astype(np.float32)
+    errors = OutputErrors()
+    for start in range(0, len(y), batch):
+        part = slice(start, start + batch)
+        errors.add({"y": y[part], "one": y[part, :4]}, {"y": z[part], "one": y[part, :4]})
+    norm = np.linalg.norm
+    channels = {"y": slice(None), "y[0:4]": slice(0, 4), "y[4:84]": slice(4, None)}
+    wanted = {label: float(norm(y[:, c] - z[:, c]) / norm(y[:, c])) for label, c in channels.items()}
+    assert errors.distances() == pytest.approx({**wanted, "one": 0.0}, rel=1e-5)
+
+
 def test_lost_scores_are_the_worst_though_the_boxes_drown_them() -> None:
     y = yolo()
     z = y.copy()
