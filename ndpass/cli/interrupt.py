@@ -1,8 +1,15 @@
-"""Ctrl-C and requests to end: what is said then is what is on the disk."""
+"""Ctrl-C and requests to end: what is said then is what is on the disk.
+
+The first one unwinds the command. It has to wait where the main thread is inside a library, as OpenVINO is for seconds
+when it compiles; the second one ends the process at once, from a thread that waits for nothing else.
+"""
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from ndpass.files.output_paths import resume_folder
+from ndpass.files.placing import PLACING, SIGNALS
+from ndpass.files.staging import remove_unfinished
+
+SILENT = 2.0  # seconds after the first signal until it is said that a library holds it up
+PATIENCE = 10.0  # seconds that files being put in place are waited for
 
 
 class Interrupted(BaseException):
@@ -17,9 +29,27 @@ class Interrupted(BaseException):
 
 
 def listen_for_signals() -> None:
-    """From here on SIGINT and SIGTERM raise Interrupted."""
-    for sign in (signal.SIGINT, signal.SIGTERM):
+    """From here on SIGINT and SIGTERM raise Interrupted, and a second one ends the process with exit code 130."""
+    for sign in SIGNALS:
         signal.signal(sign, _interrupt)
+    came, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_the_second, args=(came,), daemon=True).start()
+
+
+def _end_at_the_second(came: int) -> None:
+    """came: gets a byte from each signal as it comes, even while the main thread is inside a library."""
+    seen = 0
+    while seen < 2:
+        held_up = seen == 1 and not select.select([came], [], [], SILENT)[0]
+        if held_up:
+            print("ndpass: waiting for a library to return; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+        seen += sum(number in SIGNALS for number in os.read(came, 64))
+    PLACING.acquire(timeout=PATIENCE)
+    remove_unfinished()
+    print("ndpass: interrupted twice, ended at once", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from types import FrameType
 from ndpass.errors import writing
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PLACING = threading.Lock()  # held while files take their places: who ends the process at once waits for it
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def place_all(moves: Sequence[Move]) -> None:
     """
     begun: list[Move] = []
     missing = {folder for move in moves for folder in move.place.parents if not folder.exists()}
-    with uninterrupted():
+    with uninterrupted(), PLACING:
         try:
             for move in moves:
                 begun.append(move)

@@ -18,6 +18,15 @@ from ndpass.files.placing import Move, place_all, sync
 from ndpass.files.weight_files import IR, MODELS, data_file, weight_files
 
 
+_UNFINISHED: set[Path] = set()  # hidden folders of this process that are there now
+
+
+def remove_unfinished() -> None:
+    """Remove what is being written, for a process that ends without unwinding."""
+    for folder in list(_UNFINISHED):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Staged:
     """A file, or a folder, being written: `path` is where to write it, in a hidden folder beside `target`.
@@ -135,6 +144,7 @@ class Outputs:
             hidden = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=folder))
         except OSError as e:
             raise OutputError(f"{target}: cannot write into {folder.resolve()}: {e.strerror}") from e
+        _UNFINISHED.add(hidden)
         stage = Staged(hidden / target.name, target, compress)
         self._stages.append(stage)
         return stage
@@ -145,6 +155,7 @@ class Outputs:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for stage in self._stages:
             shutil.rmtree(stage.path.parent, ignore_errors=True)
+            _UNFINISHED.discard(stage.path.parent)
         if isinstance(error, OSError):
             raise self._in_words_of_the_user(blamed(error)) from error
         if isinstance(error, NdpassError) and (better := self._in_words_of_the_user(error)) is not error:
