@@ -26,6 +26,7 @@ from ndpass.passes.base import Decomposition, Setting, refuse_common
 from ndpass.passes.cost import cheapest_first
 from ndpass.passes.decoupling_fit import Factors, fit, fit_error
 from ndpass.passes.eigen import right_directions, squared_singular_values
+from ndpass.passes.uncompilable import never_compiles
 
 FORMS = ("pw-dw", "dw-pw")
 WIDE_RANKS = (1, 2, 3, 4, 6)  # the T that are tried in wide layers, where each fit is slow
@@ -39,17 +40,34 @@ class NetworkDecoupling(Decomposition):
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "form": FORMS}
 
     def refuse(self, conv: Conv) -> str | None:
-        """Matrix products, 1×1 kernels and grouped convolutions are refused: they have nothing to decouple."""
+        """Matrix products, 1×1 kernels and grouped convolutions, and what OpenVINO could not load (`uncompilable`)."""
         if not conv.kernel:
             return "matrix product: no kernel to decouple"
         if conv.kernel_size == 1:
             return "kernel of one element: nothing to decouple"
         if conv.n_i == conv.n_o == 1:
             return "one channel: already depthwise"
-        return refuse_common(conv)
+        return refuse_common(conv) or self._uncompilable(conv)
+
+    def _uncompilable(self, conv: Conv) -> str | None:
+        """Why no form can be loaded by OpenVINO, or None where one can."""
+        if self.forms(conv):
+            return None
+        channels = " or ".join(str(depthwise_channels(conv, form)) for form in self._wanted_forms())
+        return (
+            f"OpenVINO does not finish compiling a depthwise convolution of {channels} channels that is "
+            f"{conv.kernel[-1]} wide, in bf16"
+        )
+
+    def _wanted_forms(self) -> Sequence[str]:
+        return [str(self.pinned["form"])] if "form" in self.pinned else FORMS
+
+    def forms(self, conv: Conv) -> list[str]:
+        """The forms asked for whose depthwise half OpenVINO compiles."""
+        return [f for f in self._wanted_forms() if not never_compiles(conv, depthwise_channels(conv, f))]
 
     def settings(self, conv: Conv) -> list[Setting]:
-        forms = [str(self.pinned["form"])] if "form" in self.pinned else FORMS
+        forms = self.forms(conv)
         found: list[Setting] = [{"rank": t, "form": f} for f in forms for t in self.ranks(full_rank(conv, f))]
         return cheapest_first(self, conv, found, "form")
 
@@ -88,7 +106,7 @@ class NetworkDecoupling(Decomposition):
 
     def outline(self, conv: Conv, setting: Setting) -> Block:
         rank, form = min(int(setting["rank"]), full_rank(conv, str(setting["form"]))), str(setting["form"])
-        channels = conv.n_o if form == "pw-dw" else conv.n_i
+        channels = depthwise_channels(conv, form)
         point = np.broadcast_to(np.float32(0), (rank, conv.n_o, conv.n_i))
         return assemble(conv, point, np.broadcast_to(np.float32(0), (rank, channels, conv.kernel_size)), form)
 
@@ -125,6 +143,11 @@ def kernel_of(point: Array, depth: Array, form: str) -> Array:
 def full_rank(conv: Conv, form: str) -> int:
     """The T at which the sum is exact: min(n_i, K) for pw-dw, min(n_o, K) for dw-pw."""
     return min(conv.n_i if form == "pw-dw" else conv.n_o, conv.kernel_size)
+
+
+def depthwise_channels(conv: Conv, form: str) -> int:
+    """Of each depthwise half: n_o behind the pointwise one, n_i before it."""
+    return conv.n_o if form == "pw-dw" else conv.n_i
 
 
 def matrices(weight: Array, form: str) -> Array:

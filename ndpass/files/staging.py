@@ -17,7 +17,6 @@ from ndpass.errors import NdpassError, OutputError, blamed, writing
 from ndpass.files.placing import Move, place_all, sync
 from ndpass.files.weight_files import IR, MODELS, data_file, weight_files
 
-
 _UNFINISHED: set[Path] = set()  # hidden folders of this process that are there now
 
 

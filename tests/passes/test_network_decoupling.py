@@ -203,6 +203,36 @@ def test_what_cannot_be_decoupled_is_refused(conv: Conv, reason: str) -> None:
     assert NetworkDecoupling().refuse(conv) == reason
 
 
+def wide(n_i: int, n_o: int, width: int = 15, **geometry: Any) -> Conv:
+    return Conv(np.zeros((n_o, n_i, 3, width), np.float32), **geometry)
+
+
+@pytest.mark.parametrize(
+    ("conv", "forms"),
+    [
+        (wide(8, 8), []),
+        (wide(16, 2, 39), []),
+        (wide(8, 17), ["pw-dw"]),
+        (wide(32, 16), ["dw-pw"]),
+        (wide(1, 8), ["dw-pw"]),
+        (wide(8, 8, 14), ["pw-dw", "dw-pw"]),
+        (wide(8, 8, strides=(1, 2)), ["pw-dw", "dw-pw"]),
+        (wide(8, 8, strides=(2, 1)), []),
+        (wide(8, 8, dilations=(2, 1)), ["pw-dw", "dw-pw"]),
+        (Conv(np.zeros((8, 8, 39), np.float32)), ["pw-dw", "dw-pw"]),
+        (Conv(np.zeros((8, 8, 2, 3, 15), np.float32)), []),
+    ],
+)
+def test_no_model_is_made_that_openvino_never_finishes_compiling(conv: Conv, forms: list[str]) -> None:
+    rule = NetworkDecoupling()
+    assert sorted({str(s["form"]) for s in rule.settings(conv)}, reverse=True) == forms
+    assert (rule.refuse(conv) is None) == bool(forms)
+    for form in FORMS:
+        reason = NetworkDecoupling(form=form).refuse(conv)
+        assert (reason is None) == (form in forms)
+        assert reason is None or "OpenVINO does not finish compiling" in reason
+
+
 @pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5, 3, 1), (4, 5, 2, 2, 2), (4, 1, 3, 3), (1, 4, 3, 3)])
 def test_any_kernel_of_more_than_one_element_is_accepted(shape: tuple[int, ...]) -> None:
     assert NetworkDecoupling().refuse(Conv(random_weight(shape))) is None
