@@ -6,7 +6,6 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads wait for each other on a busy machine
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,13 +77,8 @@ def ndpass(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
 
     def call(*args: object) -> Finished:
         monkeypatch.setattr(sys, "argv", ["ndpass", *map(str, args)])
-        handlers = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with pytest.raises(SystemExit) as left:
-                cli.main()
-        finally:
-            for sign, handler in handlers.items():
-                signal.signal(sign, handler)
+        with pytest.raises(SystemExit) as left:
+            cli.main()
         return Finished(int(left.value.code or 0), *capfd.readouterr())
 
     return call

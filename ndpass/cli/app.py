@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ndpass.cli import terminal
-from ndpass.cli.interrupt import Interrupted, listen_for_signals
+from ndpass.cli.interrupt import Interrupted, signals_heard
 from ndpass.cli.measure_commands import bench, evaluate, inspect
 from ndpass.cli.run_command import run
 from ndpass.cli.study_command import sensitivity
@@ -30,18 +30,18 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: runs the command, turns errors into one line and an exit code."""
-    listen_for_signals()
-    try:
-        app()
-    except (NdpassError, OSError) as e:
-        error = blamed(e) if isinstance(e, OSError) else e
-        print(f"ndpass: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Interrupted as e:
-        print(f"ndpass: interrupted{f', {e}' if str(e) else ''}", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        terminal.flush()
+    with signals_heard():
+        try:
+            app()
+        except (NdpassError, OSError) as e:
+            error = blamed(e) if isinstance(e, OSError) else e
+            print(f"ndpass: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except Interrupted as e:
+            print(f"ndpass: interrupted{f', {e}' if str(e) else ''}", file=sys.stderr)
+            sys.exit(130)
+        finally:
+            terminal.flush()
 
 
 def _version(wanted: bool) -> None:

@@ -23,29 +23,44 @@ from ndpass.files.staging import remove_unfinished
 SILENT = 2.0  # seconds after the first signal until it is said that a library holds it up
 PATIENCE = 10.0  # seconds that files being put in place are waited for
 
+_REPEATED: list[int] = []  # signals of this process's own, for those that came at a bad moment
+
 
 class Interrupted(BaseException):
     """Ctrl-C or a request to end; no library swallows it. Its text says what that leaves, if anything."""
 
 
-def listen_for_signals() -> None:
-    """From here on SIGINT and SIGTERM raise Interrupted, and a second one ends the process with exit code 130."""
-    for sign in SIGNALS:
-        signal.signal(sign, _interrupt)
+@contextmanager
+def signals_heard() -> Iterator[None]:
+    """In the block SIGINT and SIGTERM raise Interrupted, and a second one ends the process with exit code 130.
+
+    Only for the main thread. Afterwards signals do what they did before.
+    """
+    handlers = {sign: signal.signal(sign, _interrupt) for sign in SIGNALS}
     came, wake = os.pipe()
     os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     threading.Thread(target=_end_at_the_second, args=(came,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(wake)  # which ends the thread
+        for sign, handler in handlers.items():
+            signal.signal(sign, handler)
 
 
 def _end_at_the_second(came: int) -> None:
     """came: gets a byte from each signal as it comes, even while the main thread is inside a library."""
-    seen = 0
-    while seen < 2:
-        held_up = seen == 1 and not select.select([came], [], [], SILENT)[0]
-        if held_up:
+    seen, own = 0, len(_REPEATED)
+    while seen - (len(_REPEATED) - own) < 2:
+        if seen and not select.select([came], [], [], SILENT)[0]:
             print("ndpass: waiting for a library to return; Ctrl-C again ends at once", file=sys.stderr, flush=True)
-        seen += sum(number in SIGNALS for number in os.read(came, 64))
+        numbers = os.read(came, 64)
+        if not numbers:
+            os.close(came)
+            return
+        seen += sum(number in SIGNALS for number in numbers)
     PLACING.acquire(timeout=PATIENCE)
     remove_unfinished()
     print("ndpass: interrupted twice, ended at once", file=sys.stderr, flush=True)
@@ -79,11 +94,16 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
+def _repeat(number: int) -> None:
+    _REPEATED.append(number)
+    signal.raise_signal(number)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise Interrupted, but not inside an import: a compiled module would swallow it or turn it into ImportError."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            later = threading.Timer(0.05, signal.raise_signal, (number,))
+            later = threading.Timer(0.05, _repeat, (number,))
             later.daemon = True
             later.start()
             return

@@ -100,7 +100,9 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for sign, handler in ours.items():
             signal.signal(sign, handler)
-        if came:
+        if came and callable(handler := ours[signal.Signals(came[0])]):
+            handler(came[0], None)  # not raised anew: it would count as a second one
+        elif came:
             signal.raise_signal(came[0])
 
 

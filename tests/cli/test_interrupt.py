@@ -13,11 +13,10 @@ import pytest
 STUCK = """
 import ctypes, sys
 from pathlib import Path
-from ndpass.cli.interrupt import listen_for_signals
+from ndpass.cli.interrupt import signals_heard
 from ndpass.files.staging import Outputs
 
-listen_for_signals()
-with Outputs() as outputs:
+with signals_heard(), Outputs() as outputs:
     outputs.stage(Path(sys.argv[1], "model.onnx")).path.write_text("half a model")
     print("stuck", flush=True)
     mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
