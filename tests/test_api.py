@@ -78,6 +78,17 @@ def test_half_precision_is_stored_only_when_asked_for(folder: Path, ndpass: Comm
     assert_refused(done, 2, "--compress-to-fp16", "out.onnx")
 
 
+def test_an_ir_in_half_precision_stays_so(folder: Path, ndpass: Command) -> None:
+    for name, half in (("half", True), ("single", False)):
+        ir_of(small_network(), folder / f"{name}.xml", half)
+        done = ndpass("run", f"{name}.xml", "--passes", "nd:rank=1", "-o", f"{name}_out.xml", "-q", "--json", "r.json")
+        assert done.code == 0, done.err
+    sizes = {name: (folder / f"{name}_out.bin").stat().st_size for name in ("half", "single")}
+    assert sizes["half"] < 0.55 * sizes["single"]
+    assert not halves("single_out.xml")
+    assert 0 < relative(answers(Path("single_out.xml")), answers(Path("half_out.xml"))) < 2e-3
+
+
 def test_what_half_precision_rounds_off_is_measured(folder: Path, ndpass: Command) -> None:
     onnx.save(small_network(), folder / "net.onnx")
     moved = []

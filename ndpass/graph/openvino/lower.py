@@ -2,10 +2,12 @@
 
 The description is that of `describe`, edited as `ndpass.graph.graph` edits any graph. What is written into the
 model reads weights where they are; a tensor that was there keeps its names, and what makes it the name of what made it.
+In a model that stores weights in half precision new ones are stored so, too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,9 @@ from openvino import opset13 as ops
 from ndpass.conv import Array
 from ndpass.graph.constants import values
 from ndpass.graph.openvino.describe import Places, layer
+from ndpass.graph.openvino.fold import decompressed, name_of
 
+LARGEST_HALF = float(np.finfo(np.float16).max)
 AUTO_PADS = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower", "VALID": "valid"}
 
 
@@ -44,6 +48,7 @@ class _Writer:
         self.ops = model.get_ordered_ops()
         self.tensors = {name: self.ops[i].output(port) for name, (i, port) in places.tensors.items()}
         self.made: dict[int, Any] = {}  # new constant -> its port, for those that share it
+        self.half = _stored_in_half(self.ops)
         self.settled: set[str] = set()  # operators whose shapes are those of the model as it will be
 
     def run(self) -> Lowered:
@@ -104,10 +109,16 @@ class _Writer:
         """A constant that the model did not have, in this shape; its values are not copied."""
         if id(tensor) not in self.made:
             array: Array = np.ascontiguousarray(values(tensor)).reshape(shape)
-            constant = ov.op.Constant(array, shared_memory=True)
-            constant.set_friendly_name(tensor.name)
-            self.made[id(tensor)] = constant.output(0)
+            made = self._halved(array) if self.half else ov.op.Constant(array, shared_memory=True)
+            made.set_friendly_name(tensor.name)
+            self.made[id(tensor)] = made.output(0)
         return self.made[id(tensor)]
+
+    def _halved(self, array: Array) -> ov.Node:
+        """The array stored in half precision, where it is of float32 and no value is too large for that."""
+        if array.dtype != np.float32 or float(np.abs(array).max(initial=0)) > LARGEST_HALF:
+            return ov.op.Constant(array, shared_memory=True)
+        return ops.convert(ov.op.Constant(array.astype(np.float16)), "f32")
 
     def _biased(self, node: gs.Node, product: ov.Node, axes: int) -> Any:
         """axes: behind the channels."""
@@ -157,6 +168,14 @@ class _Writer:
 
     def flatten(self, node: gs.Node) -> Any:
         return ops.reshape(self._read(node.inputs[0]), np.array([0, -1]), True).output(0)
+
+
+def _stored_in_half(operators: list[ov.Node]) -> bool:
+    """Whether more weights are stored in half precision than in float32."""
+    packed = [constant for op in operators if (constant := decompressed(op)) is not None]
+    plain = [op for op in operators if op.get_type_name() == "Constant" and name_of(op.output(0)) == "f32"]
+    half, single = (sum(math.prod(op.get_output_shape(0)) for op in found) for found in (packed, plain))
+    return half > single
 
 
 WRITERS: dict[str, Callable[[_Writer, gs.Node], Any]] = {

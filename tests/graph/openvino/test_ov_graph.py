@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -305,7 +306,13 @@ def test_the_model_given_is_not_changed_unless_in_place() -> None:
     assert relative(expected, answers(model, feed)) < 1e-4
 
 
-def test_weights_in_half_precision_stay_so_where_nothing_is_rewritten() -> None:
+def weight_types(graph: OvGraph) -> list[str]:
+    """Of the kernels in the model that the graph writes, sorted."""
+    found = [op for op in graph.to_model().get_ops() if op.get_type_name() == "Constant"]
+    return sorted(op.get_element_type().to_string() for op in found if len(op.get_output_shape(0)) == 4)
+
+
+def test_weights_in_half_precision_stay_so_and_new_ones_are_stored_so_too() -> None:
     half = ops.convert(ops.constant(KERNEL.astype(np.float16)), "f32")
     other = ops.convert(ops.constant(normal(4, 4, 3, 3).astype(np.float16)), "f32")
     model = single(lambda x: convolution(ops.relu(convolution(x, half)), other), 1, 3, 8, 8)
@@ -314,12 +321,21 @@ def test_weights_in_half_precision_stay_so_where_nothing_is_rewritten() -> None:
     assert first.conv.weight.dtype == np.float32
     np.testing.assert_array_equal(first.conv.weight, KERNEL.astype(np.float16).astype(np.float32))
     graph.splice(first, first.conv)
-    types = sorted(
-        op.get_element_type().to_string()
-        for op in graph.to_model().get_ops()
-        if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 4
-    )
-    assert types == ["f16", "f32"]
+    assert weight_types(graph) == ["f16", "f16"]
+
+
+def test_a_new_weight_is_not_halved_where_it_is_too_large_or_most_are_stored_in_float32() -> None:
+    small = ops.convert(ops.constant(normal(4, 4, 1, 1).astype(np.float16)), "f32")
+    half = ops.convert(ops.constant(KERNEL.astype(np.float16)), "f32")
+    plain = ops.constant(normal(4, 4, 3, 3).astype(np.float32))
+    mostly_single = OvGraph(single(lambda x: convolution(convolution(convolution(x, half), small), plain), 1, 3, 8, 8))
+    first = sites(mostly_single)[0]
+    mostly_single.splice(first, first.conv)
+    assert weight_types(mostly_single) == ["f16", "f32", "f32"]
+    huge = OvGraph(single(lambda x: convolution(x, half), 1, 3, 8, 8))
+    (site,) = sites(huge)
+    huge.splice(site, replace(site.conv, weight=site.conv.weight * 1e6))
+    assert weight_types(huge) == ["f32"]
 
 
 def test_one_tensor_may_be_two_outputs() -> None:
