@@ -100,6 +100,11 @@ def open_feeds(
     labels: (N,) class indices; by default those that the source brings. samples: how many to draw at random with
     `seed`, in their order; None or too many: all.
     Raises InputError when the data cannot be read or do not fit the inputs, UsageError when samples is below 1.
+
+    >>> from ndpass.graph.input_spec import InputSpec
+    >>> feeds = open_feeds(np.zeros((40, 3, 8, 8), np.float32), [InputSpec("x", (None, 3, 8, 8), np.dtype("f4"))])
+    >>> len(feeds), [batch["x"].shape for batch in feeds.batches(32)]
+    (40, [(32, 3, 8, 8), (8, 3, 8, 8)])
     """
     if samples is not None and samples < 1:
         raise UsageError(f"samples is at least 1; got {samples}; leave it out for all")

@@ -118,6 +118,13 @@ def run(
     (stage, steps done, steps in all). size: height and width where the model leaves them open, as "320x480". anyway: go
     on although another preprocessing makes the original right far more often. latency: time the original and the result
     at the end. Raises UsageError, InputError, BudgetError or VerificationError (`ndpass.errors`).
+
+    >>> import ndpass
+    >>> from ndpass.run import digits
+    >>> (images, _), (unseen, labels) = digits.images()
+    >>> result = ndpass.run(digits.model_path(), "cd:rank=8", calibration=images, latency=False)
+    >>> [layer.name for layer in result.report.layers if layer.status == "done"]
+    ['block1.conv1', 'block1.conv2', 'down', 'block2.conv1', 'block2.conv2', 'head']
     """
     with tempfile.TemporaryDirectory(prefix="ndpass.") as name:
         folder = Path(name)
@@ -160,7 +167,13 @@ def run(
 class Pipeline:
     """Passes in their order inside a layer, ready to be run on models.
 
-    Pipeline([ChannelDecomposition(rank=64), NetworkDecoupling(rank=2)])(model, calibration=images).model
+    >>> from ndpass.passes import ChannelDecomposition, NetworkDecoupling
+    >>> from ndpass.run import digits
+    >>> pipeline = Pipeline([ChannelDecomposition(rank=8), NetworkDecoupling(rank=2)])
+    >>> result = pipeline(digits.model_path(), latency=False)
+    >>> before, after = result.report.model.macs
+    >>> after < before
+    True
     """
 
     def __init__(self, passes: Sequence[Pass]) -> None:
@@ -177,6 +190,11 @@ def convert_model(source: Any, **options: Any) -> ov.Model:
     source: what OpenVINO converts (path of a model, a torch.nn.Module with example_input, ...), an .xml or an ov.Model.
     options: those of `run`, as passes, calibration and a budget; all others are openvino.convert_model's own.
     Raises as `run`, UsageError for an option of neither, and InputError for what OpenVINO cannot convert.
+
+    >>> from ndpass.run import digits
+    >>> model = convert_model(digits.model_path(), passes="sd:rank=4", latency=False)
+    >>> model.inputs[0].get_partial_shape()
+    <PartialShape: [?,1,8,8]>
     """
     import openvino as ov
 

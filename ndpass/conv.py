@@ -26,6 +26,10 @@ class Conv:
 
     weight: (n_o, n_i / group, *kernel); bias: (n_o,) or None; strides and dilations: one number an axis;
     pads: the begins of all axes, then the ends. What is left empty means 1, or no padding.
+
+    >>> conv = Conv(np.zeros((32, 16, 3, 3)), pads=(1, 1, 1, 1))
+    >>> conv.out_hw((8, 8)), conv.macs((8, 8)), conv.params()
+    ((8, 8), 294912, 4608)
     """
 
     weight: Array
@@ -115,7 +119,12 @@ class Conv:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """One block after the other."""
+    """One block after the other.
+
+    >>> chain = Chain(Conv(np.zeros((4, 16, 3, 1))), Conv(np.zeros((32, 4, 1, 3))))
+    >>> chain.out_hw((8, 8)), chain.dense().kernel
+    ((6, 6), (3, 3))
+    """
 
     blocks: tuple[Block, ...]
 
@@ -157,7 +166,14 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """Blocks side by side on the same input, their outputs added."""
+    """Blocks side by side on the same input, their outputs added.
+
+    >>> narrow = Conv(np.zeros((4, 16, 1, 1)))
+    >>> branch = Chain(narrow, Conv(np.zeros((32, 4, 3, 3)), pads=(1, 1, 1, 1)))
+    >>> block = Sum(branch, branch)
+    >>> block.macs((8, 8)), block.out_hw((8, 8)), block.dense().weight.shape
+    (155648, (8, 8), (32, 16, 3, 3))
+    """
 
     blocks: tuple[Block, ...]
 

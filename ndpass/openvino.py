@@ -66,6 +66,15 @@ class NetworkDecoupling(_Rewriting):
 
     options: rank and form; without a rank each layer keeps `energy` of its weights' energy. ignored_scope: layers that
     are left alone, as of `optimize`. UsageError for an option that there is not.
+
+    >>> import openvino as ov
+    >>> from openvino.passes import Manager
+    >>> from ndpass.run import digits
+    >>> model, manager = ov.Core().read_model(digits.model_path()), Manager()
+    >>> rule = manager.register_pass(NetworkDecoupling(rank=2))
+    >>> manager.run_passes(model)
+    >>> sum("Group" in op.get_type_name() for op in model.get_ops())
+    10
     """
 
     def __init__(self, *, energy: float = ENERGY, ignored_scope: Any = None, **options: Any) -> None:
@@ -99,6 +108,12 @@ def optimize(
     calibration: an nncf.Dataset or what `ndpass.run` takes. ignored_scope: an nncf.IgnoredScope or anything with
     names, patterns and types of its kind, or a sequence of names. options: those of `ndpass.run`, a budget for one.
     Raises as `ndpass.run`, and UsageError for a scope that names what the model does not have.
+
+    >>> import openvino as ov
+    >>> from ndpass.run import digits
+    >>> (images, _), _ = digits.images()
+    >>> model = ov.Core().read_model(digits.model_path())
+    >>> smaller = optimize(model, images, passes="cd:rank=8", latency=False, ignored_scope=["stem"])
     """
     return run(model, passes, calibration=calibration, ignore=ignored(model, ignored_scope), **options).model
 

@@ -41,6 +41,18 @@ def check_pass(kind: Kind) -> None:
     what the layer did; predicted errors are the measured ones, on data upper bounds; predicted MACs are those counted
     in the written model; the same input gives the same bytes. What the pass refuses is not rewritten, but it has to
     accept one of the layers at least.
+
+    >>> class Promising(Decomposition):
+    ...     name, summary, options = "promising", "refuses everything", {"rank": ()}
+    ...     def refuse(self, conv):
+    ...         return "not today"
+    ...     def settings(self, conv):
+    ...         return []
+    ...     def rewrite(self, conv, setting, moments=None):
+    ...         return conv
+    >>> check_pass(Promising)
+    Traceback (most recent call last):
+    ndpass.passes.contract.BrokenPromiseError: promising: refuses every layer that it is tried on: ...
     """
     check_class(kind)
     acted = False

@@ -44,7 +44,11 @@ log = logging.getLogger(__name__)
 
 
 def names() -> list[str]:
-    """The names of ndpass's own passes and of those that installed packages offer; none of these is loaded."""
+    """The names of ndpass's own passes and of those that installed packages offer; none of these is loaded.
+
+    >>> names()[:4]
+    ['nd', 'cd', 'sd', 'cp']
+    """
     return list(dict.fromkeys([*(rule.name for rule in PASSES), *offered()]))
 
 
@@ -89,7 +93,11 @@ def auto(*, calibrated: bool) -> list[Pass]:
 
 
 def parse(spec: str) -> list[Pass]:
-    """`nd:rank=2:form=dw-pw` as passes, in their order. Raises UsageError naming what there is."""
+    """`nd:rank=2:form=dw-pw` as passes, in their order. Raises UsageError naming what there is.
+
+    >>> [(rule.name, dict(rule.pinned)) for rule in parse("cd,nd:rank=2")]
+    [('cd', {}), ('nd', {'rank': 2})]
+    """
     passes: list[Pass] = []
     for part in spec.split(","):
         name, *options = part.strip().split(":")
