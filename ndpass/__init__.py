@@ -16,7 +16,7 @@ __version__ = VERSION
 __all__ = ["Pipeline", "Result", "__version__", "convert_model", "run"]
 
 _FUNCTIONS = ("Pipeline", "Result", "convert_model")  # of ndpass.api, which loads the runtimes
-_MODULES = ("openvino", "passes", "testing")
+_MODULES = ("calibration", "conv", "errors", "openvino", "passes", "report", "testing")
 
 
 def __getattr__(name: str) -> Any:

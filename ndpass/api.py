@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import html
 import inspect
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from ndpass.errors import NdpassError, UsageError, did_you_mean
 from ndpass.files import model_file, onnx_file
 from ndpass.files.model_path import check_exported
 from ndpass.files.output_paths import check_kind, check_outputs, default_output
-from ndpass.files.staging import staged
+from ndpass.files.staging import staged, write_text
 from ndpass.listener import Listener
 from ndpass.measuring.latency_cache import cache_folder
 from ndpass.run import pipeline
@@ -34,6 +35,7 @@ from ndpass.run.arguments import (
     target_options,
     whole,
 )
+from ndpass.run.html_report import page_of
 from ndpass.run.judge import OwnMetric
 from ndpass.run.options import Data, Effort, Options, Output
 from ndpass.run.plan_file import PlanFile
@@ -48,14 +50,47 @@ if TYPE_CHECKING:
 Model: TypeAlias = "str | Path | onnx.ModelProto | ov.Model"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """What `run` gives. model: of the kind that was given, for a path what its file holds (ModelProto or ov.Model)."""
+    """What `run` gives. model: of the kind that was given, for a path what its file holds (ModelProto or ov.Model).
+
+    repr is a line, print shows the summary and the layers, a notebook the report as a page.
+    """
 
     model: Any
     report: Report
     plan: PlanFile
     _inputs: tuple[Path, ...] = field(default=(), repr=False)  # what the run has read, which `save` leaves alone
+
+    def __repr__(self) -> str:
+        latency, metric, (before, after) = self.report.latency_ms, self.report.metric, self.report.model.macs
+        done = sum(layer.status == "done" for layer in self.report.layers)
+        parts = [
+            *([f"{latency.speedup:.2f} times as fast"] if latency else []),
+            *([f"{metric.name} {metric.before:.2f} -> {metric.after:.2f}"] if metric else []),
+            f"{100 * after / max(before, 1):.1f} % of the MACs",
+            f"{done} of {len(self.report.layers)} layers rewritten",
+        ]
+        return f"<ndpass.Result: {', '.join(parts)}>"
+
+    def __str__(self) -> str:
+        from ndpass.cli.report_text import plain
+
+        return plain(self.report).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        """The report as a page inside a notebook, whose styles stay in their frame."""
+        page = html.escape(page_of(self.report).html(), quote=True)
+        return f'<iframe title="ndpass report" srcdoc="{page}" style="width:100%;height:40rem;border:0"></iframe>'
+
+    def save_html(self, path: str | Path) -> None:
+        """Write the report as one page for a browser, whole or not at all.
+
+        Raises UsageError for a path that the run has read, OutputError where it cannot be written.
+        """
+        target = Path(path)
+        check_outputs(self._inputs, {"save_html": target})
+        write_text(target, page_of(self.report).html())
 
     def save(self, path: str | Path, *, compress_to_fp16: bool = False) -> None:
         """Write the model: .xml is OpenVINO IR, .onnx is ONNX; whole or not at all.
@@ -103,7 +138,7 @@ def run(
     jobs: int = 1,
     latency: bool = True,
     ignore: str | Iterable[str] = (),
-    progress: Listener = lambda *_: None,
+    progress: Listener | None = None,
 ) -> Result:
     """Rewrite a model's convolutions into cheaper ones and verify the result; the model that is given stays as it is.
 
@@ -115,9 +150,10 @@ def run(
     metric: its name (top1, top5, agreement, iou, psnr, detection or explained; left out: the one that goes with the
     outputs) or a function of a compiled OpenVINO model. int8: quantise the result by NNCF, which makes it an ov.Model.
     memory: bytes of activations that are kept; jobs: layers that are planned side by side. progress: called with
-    (stage, steps done, steps in all). size: height and width where the model leaves them open, as "320x480". anyway: go
-    on although another preprocessing makes the original right far more often. latency: time the original and the result
-    at the end. Raises UsageError, InputError, BudgetError or VerificationError (`ndpass.errors`).
+    (stage, steps done, steps in all); left out: a bar on a terminal and in a notebook, else nothing. size: height and
+    width where the model leaves them open, as "320x480". anyway: go on although another preprocessing makes the
+    original right far more often. latency: time the original and the result at the end. Raises UsageError, InputError,
+    BudgetError or VerificationError (`ndpass.errors`).
 
     >>> import ndpass
     >>> from ndpass.run import digits
@@ -158,8 +194,9 @@ def run(
             effort=Effort(memory=parse_bytes(memory), jobs=whole("jobs", jobs), cache=cache_folder(), latency=latency),
         )
         names = {source: "the model in memory", output: "the rewritten model", folder / "given.json": "the plan"}
-        with _known_as({path: text for path, text in names.items() if path.parent == folder}):
-            report = pipeline.run(source, output, options, progress)
+        known_as = _known_as({path: text for path, text in names.items() if path.parent == folder})
+        with known_as, _listening(progress) as listen:
+            report = pipeline.run(source, output, options, listen)
         inputs = tuple(Path(p) for p in (model, calibration, validation, plan) if isinstance(p, str | Path))
         return Result(_load(output), report, PlanFile.read(saved), inputs)
 
@@ -182,6 +219,18 @@ class Pipeline:
     def __call__(self, model: Model, **options: Any) -> Result:
         """`run` with these passes and any of its other options."""
         return run(model, self.passes, **options)
+
+
+@contextmanager
+def _listening(progress: Listener | None) -> Iterator[Listener]:
+    """The caller's own listener, else a bar where somebody can see it."""
+    if progress is not None:
+        yield progress
+        return
+    from ndpass.cli import progress as bars
+
+    with bars.progress(quiet=not bars.is_seen()) as listen:
+        yield listen
 
 
 def convert_model(source: Any, **options: Any) -> ov.Model:
@@ -218,16 +267,22 @@ def _own_options() -> dict[str, inspect.Parameter]:
     return parameters
 
 
-def _signature() -> inspect.Signature:
-    """What help and editors show of `convert_model`: the source, every option of `run`, and OpenVINO's own."""
-    kinds = inspect.Parameter
-    options = [parameter.replace(kind=kinds.KEYWORD_ONLY) for parameter in _own_options().values()]
-    last = kinds("conversion", kinds.VAR_KEYWORD, annotation="Any")
-    source = kinds("source", kinds.POSITIONAL_OR_KEYWORD, annotation="Any")
-    return inspect.Signature([source, *options, last], return_annotation="ov.Model")
+def show_options(function: Callable[..., Any], *, without: Collection[str] = (), more: bool = False) -> None:
+    """Have help and editors show the options of `run` that a function hands on in the place of its **options.
+
+    without: those that it sets itself. more: whether it takes others besides, in `**conversion`.
+    """
+    kinds, signature = inspect.Parameter, inspect.signature(function)
+    own = {name: p for name, p in signature.parameters.items() if p.kind is not kinds.VAR_KEYWORD}
+    taken = {*own, *without}
+    options = [p.replace(kind=kinds.KEYWORD_ONLY) for name, p in _own_options().items() if name not in taken]
+    last = [kinds("conversion", kinds.VAR_KEYWORD, annotation="Any")] if more else []
+    shown = signature.replace(parameters=[*own.values(), *options, *last])
+    function.__signature__ = shown  # type: ignore[attr-defined] # a function takes one, says `inspect`
 
 
-convert_model.__signature__ = _signature()  # type: ignore[attr-defined] # a function takes one, says `inspect`
+show_options(convert_model, more=True)
+show_options(Pipeline.__call__, without=["passes"])
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import openvino as ov
 from openvino.passes import ModelPass
 
 from ndpass import passes as rules
-from ndpass.api import run
+from ndpass.api import run, show_options
 from ndpass.errors import UsageError
 from ndpass.graph.graph import Site
 from ndpass.graph.openvino.graph import OvGraph
@@ -116,6 +116,9 @@ def optimize(
     >>> smaller = optimize(model, images, passes="cd:rank=8", latency=False, ignored_scope=["stem"])
     """
     return run(model, passes, calibration=calibration, ignore=ignored(model, ignored_scope), **options).model
+
+
+show_options(optimize, without=["ignore"])
 
 
 def ignored(model: ov.Model, scope: Any) -> list[str]:

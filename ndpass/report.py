@@ -133,8 +133,20 @@ class Layer(Part):
     shape: str = ""
 
 
+class TriedPlan(Part):
+    """A plan that was fitted on the way to the result, for a budget in points.
+
+    speedup: times as fast as the original, timed in place with random weights; loss: points of the metric that it lost,
+    or with --max-error the worst output's error in per cent; chosen: whether it became the result.
+    """
+
+    speedup: float
+    loss: float
+    chosen: bool
+
+
 class Report(Part):
-    """report.json. verified: {what the rewritten model was compared with: result}."""
+    """report.json. verified: {what the rewritten model was compared with: result}; plans: as they were fitted."""
 
     ndpass: str
     passes: list[str]
@@ -144,6 +156,7 @@ class Report(Part):
     metric: MetricChange | None = None
     latency_ms: Latency | None = None
     variants: list[Variant] = Field(default_factory=list)
+    plans: list[TriedPlan] = Field(default_factory=list)
     seconds: Seconds
     peak_memory_bytes: int | None = None
     layers: list[Layer]

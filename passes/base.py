@@ -48,12 +48,17 @@ class Pass(ABC):
     """What the frame asks of every pass, whatever it rewrites.
 
     name: as `--passes` has it; summary: a line for `ndpass passes`; options: what can be set, each with its words (see
-    `ndpass.passes.options`); pinned: the options that were given, by name.
+    `ndpass.passes.options`); pinned: the options that were given, by name. formula, when, cost, reference: what
+    `ndpass passes NAME` says besides, in plain text; left out where they are empty.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     options: ClassVar[Mapping[str, tuple[str, ...]]]
+    formula: ClassVar[str] = ""
+    when: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
 
     in_auto: ClassVar[bool] = True  # whether `--passes auto` uses it
     may_follow: ClassVar[bool] = True  # whether it may rewrite what a pass before it has left of a layer

@@ -42,6 +42,16 @@ class ChannelDecomposition(Decomposition):
     summary = "channel decomposition: k×k becomes k×k to fewer channels, then 1×1"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "solver": ("linear", "relu")}
     isometric = True  # L has orthonormal columns
+    formula = (
+        "W (n_o, n) = L (n_o, d) R (d, n): k×k to d channels, then 1×1 to n_o\n"
+        "MACs left of k×k: about d/n_o + d/(k² n_i)"
+    )
+    when = (
+        "Layers with many output channels, Gemm and 1×1 too; fast in every precision. cd,nd decouples the "
+        "k×k that is left."
+    )
+    cost = "One solve of size n and one eigendecomposition of size n_o, for all ranks together."
+    reference = "Zhang et al. 2015, Accelerating Very Deep Convolutional Networks, arXiv 1505.06798"
 
     def refuse(self, conv: Conv) -> str | None:
         """Grouped convolutions are refused, and weights that have rank 1 already."""

@@ -50,6 +50,16 @@ class ChannelPruning(Pruning):
     name = "cp"
     summary = "channel pruning: the input channels that matter least go, here and where they are made"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"channels": (), "criterion": CRITERIA}
+    formula = (
+        "min over c' of n_i channels and over W' of E|y - W' x|²: the layers before drop the other channels\n"
+        "MACs left: about c'/n_i, and as much in the layers that made the channels"
+    )
+    when = (
+        "Plain chains, as VGG, where layers in front get cheaper too; the result stays dense, so every "
+        "runtime gains. Not across residual sums of unlike channels."
+    )
+    cost = "One elimination for all numbers of channels: 3 s for n = 2304 on two cores."
+    reference = "He et al. 2017, Channel Pruning for Accelerating Very Deep Neural Networks, arXiv 1707.06168"
 
     def __init__(self, **pinned: Any) -> None:
         super().__init__(**pinned)

@@ -38,6 +38,19 @@ class NetworkDecoupling(Decomposition):
     name = "nd"
     summary = "network decoupling: k×k becomes a sum of T pointwise + depthwise pairs"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "form": FORMS}
+    formula = (
+        "W = sum over t = 1..T of pointwise(p_t) * depthwise(d_t)\n"
+        "MACs left of k×k: about T (1/k² + 1/n_i) for pw-dw, T (1/k² + 1/n_o) for dw-pw"
+    )
+    when = (
+        "Wide 3×3 layers on small maps, in f32. In bf16 and int8 depthwise layers cost more than their "
+        "MACs say, so let --max-drop or --speedup choose. It goes behind cd."
+    )
+    cost = (
+        "A joint fit of both factors for each T and form, the slowest of the four passes; in wide layers "
+        "only a few T are tried."
+    )
+    reference = "Guo et al. 2018, Network Decoupling, arXiv 1808.05517; DAC, arXiv 1812.08374; BSConv, arXiv 2003.13549"
 
     def refuse(self, conv: Conv) -> str | None:
         """Matrix products, 1×1 kernels and grouped convolutions, and what OpenVINO could not load (`uncompilable`)."""

@@ -48,6 +48,15 @@ class SpatialDecomposition(Decomposition):
     name = "sd"
     summary = "spatial decomposition: k×k becomes k×1 to fewer channels, then 1×k"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "order": ORDERS}
+    formula = (
+        "W (n_i k, k n_o) = T (n_i k, d) S (d, k n_o): k×1 to d channels, then 1×k to n_o\n"
+        "MACs left of k×k: about d (n_i + n_o) / (k n_i n_o)"
+    )
+    when = "3×3 and larger kernels, on large maps, in bf16 and in int8: both halves are dense and run fast everywhere."
+    cost = "One Cholesky factor for all ranks, and conjugate gradients for the one that is chosen."
+    reference = (
+        "Jaderberg et al. 2014, Speeding up Convolutional Neural Networks with Low Rank Expansions, arXiv 1405.3866"
+    )
 
     def refuse(self, conv: Conv) -> str | None:
         """Kernels with fewer than two axes above 1 are refused, and grouped convolutions."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -271,6 +273,39 @@ def test_what_cannot_be_done(folder: Path, arguments: dict[str, Any], error: typ
         package.run(**{"model": small_network(), **arguments})
 
 
+# -------------------------------------------------------------------------------------------------------------- result
+
+
+def test_a_result_shows_itself_in_a_line_a_table_and_a_page(folder: Path) -> None:
+    result = package.run(small_network(), passes="nd:rank=2", latency=False)
+    assert "\n" not in repr(result)
+    assert re.fullmatch(r"<ndpass\.Result: [\d.]+ % of the MACs, 1 of 3 layers rewritten>", repr(result))
+    table = str(result)
+    assert all(layer.name in table for layer in result.report.layers)
+    assert "MACs: " in table
+    result.save_html("r.html")
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "nd:rank=2" in page
+    frame = result._repr_html_()
+    assert frame.startswith("<iframe ")
+    assert html.unescape(frame.partition('srcdoc="')[2].rpartition('" style')[0]) == page
+    assert sorted(p.name for p in folder.iterdir()) == ["r.html"]
+
+
+def test_a_page_does_not_replace_the_model(net: Path) -> None:
+    result = package.run(net, passes="nd:rank=2", latency=False)
+    with pytest.raises(UsageError, match=r"net\.onnx is the input itself"):
+        result.save_html(net)
+
+
+def test_a_listener_hears_the_steps_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    heard: list[tuple[str, int, int]] = []
+    package.run(small_network(), passes="nd:rank=2", latency=False, progress=lambda *step: heard.append(step))
+    assert ("rewriting", 2, 3) in heard
+    assert capfd.readouterr().err == ""
+
+
 # ------------------------------------------------------------------------------------------------------- convert_model
 
 
@@ -285,6 +320,20 @@ def test_convert_model_shows_every_option() -> None:
     names = list(inspect.signature(package.convert_model).parameters)
     assert names[0] == "source"
     assert set(inspect.signature(package.run).parameters) - {"model"} < set(names)
+
+
+def test_what_hands_options_on_shows_them_too() -> None:
+    options = set(inspect.signature(package.run).parameters) - {"model", "passes"}
+    assert set(inspect.signature(package.Pipeline.__call__).parameters) == {"self", "model"} | options
+    shown = set(inspect.signature(package.openvino.optimize).parameters)
+    assert shown == {"model", "passes", "ignored_scope"} | options - {"ignore"}
+
+
+def test_the_package_lists_its_public_words() -> None:
+    words = {"run", "convert_model", "Pipeline", "Result", "openvino", "passes", "errors", "report", "testing"}
+    assert words <= set(dir(package))
+    for word in dir(package):
+        assert getattr(package, word) is not None
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_wheel_holds_every_module(wheel: set[str]) -> None:
 
 
 def test_wheel_holds_the_data(wheel: set[str]) -> None:
-    assert {"ndpass/py.typed", "ndpass/run/digits.onnx"} <= wheel
+    assert {"ndpass/py.typed", "ndpass/run/digits.onnx", "ndpass/run/page.html.j2"} <= wheel
 
 
 def test_wheel_holds_nothing_else(wheel: set[str]) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from rich.console import Console
+from reports import report
 
-from ndpass.cli.report_text import change, human, layer_table, plain, setting_text, summary
+from ndpass.cli.report_text import SLOWER, STYLES, for_terminal, plain, summary
 from ndpass.measuring.environment import peak_memory_bytes
-from ndpass.report import Latency, Layer, Machine, MetricChange, ModelSize, Report, Seconds, Verified
+from ndpass.report import Latency, Layer, Report, Verified
+from ndpass.run.figures import change, human, setting_text
 
 PROMISED = {
     "": "ndpass passes budget target model metric latency_ms seconds peak_memory_bytes layers",
@@ -25,36 +24,6 @@ PROMISED = {
     "seconds": "calibrate plan rewrite verify total",
     "layers": "name status reason setting macs latency_us error_predicted error_measured",
 }
-
-
-def report(**changes: Any) -> Report:
-    full: dict[str, Any] = {
-        "ndpass": "0.1.0",
-        "passes": ["cd", "nd"],
-        "budget": {"max_drop": 1.0},
-        "target": Machine(cpu="Some CPU", precision="f32", threads=None, batch=1, openvino="2026.4"),
-        "model": ModelSize(macs=(15_350_000_000, 313_000_000), params=(138_000_000, 20_000_000), bytes=(553, 80)),
-        "metric": MetricChange(name="accuracy", before=91.5, after=91.25, samples=400),
-        "latency_ms": Latency(before=8.34, after=3.1, speedup=2.7, spread=(2.5, 2.9)),
-        "seconds": Seconds(calibrate=1, plan=2, rewrite=3, verify=4, total=10),
-        "peak_memory_bytes": 2_000_000_000,
-        "layers": [
-            Layer(
-                name="conv[1]",
-                op="Conv",
-                shape="64x64x3x3",
-                status="done",
-                macs=(1_850_000_000, 462_500_000),
-                setting={"cd": {"rank": 64}, "nd": {"rank": 2, "form": "dw-pw"}},
-                latency_us=(120.0, 60.5),
-                error_predicted=0.05,
-                error_measured=0.0512,
-            ),
-            Layer(name="fc", op="Gemm", status="skipped", reason="no pass takes Gemm", macs=(4_096_000, 4_096_000)),
-        ],
-        "verified": {"onnxruntime": Verified(samples=32, relative_error=1e-6, top1_agreement=100.0)},
-    }
-    return Report(**(full | changes))
 
 
 @pytest.mark.parametrize("part", PROMISED)
@@ -104,7 +73,7 @@ def test_the_schema_names_every_key() -> None:
 
 def test_plain_text_is_aligned_and_can_be_searched() -> None:
     text = plain(report())
-    head, conv, fc = text.splitlines()[:3]
+    head, conv, fc = text.splitlines()[-3:]
     assert conv.split("  ")[0] == "conv[1]"
     assert "cd:rank=64 nd:rank=2:form=dw-pw" in conv
     assert "1.85 G -> 462 M" in conv or "1.85 G -> 463 M" in conv
@@ -120,7 +89,7 @@ def test_plain_text_is_aligned_and_can_be_searched() -> None:
 
 def test_a_layer_that_takes_what_it_took_shows_it_once() -> None:
     kept = Layer(name="a", op="Conv", shape="8x8x3x3", status="kept", latency_us=(24.3, 24.3), reason="why")
-    row = plain(report(layers=[kept])).splitlines()[1]
+    row = plain(report(layers=[kept])).splitlines()[-1]
     assert row.split() == ["a", "Conv", "8x8x3x3", "kept", "24.3", "why"]
 
 
@@ -158,22 +127,47 @@ def test_without_data_the_accuracy_is_said_to_be_unknown() -> None:
 def test_columns_of_what_was_not_measured_are_left_out() -> None:
     layers = [Layer(name="conv", status="kept", reason="too small")]
     text = plain(report(layers=layers, latency_ms=None))
-    assert text.splitlines()[0].split() == ["layer", "status", "reason"]
+    assert text.splitlines()[-2].split() == ["layer", "status", "reason"]
     assert "latency" not in text
 
 
 def test_a_model_without_layers_has_a_report_too() -> None:
-    assert plain(report(layers=[])).startswith("layers: none\nMACs: ")
-    assert layer_table(report(layers=[])).row_count == 0
+    assert "layers: none\nMACs: " in plain(report(layers=[]))
+    assert [line for line, _ in for_terminal(report(layers=[]), 200)] == plain(report(layers=[])).splitlines()
 
 
-def test_the_table_shows_names_with_brackets_as_they_are() -> None:
-    out = io.StringIO()
-    Console(file=out, width=200).print(layer_table(report()))
-    lines = out.getvalue().splitlines()
-    assert len(lines) == 3
-    assert "conv[1]" in lines[1]
-    assert "no pass takes Gemm" in lines[2]
+def test_the_summary_comes_first_and_speed_before_all() -> None:
+    for lines in (plain(report()).splitlines(), [line for line, _ in for_terminal(report(), 100)]):
+        assert lines[0].startswith("latency: ")
+        assert lines.index("MACs: 15.35 G -> 313 M (2.0 %)") < next(i for i, x in enumerate(lines) if "status" in x)
+
+
+def test_a_terminal_shows_names_with_brackets_and_reasons_below_the_table() -> None:
+    lines = [line for line, _ in for_terminal(report(), 200)]
+    (conv,) = [line for line in lines if line.startswith("conv[1]")]
+    assert "cd:rank=64 nd:rank=2:form=dw-pw" in conv
+    assert lines[-1] == "skipped: no pass takes Gemm: fc"
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_a_terminal_is_never_exceeded(width: int) -> None:
+    layers = [
+        layer.model_copy(update={"name": f"/model/stage{i}/{layer.name}/Conv_output"})
+        for i in range(3)
+        for layer in report().layers
+    ]
+    lines = [line for line, _ in for_terminal(report(layers=layers, warnings=["a long word " * 20]), width)]
+    assert max(map(len, lines)) <= width
+    assert any("cd:rank=64 nd:rank=2:form=dw-pw" in line for line in lines)
+    assert sum("no pass takes Gemm" in line for line in lines) == 1
+
+
+def test_rows_are_coloured_by_what_became_of_the_layer() -> None:
+    slow = report().layers[0].model_copy(update={"name": "slow", "latency_us": (60.0, 90.0)})
+    styles = {
+        line.split()[0]: style for line, style in for_terminal(report(layers=[*report().layers, slow]), 120) if line
+    }
+    assert [styles[name] for name in ("conv[1]", "fc", "slow")] == [STYLES["done"], STYLES["skipped"], STYLES[SLOWER]]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
+import inspect as inspection
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from ndpass.cli import terminal
+from ndpass.cli.help_commands import help_, passes, report_schema
 from ndpass.cli.interrupt import Interrupted, signals_heard
 from ndpass.cli.measure_commands import bench, evaluate, inspect
 from ndpass.cli.run_command import run
@@ -19,12 +22,13 @@ from ndpass.errors import NdpassError, blamed
 from ndpass.version import VERSION
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Make a trained CNN faster without training: rewrite its convolutions, verify the result, write it.",
-    epilog="Exit codes: 0 done, 2 wrong usage, 3 bad input, 4 budget not reachable, 5 verification failed, "
-    "130 interrupted.",
+    epilog="ndpass help explains budgets, data, metrics, passes, preprocessing, exit codes. Exit codes: 0 done, "
+    "2 wrong usage, 3 bad input, 4 budget not reachable, 5 verification failed, 130 interrupted.\n\n"
+    "Begin with: ndpass run, on an embedded model; ndpass inspect model.onnx, on yours.",
 )
 
 
@@ -57,24 +61,34 @@ def _root(
     del version
 
 
-def passes() -> None:
-    """List the passes, a line each: name, what it does, its settings."""
-    from ndpass.passes import usable
-    from ndpass.passes.options import usage
+EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
+    run: (
+        "ndpass run model.onnx",
+        "ndpass run model.onnx --calibration images/ --preprocess imagenet --max-drop 0.5",
+        "ndpass run model.xml -o fast.xml --calibration images/ --passes auto --int8",
+    ),
+    inspect: ("ndpass inspect model.onnx", "ndpass inspect detector.onnx --size 320x480 --report layers.html"),
+    evaluate: (
+        "ndpass evaluate model.onnx --data images/ --preprocess imagenet",
+        "ndpass evaluate fast.onnx --data images/ --against model.onnx",
+    ),
+    bench: ("ndpass bench model.onnx fast.onnx", "ndpass bench model.onnx fast.xml --precision int8 --threads 4"),
+    sensitivity: (
+        "ndpass sensitivity model.onnx --calibration images/",
+        "ndpass sensitivity model.onnx --calibration images/ --study ranks --passes nd,sd",
+    ),
+    passes: ("ndpass passes", "ndpass passes nd"),
+    help_: ("ndpass help", "ndpass help preprocess"),
+    report_schema: (),
+}
 
-    found, broken = usable()
-    for rule in found:
-        print(f"{rule.name:4} {rule.summary} ({usage(rule.options)})")
-    for reason in broken:
-        print(f"ndpass: {reason}; left out", file=sys.stderr)
+
+def paragraphs(function: Callable[..., None]) -> str:
+    """The docstring with a line for each paragraph, so that a terminal of any width breaks it."""
+    return "\n\n".join(" ".join(part.split()) for part in (inspection.getdoc(function) or "").split("\n\n"))
 
 
-def report_schema() -> None:
-    """Print the JSON schema of what `run --json` writes."""
-    from ndpass.report import Report
-
-    print(Report.json_schema(), end="")
-
-
-for command in (run, inspect, evaluate, passes, bench, sensitivity, report_schema):
-    app.command()(command)
+for command, lines in EXAMPLES.items():
+    name = "help" if command is help_ else None
+    text = "\n\n".join(["Examples:", *lines]) if lines else None
+    app.command(name, help=paragraphs(command), epilog=text)(command)

@@ -8,17 +8,37 @@ from typing import Annotated, Any
 import typer
 
 from ndpass.cli import terminal
-from ndpass.cli.parameters import Batch, Json, Model, Precision, Preprocess, Runtime, Samples, Seed, Size, Threads
+from ndpass.cli.parameters import (
+    DATA,
+    EFFORT,
+    METRIC,
+    TARGET,
+    Batch,
+    HtmlReport,
+    Json,
+    Model,
+    Precision,
+    Preprocess,
+    Runtime,
+    Samples,
+    Seed,
+    Size,
+    Threads,
+    typed,
+)
+from ndpass.cli.progress import Heard, progress
 from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
 from ndpass.files.output_paths import check_outputs
 from ndpass.run.arguments import height_width, opener
+from ndpass.run.next_steps import after_inspect
 
 
 def inspect(
     model: Model,
     size: Size = None,
     json: Json = None,
+    report: HtmlReport = None,
 ) -> None:
     """List every layer with weights: shape, MACs, share, and what each pass could make of it, or why no pass can.
 
@@ -27,28 +47,38 @@ def inspect(
     how much of each filter one k x k blueprint explains (BSConv).
     """
     check_model_path(model)
-    check_outputs([model], {"--json": json})
+    check_outputs([model], {"--json": json, "--report": report})
     import json as jsonlib
 
     from ndpass.files.model_file import open_graph
-    from ndpass.files.staging import write_text
+    from ndpass.files.staging import Outputs
     from ndpass.run.inspection import inspect as rows_of
+    from ndpass.run.study_pages import inspection_page
 
     graph = open_graph(model).graph
     if size is not None:
         graph.assume(graph.sizes_at(height_width(size)))
     rows = list(rows_of(graph))
-    if json:
-        write_text(json, jsonlib.dumps([row.to_json() for row in rows], indent=1))
-    terminal.inspection(rows, graph)
+    steps = after_inspect(rows, model)
+    with Outputs() as outputs:
+        if json:
+            outputs.text(json, jsonlib.dumps([row.to_json() for row in rows], indent=1))
+        if report:
+            outputs.text(report, inspection_page(model.name, rows, graph, typed(), steps).html())
+        outputs.commit()
+    terminal.inspection(rows, graph, steps)
 
 
 def evaluate(
     model: Model,
-    data: Annotated[Path, typer.Option(help="A folder of images (class subfolders give labels), .npz or .npy.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="A folder of images (class subfolders give labels), .npz or .npy.", rich_help_panel=DATA),
+    ],
     preprocess: Preprocess = None,
     against: Annotated[
-        Path | None, typer.Option(help="Compare with this model, whether or not there are labels.")
+        Path | None,
+        typer.Option(help="Compare with this model, whether or not there are labels.", rich_help_panel=METRIC),
     ] = None,
     samples: Samples = None,
     batch: Batch = 32,
@@ -70,38 +100,51 @@ def evaluate(
     assert opened is not None
     feeds = opened(runner.inputs)
     print(f"data       {feeds.description}")
-    if feeds.labels is not None:
-        print(f"accuracy   {accuracy(runner, feeds, batch):.2f} %")
-    elif against is None:
+    if feeds.labels is None and against is None:
         raise UsageError(f"{data} has no labels: give --against MODEL to measure agreement instead")
-    if against is not None:
-        names = open_graph(against).compared
-        outputs = stored(OpenVINO(shown(against, names), threads=threads), feeds, batch)
+    batches = -(-len(feeds) // batch)
+    if feeds.labels is not None:
+        with progress(quiet=False, stages=False) as listen:
+            right = accuracy(Heard(runner, listen, f"running {model.name}", batches), feeds, batch)
+        print(f"accuracy   {right:.2f} %")
+    if against is None:
+        return
+    names = open_graph(against).compared
+    with progress(quiet=False, stages=False) as listen:
+        other = OpenVINO(shown(against, names), threads=threads)
+        outputs = stored(Heard(other, listen, f"running {against.name}", batches), feeds, batch)
+        del other
         runner = runner if names is None else OpenVINO(shown(model, names), threads=threads)
         metric = default_metric(Seen.of(outputs, feeds, batch))
         named = metric if names is None and metric.name in ("detection", "iou", "psnr", "explained") else None
-        both = compare(outputs, runner, feeds, batch, named.begin() if named else None)
-        found, (worst, off) = both.agreement, both.agreement.worst
-        if found.top1_agreement is not None:
-            print(f"agreement  {found.top1_agreement:.2f} % of top-1 answers as {against}")
-        if named and both.after:
-            print(f"{named.name:10} {both.after.value:.2f} beside {against}: {named.reason}")
-        print(f"error      {found.relative_error:.3g} of the outputs' norm, largest on '{found.worst_output}'")
-        print(f"worst      '{worst}', {off:.2g} of its variance")
+        heard = Heard(runner, listen, f"comparing {model.name}", batches)
+        both = compare(outputs, heard, feeds, batch, named.begin() if named else None)
+    found, (worst, off) = both.agreement, both.agreement.worst
+    if found.top1_agreement is not None:
+        print(f"agreement  {found.top1_agreement:.2f} % of top-1 answers as {against}")
+    if named and both.after:
+        print(f"{named.name:10} {both.after.value:.2f} beside {against}: {named.reason}")
+    print(f"error      {found.relative_error:.3g} of the outputs' norm, largest on '{found.worst_output}'")
+    print(f"worst      '{worst}', {off:.2g} of its variance")
 
 
 def bench(
     models: Annotated[
         list[Path], typer.Argument(help="Two or more models. Ratios are to the first.", show_default=False)
     ],
-    runtime: Annotated[list[Runtime] | None, typer.Option(help="Runtime. Repeatable. Default: both.")] = None,
+    runtime: Annotated[
+        list[Runtime] | None, typer.Option(help="Runtime. Repeatable. Default: both.", rich_help_panel=TARGET)
+    ] = None,
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="Precision. Repeatable. Default: f32 and bf16.")
+        list[Precision] | None,
+        typer.Option(help="Precision. Repeatable. Default: f32 and bf16.", rich_help_panel=TARGET),
     ] = None,
     threads: Threads = None,
-    batch: Annotated[int, typer.Option(min=1, help="Batch of models that leave it open.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Batch of models that leave it open.", rich_help_panel=TARGET)] = 1,
     size: Size = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of timing for each runtime and precision.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of timing for each runtime and precision.", rich_help_panel=EFFORT)
+    ] = 10.0,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -123,9 +166,18 @@ def bench(
     names: list[Any] = [r.value for r in runtime or Runtime]
     kinds: list[Any] = [p.value for p in precision or (Precision.f32, Precision.bf16)]
     shape = None if size is None else height_width(size)
-    result = measure(
-        models, runtimes=names, precisions=kinds, threads=threads, batch=batch, shape=shape, seconds=seconds, seed=seed
-    )
+    with progress(quiet=False, stages=False) as listen:
+        result = measure(
+            models,
+            runtimes=names,
+            precisions=kinds,
+            threads=threads,
+            batch=batch,
+            shape=shape,
+            seconds=seconds,
+            seed=seed,
+            listen=listen,
+        )
     if json:
         write_text(json, jsonlib.dumps(result.to_dict(), indent=1))
     terminal.bench(result, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from enum import Enum
 from pathlib import Path
@@ -10,30 +11,47 @@ from typing import Annotated
 
 import typer
 
+DATA, BUDGET, METRIC, PASSES = "Data", "Budget", "Metric", "Passes"  # the panels of --help
+TARGET, EFFORT, OUTPUT = "Target", "Effort", "Output"
 PREPROCESS_HELP = (
-    "How pixels become inputs: imagenet, caffe, cifar10, digits, or size=..,crop=..,mean=..,std=..,scale=..,color=..,"
-    "layout=.."
+    "How pixels become inputs: a preset (imagenet, caffe, cifar10, digits), or settings, or a preset and settings that "
+    "change it, with commas between them: size=HxW crop=HxW scale=N mean=N std=N color=rgb|bgr|grey layout=nchw|nhwc "
+    "white=N. ndpass help preprocess explains them."
 )
 
 Model = Annotated[Path, typer.Argument(help="ONNX file or OpenVINO IR (.xml).", show_default=False)]
-Preprocess = Annotated[str | None, typer.Option(help=PREPROCESS_HELP, metavar="SPEC", rich_help_panel="Data")]
+Preprocess = Annotated[str | None, typer.Option(help=PREPROCESS_HELP, metavar="SPEC", rich_help_panel=DATA)]
 Samples = Annotated[
     int | None,
-    typer.Option(min=1, help="Use this many samples, drawn with the seed. Default: all.", rich_help_panel="Data"),
+    typer.Option(min=1, help="Use this many samples, drawn with the seed. Default: all.", rich_help_panel=DATA),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads. Default: what the runtime picks.", rich_help_panel="Target")
+    int | None, typer.Option(min=1, help="CPU threads. Default: what the runtime picks.", rich_help_panel=TARGET)
 ]
-Batch = Annotated[int, typer.Option(min=1, help="Samples per inference while the metric is measured.")]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed.", rich_help_panel="Data")]
+Batch = Annotated[
+    int, typer.Option(min=1, help="Samples per inference while the metric is measured.", rich_help_panel=EFFORT)
+]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.", rich_help_panel=DATA)]
 Json = Annotated[
     Path | None,
-    typer.Option("--json", help="Also write the figures as JSON.", metavar="FILE", rich_help_panel="Output"),
+    typer.Option("--json", help="Also write the figures as JSON.", metavar="FILE", rich_help_panel=OUTPUT),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.", rich_help_panel="Output")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.", rich_help_panel="Output")]
+HtmlReport = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        help="Also write a page for a browser; it needs no network.",
+        metavar="OUT.html",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.", rich_help_panel=OUTPUT)]
 Size = Annotated[
-    str | None, typer.Option(help="Height and width where the model leaves them open, as 320x480.", metavar="HxW")
+    str | None,
+    typer.Option(
+        help="Height and width where the model leaves them open, as 320x480.", metavar="HxW", rich_help_panel=DATA
+    ),
 ]
 
 
@@ -50,6 +68,11 @@ class Precision(str, Enum):
     f32 = "f32"
     bf16 = "bf16"
     int8 = "int8"
+
+
+def typed() -> str:
+    """The command, as a shell takes it again."""
+    return shlex.join(["ndpass", *sys.argv[1:]])
 
 
 def start_log(verbose: bool, quiet: bool) -> None:

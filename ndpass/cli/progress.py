@@ -1,62 +1,190 @@
-"""Progress on stderr: a bar with the time left on a terminal, a line a stage anywhere else."""
+"""Progress on stderr: a bar with the time left on a terminal, lines anywhere else, at least one every 10 s."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ndpass.cli.pace import Pace, about, clock
+from ndpass.listener import Listener, Step, Watcher, tell
 
 if TYPE_CHECKING:
-    from ndpass.listener import Listener
+    from rich.progress import Progress
+
+    from ndpass.measuring.runtime import Feed, Outputs, Runner
+
+EVERY = 10.0  # seconds from one line to the next where stderr is no terminal
+WORTH_SAYING = 20.0  # seconds; what takes less is not announced
+BUSY = 0.5  # load for each core from which on a machine is not idle
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Listener]:
-    """A bar with the time left on a terminal, a line a stage on any other stderr, nothing when quiet."""
+def progress(quiet: bool, *, stages: bool = True) -> Iterator[Listener]:
+    """A bar with the time left on a terminal, lines on any other stderr, nothing when quiet.
+
+    stages: whether a line is written where a stage begins, beside those that come every 10 s.
+    """
     if quiet:
         yield lambda *_: None
-    elif sys.stderr.isatty():
+    elif is_seen():
         with _bars() as listen:
             yield listen
     else:
-        yield _stage_lines()
+        with _beating(Lines(Pace(), sys.stderr, stages)) as lines:
+            yield lines
 
 
-def _stage_lines() -> Listener:
-    seen: set[str] = set()
+def is_seen() -> bool:
+    """Whether somebody sees a bar: on a terminal or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
-    def listen(stage: str, *_: int) -> None:
-        if stage not in seen:
-            seen.add(stage)
-            print(f"ndpass: {stage}", file=sys.stderr)
 
-    return listen
+class Lines(Watcher):
+    """A line where a stage begins, and `beat` writes one where none has been written for EVERY seconds."""
+
+    def __init__(self, pace: Pace, out: TextIO, stages: bool = True) -> None:
+        self.pace, self._out, self._stages = pace, out, stages
+        self._seen: set[str] = set()
+        self._last = pace.elapsed
+
+    def step(self, now: Step) -> None:
+        self.pace.step(now)
+        if now.stage not in self._seen and (self._stages or not now.total):
+            self._seen.add(now.stage)
+            self._write(now.stage)
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        self.pace.expect(seconds)
+        if text := announcement(sum(seconds.values())):
+            self._write(text)
+
+    def beat(self) -> None:
+        """To be called often; writes where it is time."""
+        if self.pace.stage is not None and self.pace.elapsed - self._last >= EVERY:
+            self._write(f"{where(self.pace.stage.step)}, {times(self.pace)}")
+
+    def _write(self, text: str) -> None:
+        self._last = self.pace.elapsed
+        self._out.write(f"ndpass: {text}\n")
+        self._out.flush()
+
+
+class Heard:
+    """A runner that tells a listener of each batch."""
+
+    def __init__(self, runner: Runner, listen: Listener, stage: str, batches: int) -> None:
+        self._runner, self._listen, self._stage, self._batches = runner, listen, stage, batches
+        self.inputs, self.outputs = runner.inputs, runner.outputs
+        self._done = 0
+
+    def __call__(self, feed: Feed) -> Outputs:
+        tell(self._listen, Step(self._stage, self._done, self._batches))
+        self._done += 1
+        return self._runner(feed)
+
+
+def where(step: Step) -> str:
+    """The stage, the layer and its number: planning conv3_1 (7 of 13)."""
+    number = f" ({step.done + 1} of {step.total})" if step.total > 1 else ""
+    return f"{step.stage}{' ' if step.layer else ''}{step.layer}{number}"
+
+
+def times(pace: Pace) -> str:
+    """0:42 elapsed, about 2:10 left."""
+    left = pace.left
+    rest = "time left unknown" if left is None else f"about {clock(left)} left"
+    return f"{clock(pace.elapsed)} elapsed, {rest}"
+
+
+def announcement(
+    seconds: float, load: Callable[[], tuple[float, float, float]] | None = None, cores: int | None = None
+) -> str:
+    """What a run takes, and what else the machine does; empty where it is not worth a line.
+
+    load: as os.getloadavg, which Windows does not have. cores: of this process.
+    """
+    if seconds < WORTH_SAYING:
+        return ""
+    load = load or getattr(os, "getloadavg", None)
+    cores = cores or os.cpu_count() or 1
+    now = load()[0] if load else 0.0
+    busy = f" on an idle machine; load is {now:.1f} on {cores} cores" if now > BUSY * cores else ""
+    return f"this takes about {about(seconds)}{busy}"
+
+
+@contextmanager
+def _beating(lines: Lines) -> Iterator[Lines]:
+    """Beat once a second, in a thread of its own: a step may take minutes."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(1.0):
+            lines.beat()
+
+    thread = threading.Thread(target=beat, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield lines
+    finally:
+        done.set()
+        thread.join()
+
+
+class _Bar(Watcher):
+    """One bar for the whole command; what it shows is asked for anew whenever the terminal is drawn."""
+
+    def __init__(self, pace: Pace, bars: Progress) -> None:
+        self.pace, self._bars = pace, bars
+        self._task = bars.add_task("", total=1.0)
+
+    def step(self, now: Step) -> None:
+        self.pace.step(now)
+        if not now.total:  # news, which stays
+            self._say(now.stage)
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        self.pace.expect(seconds)
+        if text := announcement(sum(seconds.values())):
+            self._say(text)
+
+    def draw(self) -> str:
+        """The text behind the bar; moves the bar, too."""
+        self._bars.tasks[0].completed = self.pace.share
+        return times(self.pace)
+
+    def _say(self, text: str) -> None:
+        self._bars.console.print(f"ndpass: {text}", markup=False, highlight=False)
 
 
 @contextmanager
 def _bars() -> Iterator[Listener]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn
+    from rich.text import Text
 
-    columns = (
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
+    from ndpass.cli.table import middle
+    from ndpass.run.figures import printable
 
-        def listen(stage: str, done: int, total: int) -> None:
-            if not total:  # news, which stays
-                bars.console.print(f"ndpass: {stage}", markup=False, highlight=False)
-                return
-            if stage not in tasks:
-                for task in tasks.values():
-                    bars.update(task, completed=1, total=1)
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    bar: _Bar | None = None
 
-        yield listen
+    class Where(ProgressColumn):
+        max_refresh = 0.1
+
+        def render(self, task: Any) -> Text:  # noqa: ARG002 - rich calls it with its task
+            stage = bar.pace.stage if bar else None
+            return Text(middle(printable(where(stage.step)), 30).ljust(30) if stage else "")
+
+    class Times(ProgressColumn):
+        max_refresh = 0.1
+
+        def render(self, task: Any) -> Text:  # noqa: ARG002 - rich calls it with its task
+            return Text(bar.draw() if bar and bar.pace.stage else "")
+
+    columns = (Where(), BarColumn(bar_width=12), Times())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
+        bar = _Bar(Pace(), bars)
+        yield bar

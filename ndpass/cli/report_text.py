@@ -1,61 +1,89 @@
-"""A report as a table and as plain text."""
+"""A report as lines of text: the summary, the layers that fit a terminal, and why layers were left alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from pydantic import JsonValue
+from ndpass.cli.table import Column, grouped, lines_of
+from ndpass.report import Layer, Report, Status
+from ndpass.run.figures import ARROW, change, human, printable, setting_text
 
-from ndpass.report import Layer, Pair, Report, Status
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-NUMBERS = frozenset({"MACs", "left", "µs", "error"})  # columns that are aligned to the right
-
-
-ARROW = " -> "
+COLUMNS = (  # of the table of layers; what is least needed goes first on a narrow terminal
+    Column("layer", least=10),
+    Column("op", need=7),
+    Column("shape", need=4),
+    Column("status"),
+    Column("setting", need=1),
+    Column("MACs", need=6, right=True),
+    Column("left", need=3, right=True),
+    Column("µs", need=2, right=True),
+    Column("error", need=5, right=True),
+    Column("reason", need=8),
+)
 SLOWER = "SLOWER"
+SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer is shown as slower
 GUESSED = "the original on random inputs"  # the key of report.json where there are no data
 SYNTHETIC = "the original on synthetic inputs"  # what they are
-
-
-def layer_table(report: Report) -> Table:
-    """The layers for a terminal; columns that are empty everywhere are left out."""
-    from rich.table import Table
-    from rich.text import Text
-
-    names, rows = _layer_cells(report)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a name with brackets is no markup
-    return table
+STYLES = {"done": "green", "kept": "dim", "skipped": "dim", "reverted": "yellow", SLOWER: "bold red"}
+Line = tuple[str, str | None]  # text and its style, as rich names styles
 
 
 def plain(report: Report) -> str:
-    """Layers in aligned columns and a summary, a line each, without colour, for pipes and logs."""
-    names, rows = _layer_cells(report)
-    cells = [names, *rows] if rows else []
-    widths = [max(len(row[i]) for row in cells) for i in range(len(names))] if cells else []
-    lines = [_line(row, names, widths) for row in cells]
-    return "\n".join([*lines, "", *summary(report)] if lines else list(summary(report))) + "\n"
+    """A summary and the layers in aligned columns, a line each, without colour, for pipes and logs."""
+    rows = [_cells(layer) for layer in report.layers]
+    return "\n".join([*summary(report), *([""] if rows else []), *(lines_of(COLUMNS, rows) if rows else ())]) + "\n"
+
+
+def for_terminal(report: Report, width: int) -> Iterator[Line]:
+    """The same for a terminal of `width` columns: reasons stand below the table, each once with its layers."""
+    for line in summary(report):
+        yield from wrapped(line, STYLES[SLOWER] if line.startswith(SLOWER) else None, width)
+    if not report.layers:
+        return
+    yield "", None
+    head, *rows = lines_of(COLUMNS[:-1], [_cells(layer)[:-1] for layer in report.layers], width)
+    yield head, "bold"
+    for row, layer in zip(rows, report.layers, strict=True):
+        yield row, STYLES[SLOWER if _is_slower(layer) else layer.status]
+    yield from below({layer.name: layer.reason and f"{layer.status}: {layer.reason}" for layer in report.layers}, width)
+
+
+def below(reasons: Mapping[str, str], width: int) -> Iterator[Line]:
+    """What stands below a table: each reason once, with the rows that it is about. reasons: of each row, by name."""
+    for number, (reason, names) in enumerate(grouped(reasons).items()):
+        if not number:
+            yield "", None
+        yield from wrapped(f"{reason}: {', '.join(names)}", "dim", width)
+
+
+def wrapped(text: str, style: str | None, width: int) -> Iterator[Line]:
+    """A paragraph in lines that fit, all but the first indented."""
+    import textwrap
+
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    for line in wrapper.wrap(printable(text)):
+        yield line, style
+
+
+def _is_slower(layer: Layer) -> bool:
+    """Whether a rewritten layer takes longer inside the model than it did."""
+    if layer.status != "done" or layer.latency_us is None:
+        return False
+    before, after = layer.latency_us
+    return after > SLOWER_LAYER * before
 
 
 def summary(report: Report) -> Iterator[str]:
     """What came out, a 'key: value' line each; only what was measured."""
     model, metric, latency = report.model, report.metric, report.latency_ms
-    counts = {status: sum(layer.status == status for layer in report.layers) for status in get_args(Status)}
-    yield f"layers: {', '.join(f'{count} {status}' for status, count in counts.items() if count) or 'none'}"
-    yield f"MACs: {change(model.macs)}"
-    yield f"parameters: {change(model.params)}"
-    yield f"file: {change(model.bytes, 'B')}"
+    if latency:
+        low, high = latency.spread
+        times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms ({latency.speedup:.2f} times as fast"
+        yield f"latency: {times}: median of paired rounds, {low:.2f} to {high:.2f})"
+        if latency.is_slower:
+            yield f"{SLOWER} than the original on this machine: {_remedy(report)}"
     if metric:
         difference = metric.after - metric.before
         values = f"{metric.before:.2f}{ARROW}{metric.after:.2f}"
@@ -65,12 +93,11 @@ def summary(report: Report) -> Iterator[str]:
             yield f"metric: {metric.name}: {metric.reason}"
     elif any(name.startswith(GUESSED) for name in report.verified):
         yield "accuracy: unknown, no data given (--calibration PATH fits and measures)"
-    if latency:
-        low, high = latency.spread
-        times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms ({latency.speedup:.2f} times as fast"
-        yield f"latency: {times}: median of paired rounds, {low:.2f} to {high:.2f})"
-        if latency.is_slower:
-            yield f"{SLOWER} than the original on this machine: {_remedy(report)}"
+    counts = {status: sum(layer.status == status for layer in report.layers) for status in get_args(Status)}
+    yield f"layers: {', '.join(f'{count} {status}' for status, count in counts.items() if count) or 'none'}"
+    yield f"MACs: {change(model.macs)}"
+    yield f"parameters: {change(model.params)}"
+    yield f"file: {change(model.bytes, 'B')}"
     for row in report.variants:
         value = "" if row.metric is None else f"{row.metric:.2f}, "
         low, high = row.spread
@@ -104,48 +131,21 @@ def _worst(outputs: Mapping[str, float | None]) -> str:
     return f"'{name}' is not finite" if error is None or math.isinf(error) else f"'{name}', {error:.2g} of its variance"
 
 
-def human(number: float, unit: str = "") -> str:
-    """Three or four digits with a decimal prefix: 15.35 G, 313 M, 1.20 kB, 42."""
-    for size, prefix in PREFIXES:
-        if abs(number) >= 0.9995 * size:  # what would be rounded to 1000 of the smaller prefix
-            value = number / size
-            return f"{value:.0f} {prefix}{unit}" if abs(value) >= 99.995 else f"{value:.2f} {prefix}{unit}"
-    return f"{number:.0f} {unit}".rstrip()
-
-
-def change(pair: Pair, unit: str = "") -> str:
-    """15.35 G -> 4.10 G (26.7 %)"""
-    before, after = pair
-    share = f" ({100 * after / before:.1f} %)" if before else ""
-    return f"{human(before, unit)}{ARROW}{human(after, unit)}{share}"
-
-
-def setting_text(setting: dict[str, dict[str, JsonValue]]) -> str:
-    """As the command line takes it: cd:rank=64 nd:rank=2:form=dw-pw"""
-    return " ".join(":".join([name, *(f"{k}={v}" for k, v in options.items())]) for name, options in setting.items())
-
-
-def _layer_cells(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Column names and the text of every cell, without the columns that are empty everywhere."""
-    cells = [_cells(layer) for layer in report.layers]
-    used = [name for name in (cells[0] if cells else ()) if any(row[name] for row in cells)]
-    return used, [[row[name] for name in used] for row in cells]
-
-
-def _cells(layer: Layer) -> dict[str, str]:
+def _cells(layer: Layer) -> list[str]:
+    """In the order of COLUMNS."""
     changed = layer.macs is not None and layer.macs[0] != layer.macs[1]
-    return {
-        "layer": layer.name,
-        "op": layer.op,
-        "shape": layer.shape,
-        "status": layer.status,
-        "setting": setting_text(layer.setting),
-        "MACs": "" if layer.macs is None else ARROW.join(human(n) for n in (layer.macs if changed else layer.macs[:1])),
-        "left": "" if layer.macs is None or not changed else f"{100 * layer.macs[1] / max(layer.macs[0], 1):.1f} %",
-        "µs": "" if layer.latency_us is None else ARROW.join(f"{us:.1f}" for us in dict.fromkeys(layer.latency_us)),
-        "error": _errors(layer),
-        "reason": layer.reason,
-    }
+    return [
+        layer.name,
+        layer.op,
+        layer.shape,
+        layer.status,
+        setting_text(layer.setting),
+        "" if layer.macs is None else ARROW.join(human(n) for n in (layer.macs if changed else layer.macs[:1])),
+        "" if layer.macs is None or not changed else f"{100 * layer.macs[1] / max(layer.macs[0], 1):.1f} %",
+        "" if layer.latency_us is None else ARROW.join(f"{us:.1f}" for us in dict.fromkeys(layer.latency_us)),
+        _errors(layer),
+        layer.reason,
+    ]
 
 
 def _errors(layer: Layer) -> str:
@@ -154,9 +154,3 @@ def _errors(layer: Layer) -> str:
     if measured is None:
         return "" if predicted is None else f"({predicted:.4f})"
     return f"{measured:.4f}" if predicted is None else f"{measured:.4f} ({predicted:.4f})"
-
-
-def _line(row: list[str], names: list[str], widths: list[int]) -> str:
-    cells = zip(row, names, widths, strict=True)
-    padded = (cell.rjust(width) if name in NUMBERS else cell.ljust(width) for cell, name, width in cells)
-    return "  ".join(padded).rstrip()

@@ -9,7 +9,27 @@ import typer
 
 from ndpass.cli import terminal
 from ndpass.cli.interrupt import truth_when_interrupted
-from ndpass.cli.parameters import Json, Precision, Preprocess, Quiet, Samples, Seed, Size, Threads, Verbose, start_log
+from ndpass.cli.parameters import (
+    BUDGET,
+    DATA,
+    EFFORT,
+    METRIC,
+    OUTPUT,
+    PASSES,
+    TARGET,
+    HtmlReport,
+    Json,
+    Precision,
+    Preprocess,
+    Quiet,
+    Samples,
+    Seed,
+    Size,
+    Threads,
+    Verbose,
+    start_log,
+    typed,
+)
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
@@ -24,6 +44,7 @@ from ndpass.run.arguments import (
     passes_and_budget,
     target_options,
 )
+from ndpass.run.next_steps import Given, after_run
 from ndpass.run.options import Data, Effort, Options, Output
 
 if TYPE_CHECKING:
@@ -33,7 +54,6 @@ DEMO: tuple[BudgetKind, float] = (
     "macs",
     0.5,
 )  # the embedded network is too small for milliseconds to mean much
-DATA, BUDGET, TARGET, OUTPUT, EFFORT = "Data", "Budget", "Target", "Output", "Effort"
 
 
 def run(
@@ -51,12 +71,16 @@ def run(
         str,
         typer.Option(
             help="Passes in their order inside a layer, as nd or cd,nd. nd:rank=2 pins a setting. auto: each layer "
-            "takes what pays."
+            "takes what pays. ndpass passes lists them.",
+            metavar="SPEC",
+            rich_help_panel=PASSES,
         ),
     ] = "nd",
     ignore: Annotated[
         list[str] | None,
-        typer.Option(help="Leave this layer alone: NAME or re:REGEX. Repeatable.", metavar="PATTERN"),
+        typer.Option(
+            help="Leave this layer alone: NAME or re:REGEX. Repeatable.", metavar="PATTERN", rich_help_panel=PASSES
+        ),
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -127,7 +151,7 @@ def run(
             help="What is measured before and after, for --max-drop: top1, top5, agreement, iou, psnr, detection, "
             "explained, or your own MODULE:FUNCTION of a compiled OpenVINO model. Default: by the kind of the outputs.",
             metavar="NAME",
-            rich_help_panel=BUDGET,
+            rich_help_panel=METRIC,
         ),
     ] = None,
     precision: Annotated[
@@ -197,6 +221,7 @@ def run(
         ),
     ] = False,
     json: Json = None,
+    report: HtmlReport = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -228,6 +253,8 @@ def run(
     budgets = {"max_drop": max_drop, "max_error": max_error, "speedup": speedup, "macs": macs, "energy": energy}
     default = DEMO if demo else DEFAULT[fit is not None or measured is not None]
     rules, budget = passes_and_budget(passes, budgets, plan, default, calibrated=fit is not None)
+    output = output or default_output(model, int8)
+    given = Given(None if demo else model, output, calibration, validation, preprocess, typed())
     options = Options(
         passes=rules,
         budget=budget,
@@ -238,30 +265,38 @@ def run(
             calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess), anyway=anyway, size=size
         ),
         target=target_options(device, precision.value if precision else None, threads, batch, int8=int8),
-        output=Output(compress=compress_to_fp16, int8=int8, save_plan=save_plan, json=json, model_server=model_server),
+        output=Output(
+            compress=compress_to_fp16,
+            int8=int8,
+            save_plan=save_plan,
+            json=json,
+            report=report,
+            model_server=model_server,
+            given=given,
+        ),
         effort=Effort(memory=parse_bytes(memory), jobs=jobs, resume=resume, latency=latency),
     )
-    output = output or default_output(model, int8)
     if compress_to_fp16 and output.suffix != IR:
         raise UsageError(f"--compress-to-fp16 is about OpenVINO IR: give an .xml as output, not {output}")
     check_kind(output, from_ir=model.suffix == IR, int8=int8)
     read = (model, calibration, validation, plan)
-    check_outputs(read, {"--json": json, "--save-plan": save_plan}, output, model_server)
+    check_outputs(read, {"--json": json, "--save-plan": save_plan, "--report": report}, output, model_server)
     with truth_when_interrupted(output, resume):
-        _execute(model, output, options, quiet)
+        _execute(model, options, quiet, given)
 
 
-def _execute(model: Path, output: Path, options: Options, quiet: bool) -> None:
+def _execute(model: Path, options: Options, quiet: bool, given: Given) -> None:
     """Run, write and print; only here is any runtime loaded."""
     from ndpass.files.model_server import served_model
     from ndpass.measuring.latency_cache import cache_folder
     from ndpass.run import pipeline
 
     with progress(quiet) as listen:
-        report = pipeline.run(model, output, options.with_cache(cache_folder()), listen)
+        report = pipeline.run(model, given.output, options.with_cache(cache_folder()), listen)
     folder = options.output.model_server
     if not quiet:
-        terminal.report(report, [output, served_model(folder)] if folder else [output])
+        written = [given.output, *([served_model(folder)] if folder else [])]
+        terminal.report(report, written, after_run(report, given))
 
 
 def _digits_data() -> tuple[Any, Any]:

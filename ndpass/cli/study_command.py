@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from ndpass.cli import terminal
-from ndpass.cli.parameters import Json, Model, Preprocess, Quiet, Samples, Seed, Threads, Verbose, start_log
+from ndpass.cli.parameters import (
+    DATA,
+    METRIC,
+    OUTPUT,
+    PASSES,
+    HtmlReport,
+    Json,
+    Model,
+    Preprocess,
+    Quiet,
+    Samples,
+    Seed,
+    Threads,
+    Verbose,
+    start_log,
+    typed,
+)
 from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
 from ndpass.files.output_paths import check_outputs
 from ndpass.run.arguments import opener, passes_of
+from ndpass.run.next_steps import NextStep, after_slopes
 from ndpass.run.options import Data, Options, TargetOptions
 
 if TYPE_CHECKING:
+    from ndpass.run.page import Page
     from ndpass.run.studies import Slope, Subject
 
 
@@ -29,24 +47,36 @@ class Study(str, Enum):
 
 def sensitivity(
     model: Model,
-    calibration: Annotated[Path, typer.Option(help="Unlabelled data: a folder of images, .npz or .npy.")],
-    study: Annotated[Study | None, typer.Option(help="Rewrite parts and measure, see above. Default: slopes.")] = None,
+    calibration: Annotated[
+        Path, typer.Option(help="Unlabelled data: a folder of images, .npz or .npy.", rich_help_panel=DATA)
+    ],
+    study: Annotated[
+        Study | None,
+        typer.Option(help="Rewrite parts and measure, see above. Default: slopes.", rich_help_panel=METRIC),
+    ] = None,
     passes: Annotated[
         str | None,
         typer.Option(
-            help="Passes as in `run`. depth needs pinned settings, as nd:rank=2. Without a study: layers to look at."
+            help="Passes as in `run`. depth needs pinned settings, as nd:rank=2. Without a study: layers to look at.",
+            rich_help_panel=PASSES,
         ),
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(help="Data that a study measures on. Default: a fifth of the calibration data, held out."),
+        typer.Option(
+            help="Data that a study measures on. Default: a fifth of the calibration data, held out.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     preprocess: Preprocess = None,
     samples: Samples = None,
     threads: Threads = None,
     seed: Seed = 0,
     json: Json = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw it, as .png or .svg.", metavar="FILE")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw it, as .png or .svg.", metavar="FILE", rich_help_panel=OUTPUT)
+    ] = None,
+    report: HtmlReport = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -72,7 +102,7 @@ def sensitivity(
 
     start_log(verbose, quiet)
     check_model_path(model)
-    check_outputs((model, calibration, validation), {"--json": json, "--plot": plot})
+    check_outputs((model, calibration, validation), {"--json": json, "--plot": plot, "--report": report})
     rules = passes_of(passes, calibrated=True) if passes else []
     if study and not rules:
         raise UsageError(f"--study {study.value} rewrites layers: say how, as with --passes nd:rank=2")
@@ -90,55 +120,75 @@ def sensitivity(
         target=TargetOptions(threads=threads),
     )
     with progress(quiet) as listen:
-        listen("calibrating", 0, 1)
         if study is None:
-            slopes = studies.layer_slopes(model, options, lambda done, of: listen("probing", done, of))
+            slopes = studies.layer_slopes(model, options, listen)
         else:
+            listen("calibrating", 0, 1)
             subject = studies.Subject.open(model, options)
+    files = _Files(json, plot, report)
     if study is None:
-        _finish_slopes(slopes, json, plot, quiet)
+        steps = after_slopes(slopes, model, calibration)
+        if not quiet:
+            terminal.slopes(slopes, steps)
+        files.of_slopes(model.name, slopes, steps)
     else:
-        _study(study, subject, json, plot, quiet)
+        rows = _rows(study, subject, quiet)
+        files.of_study(model.name, study, rows, subject)
 
 
-def _finish_slopes(rows: Sequence[Slope], json: Path | None, plot: Path | None, quiet: bool) -> None:
-    from ndpass.cli import plots
-    from ndpass.run import studies
-
-    if not quiet:
-        terminal.slopes(rows)
-    _write(json, lambda: studies.to_json("slopes", rows), plot, lambda path: plots.slopes(rows, path))
-
-
-def _study(study: Study, subject: Subject, json: Path | None, plot: Path | None, quiet: bool) -> None:
-    from ndpass.cli import plots
-    from ndpass.run import studies
-
-    makes: Any = {
-        Study.ranks: (subject.ranks, terminal.ranks, plots.ranks),
-        Study.depth: (subject.depth, terminal.depths, plots.depths),
-    }
-    compute, printer, draw = makes[study]
+def _rows(study: Study, subject: Subject, quiet: bool) -> list[Any]:
+    """The rows of a study, printed as they come."""
+    makes: Any = {Study.ranks: (subject.ranks, terminal.ranks), Study.depth: (subject.depth, terminal.depths)}
+    compute, printer = makes[study]
     show = (lambda _: None) if quiet else printer(subject)
     rows = []
     for row in compute():
         rows.append(row)
         show(row)
-    _write(
-        json,
-        lambda: studies.to_json(study.value, rows, subject),
-        plot,
-        lambda path: draw(rows, subject.yardstick, path),
-    )
+    return rows
 
 
-def _write(json: Path | None, figures: Callable[[], str], plot: Path | None, draw: Callable[[Path], object]) -> None:
-    """Write the figures and the picture, both or neither. draw: makes the picture at a path."""
-    from ndpass.files.staging import Outputs
+class _Files(NamedTuple):
+    """What is written besides: the figures, the picture and the page, all or none."""
 
-    with Outputs() as outputs:
-        if json:
-            outputs.text(json, figures())
-        if plot:
-            draw(outputs.stage(plot).path)
-        outputs.commit()
+    json: Path | None
+    plot: Path | None
+    report: Path | None
+
+    def of_slopes(self, name: str, rows: Sequence[Slope], steps: Sequence[NextStep]) -> None:
+        """name: of the model."""
+        from ndpass.cli import plots
+        from ndpass.run import studies
+        from ndpass.run.study_pages import slopes_page
+
+        self._write(
+            lambda: studies.to_json("slopes", rows),
+            lambda path: plots.slopes(rows, path),
+            lambda: slopes_page(name, rows, typed(), steps),
+        )
+
+    def of_study(self, name: str, study: Study, rows: Sequence[Any], subject: Subject) -> None:
+        """name: of the model."""
+        from ndpass.cli import plots
+        from ndpass.run import studies
+        from ndpass.run.study_pages import study_page
+
+        draw: Any = {Study.ranks: plots.ranks, Study.depth: plots.depths}[study]
+        self._write(
+            lambda: studies.to_json(study.value, rows, subject),
+            lambda path: draw(rows, subject.yardstick, path),
+            lambda: study_page(name, rows, subject, typed()),
+        )
+
+    def _write(self, figures: Callable[[], str], draw: Callable[[Path], object], page: Callable[[], Page]) -> None:
+        """draw: makes the picture at a path."""
+        from ndpass.files.staging import Outputs
+
+        with Outputs() as outputs:
+            if self.json:
+                outputs.text(self.json, figures())
+            if self.plot:
+                draw(outputs.stage(self.plot).path)
+            if self.report:
+                outputs.text(self.report, page().html())
+            outputs.commit()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ndpass.cli.table import Column, fitted, lines_of, row_text, terminal_width
+from ndpass.run.next_steps import NextStep
 
 if TYPE_CHECKING:
     from ndpass.graph.graph import Graph
@@ -16,6 +19,25 @@ if TYPE_CHECKING:
     from ndpass.run.studies import Depth, Rank, Score, Slope, Subject
 
 WIDE = 160  # columns, from which on nd's energies at every T are shown too
+BENCH = (
+    Column("model", least=12),
+    Column("runtime", need=1),
+    Column("precision"),
+    Column("ms", right=True),
+    Column("10-90 %", need=3, right=True),
+    Column("times as fast", right=True),
+    Column("10-90 %", need=2, right=True),
+    Column("verdict", least=10),
+)
+BENCH_STYLES = {"faster": "green", "slower": "bold red"}
+SLOPES = (
+    Column("layer", least=12),
+    Column("op", need=1),
+    Column("shape", need=2),
+    Column("MACs", right=True),
+    Column("slope", right=True),
+    Column("of the mean", right=True),
+)
 
 
 def flush() -> None:
@@ -27,41 +49,80 @@ def flush() -> None:
         sys.exit(1)
 
 
-def report(done: Report, written: Sequence[Path]) -> None:
-    """What became of each layer, a summary, and where the model is."""
-    from ndpass.cli.report_text import SLOWER, layer_table, plain, summary
+def report(done: Report, written: Sequence[Path], steps: Sequence[NextStep]) -> None:
+    """A summary, what became of each layer, where the model is, and what to do next."""
+    from ndpass.cli.report_text import for_terminal, plain
 
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        console.print(layer_table(done))
-        console.print()
-        for line in summary(done):
-            console.print(line, markup=False, style="bold red" if line.startswith(SLOWER) else None)
-    else:
+    width = terminal_width()
+    if width is None:
         print(plain(done), end="")
+    else:
+        styled(for_terminal(done, width))
     print(f"written: {', '.join(map(str, written))}")
+    show(steps)
 
 
-def inspection(rows: Sequence[Row], graph: Graph) -> None:
-    """A row for each layer, what each pass could make of it, and what the layers are together."""
-    from ndpass.cli.report_text import human
+def show(steps: Sequence[NextStep]) -> None:
+    """What to do next: each command on a line of its own, below what it is good for."""
+    from ndpass.run.figures import printable
 
+    if not steps:
+        return
+    lines = [("", ""), ("next:", "bold")]
+    for step in steps:
+        lines += [(f"  # {printable(step.why)}", "dim"), (f"  {step.command}", "cyan")]
+    if terminal_width() is None:
+        print("\n".join(text for text, _ in lines))
+    else:
+        styled(lines)
+
+
+def styled(lines: Iterable[tuple[str, str | None]]) -> None:
+    """Lines that fit the terminal, each in its style; without colour where NO_COLOR is set."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for text, style in lines:
+        console.print(text, markup=False, style=style)
+
+
+def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> None:
+    """What the layers are together, a row for each, and what each pass could make of it."""
+    from ndpass.cli.report_text import below, wrapped
+    from ndpass.run.figures import human
+
+    sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
+    assumed = "; open axes assumed, see --size" if graph.dynamic_hw else ""
     names = list(dict.fromkeys(name for row in rows for name in row.passes))
-    wide = _width() >= WIDE
+    heads = [f"{len(rows)} layers, {human(graph.macs())} MACs, {human(graph.params())} parameters at {sizes}{assumed}"]
+    if names:
+        kept = "MACs left of the layer where 95 % of its weights' energy are kept; data: with data"
+        heads.append(f"{', '.join(names)}: {kept}")
+    width = terminal_width()
+    columns, cells = _inspected(rows, names, wide=width is None or width >= WIDE)
+    if width is None:
+        print("\n".join([*heads, ""]))
+        table(columns, cells)
+    else:
+        styled([*(line for head in heads for line in wrapped(head, None, width)), ("", None)])
+        table(columns[:-1], [row[:-1] for row in cells])
+        styled(below({row.name: row.note for row in rows}, width))
+    show(steps)
+
+
+def _inspected(rows: Sequence[Row], names: Sequence[str], *, wide: bool) -> tuple[list[Column], list[list[str]]]:
+    """The columns, the last of which says why nothing can be done, and the cells. wide: nd's energies, too."""
+    from ndpass.run.figures import human
+
     energies = [f"{form} T={t}" for form in ("pw-dw", "dw-pw") for t in (1, 2, 3, 4)] if wide else []
-    heads = [
-        "layer",
-        "op",
-        "shape",
-        "input",
-        "MACs",
-        "share",
-        *names,
-        *energies,
-        *(["blueprint"] if wide else []),
-        "note",
+    columns = [
+        Column("layer", least=12),
+        Column("op", need=1),
+        Column("shape"),
+        Column("input", need=2),
+        *(Column(name, right=True) for name in ("MACs", "share", *names)),
+        *(Column(name, need=3, right=True) for name in (*energies, *(["blueprint"] if wide else []))),
+        Column("note"),
     ]
     cells = []
     for row in rows:
@@ -80,12 +141,7 @@ def inspection(rows: Sequence[Row], graph: Graph) -> None:
                 row.note,
             ]
         )
-    table(heads, cells, 4)
-    sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
-    assumed = "; open axes assumed, see --size" if graph.dynamic_hw else ""
-    print(f"\n{len(rows)} layers, {human(graph.macs())} MACs, {human(graph.params())} parameters at {sizes}{assumed}")
-    if names:
-        print(f"{', '.join(names)}: MACs left of the layer where 95 % of its weights' energy are kept; data: with data")
+    return columns, cells
 
 
 def _offer(offer: Offer | None) -> str:
@@ -93,13 +149,6 @@ def _offer(offer: Offer | None) -> str:
     if offer is None or offer.refused:
         return "-"
     return "data" if offer.macs is None else f"{100 * offer.macs:.0f} %"
-
-
-def _width() -> int:
-    """Columns of the terminal; as many as one likes where the output is a pipe or a file."""
-    import shutil
-
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
 
 
 def bench(result: benching.BenchResult, batch: int) -> None:
@@ -111,8 +160,9 @@ def bench(result: benching.BenchResult, batch: int) -> None:
     )
     for note, names in _noted(result.rows).items():
         print(f"{', '.join(names)}: {note}")
-    rows = [_bench_cells(row) for row in result.rows]
-    table(["model", "runtime", "precision", "ms", "10-90 %", "times as fast", "10-90 %", "verdict"], rows, 3)
+    table(
+        BENCH, [_bench_cells(row) for row in result.rows], [BENCH_STYLES.get(row.verdict or "") for row in result.rows]
+    )
 
 
 def _noted(rows: Sequence[benching.Row]) -> dict[str, list[str]]:
@@ -135,31 +185,28 @@ def _bench_cells(row: benching.Row) -> list[str]:
     return [*head, f"{row.median_ms:.3f}", f"{low:.3f}-{high:.3f}", *ratio, row.verdict or "the first"]
 
 
-def slopes(rows: Sequence[Slope]) -> None:
-    """A row for each layer."""
-    from ndpass.cli.report_text import human
+def slopes(rows: Sequence[Slope], steps: Sequence[NextStep]) -> None:
+    """A row for each layer, and what to do next."""
+    from ndpass.run.figures import human
 
     cells = [
         [row.layer, row.op, "x".join(map(str, row.shape)), human(row.macs), f"{row.slope:.4g}", f"{row.relative:.2f}"]
         for row in rows
     ]
-    table(["layer", "op", "shape", "MACs", "slope", "of the mean", ""], [[*row, ""] for row in cells], 3)
+    table(SLOPES, cells)
+    show(steps)
 
 
 class Rows:
     """A table whose rows are printed as they come: widths (characters) are given; 0: as wide as the head."""
 
-    def __init__(self, heads: Sequence[str], widths: Sequence[int], numbers_from: int) -> None:
-        self.widths = [max(len(head), width) for head, width in zip(heads, widths, strict=True)]
-        self.numbers_from = numbers_from
-        self(heads)
+    def __init__(self, columns: Sequence[Column], widths: Sequence[int]) -> None:
+        self._columns = columns
+        self._widths = fitted(columns, [["x" * width for width in widths]], terminal_width())
+        self([column.name for column in columns])
 
     def __call__(self, cells: Sequence[str]) -> None:
-        texts = [
-            cell.rjust(width) if i >= self.numbers_from else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(cells, self.widths, strict=True))
-        ]
-        print("  ".join(texts).rstrip(), flush=True)
+        print(row_text(cells, self._columns, self._widths), flush=True)
 
 
 def ranks(study: Subject) -> Callable[[Rank], None]:
@@ -168,7 +215,8 @@ def ranks(study: Subject) -> Callable[[Rank], None]:
 
     _original(study)
     names = max(len(site.name) for site in study.sites)
-    rows = Rows(["layer", "pass", "layer's MACs", "error", *_score_heads(study)], [names, 30, 0, 6, 0, 8, 8], 2)
+    numbers = (Column("MACs", right=True), Column("error", need=2, right=True), *_score_columns(study))
+    rows = Rows([Column("layer", least=12), Column("pass"), *numbers], [names, 22, 7, 6, 0, 8, 8])
 
     def show(row: Rank) -> None:
         rows(
@@ -188,8 +236,8 @@ def depths(study: Subject) -> Callable[[Depth], None]:
     """The same for the first and last layers."""
     _original(study)
     names = max(len(site.name) for site in study.sites)
-    heads = ["end", "layers", "rewritten", "and", "model's MACs", *_score_heads(study)]
-    rows = Rows(heads, [5, 0, 0, names, 0, 0, 8, 8], 4)
+    first = (Column("end"), Column("layers"), Column("rewritten", need=1), Column("and", least=12))
+    rows = Rows([*first, Column("MACs", right=True), *_score_columns(study)], [5, 0, 0, names, 7, 0, 8, 8])
 
     def show(row: Depth) -> None:
         rows(
@@ -214,8 +262,8 @@ def _original(study: Subject) -> None:
     )
 
 
-def _score_heads(study: Subject) -> list[str]:
-    return [study.yardstick.name, "change", "KL"]
+def _score_columns(study: Subject) -> list[Column]:
+    return [Column(study.yardstick.name, right=True), Column("change", right=True), Column("KL", need=3, right=True)]
 
 
 def _score_cells(study: Subject, score: Score) -> list[str]:
@@ -225,31 +273,11 @@ def _score_cells(study: Subject, score: Score) -> list[str]:
     return [f"{score.metric:{digits}}", f"{score.metric - gauge.original:+{digits}}", kl]
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> None:
-    """Columns without any content are left out; a table on a terminal, aligned text elsewhere.
-
-    numbers_from: the first column that is aligned to the right; the last one never is.
-    """
-    used = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-    if sys.stdout.isatty():
-        _rich_table(heads, rows, used, numbers_from)
-        return
-    widths = {i: max(len(row[i]) for row in [heads, *rows]) for i in used}
-    for row in [heads, *rows]:
-        texts = [
-            row[i].rjust(widths[i]) if i >= numbers_from and i != used[-1] else row[i].ljust(widths[i]) for i in used
-        ]
-        print("  ".join(texts).rstrip())
-
-
-def _rich_table(heads: Sequence[str], rows: Sequence[Sequence[str]], used: Sequence[int], numbers_from: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    for i in used:
-        last = i == len(heads) - 1
-        made.add_column(heads[i], justify="right" if i >= numbers_from and not last else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(row[i] for i in used))
-    Console(highlight=False, markup=False).print(made)
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str | None] = ()) -> None:
+    """Columns without any content are left out; on a terminal the table fits it. styles: of each row."""
+    width = terminal_width()
+    head, *lines = lines_of(columns, rows, width)
+    if width is None:
+        print("\n".join([head, *lines]))
+    else:
+        styled([(head, "bold"), *zip(lines, styles or [None] * len(lines), strict=True)])

@@ -17,12 +17,13 @@ import numpy as np
 
 from ndpass.errors import UsageError, blaming
 from ndpass.graph.input_spec import InputSpec, static_batch
+from ndpass.listener import Listener, expect
 from ndpass.measuring.environment import Environment, environment
 from ndpass.measuring.fake_int8 import is_int8, quantised
 from ndpass.measuring.openvino_core import shared_core
 from ndpass.measuring.random_inputs import random_feed
 from ndpass.measuring.runtime import OnnxRuntime, OpenVINO, Precision, Session, existing
-from ndpass.measuring.turns import Range, Verdict, percentiles, time_anew, verdict
+from ndpass.measuring.turns import COMPILED, WARM_UP, Range, Verdict, percentiles, time_anew, verdict
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -82,6 +83,7 @@ def bench(
     rounds: int = 10,
     seconds: float = 10.0,
     seed: int = 0,
+    listen: Listener = lambda *_: None,
 ) -> BenchResult:
     """Latency of every model, as read from its file, against the first one.
 
@@ -92,7 +94,11 @@ def bench(
     """
     _check_options(models, runtimes, precisions)
     rows: list[Row] = []
-    for runtime, precision in _cases(runtimes, precisions):
+    cases = _cases(runtimes, precisions)
+    each = seconds + COMPILED * WARM_UP * len(models)
+    expect(listen, {f"timing {runtime} {precision}": each for runtime, precision in cases})
+    for runtime, precision in cases:
+        listen(f"timing {runtime} {precision}", 0, 1)
         log.info("bench %s %s", runtime, precision)
         todo = {i: _skip(path, runtime, precision) for i, path in enumerate(models)}
         sources = {i: _source(models[i], precision) for i, reason in todo.items() if reason is None}

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from ndpass.graph.graph import Graph, Site
-from ndpass.listener import Listener
+from ndpass.listener import Listener, Step, tell
 from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass
 from ndpass.planning.candidate import Candidate, CandidateStore, pareto, seconds_of
@@ -46,7 +46,7 @@ def timed_table(
     """
     small: dict[str, list[Candidate]] = {}
     for i, site in enumerate(sites):
-        listen("timing", i, len(sites))
+        tell(listen, Step("timing", i, len(sites), site.name))
         known = store.load_candidates(site.name) if store else None
         if known is not None:
             small[site.name] = known

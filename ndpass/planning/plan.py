@@ -12,7 +12,7 @@ from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
-from ndpass.listener import Listener
+from ndpass.listener import Listener, Step, shares, tell
 from ndpass.passes import Pass
 from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
 from ndpass.planning.candidates import candidates_for, channel_group
@@ -20,6 +20,7 @@ from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
 from ndpass.planning.sensitivity import slopes_of, weighed
 from ndpass.planning.threads import blas_threads, side_by_side
+from ndpass.planning.work import planning_work
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Planner:
     def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
         """A choice for every site. Raises BudgetError where none meets the budget."""
         fronts = Coupling(self.graph, sites, self.passes).fronts
-        return choose(self.weighed(sites, self.candidates(sites, listen)), budget, self.graph.macs(), fronts)
+        return choose(self.weighed(sites, self.candidates(sites, listen), listen), budget, self.graph.macs(), fronts)
 
     def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
         """Site name -> its candidates, with data on the activations of the network as it is now."""
@@ -48,8 +49,9 @@ class Planner:
 
         def tasks() -> Iterator[tuple[str, Callable[[], list[Candidate]]]]:
             behind: list[Site] = []  # layers that are known and that the frontier has not gone through
+            done = shares([planning_work(site) for site in sites])
             for i, site in enumerate(sites):
-                listen("planning", i, len(sites))
+                tell(listen, Step("planning", i, len(sites), site.name, done[i]))
                 known = self.store.load_candidates(site.name) if self.store else None
                 if known is not None:
                     behind.append(site)
@@ -72,11 +74,13 @@ class Planner:
             self.store.save_candidates(site.name, found)
         return found
 
-    def weighed(self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]]) -> dict[str, list[Candidate]]:
+    def weighed(
+        self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]], listen: Listener
+    ) -> dict[str, list[Candidate]]:
         """The candidates with what their errors do to the outputs, where there are data to tell."""
         if self.calibration is None:
             return {name: list(ways) for name, ways in found.items()}
-        return weighed(found, slopes_of(self.calibration, self.graph, sites, self.passes))
+        return weighed(found, slopes_of(self.calibration, self.graph, sites, self.passes, listen))
 
 
 def local_choices(

@@ -30,7 +30,7 @@ outputs' variance. Of several outputs, and of groups of channels whose scales di
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ from ndpass.calibration.reference import Calibration
 from ndpass.conv import Array, Conv
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import InputSpec
+from ndpass.listener import Listener, Step, tell
 from ndpass.measuring.evaluate import Agreement, compare, stored
 from ndpass.measuring.runtime import Feed, OpenVINO, Outputs
 from ndpass.passes import Pass, Pruning
@@ -110,7 +111,7 @@ def slopes(
     sites: Sequence[Site],
     responses: Mapping[str, Array],
     data: Data,
-    listen: Callable[[int, int], None] = lambda *_: None,
+    listen: Listener = lambda *_: None,
     *,
     pruning: Collection[str] = (),
 ) -> Slopes:
@@ -123,10 +124,16 @@ def slopes(
     return Slopes(_above_zero(plain), _above_zero(pruned), pruning)
 
 
-def slopes_of(calibration: Calibration, graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> Slopes:
+def slopes_of(
+    calibration: Calibration,
+    graph: Graph,
+    sites: Sequence[Site],
+    passes: Sequence[Pass],
+    listen: Listener = lambda *_: None,
+) -> Slopes:
     """What an error of these passes costs, on the calibration data."""
     pruning = [rule.name for rule in passes if isinstance(rule, Pruning)]
-    return slopes(graph, sites, calibration.responses, calibration.data, pruning=pruning)
+    return slopes(graph, sites, calibration.responses, calibration.data, listen, pruning=pruning)
 
 
 def _above_zero(found: Mapping[str, Effect]) -> dict[str, float]:
@@ -141,7 +148,7 @@ def effects(
     sites: Sequence[Site],
     responses: Mapping[str, Array],
     data: Data,
-    listen: Callable[[int, int], None] = lambda *_: None,
+    listen: Listener = lambda *_: None,
     *,
     pruning: bool = False,
 ) -> tuple[dict[str, Effect], dict[str, Effect]]:
@@ -159,7 +166,7 @@ def effects(
         off = {switch(i): np.zeros(1, np.float32) for i in range(len(sites))}
         before = stored(_Switched(runner, off), few.feeds, few.batch)
         for i, site in enumerate(sites):
-            listen(turn * len(sites) + i, len(kinds) * len(sites))
+            tell(listen, Step("probing", turn * len(sites) + i, len(kinds) * len(sites), site.name))
             strength, injected = probes[site.name].dose(error)
             on = {**off, switch(i): np.full(1, strength, np.float32)}
             moved = divergence(compare(before, _Switched(runner, on), few.feeds, few.batch)) if injected else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from ndpass.errors import VerificationError
 from ndpass.graph.channel_groups import Group, Member
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.graph import Found, Graph, Site, Skipped
-from ndpass.listener import Listener
+from ndpass.listener import Listener, Step, shares, tell
 from ndpass.passes import Pass, Pruning, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import compose
@@ -26,6 +26,7 @@ from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidates import channel_group, refused, split
 from ndpass.planning.plan import local_choices
 from ndpass.planning.threads import blas_threads
+from ndpass.planning.work import fitting_work
 from ndpass.report import Layer, Status
 from ndpass.rewriting.checkpoint import Checkpoint, Record
 from ndpass.rewriting.relu_refit import asking, linear, refitted, unsuited
@@ -66,13 +67,19 @@ class Rewriter:
         frontier = self.calibration.frontier(activations or self.graph) if self.calibration else None
         names = {site.name for site in sites}
         rows = []
+        behind = shares([self._work(one, names, plan) for one in found])
         for i, one in enumerate(found):
-            listen("rewriting", i, len(found))
+            tell(listen, Step("rewriting", i, len(found), one.name, behind[i]))
             if not isinstance(one, Site) or one.name not in names:
                 rows.append(left_alone(one, "skipped", self._why_skipped(one)))
             else:
                 rows.append(self._one(i, one, plan if isinstance(plan, Budget) else plan[one.name], frontier))
         return self._recount(rows)
+
+    def _work(self, found: Found, names: Collection[str], plan: Mapping[str, Choice] | Budget) -> float:
+        if not isinstance(found, Site) or found.name not in names:
+            return 0.0
+        return fitting_work(found, isinstance(plan, Budget) or bool(plan[found.name].candidate.setting))
 
     def _why_skipped(self, found: Found) -> str:
         if isinstance(found, Skipped):

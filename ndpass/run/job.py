@@ -24,6 +24,7 @@ from ndpass.listener import Listener
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
+from ndpass.planning.work import planning_work
 from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
 from ndpass.run.arguments import Opener, height_width
 from ndpass.run.judge import Judge, OwnMetric
@@ -46,8 +47,8 @@ class Job:
     fit: the samples that layers are fitted to, None without data. measured: those of the metric; guessed: whether they
     are made up, for want of data. beside: files that hold the model's external data. compared: the tensors that
     original and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes
-    that costs are counted at. sites: names of the layers that a pass may rewrite, convolutional: whether there is any
-    convolution.
+    that costs are counted at. work: of planning and fitting, in weights. sites: names of the layers that a pass may
+    rewrite, convolutional: whether there is any convolution.
     """
 
     model: Path
@@ -64,6 +65,7 @@ class Job:
     sizes: Mapping[str, Shape]
     macs: int
     params: int
+    work: float
     sites: frozenset[str]
     convolutional: bool
     warnings: tuple[str, ...]
@@ -126,6 +128,7 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
         sizes=graph.sizes,
         macs=graph.macs(),
         params=graph.params(),
+        work=sum(planning_work(site) for site in sites),
         sites=frozenset(site.name for site in sites),
         convolutional=any(f.op.startswith("Conv") for f in found),
         warnings=tuple(warned),

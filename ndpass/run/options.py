@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ndpass.passes import Pass
     from ndpass.planning.candidate import Budget
     from ndpass.run.judge import OwnMetric
+    from ndpass.run.next_steps import Given
 
 OpenData: TypeAlias = "Callable[[Sequence[InputSpec]], Feeds]"
 
@@ -77,14 +78,17 @@ class Output:
     """What is written besides the model, all of it together or nothing.
 
     compress: float16 weights in IR. int8: quantised by NNCF. save_plan: file of the choices. json: file of the report.
-    model_server: folder that gets the model as IR in its next version.
+    report: the same as a page for a browser. model_server: folder that gets the model as IR in its next version.
+    given: what was typed, which the page repeats.
     """
 
     compress: bool = False
     int8: bool = False
     save_plan: Path | None = None
     json: Path | None = None
+    report: Path | None = None
     model_server: Path | None = None
+    given: Given | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

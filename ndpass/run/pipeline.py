@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,13 @@ from ndpass.files.output_paths import check_kind, check_outputs
 from ndpass.files.placing import uninterrupted
 from ndpass.files.staging import Outputs, Staged
 from ndpass.files.weight_files import IR, stored_bytes
-from ndpass.listener import Listener
+from ndpass.listener import Listener, expect
 from ndpass.report import Report
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.relu_refit import check_data
 from ndpass.run.clock import Clock
+from ndpass.run.forecast import forecast
+from ndpass.run.html_report import page_of
 from ndpass.run.job import Job, read
 from ndpass.run.options import Options
 from ndpass.run.result import Result, plan_of, report_of
@@ -33,7 +36,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     """
     wanted = options.output
     check_kind(output, from_ir=model.suffix == IR, int8=wanted.int8)
-    others = {"--json": wanted.json, "--save-plan": wanted.save_plan}
+    others = {"--json": wanted.json, "--save-plan": wanted.save_plan, "--report": wanted.report}
     check_outputs((model, options.plan), others, output, wanted.model_server)
     clock = Clock()
     checkpoint = Checkpoint.beside(output) if options.data.calibration else None
@@ -43,8 +46,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     with Outputs() as outputs, _kept_if_cut_off(checkpoint):
         stage = outputs.stage(output, wanted.compress)
         job = read(model, options, listen)
-        if not job.guessed and (text := job.judge.baseline()):
-            listen(text, 0, 0)
+        expect(listen, forecast(job, _baseline(job, listen)))
         done = rewritten(job, checkpoint, clock, listen)
         written = _written(job, done, stage, clock, listen)
         with clock("verify"):
@@ -55,6 +57,8 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
             outputs.text(wanted.save_plan, plan_of(done.layers, job).to_json())
         if wanted.json:
             outputs.text(wanted.json, report.to_json())
+        if wanted.report:
+            outputs.text(wanted.report, page_of(report, wanted.given).html())
         if wanted.model_server:
             stage_version(stage.path, wanted.model_server, outputs)
         with uninterrupted():  # so that an interrupt finds a run that has ended, or none of its outputs
@@ -62,6 +66,16 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
             if checkpoint:
                 checkpoint.remove()
     return report
+
+
+def _baseline(job: Job, listen: Listener) -> float | None:
+    """Say what the original is worth; the seconds that it took for a sample, None without data."""
+    if job.guessed:
+        return None
+    start = time.perf_counter()
+    if text := job.judge.baseline():
+        listen(text, 0, 0)
+    return (time.perf_counter() - start) / len(job.measured)
 
 
 def _written(job: Job, done: Rewritten, stage: Staged, clock: Clock, listen: Listener) -> Path:

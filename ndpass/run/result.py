@@ -39,6 +39,7 @@ def report_of(result: Result) -> Report:
         metric=_metric(job, found.evaluation),
         latency_ms=found.latency,
         variants=list(found.variants),
+        plans=list(done.plans),
         seconds=Seconds(**result.seconds),
         peak_memory_bytes=peak_memory_bytes(),
         layers=list(done.layers),

@@ -15,7 +15,7 @@ from ndpass.planning.keep_faster import keep_faster
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.plan import Planner
 from ndpass.planning.stand_in import StandIns
-from ndpass.report import Layer
+from ndpass.report import Layer, TriedPlan
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.clock import Clock
@@ -28,13 +28,14 @@ from ndpass.run.tuning import Network, Tuned, Tuner, with_latencies
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The rewritten graph and every layer's status. macs, params: of the whole model as it is now."""
+    """The rewritten graph and every layer's status. macs, params: of the whole model as it is now; plans: all fits."""
 
     graph: Graph
     layers: Sequence[Layer]
     macs: int
     params: int
     warnings: tuple[str, ...] = ()
+    plans: Sequence[TriedPlan] = ()
 
 
 def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Listener) -> Rewritten:
@@ -49,17 +50,18 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     calibration = _calibrated(job, opened, checkpoint, clock, listen)
     checkpoint = checkpoint if calibration else None
     warnings: Sequence[str] = ()
+    plans: Sequence[TriedPlan] = ()
     if job.options.budget.in_milliseconds and job.options.plan is None and opened.sites:
         with clock("plan"):
             tuned = _tuned(job, calibration, checkpoint, clock, listen)
-        graph, layers, warnings = tuned.graph, tuned.layers, tuned.warnings
+        graph, layers, warnings, plans = tuned.graph, tuned.layers, tuned.warnings, tuned.plans
     else:
         graph, layers = opened.graph, _planned(job, opened, calibration, checkpoint, clock, listen)
     if not any(layer.status == "done" for layer in layers):
         text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
         names = "+".join(p.name for p in job.options.passes)
         raise InputError(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
-    return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings))
+    return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings), plans)
 
 
 def _calibrated(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ndpass.calibration.reference import Calibration
 from ndpass.errors import InputError
 from ndpass.files.model_file import open_graph
 from ndpass.graph.graph import Graph, Site
+from ndpass.listener import Listener
 from ndpass.measuring.evaluate import Evaluation
 from ndpass.passes import Pass, Pruning, Setting
 from ndpass.planning.candidate import Budget, Candidate, Choice
@@ -36,8 +37,6 @@ from ndpass.run.resolution import HELD_OUT
 from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)
-
-Step = Callable[[int, int], None]  # steps done, steps in all
 
 MOST_SETTINGS = 6  # of a curve, evenly spread over those that save MACs
 
@@ -95,10 +94,11 @@ class Depth:
     score: Score
 
 
-def layer_slopes(model: Path, options: Options, listen: Step = lambda *_: None) -> list[Slope]:
+def layer_slopes(model: Path, options: Options, listen: Listener = lambda *_: None) -> list[Slope]:
     """A row for each layer that the passes can rewrite, on all calibration data. Raises InputError without one."""
     graph, fit, _ = _opened(model, replace(options.data, validation=options.data.calibration))
     sites = _sites(model, graph, options.passes)
+    listen("calibrating", 0, 1)
     calibration = _calibration(graph, sites, fit, options)
     found = slopes(graph, sites, calibration.responses, calibration.data, listen).plain
     mean = sum(found.values()) / len(found)

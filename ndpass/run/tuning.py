@@ -8,14 +8,13 @@ is cut off needs to go on: the table, each plan as it was timed, and the measure
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ndpass.calibration.reference import Calibration
 from ndpass.graph.graph import Graph
-from ndpass.listener import Listener
+from ndpass.listener import Listener, Renamed
 from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass
 from ndpass.planning.candidate import Budget, Candidate, Choice
@@ -26,7 +25,7 @@ from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.plan import Planner
 from ndpass.planning.stand_in import StandIns
 from ndpass.planning.timed_search import TimedSearch
-from ndpass.report import Layer
+from ndpass.report import Layer, TriedPlan
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.packing import pack_candidate, pack_plan, unpack_plan
 from ndpass.rewriting.rewriter import Rewriter
@@ -53,11 +52,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The rewritten graph and its rows, with the latencies that were measured in place."""
+    """The rewritten graph and its rows, with the latencies that were measured in place; plans: all that were fitted."""
 
     graph: Graph
     layers: list[Layer]
     warnings: Sequence[str]
+    plans: Sequence[TriedPlan] = ()
 
 
 @dataclass(frozen=True)
@@ -75,32 +75,34 @@ class Tuner:
 
     def run(self, budget: Budget) -> Tuned:
         """The graph within the budget, which is in milliseconds. Raises BudgetError where there is none."""
-        search = self._search()
+        search, plans = self._search(), list[TriedPlan]()
         if budget.kind == "speedup":
             assert budget.value is not None
             wanted = budget.value
             timed = self._timed(search, 0, lambda: search.for_speedup(wanted))
             rewritten = self._build(timed.plan, 0, "rewriting")
         else:
-            timed, rewritten = self._within_loss(search, budget)
+            timed, rewritten, plans = self._within_loss(search, budget)
         graph, layers = rewritten
-        return Tuned(graph, with_latencies(layers, timed, search.table), self._warnings())
+        return Tuned(graph, with_latencies(layers, timed, search.table), self._warnings(), plans)
 
-    def _within_loss(self, search: TimedSearch, budget: Budget) -> tuple[TimedPlan, Rewritten]:
-        """The fastest plan that was fitted and lost no more than the budget allows, and the graph that it gave."""
-        start = time.perf_counter()
+    def _within_loss(self, search: TimedSearch, budget: Budget) -> tuple[TimedPlan, Rewritten, list[TriedPlan]]:
+        """The fastest plan that was fitted and lost no more than the budget allows, its graph, and all plans fitted."""
+
+        fitted: list[tuple[TimedPlan, float]] = []
 
         def settle(damage: float, number: int) -> TimedPlan:
             return self._timed(search, number, lambda: search.fastest(damage))
 
         def fit(timed: TimedPlan, number: int) -> tuple[float, Callable[[], Rewritten]]:
-            left = (time.perf_counter() - start) / number * (MOST_FITS - number) if number else 0.0
-            stage = f"fit {number + 1} of at most {MOST_FITS}" + (f", at most {_minutes(left)} left" if left else "")
-            return self._fit(timed, number, stage)
+            loss, build = self._fit(timed, number, f"fit {number + 1} of at most {MOST_FITS}")
+            fitted.append((timed, loss))
+            return loss, build
 
         wish = f"--{budget.kind.replace('_', '-')} {budget.value:g}"
         best = within_drop(search, budget.loss_limit or 0.0, settle, fit, budget.speedup or 1.0, wish)
-        return best.timed, best.result()
+        plans = [TriedPlan(speedup=one.speedup, loss=loss, chosen=one.plan is best.timed.plan) for one, loss in fitted]
+        return best.timed, best.result(), plans
 
     def _search(self) -> TimedSearch:
         """The candidates' errors, slopes and seconds; as the checkpoint has them if it does."""
@@ -117,7 +119,7 @@ class Tuner:
         graph, sites, passes = opened.graph, opened.sites, self.network.passes
         kept, timed = (self.checkpoint and self.checkpoint.part(name) for name in ("candidates", "timed"))
         planner = Planner(graph, passes, self.network.calibration, MOST_COMPOSED, self.jobs, kept)
-        found = planner.weighed(sites, planner.candidates(sites, self.listen))
+        found = planner.weighed(sites, planner.candidates(sites, self.listen), self.listen)
         return timed_table(graph, sites, found, passes, self.latencies, self.listen, timed)
 
     def _warnings(self) -> list[str]:
@@ -162,7 +164,7 @@ class Tuner:
         with self.clock("rewrite"):
             opened = self.network.open()
             rewriter = Rewriter(opened.graph, self.network.passes, self.network.calibration, self._part(number))
-            layers = rewriter.rewrite(opened.found, opened.sites, plan, lambda _, i, n: self.listen(stage, i, n))
+            layers = rewriter.rewrite(opened.found, opened.sites, plan, Renamed(self.listen, stage))
             opened.graph.tidy()
             return opened.graph, layers
 
@@ -177,10 +179,6 @@ def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTabl
             layer = layer.model_copy(update={"latency_us": seconds and (1e6 * seconds[0], 1e6 * seconds[1])})
         rows.append(layer)
     return rows
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def pack_table(table: LatencyTable) -> dict[str, Any]:

@@ -355,9 +355,9 @@ def test_few_images_are_spread_over_all() -> None:
 
 def test_progress_names_every_site() -> None:
     graph, sites, calibration = calibrated(layers("Conv", np.float32))
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[str, int, int]] = []
     slopes(graph, sites, calibration.responses, calibration.data, lambda *step: steps.append(step))
-    assert steps == [(0, 2), (1, 2)]
+    assert steps == [("probing", 0, 2), ("probing", 1, 2)]
 
 
 def test_of_several_errors_the_steeper_slope_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,10 @@ def test_slopes_are_printed_and_written(ndpass: Command) -> None:
     found = json.loads(Path("s.json").read_text())
     lines = done.out.splitlines()
     assert lines[0].split() == ["layer", "op", "shape", "MACs", "slope", "of", "the", "mean"]
-    assert [line.split()[0] for line in lines[1:]] == [row["layer"] for row in found["rows"]]
+    rows, _, steps = "\n".join(lines[1:]).partition("\n\nnext:\n")
+    assert [line.split()[0] for line in rows.splitlines()] == [row["layer"] for row in found["rows"]]
+    steepest = max(found["rows"], key=lambda row: row["slope"])["layer"]
+    assert f"--ignore {steepest}" in steps
     assert found["study"] == "slopes"
     assert np.mean([row["relative"] for row in found["rows"]]) == pytest.approx(1)
     assert Path("s.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,35 @@
+"""Numbers, names and settings as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+ARROW = " -> "
+
+
+def human(number: float, unit: str = "") -> str:
+    """Three or four digits with a decimal prefix: 15.35 G, 313 M, 1.20 kB, 42."""
+    for size, prefix in PREFIXES:
+        if abs(number) >= 0.9995 * size:  # what would be rounded to 1000 of the smaller prefix
+            value = number / size
+            return f"{value:.0f} {prefix}{unit}" if abs(value) >= 99.995 else f"{value:.2f} {prefix}{unit}"
+    return f"{number:.0f} {unit}".rstrip()
+
+
+def change(pair: tuple[int, int], unit: str = "") -> str:
+    """15.35 G -> 4.10 G (26.7 %)"""
+    before, after = pair
+    share = f" ({100 * after / before:.1f} %)" if before else ""
+    return f"{human(before, unit)}{ARROW}{human(after, unit)}{share}"
+
+
+def setting_text(setting: Mapping[str, Mapping[str, Any]]) -> str:
+    """As the command line takes it: cd:rank=64 nd:rank=2:form=dw-pw"""
+    return " ".join(":".join([name, *(f"{k}={v}" for k, v in options.items())]) for name, options in setting.items())
+
+
+def printable(text: str) -> str:
+    """The text without characters that move the cursor or change the terminal: names come from files."""
+    return "".join(c if c.isprintable() else "?" for c in text)

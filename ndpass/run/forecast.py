@@ -1,0 +1,69 @@
+"""About how long each stage of a run takes, before it begins.
+
+What a network's inferences take is measured: the original has just run on the validation data. What the algebra takes
+is in proportion to the number of weights, and what timing takes to the number of candidates; the constants below were
+measured on two cores of a server's CPU (VGG16 and ResNet-18 at several widths). Within a factor of two on most runs;
+progress corrects itself by what the stages behind have taken.
+"""
+
+from __future__ import annotations
+
+from ndpass.passes import Pruning
+from ndpass.planning.drop_search import MOST_FITS
+from ndpass.run.job import Job
+
+MACS_PER_SECOND = 3e10  # where no inference was measured
+SLOWEST = 5e9  # MACs a second; what is measured beyond that was compiling
+PLAN_WEIGHT = 1.3e-6  # seconds for a weight and a composition, fitted to data
+FREE_WEIGHT = 0.3e-6  # without data
+FIT_WEIGHT = 1.8e-6  # seconds for a weight
+BLOCKS = {1: 9, 2: 25}  # candidates that are timed in a layer, by the number of passes
+MORE_BLOCKS = 40  # of three passes or more
+BLOCK = 0.3  # seconds for a candidate that is timed, if it is not remembered
+PLANS = 3  # that are timed until one holds
+USUAL_FITS = 4  # of a budget in the metric
+
+
+def forecast(job: Job, inference: float | None) -> dict[str, float]:
+    """Stage -> seconds, in order. inference: seconds of the original for one sample, None where it was not measured."""
+    one = job.macs / MACS_PER_SECOND if inference is None else min(inference, job.macs / SLOWEST)
+    fit, measured, options = len(job.fit or ()), len(job.measured), job.options
+    stages = {"calibrating": 1.5 * fit * one} if job.fit is not None else {}
+    fitting = FIT_WEIGHT * job.work + 2 * fit * one if job.fit is not None else FREE_WEIGHT * job.work
+    planned = options.plan is None and (options.budget.is_shared or job.fit is None)
+    stages |= _planning(job, one) if planned else {}
+    if not options.budget.in_milliseconds or options.plan is not None:
+        stages["rewriting"] = fitting
+    elif options.budget.kind == "speedup":
+        stages |= {"timing plans": PLANS * _plan(one), "rewriting": fitting}
+    else:
+        stages["timing plans"] = PLANS * _plan(one)
+        each = fitting + measured * one
+        for number in range(1, USUAL_FITS + 1):
+            stages[f"fit {number} of at most {MOST_FITS}"] = each + (PLANS * _plan(one) if number > 1 else 0.0)
+    stages |= {"writing": 0.1, "verifying": 1.0 + (measured + 48) * one}
+    if options.output.int8:
+        stages["quantising"] = 4.0 + 6 * min(fit, 300) * one
+    if options.effort.latency or options.budget.in_milliseconds or options.budget.faster:
+        stages["timing the result"] = 3.0 + 150 * one
+    return stages
+
+
+def _planning(job: Job, one: float) -> dict[str, float]:
+    options, rules = job.options, len(job.options.passes)
+    compositions = rules * (rules + 1) // 2
+    weight = FREE_WEIGHT if job.fit is None else PLAN_WEIGHT
+    stages = {"planning": weight * compositions * job.work + 2 * len(job.fit or ()) * one}
+    if job.fit is not None:
+        turns = 4 if any(isinstance(rule, Pruning) for rule in options.passes) else 2
+        stages["probing"] = max(2 * len(job.fit), 16 * turns * len(job.sites)) * one
+    if options.budget.in_milliseconds:
+        stages["timing"] = BLOCK * BLOCKS.get(rules, MORE_BLOCKS) * len(job.sites)
+    elif options.budget.faster:
+        stages["timing plans"] = _plan(one)
+    return stages
+
+
+def _plan(one: float) -> float:
+    """Of timing one plan beside the original, whole and layer by layer."""
+    return 2.0 + 120 * one

@@ -1,0 +1,96 @@
+"""What to do after a command, as commands to paste."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ndpass.report import Report
+    from ndpass.run.inspection import Row
+    from ndpass.run.studies import Slope
+
+
+class NextStep(NamedTuple):
+    """A command and what it is good for."""
+
+    command: str
+    why: str
+
+
+class Given(NamedTuple):
+    """What a run was given, as typed: the model (None: the embedded one), the files and the preprocessing.
+
+    command: what repeats the run, as a shell takes it.
+    """
+
+    model: Path | None
+    output: Path
+    calibration: Path | None = None
+    validation: Path | None = None
+    preprocess: str | None = None
+    command: str = ""
+
+
+def command(*words: object) -> str:
+    """An ndpass command that a shell takes as it stands. None and empty words are left out."""
+    return shlex.join(["ndpass", *(str(word) for word in words if word not in (None, ""))])
+
+
+def after_run(done: Report, given: Given) -> list[NextStep]:
+    """At most three steps, the one that promises most first."""
+    model, output = given.model, given.output
+    if model is None:
+        return [
+            NextStep(command("inspect", "MODEL.onnx"), "what can be rewritten in a model of yours"),
+            NextStep(command("run", "MODEL.onnx", "--calibration", "IMAGES"), "make it fast, at most 1 point lost"),
+        ]
+    steps = []
+    data = _data(given)
+    if given.calibration is None:
+        fit = command("run", model, "--calibration", "IMAGES", "--max-drop", 1)
+        steps.append(NextStep(fit, "fit the layers to your images, and measure what is lost"))
+    elif done.latency_ms is not None and done.latency_ms.is_slower:
+        steps.append(NextStep(command("run", model, *data, "--max-drop", 1), "what is fastest within 1 point"))
+    elif not done.variants:
+        steps.append(NextStep(command("run", model, *data, "--int8", "--max-drop", 1), "faster still: int8 by NNCF"))
+    labelled = given.validation or given.calibration
+    if labelled is not None:
+        check = command("evaluate", output, "--data", labelled, *_preprocess(given), "--against", model)
+        steps.append(NextStep(check, "measure the written model beside the original, here on the same data"))
+    steps.append(NextStep(command("bench", model, output), "time both on the machine that it is for"))
+    return steps
+
+
+def after_inspect(rows: Sequence[Row], model: Path) -> list[NextStep]:
+    """Without data and with data, where there is anything to rewrite."""
+    if not any(row.passes and not row.note for row in rows):
+        return []
+    return [
+        NextStep(command("run", model), "without data: only what is faster, accuracy not known"),
+        NextStep(command("run", model, "--calibration", "IMAGES"), "fitted to your images, at most 1 point lost"),
+    ]
+
+
+def after_slopes(rows: Sequence[Slope], model: Path, calibration: Path) -> list[NextStep]:
+    """Leaves the most sensitive layer alone."""
+    steepest = max(rows, key=lambda row: row.slope)
+    run = command("run", model, "--calibration", calibration, "--ignore", steepest.layer)
+    return [
+        NextStep(run, f"leave the most sensitive layer, {steepest.layer}, as it is"),
+        NextStep(
+            command("sensitivity", model, "--calibration", calibration, "--study", "ranks", "--passes", "nd"),
+            "what each setting of each layer loses",
+        ),
+    ]
+
+
+def _data(given: Given) -> list[str]:
+    options = (("--calibration", given.calibration), ("--validation", given.validation))
+    return [*(str(word) for pair in options if pair[1] is not None for word in pair), *_preprocess(given)]
+
+
+def _preprocess(given: Given) -> list[str]:
+    return ["--preprocess", given.preprocess] if given.preprocess else []
