@@ -14,9 +14,9 @@ DENOMINATOR = 1024  # a factor that is one over a whole number up to this is wri
 
 def preprocess_text(preprocess: Preprocess) -> str:
     """The shortest specification that `Preprocess.parse` reads as this preprocessing, as imagenet,size=32x32."""
-    specs = [_beside(preprocess, name) for name in PRESETS] + [_beside(preprocess, None)]
+    specs = [_beside(preprocess, name) for name in (None, *PRESETS)]
     exact = [spec for spec in specs if Preprocess.parse(spec) == preprocess]
-    return min(exact, key=lambda spec: spec.count("="))  # of equals the first: presets that are known best come first
+    return min(exact, key=lambda spec: spec.count("="))  # of equals the first: without a preset, then those known best
 
 
 def _beside(preprocess: Preprocess, preset: str | None) -> str:
@@ -42,6 +42,7 @@ def _value_text(value: Any) -> str:
 
 def _number(value: float) -> str:
     fraction = Fraction(value).limit_denominator(DENOMINATOR)
+    decimal = repr(value) if value != int(value) else str(int(value))
     if fraction.numerator == 1 and fraction.denominator > 1 and float(fraction) == value:
-        return f"1/{fraction.denominator}"
-    return repr(value) if value != int(value) else str(int(value))
+        return min(decimal, f"1/{fraction.denominator}", key=len)
+    return decimal

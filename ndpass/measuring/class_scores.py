@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -12,17 +14,46 @@ from ndpass.measuring.runtime import Feed, Outputs
 
 SMALLEST = 1e-12  # a smaller probability counts as this, so that KL stays finite
 SUM = 1e-3  # by which the sum of probabilities may differ from one
+NOT_CLASSES = re.compile(
+    r"embed|feature|descriptor|vector|landmark|keypoint|coord|offset|(?<![a-z])(b?box|pose|angle|age)", re.IGNORECASE
+)
+CLASSES = re.compile(r"class|cls|prob|logit|softmax|score|label", re.IGNORECASE)
+VECTORS = (128, 256, 512, 1024, 2048)  # lengths of embeddings; classes seldom come in such numbers
+UNIT = 1e-3  # by which the length of a unit vector may differ from one
 
 Floats = NDArray[np.float64]
 
 
-def score_output(outputs: Outputs, feed: Feed) -> str | None:
-    """The first output that can be class scores: (samples, classes) with two classes or more, trailing ones allowed.
+def score_output(outputs: Outputs, feed: Feed, labelled: bool = False) -> str | None:
+    """The output that is class scores, as far as one batch tells: of those (samples, classes), the `likeliest`.
 
-    feed: what the outputs are of. Boxes (detections, 4) are no class scores: there are not as many as samples.
+    feed: what the outputs are of; labelled: whether there are labels. Boxes (detections, 4) are no class scores: there
+    are not as many as samples.
     """
     samples = {len(value) for value in feed.values() if value.ndim}
-    return next((name for name, value in outputs.items() if is_table(value) and len(value) in samples), None)
+    tables = [name for name, value in outputs.items() if is_table(value) and len(value) in samples]
+    return likeliest(tables, lambda name: [outputs[name]], labelled)
+
+
+def likeliest(
+    tables: Sequence[str], values: Callable[[str], Sequence[NDArray[Any]]], labelled: bool = False
+) -> str | None:
+    """Which of these outputs is class scores: probabilities first, then by its name, then the first that can be.
+
+    tables: names of outputs (N, C), in their order; values: what an output gave, in batches. labelled: every table can
+    be class scores; otherwise none that is of unit length, or as long as embeddings are, or is named like something
+    else.
+    """
+    probabilities = [name for name in tables if not any(are_logits(value) for value in values(name) if value.size)]
+    likely = [name for name in tables if CLASSES.search(name)]
+    possible = tables if labelled else [name for name in tables if not _is_vector(name, values(name))]
+    return next(iter([*probabilities, *likely, *possible]), None)
+
+
+def _is_vector(name: str, values: Sequence[NDArray[Any]]) -> bool:
+    lengths = np.concatenate([np.linalg.norm(v.reshape(len(v), -1), axis=1) for v in values])
+    unit = bool(np.abs(lengths - 1).max(initial=0) < UNIT)
+    return unit or values[0].shape[1] in VECTORS or NOT_CLASSES.search(name) is not None
 
 
 def is_table(value: NDArray[Any]) -> bool:

@@ -101,7 +101,7 @@ def accuracy(runner: Runner, feeds: Samples, batch: int) -> float:
     hits = _Hits(feeds.labels)
     for feed in feeds.batches(batch):
         outputs = runner(feed)
-        if (name := score_output(outputs, feed)) is None:
+        if (name := score_output(outputs, feed, labelled=True)) is None:
             shapes = {key: value.shape for key, value in outputs.items()}
             raise InputError(f"accuracy needs an output (samples, classes), the model has {shapes}: give --metric")
         hits.add(class_scores(outputs[name]))
@@ -123,10 +123,12 @@ def evaluate(
     are of other data or another batch size.
     """
     errors, constancy, top1 = OutputErrors(), _Constancy(), _Top1(feeds.labels if metric is None else None)
-    for feed, a, b in _pairs(reference, runner, feeds, batch):
+    name = None
+    for number, (feed, a, b) in enumerate(_pairs(reference, runner, feeds, batch)):
         errors.add(a, b)
         constancy.add(a)
-        if (name := score_output(a, feed)) is not None:
+        name = name if number else score_output(a, feed, feeds.labels is not None)
+        if name is not None:
             top1.add(class_scores(a[name]), class_scores(b[name]))
         if metric is not None:
             metric.add(a, b)

@@ -216,6 +216,24 @@ def test_an_original_that_overflows_is_warned_of(tmp_path: Path) -> None:
     assert "output 'y' of the original model is not finite" in warning
 
 
+def test_score_output_is_the_likeliest_of_several_tables() -> None:
+    """A face detector's: offsets of the box and landmarks come first, what is a face last."""
+    rng = np.random.default_rng(0)
+    face = rng.random((6, 1), np.float32)
+    arrays = {
+        "dense_5": rng.standard_normal((6, 4), np.float32),
+        "landmarks": rng.standard_normal((6, 10), np.float32),
+        "softmax": np.concatenate([face, 1 - face], axis=1),
+    }
+    feed = {"x": np.zeros((6, 7), np.float32)}
+    assert score_output(arrays, feed) == "softmax"
+    del arrays["softmax"]
+    assert score_output(arrays, feed) == "dense_5"
+    del arrays["dense_5"]
+    assert score_output(arrays, feed) is None
+    assert score_output(arrays, feed, labelled=True) == "landmarks"
+
+
 def test_score_output_wants_floats_of_two_classes_or_more() -> None:
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "boxes": np.zeros((2, 3, 4), np.float32),

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.measuring.class_scores import are_logits, is_table
+from ndpass.measuring.class_scores import are_logits, is_table, likeliest
 from ndpass.measuring.metrics import final_boxes, ssd, yolo
 from ndpass.measuring.metrics.detection import Layout
 from ndpass.measuring.metrics.seen import Seen
 
-NOT_CLASSES = re.compile(
-    r"embed|feature|descriptor|vector|landmark|keypoint|coord|offset|(?<![a-z])(b?box|pose|angle|age)", re.IGNORECASE
-)
-CLASSES = re.compile(r"class|cls|prob|logit|softmax|score|label", re.IGNORECASE)
-VECTORS = (128, 256, 512, 1024, 2048)  # lengths of embeddings; classes seldom come in such numbers
-UNIT = 1e-3  # by which the length of a unit vector may differ from one
 MAP_SLACK = 0.15  # by which a map that was trained towards 0 and 1 leaves this range
 SURE = 1.5  # logits of a mask reach further to both sides; pictures between -1 and 1 do not
 UNDECIDED = 0.25  # share of a map's values between 0.2 and 0.8 above which it is a picture and no mask
@@ -35,28 +28,16 @@ def layout(seen: Seen) -> Layout | None:
 
 
 def class_output(seen: Seen) -> str | None:
-    """The output that is class scores (N, C): probabilities first, then by its name, then the first that can be.
-
-    With labels every table can be, those first that have a class for each label. Without, none that is of unit length,
-    or as long as embeddings are, or is named like something else.
-    """
+    """The output that is class scores (N, C): the `likeliest`; with labels those first that have a class for each."""
     tables = [name for name in seen.names if is_table(seen.first(name)) and seen.is_batched(name)]
+    labelled = seen.labels is not None
     if seen.labels is not None and len(seen.labels):
         tables = [name for name in tables if seen.labels.max() < seen.first(name).shape[1]] or tables
-    probabilities = [name for name in tables if _sum_to_one(seen, name)]
-    likely = [name for name in tables if CLASSES.search(name)]
-    possible = tables if seen.labels is not None else [name for name in tables if not _is_vector(seen, name)]
-    return next(iter([*probabilities, *likely, *possible]), None)
+    return likeliest(tables, lambda name: list(seen.all(name)), labelled)
 
 
 def _sum_to_one(seen: Seen, name: str, axis: int = 1) -> bool:
     return not any(are_logits(value, axis) for value in seen.all(name) if value.size)
-
-
-def _is_vector(seen: Seen, name: str) -> bool:
-    lengths = np.concatenate([np.linalg.norm(v.reshape(len(v), -1), axis=1) for v in seen.all(name)])
-    unit = bool(np.abs(lengths - 1).max(initial=0) < UNIT)
-    return unit or seen.first(name).shape[1] in VECTORS or NOT_CLASSES.search(name) is not None
 
 
 def sequence_output(seen: Seen) -> str | None:
