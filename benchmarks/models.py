@@ -4,7 +4,7 @@
 
 Needs neither torch nor a download. Seeded weights are for measurements that depend on sizes alone; they keep
 activations of order one at every depth. Trained weights come from an ONNX file of the same network, whatever its layers
-are called: README says how to export torchvision's weights and those of an SSD checkpoint.
+are called: docs/reproduce.md says how to export torchvision's weights and those of an SSD checkpoint.
 
 VGG16 and ResNet-18 take `image` (batch, 3, 224, 224), RGB, normalised with ImageNet's mean and deviation (--preprocess
 imagenet). SSD300 takes pixels, see `benchmarks/networks/ssd300.py`; U-Net takes one channel of 572x572 and has seeded

@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING, CHANGELOG and SECURITY point at is there."""
+"""What README, CONTRIBUTING, CHANGELOG, SECURITY and the pages of docs/ point at is there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from benchmarks.__main__ import commands
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", *DOCS)
 FOLDERS = (ROOT, ROOT / "ndpass", ROOT / "benchmarks")  # that paths in prose are written from
 
 
@@ -21,17 +22,24 @@ def text_of(page: str) -> str:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page: str) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(page))
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    folder = (ROOT / page).parent
+    assert [target for target in targets if not (folder / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_into_a_page_lead_to_a_heading(page: str) -> None:
+    headings = re.findall(r"^#+ (.*)", text_of(page), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text_of(page))) <= anchors
 
 
 def test_files_and_folders_that_contributors_are_sent_to_exist() -> None:
     named = set(re.findall(r"`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|md|j2|onnx))?)`", text_of("CONTRIBUTING.md")))
     assert {"passes/base.py", "graph/channel_walk.py", "ndpass/graph/", "benchmarks/"} <= named
-    named.remove("benchmarks/results/README.md")  # drawn as soon as a second kind of CPU has rows
     assert [name for name in sorted(named) if not any((folder / name).exists() for folder in FOLDERS)] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["docs/reproduce.md", "docs/results.md", "CONTRIBUTING.md"])
 def test_benchmarks_that_are_named_can_be_run(page: str) -> None:
     named = set(re.findall(r"python -m (benchmarks\.[a-z_.0-9]*\w)", text_of(page)))
     assert named
@@ -60,3 +68,16 @@ def test_contributors_read_the_names_that_the_code_has() -> None:
         for name in names:
             assert re.search(rf"`{name}[`(]", text), name
             assert hasattr(holder, name), name
+
+
+def test_papers_are_cited_with_the_version_that_there_is() -> None:
+    """Each pass's page and CITATION.cff name the same paper."""
+    from ndpass.passes import PASSES
+    from ndpass.version import VERSION
+
+    cited = text_of("CITATION.cff")
+    assert f"\nversion: {VERSION}\n" in cited
+    for rule in PASSES:
+        (first, *_) = re.findall(r"https://arxiv\.org/abs/[\d.]+", text_of(f"docs/passes/{rule.name}.md"))
+        assert f'notes: "the pass {rule.name}"' in cited
+        assert f'url: "{first}"' in cited

@@ -1,4 +1,4 @@
-"""The pages drawn from the rows: README's section "Results", and benchmarks/results/README.md for other kinds of CPU.
+"""The pages drawn from the rows: docs/results.md, and docs/results_other_cpus.md for other kinds of CPU.
 
 Words are in results.md.j2, every figure comes from the rows. A section whose files have no rows is left out.
 """
@@ -21,7 +21,7 @@ from benchmarks.results.pictures import named as picture_of
 from benchmarks.results.rows import FIRST_CPU, TIMED, Row, latest
 
 TEMPLATE = "results.md.j2"
-SECTION = re.compile(r"^## Results\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
+PICTURES = "../benchmarks/results"  # as seen from docs/
 QUICK = "_quick"
 COMMANDS = ("ranks_", "depth_", "inspect_")  # files that `ndpass ... --json` wrote
 NAMES = {
@@ -45,18 +45,19 @@ def read(folder: Path) -> Files:
     }
 
 
-def section(found: Files) -> str:
-    """README's section, from its heading to an empty line: accuracy, and the times of the first kind of CPU."""
+def results_page(found: Files) -> str:
+    """The page of the results: accuracy, and the times of the first kind of CPU."""
     kept = {
         name: rows.of_cpu(own, FIRST_CPU) if name.startswith((*TIMED, "peers_")) else own for name, own in found.items()
     }
     kept = {name: own for name, own in kept.items() if own}
-    return f"## Results\n\n{_rendered(kept, FIRST_CPU, others(found))}\n\n"
+    return f"# Results\n\n{_rendered(kept, FIRST_CPU, others(found))}\n"
 
 
 def others_page(found: Files) -> str:
     """The page of the other kinds of CPU, a section each; empty where there are none."""
-    parts = [f"## {cpu}\n\n{_rendered(timed_on(found, cpu), cpu, [])}\n" for cpu in others(found)]
+    texts = {cpu: _rendered(timed_on(found, cpu), cpu, []) for cpu in others(found)}
+    parts = [f"## {cpu}\n\n{re.sub('^##', '###', text, flags=re.MULTILINE)}\n" for cpu, text in texts.items()]
     return "\n".join(["# Times on other kinds of CPU\n", *parts]) if parts else ""
 
 
@@ -75,21 +76,13 @@ def timed_on(found: Files, cpu: str) -> Files:
     return {name: own for name, own in kept.items() if own}
 
 
-def updated(readme: str, new: str) -> str:
-    """README with this section. Raises SystemExit where it has none to replace."""
-    if not SECTION.search(readme):
-        raise SystemExit('README needs a section "## Results" with another one behind it')
-    return SECTION.sub(lambda _: new, readme, count=1)
-
-
 def _rendered(files: Files, cpu: str, elsewhere: Sequence[str]) -> str:
     """The template for rows of one kind of CPU; elsewhere: the other kinds, which are pointed at."""
-    folder = "benchmarks/results/" if cpu == FIRST_CPU else ""
     own = [kept for name, kept in files.items() if not name.startswith(COMMANDS)]
     text = _template().render(
         files=files,
         of=lambda kind: of(files, kind),
-        picture=lambda name: f"{folder}{picture_of(name, cpu)}.svg",
+        picture=lambda name: f"{PICTURES}/{picture_of(name, cpu)}.svg",
         first=cpu == FIRST_CPU,
         elsewhere=elsewhere,
         machines=machines(own),

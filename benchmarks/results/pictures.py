@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.results import rows
 from ndpass.files.staging import write_bytes
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there; where it is not, a line says how to get it."""
+    if find_spec("matplotlib") is None:
+        print('no picture: it is drawn with matplotlib (pip install "ndpass[plots]")')
+        return False
+    return True
 
 
 def figure(width: float, height: float) -> Any:

@@ -6,7 +6,6 @@ Without matplotlib (the extras `plots`, `test` and `bench` have it) there are no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.results import pictures, real_table, rows, time_plots
@@ -19,8 +18,7 @@ def draw(name: str) -> None:
     found, drawn = rows.read(name), next((d for kind, d in DRAWN.items() if name.startswith(kind)), None)
     if not found or drawn is None:
         return
-    if find_spec("matplotlib") is None:
-        print('no picture: it is drawn with matplotlib (pip install "ndpass[plots]")')
+    if not pictures.can_draw():
         return
     for cpu in rows.cpus(found):
         pictures.save(drawn(rows.of_cpu(found, cpu)), name, cpu)

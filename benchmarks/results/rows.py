@@ -20,7 +20,7 @@ from ndpass.files.staging import write_bytes
 from ndpass.measuring.environment import environment
 
 RESULTS = Path(__file__).parent
-FIRST_CPU = "AMD AVX-512"  # the kind that rows from before `cpu` were measured on, and that README shows
+FIRST_CPU = "AMD AVX-512"  # the kind that rows from before `cpu` were measured on, and that docs/results.md shows
 UNSAID = {"seed": 0, "cpu": FIRST_CPU}  # what a row stands for where it does not say so
 TIMED = (  # names of the files whose rows hold times, or what they begin with
     "budget_timed_",

@@ -1,4 +1,4 @@
-"""Short forms of rows for tables, pictures and README: pure functions of rows of one kind of CPU."""
+"""Short forms of rows for tables and pictures: pure functions of rows of one kind of CPU."""
 
 from __future__ import annotations
 

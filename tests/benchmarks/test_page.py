@@ -1,4 +1,4 @@
-"""README's Results are those of benchmarks/results, and no figure can change in one alone; each CPU has its page."""
+"""README's figures and the pages of results are those of the rows, none can change alone; each CPU has its page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 from benchmark_rows import INTEL, PLANS_TIMED, SPEED, assert_tables_are_even, on_intel
 
 from benchmarks import readme
-from benchmarks.results import page, plots, rows, summary
+from benchmarks.results import headline, page, plots, rows, summary
 from benchmarks.results.pictures import named as picture_of
+
+README, RESULTS_PAGE = readme.ROOT / "README.md", readme.ROOT / "docs" / "results.md"
+COST = {"model": "vgg16_224", "model_bytes": 1, "seconds": 30.0, "peak_bytes": 1}
 
 
 def test_readme_is_drawn_from_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,8 +26,17 @@ def test_readme_is_drawn_from_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_figure_that_changed_is_noticed() -> None:
     found = page.read(rows.RESULTS)
     found["cost"] = [{**row, "seconds": 2 * row["seconds"]} for row in found["cost"]]
-    now = readme.README.read_text(encoding="utf-8")
-    assert page.updated(now, page.section(found)) != now
+    assert page.results_page(found) != RESULTS_PAGE.read_text(encoding="utf-8")
+
+
+def test_a_figure_of_readme_that_changed_is_noticed() -> None:
+    found = page.read(rows.RESULTS)
+    now = README.read_text(encoding="utf-8")
+    assert headline.updated(now, found) == now
+    found["peers_timed_vgg16_cifar10"][-1]["original"]["ms"] *= 2
+    assert headline.updated(now, found) != now
+    with pytest.raises(SystemExit, match="drawn: headline"):
+        headline.updated("# ndpass\n", found)
 
 
 def test_check_fails_where_readme_differs(
@@ -36,21 +48,22 @@ def test_check_fails_where_readme_differs(
     assert not any(results.iterdir())
 
 
-def test_everything_that_readme_points_at_is_there() -> None:
-    targets = re.findall(r"\]\((benchmarks/[^)]+)\)", readme.README.read_text(encoding="utf-8"))
-    assert len(targets) > 5
-    assert [t for t in targets if not (readme.README.parent / t).exists()] == []
+def test_every_picture_of_the_results_is_there() -> None:
+    targets = re.findall(r"!\[[^]]+\]\(([^)]+)\)", RESULTS_PAGE.read_text(encoding="utf-8"))
+    assert len(targets) > 15
+    assert [t for t in targets if not (RESULTS_PAGE.parent / t).exists()] == []
 
 
 def test_tables_are_even() -> None:
-    assert_tables_are_even(readme.README.read_text(encoding="utf-8"))
+    assert_tables_are_even(RESULTS_PAGE.read_text(encoding="utf-8"))
+    assert_tables_are_even(README.read_text(encoding="utf-8"))
 
 
 def test_sections_without_rows_are_left_out() -> None:
-    assert re.findall("^#+ .*", page.section({}), re.MULTILINE) == ["## Results"]
+    assert re.findall("^#+ .*", page.results_page({}), re.MULTILINE) == ["# Results"]
     assert page.others_page({}) == ""
-    text = page.section({"speed": SPEED, "plans_timed_net": PLANS_TIMED})
-    assert re.findall("^### (.*)", text, re.MULTILINE) == [
+    text = page.results_page({"speed": SPEED, "plans_timed_net": PLANS_TIMED})
+    assert re.findall("^## (.*)", text, re.MULTILINE) == [
         "Plans chosen by MACs, in milliseconds",
         "The paper's pipelines in milliseconds",
     ]
@@ -64,13 +77,13 @@ def test_sections_without_rows_are_left_out() -> None:
 
 
 def test_cpus_do_not_mix() -> None:
-    """README shows the first kind alone, as if there were no other; another kind has a section on a page of its own."""
+    """One page shows the first kind alone, as if there were no other; another kind has a section on a second one."""
     alone = {"speed": SPEED, "plans_timed_net": PLANS_TIMED}
     both = {name: [*found, *on_intel(found, 2.0)] for name, found in alone.items()}
-    said = "Milliseconds are those of AMD AVX-512 CPUs; [those of Intel AVX-512](benchmarks/results/README.md) have"
-    assert said not in page.section(alone)
-    assert said in page.section(both)
-    assert page.section(both).replace(f" {said} a page of their own.", "") == page.section(alone)
+    said = "Milliseconds are those of AMD AVX-512 CPUs; [those of Intel AVX-512](results_other_cpus.md) have"
+    assert said not in page.results_page(alone)
+    assert said in page.results_page(both)
+    assert page.results_page(both).replace(f" {said} a page of their own.", "") == page.results_page(alone)
     assert page.others_page(alone) == ""
     text = page.others_page(both)
     assert re.findall("^#+ (.*)", text, re.MULTILINE) == [
@@ -80,8 +93,8 @@ def test_cpus_do_not_mix() -> None:
         "The paper's pipelines in milliseconds",
     ]
     assert "| sd | 2.00 | 3.00–5.00 | 1.50 |" in text
-    assert "([plot](plans_timed_net_intel_avx512.svg))" in text
-    assert "[plot](speed_intel_avx512.svg)" in text
+    assert "\n\n![plans timed net](../benchmarks/results/plans_timed_net_intel_avx512.svg)\n\n" in text
+    assert "\n\n![speed](../benchmarks/results/speed_intel_avx512.svg)\n\n" in text
     assert_tables_are_even(text)
 
 
@@ -97,9 +110,7 @@ def test_every_table_of_times_has_a_page_on_another_cpu() -> None:
     assert {"Accuracy in milliseconds", "Curves in milliseconds", "Milliseconds predicted"} <= set(headings)
     assert not {"Fewer MACs against accuracy", "nd layer by layer", "Detection"} & set(headings)
     tables = set(re.findall(r"^\|.*\|$", text, re.MULTILINE))
-    plain = {re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", row) for row in tables}
-    readme_rows = {re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", row) for row in page.section(found).splitlines()}
-    assert plain <= readme_rows
+    assert tables <= set(page.results_page(found).splitlines())
 
 
 def test_peers_that_choose_by_milliseconds_are_those_of_their_cpu() -> None:
@@ -108,30 +119,35 @@ def test_peers_that_choose_by_milliseconds_are_those_of_their_cpu() -> None:
     peers.append({**row, "peer": "ndpass by ms", "drop": 2.0, "cpu": INTEL})
     run = {"models": [["DAC", "s"], ["ndpass by ms", "s"]], "times": [{"speedup": 3.0}, {"speedup": 4.0}]}
     found = {"peers_net": peers, "peers_timed_net": [run, {**run, "cpu": INTEL}]}
-    assert "| ndpass by ms | sd 1.00 at 50 % (4.00) |" in page.section(found)
+    assert "| ndpass by ms | sd 1.00 at 50 % (4.00) |" in page.results_page(found)
     assert "| ndpass by ms | sd 2.00 at 50 % (4.00) |" in page.others_page(found)
     assert page.others_page(found).count("| DAC | 1.00 at 50 % (3.00) |") == 1
 
 
-def test_both_pages_are_written_and_checked(
+def test_all_pages_are_written_and_checked(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """README's section is replaced, the page of the other CPU appears; nothing changes the second time."""
-    readme_file, page_file = results / "own" / "README.md", results / "README.md"
-    readme_file.parent.mkdir()
-    readme_file.write_text("# ndpass\n\n## Results\n\nwhat stood here\n\n## Layout\n", encoding="utf-8")
-    monkeypatch.setattr(readme, "README", readme_file)
+    """README's places are filled, the pages of results appear; nothing changes the second time."""
+    root = results / "own"
+    (root / "docs").mkdir(parents=True)
+    readme_file, pages = root / "README.md", [root / "docs" / f"results{more}.md" for more in ("", "_other_cpus")]
+    readme_file.write_text("# n\n\n<!-- drawn: takes -->\nwhat stood here\n<!-- /drawn -->\n", encoding="utf-8")
+    monkeypatch.setattr(readme, "ROOT", root)
     monkeypatch.setattr(plots, "draw", lambda _: None)
     (results / "speed.json").write_text(json.dumps([*SPEED, *on_intel(SPEED, 2.0)]))
+    (results / "cost.json").write_text(json.dumps([{**COST, "what": what} for what in ("ndpass", "svd of convs")]))
     monkeypatch.setattr(sys, "argv", ["readme"])
-    for said in ("wrote README.md and benchmarks/results/README.md\n", "the pages are as they would be written\n"):
+    names = "README.md and docs/results.md and docs/results_other_cpus.md"
+    for said in (f"wrote {names}\n", "the pages are as they would be written\n"):
         readme.main()
         assert capsys.readouterr().out == said
-    assert "what stood here" not in readme_file.read_text(encoding="utf-8")
-    assert page_file.read_text(encoding="utf-8").startswith("# Times on other kinds of CPU\n\n## Intel AVX-512\n")
-    page_file.unlink()
+    assert "<!-- drawn: takes -->\n| data |" in readme_file.read_text(encoding="utf-8")
+    assert "| none | VGG16 at 224×224 | `nd:rank=3` | 0.5 |" in readme_file.read_text(encoding="utf-8")
+    assert pages[0].read_text(encoding="utf-8").startswith("# Results\n\n")
+    assert pages[1].read_text(encoding="utf-8").startswith("# Times on other kinds of CPU\n\n## Intel AVX-512\n")
+    pages[1].unlink()
     monkeypatch.setattr(sys, "argv", ["readme", "--check"])
-    with pytest.raises(SystemExit, match=r"run python -m benchmarks\.readme"):
+    with pytest.raises(SystemExit, match=r"results_other_cpus\.md: not what .*run python -m benchmarks\.readme"):
         readme.main()
 
 
@@ -139,7 +155,7 @@ def test_quick_figures_never_lie_among_the_others(results: Path) -> None:
     (results / "speed_quick.json").write_text(json.dumps(SPEED))
     (results / "candidates_net.json").write_text("{}")
     assert page.read(results) == {}
-    ignored = (readme.README.parent / ".gitignore").read_text().splitlines()
+    ignored = (readme.ROOT / ".gitignore").read_text().splitlines()
     assert {"benchmarks/results/*_quick.*", "benchmarks/results/*_quick_*"} <= set(ignored)  # pictures name the CPU
     assert picture_of("speed_quick", INTEL) == "speed_quick_intel_avx512"
 
@@ -156,12 +172,12 @@ def test_plans_that_the_planner_missed_are_those_of_its_own_passes() -> None:
         "times_fewer": 2.0,
         "paper_times_fewer": 2.0,
     }
-    text = page.section({"same_latency": [{**more, **r} for r in found]})
+    text = page.results_page({"same_latency": [{**more, **r} for r in found]})
     assert "In 2 of these 4 searches" in text
     assert "VGG16 with cd in f32 (1.10), VGG16 with nd in f32 (1.20)." in text
 
 
-def test_what_a_peer_does_better_stands_in_readme() -> None:
+def test_what_a_peer_does_better_is_said() -> None:
     """Losing no more and as fast; one that is faster but loses more, and one that is slower, are not better."""
     drops = {"ndpass by MACs": 1.0, "better": 0.5, "faster": 1.5, "slower": 0.5}
     found = [
@@ -172,8 +188,8 @@ def test_what_a_peer_does_better_stands_in_readme() -> None:
     runs = [{"models": [[peer, "s"] for peer in ratios], "times": [{"speedup": r} for r in ratios.values()]}]
     assert summary.behind(runs, found) == [(found[0], ["better"])]
     assert summary.behind(None, found) == []
-    text = page.section({"peers_net": found, "peers_timed_net": runs})
-    assert "Behind a peer that loses no more and is as fast or faster: ndpass by MACs with `s` (better).\n\n" in text
+    text = page.results_page({"peers_net": found, "peers_timed_net": runs})
+    assert "Behind a peer that loses no more and is as fast or faster: ndpass by MACs with `s` (better).\n" in text
 
 
 def test_what_is_quantised_stands_first_once_it_was_timed() -> None:
@@ -188,5 +204,22 @@ def test_what_is_quantised_stands_first_once_it_was_timed() -> None:
         "2.00 times as fast by NNCF int8 with `s`, with 0.50 points lost; "
         "8.00 times as fast by ndpass int8 by ms with `s`, with 0.50 points lost.\n"
     )
-    assert said in page.section({**rows_of, "peers_timed_vgg16_cifar10": runs})
-    assert "Quantised" not in page.section(rows_of)
+    assert said in page.results_page({**rows_of, "peers_timed_vgg16_cifar10": runs})
+    assert "Quantised" not in page.results_page(rows_of)
+
+
+def test_bars_are_the_fastest_that_lose_at_most_a_point() -> None:
+    """Of one run, the last on the first kind of CPU; a peer that was not timed has no bar."""
+    drops = {"NNCF int8": {"a": 0.1, "b": 0.2}, "ndpass by ms": {"a": 0.5, "b": 1.5}, "ndpass int8 by ms": {"a": 0.9}}
+    row = {"refused": "", "before": 90.0, "samples": 10}
+    peers = [{**row, "peer": p, "setting": s, "drop": drop} for p, own in drops.items() for s, drop in own.items()]
+    times = {"a": {"ms": 0.5, "spread_ms": [0.4, 0.6], "speedup": 4.0}, "b": {"ms": 0.4, "spread_ms": [0.3, 0.5]}}
+    times["b"]["speedup"] = 5.0
+    models = [["NNCF int8", "a"], ["NNCF int8", "b"], ["ndpass by ms", "a"], ["ndpass by ms", "b"]]
+    run = {"models": models, "times": [times[s] for _, s in models], "threads": 2, "batch": 1, "about": "A (b), c"}
+    run["original"] = {"ms": 2.0, "spread_ms": [1.0, 3.0], "speedup": 1.0}
+    found = {"peers_net": peers, "peers_timed_net": [{**run, "models": [], "times": []}, run, {**run, "cpu": INTEL}]}
+    shown = headline.bars(found, "net")
+    assert [(bar.name, bar.ms) for bar in shown] == [("original", 2.0), ("ndpass", 0.5), ("NNCF int8", 0.4)]
+    assert [headline.said(bar) for bar in shown[::2]] == ["2.00 ms", "0.40 ms, 5.0×, 0.20 points lost"]
+    assert headline.bars({}, "net") == []

@@ -17,7 +17,7 @@ import pytest
 from conftest import Finished, assert_refused, small_network
 from test_packaging import has_build_backend
 
-TEMPLATE = Path(__file__).parent / "template"
+TEMPLATE = Path(__file__).parents[2] / "examples" / "my_pass"
 MODULE = "ndpass_input_decomposition.py"
 BROKEN = "pass 'id' of ndpass_input_decomposition:InputDecomposition cannot be loaded: no such thing as scipy.oops"
 

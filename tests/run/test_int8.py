@@ -1,10 +1,9 @@
-"""int8 on top of the passes: what --int8 writes and reports, and the same by hand, as in the README."""
+"""int8 on top of the passes: what --int8 writes and reports, and the same by hand, as in its guide."""
 
 from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import onnx
 import pytest
 from conftest import Command, small_network
 from models import ROOT
+from pages import blocks
 
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.measuring.runtime import OpenVINO
@@ -134,13 +134,12 @@ def test_samples_are_spread_over_classes() -> None:
     assert first.input_value(2).get_node().data.max() > 50
 
 
-def test_recipe_of_the_readme(ndpass: Command) -> None:
-    text = (ROOT / "README.md").read_text()
-    start = text.index("      import nncf")
-    recipe = textwrap.dedent(text[start : text.index("\n- **", start)])
+def test_recipe_of_the_guide(ndpass: Command) -> None:
+    page = ROOT / "docs" / "guides" / "int8.md"
+    (recipe,) = [block.text for block in blocks(page, "python") if "nncf.quantize" in block.text]
     assert ndpass("run", "-q", "--passes", "nd:rank=3", "-o", "fast.onnx").code == 0
     np.save("images.npy", digits.images()[0][0][:50])
-    exec(compile(recipe, "README.md", "exec"), {})
+    exec(compile(recipe, page.name, "exec"), {})
     _, measured = fit_and_measured()
     found = Judge(Path("fast.onnx"), measured, threads=1)(Path("fast_int8.xml"), "int8")
     assert found.before is not None
