@@ -127,7 +127,7 @@ def sensitivity(
             subject = studies.Subject.open(model, options)
     files = _Files(json, plot, report)
     if study is None:
-        steps = after_slopes(slopes, model, calibration)
+        steps = after_slopes(slopes, model, calibration, preprocess)
         if not quiet:
             terminal.slopes(slopes, steps)
         files.of_slopes(model.name, slopes, steps)

@@ -1,9 +1,9 @@
 """About how long each stage of a run takes, before it begins.
 
 What a network's inferences take is measured: the original has just run on the validation data. What the algebra takes
-is in proportion to the number of weights, and what timing takes to the number of candidates; the constants below were
-measured on two cores of a server's CPU (VGG16 and ResNet-18 at several widths). Within a factor of two on most runs;
-progress corrects itself by what the stages behind have taken.
+is in proportion to the layers' work (`ndpass.planning.work`), and what timing takes to the number of candidates. The
+constants were measured on one core of a server's CPU (VGG16 and ResNet-20 for CIFAR-10, 300 and 500 images), where they
+give planning and fitting within a third. Progress corrects itself by what the stages behind have taken.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from ndpass.run.job import Job
 
 MACS_PER_SECOND = 3e10  # where no inference was measured
 SLOWEST = 5e9  # MACs a second; what is measured beyond that was compiling
-PLAN_WEIGHT = 1.3e-6  # seconds for a weight and a composition, fitted to data
-FREE_WEIGHT = 0.3e-6  # without data
-FIT_WEIGHT = 1.8e-6  # seconds for a weight
+PLAN = 4e-4  # seconds for a unit of work, of the first composition; the layer's moments serve the others, too
+FURTHER = 0.25  # of that for each further composition
+FIT = 3.6e-4  # seconds for a unit of work
+FREE = 1e-4  # of planning or fitting without data
 BLOCKS = {1: 9, 2: 25}  # candidates that are timed in a layer, by the number of passes
 MORE_BLOCKS = 40  # of three passes or more
 BLOCK = 0.3  # seconds for a candidate that is timed, if it is not remembered
@@ -29,7 +30,7 @@ def forecast(job: Job, inference: float | None) -> dict[str, float]:
     one = job.macs / MACS_PER_SECOND if inference is None else min(inference, job.macs / SLOWEST)
     fit, measured, options = len(job.fit or ()), len(job.measured), job.options
     stages = {"calibrating": 1.5 * fit * one} if job.fit is not None else {}
-    fitting = FIT_WEIGHT * job.work + 2 * fit * one if job.fit is not None else FREE_WEIGHT * job.work
+    fitting = FIT * job.work + 2 * fit * one if job.fit is not None else FREE * job.work
     planned = options.plan is None and (options.budget.is_shared or job.fit is None)
     stages |= _planning(job, one) if planned else {}
     if not options.budget.in_milliseconds or options.plan is not None:
@@ -52,8 +53,8 @@ def forecast(job: Job, inference: float | None) -> dict[str, float]:
 def _planning(job: Job, one: float) -> dict[str, float]:
     options, rules = job.options, len(job.options.passes)
     compositions = rules * (rules + 1) // 2
-    weight = FREE_WEIGHT if job.fit is None else PLAN_WEIGHT
-    stages = {"planning": weight * compositions * job.work + 2 * len(job.fit or ()) * one}
+    algebra = (FREE if job.fit is None else PLAN) * (1 + FURTHER * (compositions - 1)) * job.work
+    stages = {"planning": algebra + 2 * len(job.fit or ()) * one}
     if job.fit is not None:
         turns = 4 if any(isinstance(rule, Pruning) for rule in options.passes) else 2
         stages["probing"] = max(2 * len(job.fit), 16 * turns * len(job.sites)) * one

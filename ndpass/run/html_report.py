@@ -159,7 +159,7 @@ def _plans(report: Report) -> Iterator[Section]:
         ]
         for number, one in enumerate(report.plans, 1)
     ]
-    heads = ("plan", "times as fast", unit, "")
+    heads = ("plan", "times as fast", unit, "verdict")
     text = "Each plan was timed before it was fitted, with random weights; its loss was measured after the fit."
     yield Section("Plans that were tried", [text], Table.of(heads, rows, heads[:3]), scatter=scatter)
 

@@ -47,7 +47,7 @@ class Job:
     fit: the samples that layers are fitted to, None without data. measured: those of the metric; guessed: whether they
     are made up, for want of data. beside: files that hold the model's external data. compared: the tensors that
     original and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes
-    that costs are counted at. work: of planning and fitting, in weights. sites: names of the layers that a pass may
+    that costs are counted at. work: of planning and fitting all layers. sites: names of the layers that a pass may
     rewrite, convolutional: whether there is any convolution.
     """
 

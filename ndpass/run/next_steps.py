@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ndpass.run.studies import Slope
 
 
+DEFAULT = "nd"  # what --passes is if nobody says
+
+
 class NextStep(NamedTuple):
     """A command and what it is good for."""
 
@@ -48,7 +51,8 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
             NextStep(command("run", "MODEL.onnx", "--calibration", "IMAGES"), "make it fast, at most 1 point lost"),
         ]
     steps = []
-    data = _data(given)
+    passes = [] if list(done.passes) == [DEFAULT] else ["--passes", ",".join(done.passes)]
+    data = [*_data(given), *passes]
     if given.calibration is None:
         fit = command("run", model, "--calibration", "IMAGES", "--max-drop", 1)
         steps.append(NextStep(fit, "fit the layers to your images, and measure what is lost"))
@@ -74,14 +78,15 @@ def after_inspect(rows: Sequence[Row], model: Path) -> list[NextStep]:
     ]
 
 
-def after_slopes(rows: Sequence[Slope], model: Path, calibration: Path) -> list[NextStep]:
+def after_slopes(rows: Sequence[Slope], model: Path, calibration: Path, preprocess: str | None) -> list[NextStep]:
     """Leaves the most sensitive layer alone."""
     steepest = max(rows, key=lambda row: row.slope)
-    run = command("run", model, "--calibration", calibration, "--ignore", steepest.layer)
+    data = ["--calibration", calibration, *(["--preprocess", preprocess] if preprocess else [])]
+    run = command("run", model, *data, "--ignore", steepest.layer)
     return [
         NextStep(run, f"leave the most sensitive layer, {steepest.layer}, as it is"),
         NextStep(
-            command("sensitivity", model, "--calibration", calibration, "--study", "ranks", "--passes", "nd"),
+            command("sensitivity", model, *data, "--study", "ranks", "--passes", "nd"),
             "what each setting of each layer loses",
         ),
     ]
