@@ -20,7 +20,7 @@ from benchmarks import options
 from ndpass.files.staging import write_text
 
 MINUTES = 1
-COLUMNS = 100
+COLUMNS = 104
 COMMAND = ("run", "--passes", "nd")
 PICTURE = Path(__file__).parents[1] / "docs" / "terminal.svg"
 
