@@ -118,3 +118,14 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     kinds = (errors.UsageError, errors.InputError, errors.BudgetError, errors.VerificationError)
     table = re.findall(r"^\| (\d+) \|", text_of("troubleshooting.md"), re.MULTILINE)
     assert table == ["0", *(str(kind.exit_code) for kind in kinds), "130"]
+
+
+def test_messages_are_those_of_the_code() -> None:
+    """What stands between the places that change, `…`, is in the sources."""
+    files = (path for folder in ("ndpass", "passes", "calibration") for path in (ROOT / folder).rglob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in files).replace("{SLOWER}", "SLOWER")
+    text = text_of("troubleshooting.md")
+    first = re.findall(r"^\| (`[^|]*) \|", text[text.index("## Messages") :], re.MULTILINE)
+    messages = [message for cell in first for message in re.findall(r"`([^`]+)`", cell)]
+    assert len(messages) > 10
+    assert [m for m in messages if not all(part.strip() in sources for part in m.split("…"))] == []
