@@ -42,6 +42,7 @@ WANTED = (
     Table(f"curves {BOTH} --stage time plot", f"curves_timed_{VGG}", 12),
     Table(f"peers {BOTH} {DATA}", f"peers_timed_{VGG}", 290),
     Table(f"prediction {VGG}.onnx vgg16_224.onnx --threads 2 --speedup 2", "prediction", 30),
+    Table(f"lazy {BOTH} --calibration A.npz --samples 300", "lazy", 40),
     Table("real", "real", 900),
     Table("cost", "cost", 4),
     Table("scaling", "scaling", 40),

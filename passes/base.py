@@ -102,6 +102,9 @@ class Decomposition(Pass):
     # error of the first one's response is the same error of the layer's.
     isometric: ClassVar[bool] = False
 
+    # Whether `errors` takes as long for one setting as for all of the same words.
+    errors_at_once: ClassVar[bool] = False
+
     @abstractmethod
     def settings(self, conv: Conv) -> list[Setting]:
         """Every setting within the pinned ones, cheapest first; a rank beyond full rank becomes full rank.

@@ -42,6 +42,7 @@ class ChannelDecomposition(Decomposition):
     summary = "channel decomposition: k×k becomes k×k to fewer channels, then 1×1"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "solver": ("linear", "relu")}
     isometric = True  # L has orthonormal columns
+    errors_at_once = True
     formula = (
         "W (n_o, n) = L (n_o, d) R (d, n): k×k to d channels, then 1×1 to n_o\n"
         "MACs left of k×k: about d/n_o + d/(k² n_i)"

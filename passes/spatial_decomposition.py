@@ -48,6 +48,7 @@ class SpatialDecomposition(Decomposition):
     name = "sd"
     summary = "spatial decomposition: k×k becomes k×1 to fewer channels, then 1×k"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "order": ORDERS}
+    errors_at_once = True
     formula = (
         "W (n_i k, k n_o) = T (n_i k, d) S (d, k n_o): k×1 to d channels, then 1×k to n_o\n"
         "MACs left of k×k: about d (n_i + n_o) / (k n_i n_o)"

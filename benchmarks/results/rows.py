@@ -26,6 +26,7 @@ TIMED = (  # names of the files whose rows hold times, or what they begin with
     "budget_timed_",
     "cost",
     "curves_timed_",
+    "lazy",
     "max_drop_",
     "peers_timed_",
     "plans_timed_",

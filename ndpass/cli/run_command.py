@@ -188,7 +188,8 @@ def run(
     memory: Annotated[
         str,
         typer.Option(
-            help="Most memory for the activations that calibration keeps, as 512MB or 4GB.", rich_help_panel=EFFORT
+            help="Most memory for activations in calibration, as 4GB. Planning puts up to 4 times that on disk.",
+            rich_help_panel=EFFORT,
         ),
     ] = "1GB",
     jobs: Annotated[

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from ndpass.conv import Block
 from ndpass.passes import Setting
+
+T = TypeVar("T")
 
 Loss = Literal["max_drop", "max_error"]  # kinds of budget that are measured on the outputs of what was fitted
 LOSSES: tuple[Loss, Loss] = ("max_drop", "max_error")
@@ -63,7 +66,8 @@ class Candidate:
 
     macs: multiply-accumulates of the layer; error: relative error of its response; setting: pass name -> setting, empty
     for the layer as it is; seconds: latency, once it is timed; weighed: predicted divergence of the outputs, once that
-    is known (`ndpass.planning.sensitivity`); block: the fitted block, where it had to be fitted to know its error.
+    is known (`ndpass.planning.sensitivity`); bound: whether the error is known to be no less, and no more is known
+    (`ndpass.planning.compositions`); block: the fitted block, where it had to be fitted to know its error.
     """
 
     macs: int
@@ -71,6 +75,7 @@ class Candidate:
     setting: Mapping[str, Setting] = field(default_factory=dict)
     seconds: float | None = None
     weighed: float | None = None
+    bound: bool = False
     block: Block | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -80,7 +85,13 @@ class Candidate:
 
 
 class CandidateStore(Protocol):
-    """Keeps candidates layer by layer, so that planning that was cut off goes on with the next layer."""
+    """Keeps what is planned layer by layer, so that planning that was cut off goes on with the next layer."""
+
+    def save_layer(self, layer: str, content: Mapping[str, Any]) -> None:
+        """Keep what JSON can hold of a layer, whole or not at all; called from several threads."""
+
+    def load_layer(self, layer: str, unpack: Callable[[Any], T]) -> T | None:
+        """What `unpack` makes of what was kept of the layer, or None."""
 
     def save_candidates(self, layer: str, candidates: Sequence[Candidate]) -> None:
         """Keep all candidates of a layer, whole or not at all; called from several threads."""
@@ -117,6 +128,19 @@ class Choice:
     candidate: Candidate
     reason: str = ""
     status: Literal["kept", "reverted"] = "kept"
+
+
+def possible(ways: Sequence[Candidate], cost: Cost = macs_of) -> list[Candidate]:
+    """The candidates that may be on the front of `pareto` once all is known, cheapest first: bounds that no other
+    candidate beats, and the front of those that are no bounds."""
+    front = pareto([c for c in ways if not c.bound], cost)
+    costs = [cost(c) for c in front]
+
+    def beaten(c: Candidate) -> bool:
+        at = bisect.bisect_right(costs, cost(c))
+        return at > 0 and front[at - 1].damage <= c.damage
+
+    return sorted([*front, *(c for c in ways if c.bound and not beaten(c))], key=lambda c: (cost(c), c.damage))
 
 
 def pareto(ways: Sequence[Candidate], cost: Cost = macs_of) -> list[Candidate]:

@@ -1,10 +1,11 @@
 """Times candidates in small models and makes the table of what they take.
 
-Of a layer's candidates those count that no other of their kind (passes and forms) beats. At most PER_KIND of a kind are
-timed, PER_COMPOSITION where passes are composed. Their MACs are near a geometric row: what is worth having is often a
-tenth of the layer, and ranks lie close there. The others' seconds are interpolated by MACs between their timed
-neighbours. On VGG16 for CIFAR-10 that is off by 7 % in the median between three timed ones, and by 6 % between any two
-next to each other, because kernels have steps of their own. Most of what there is to time are compositions.
+Of a layer's candidates those count that no other of their kind (passes and forms) beats, as far as is known. At most
+PER_KIND of a kind are timed, PER_COMPOSITION where passes are composed. Their MACs are near a geometric row: what is
+worth having is often a tenth of the layer, and ranks lie close there. The others' seconds are interpolated by MACs
+between their timed neighbours. On VGG16 for CIFAR-10 that is off by 7 % in the median between three timed ones, and by
+6 % between any two next to each other, because kernels have steps of their own. Most of what there is to time are
+compositions.
 
 The candidates of a layer are then scaled alike so that the layer as it is takes what it takes inside the whole network.
 """
@@ -21,7 +22,7 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener, Step, tell
 from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass
-from ndpass.planning.candidate import Candidate, CandidateStore, pareto, seconds_of
+from ndpass.planning.candidate import Candidate, CandidateStore, possible, seconds_of
 from ndpass.planning.candidates import block_of, channel_group
 from ndpass.planning.latency_table import CORRECTION, VISIBLE, LatencyTable, kind
 from ndpass.planning.stand_in import time_original
@@ -75,11 +76,11 @@ def rows_of(graph: Graph, site: Site, batch: int) -> int:
 
 
 def fronts_of(ways: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Of every kind among ways[1:] the candidates that no other of their kind beats, fewest MACs first."""
+    """Of every kind among ways[1:] the candidates that no other of their kind is known to beat, fewest MACs first."""
     kinds: dict[tuple[str, ...], list[Candidate]] = {}
     for candidate in ways[1:]:
         kinds.setdefault(kind(candidate), []).append(candidate)
-    return [sorted(pareto(same), key=lambda c: c.macs) for same in kinds.values()]
+    return [possible(same) for same in kinds.values()]
 
 
 def thinned(front: Sequence[Candidate]) -> list[Candidate]:

@@ -9,8 +9,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Block, Conv
 from ndpass.graph.channel_groups import Group
@@ -19,8 +17,9 @@ from ndpass.passes import Decomposition, Pass, Pruning, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import Settings, compose, outline, refusal
 from ndpass.passes.pruning import Reader
-from ndpass.planning.candidate import Candidate, pareto
-from ndpass.planning.compositions import MOST_RANKS, composed, is_tried, site_macs, spread
+from ndpass.planning.candidate import Candidate
+from ndpass.planning.compositions import is_tried, site_macs
+from ndpass.planning.estimates import Estimates, Known, Thinning
 
 MOST_UNKNOWNS = 8_192  # elements of a patch; the moments of more would take over half a gigabyte
 
@@ -60,57 +59,37 @@ def candidates_for(
     moments: of the layer, None plans on the weights alone; group: who shares its input channels, or why they cannot be
     pruned; most: how many decompositions are composed at most.
     """
+    found = estimates_for(site, passes, known_of(site, passes, moments, group), group, most)
+    found.settle_all(lambda: moments)
+    return found.candidates()
+
+
+def estimates_for(
+    site: Site, passes: Sequence[Pass], known: Known, group: Group | str = "", most: int = 4
+) -> Estimates:
+    """The same before any composition is fitted. known: what `known_of` tells of the layer."""
+    rules, pruning = split(passes)
+    composes = bool(rules) and not is_pinned(rules) and refusal(rules, site.outline) is None
+    thinning = None
+    if pruning and isinstance(group, Group) and _unprunable(site, pruning, group) is None:
+        thinning = Thinning(site, rules, pruning, group)
+    return Estimates(site, rules if composes else [], known, thinning, most)
+
+
+def known_of(site: Site, passes: Sequence[Pass], moments: Moments | None, group: Group | str) -> Known:
+    """What every single pass does to the layer, or all of them together where their settings are given."""
     rules, pruning = split(passes)
     conv = site.conv
     dense = Candidate(site_macs(site, rules, {}), block_error(conv, conv, moments))
-    inside = _inside(site, conv, rules, dense, moments, most) if rules and refusal(rules, conv) is None else []
-    if pruning is None or _unprunable(site, pruning, group) is not None or isinstance(group, str):
-        return [dense, *inside]
-    pruned = list(_pruned(site, conv, rules, pruning, group, inside, moments))
-    return [dense, *pruned] if is_pinned(passes) else [dense, *inside, *pruned]
-
-
-def _inside(
-    site: Site, conv: Conv, passes: Sequence[Decomposition], dense: Candidate, moments: Moments | None, most: int
-) -> list[Candidate]:
-    """The candidates of decompositions alone."""
-    if is_pinned(passes):
-        return list(_pinned(site, conv, passes, moments))
-    found = [dense]
-    for rule in passes:
-        if rule.refuse(conv) is None:
-            found += _single(site, conv, rule, dense.macs, moments)
-    for size in range(2, min(len(passes), most) + 1):
-        for chosen in itertools.combinations(passes, size):
-            if not all(rule.may_follow for rule in chosen[1:]):
-                continue
-            found += composed(site, conv, chosen, found, moments)
-    return found[1:]
-
-
-def _pruned(
-    site: Site,
-    conv: Conv,
-    rules: Sequence[Decomposition],
-    pruning: Pruning,
-    group: Group,
-    inside: Sequence[Candidate],
-    moments: Moments | None,
-) -> Iterator[Candidate]:
-    """Each number of channels kept, alone and with what decompositions then make of the smaller layer (estimated)."""
-    settings, reader = pruning.settings(conv, size=group.size), group.consumers[0]
-    errors = pruning.errors(Reader(conv.weight, moments, reader.channels), settings, group.filled)
-    thinned = spread(sorted(pareto(inside), key=lambda c: c.macs), MOST_RANKS)
-    spare = len(group.filled(np.zeros(0, np.int64))) - 1  # channels that branches of a Concat may add, each its last
-    for setting, error in zip(settings, errors, strict=True):
-        most = reader.most_kept(pruning.kept(setting) + spare)
-        outline = replace(site.outline, weight=site.outline.weight[:, :most])
-        smaller = replace(site, outline=outline)
-        if not (is_pinned([pruning]) and rules and thinned):
-            yield Candidate(site_macs(smaller, rules, {}), error, {pruning.name: setting})
-        for c in thinned:
-            macs = site_macs(smaller, rules, c.setting)
-            yield Candidate(macs, error + (1 - error) * c.error, {pruning.name: setting, **c.setting})
+    ways: list[Candidate] = []
+    if rules and refusal(rules, conv) is None:
+        one_by_one = (c for r in rules if r.refuse(conv) is None for c in _single(site, conv, r, dense.macs, moments))
+        ways = list(_pinned(site, conv, rules, moments) if is_pinned(rules) else one_by_one)
+    if pruning is None or isinstance(group, str) or _unprunable(site, pruning, group) is not None:
+        return Known([dense, *ways])
+    reader = Reader(conv.weight, moments, group.consumers[0].channels)
+    errors = pruning.errors(reader, pruning.settings(conv, size=group.size), group.filled)
+    return Known([dense, *ways], [float(error) for error in errors])
 
 
 def is_pinned(passes: Sequence[Pass]) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
@@ -15,12 +16,17 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener, Step, shares, tell
 from ndpass.passes import Pass
 from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
-from ndpass.planning.candidates import candidates_for, channel_group
+from ndpass.planning.candidates import candidates_for, channel_group, estimates_for, known_of
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
-from ndpass.planning.sensitivity import slopes_of, weighed
+from ndpass.planning.estimates import Estimates, Known
+from ndpass.planning.ledger import Ledger, Table, decided
+from ndpass.planning.sensitivity import slopes_of
+from ndpass.planning.shelf import Shelf
 from ndpass.planning.threads import blas_threads, side_by_side
 from ndpass.planning.work import planning_work
+
+NARROW = 1_024  # elements of a patch; with fewer all compositions take less time to fit than plans to ask for some
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Planner:
     """Plans for one graph, which stays as it is.
 
     calibration: None plans on the weights alone. most: passes that are composed in a layer, at most; None: all.
-    jobs: layers that are planned side by side. store: where the candidates of each layer are kept as they come.
+    jobs: layers that are planned side by side. store: where what is known of each layer is kept as it comes. shelf:
+    where moments are kept for compositions that are fitted only when a plan asks for them; without one, all are fitted.
     """
 
     graph: Graph
@@ -37,50 +44,150 @@ class Planner:
     most: int | None = None
     jobs: int = 1
     store: CandidateStore | None = None
+    shelf: Shelf | None = None
 
     def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
         """A choice for every site. Raises BudgetError where none meets the budget."""
-        fronts = Coupling(self.graph, sites, self.passes).fronts
-        return choose(self.weighed(sites, self.candidates(sites, listen), listen), budget, self.graph.macs(), fronts)
+        return self.plan_with(self.ledger(sites, listen), sites, budget)
+
+    def plan_with(self, ledger: Ledger, sites: Sequence[Site], budget: Budget) -> dict[str, Choice]:
+        """A choice for every site, whose candidates the ledger has. Raises BudgetError where none meets the budget."""
+        fronts, total = Coupling(self.graph, sites, self.passes).fronts, self.graph.macs()
+
+        def chosen(table: Table) -> dict[str, Choice]:
+            return choose(table, budget, total, fronts)
+
+        while True:
+            table = ledger.table()
+            plan = chosen(table)
+            best = decided(plan, table, chosen)
+            if best is not None:
+                return best
+            ledger.settle(plan)
+
+    def ledger(self, sites: Sequence[Site], listen: Listener, *, fitted: bool = False) -> Ledger:
+        """The candidates of every site and their damage. fitted: all of them are, else there are bounds among them."""
+        found = self.estimates(sites, listen, fitted=fitted)
+        slopes = cache(
+            lambda: slopes_of(self.calibration, self.graph, sites, self.passes, listen) if self.calibration else None
+        )
+        return Ledger(found, slopes, partial(self._settle, sites, found, listen))
 
     def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
-        """Site name -> its candidates, with data on the activations of the network as it is now."""
-        frontier = self.calibration.frontier(self.graph) if self.calibration else None
+        """Site name -> all its candidates, fitted, with data on the activations of the network as it is now."""
+        found = self.estimates(sites, listen, fitted=True)
+        return {name: estimates.candidates() for name, estimates in found.items()}
 
-        def tasks() -> Iterator[tuple[str, Callable[[], list[Candidate]]]]:
-            behind: list[Site] = []  # layers that are known and that the frontier has not gone through
+    def estimates(self, sites: Sequence[Site], listen: Listener, *, fitted: bool) -> dict[str, Estimates]:
+        """What is known of each site, on the activations of the network as it is now; fitted: all that there is."""
+        walk = _Walk(self.calibration, self.graph)
+
+        def tasks() -> Iterator[tuple[str, Callable[[], Estimates]]]:
             done = shares([planning_work(site) for site in sites])
             for i, site in enumerate(sites):
                 tell(listen, Step("planning", i, len(sites), site.name, done[i]))
-                known = self.store.load_candidates(site.name) if self.store else None
-                if known is not None:
-                    behind.append(site)
-                    yield site.name, partial(list, known)
-                    continue
-                while frontier is not None and behind:  # the same segments as without a break, so the same bits
-                    deque(frontier.advance(behind.pop(0)), maxlen=0)
-                moments = self.calibration.moments(site, frontier) if self.calibration and frontier else None
-                group = channel_group(self.graph, site, self.passes)
-                yield site.name, partial(self._candidates, site, moments, group)
+                waits = not fitted and self._can_wait(site)
+                known = self.store.load_layer(site.name, Known.unpack) if self.store else None
+                if known is None:
+                    yield site.name, partial(self._planned, site, walk.moments(site), waits)
+                else:
+                    walk.past(site)
+                    yield site.name, partial(self._restored, site, known, partial(self._moments, sites, site))
 
         return side_by_side(tasks(), self.jobs)
 
-    def _candidates(self, site: Site, moments: Moments | None, group: Group | str) -> list[Candidate]:
-        most = len(self.passes) if self.most is None else self.most
-        with blas_threads(site) if self.jobs == 1 else nullcontext():
-            fitted = candidates_for(site, self.passes, moments, group, most)
-        found = [replace(c, block=None) for c in fitted]  # layers before it change before it is written
-        if self.store:
-            self.store.save_candidates(site.name, found)
+    def _can_wait(self, site: Site) -> bool:
+        """Whether a layer's compositions are fitted only when they are asked for."""
+        if site.outline.n_i * site.outline.kernel_size < NARROW:
+            return False
+        return self.calibration is None or (self.shelf is not None and self.shelf.has_room(site))
+
+    def _planned(self, site: Site, moments: Moments | None, waits: bool) -> Estimates:
+        """waits: whether compositions are fitted when they are asked for, not now."""
+        group = channel_group(self.graph, site, self.passes)
+        with self._threads(site):
+            known = known_of(site, self.passes, moments, group)
+            known.ways = [replace(c, block=None) for c in known.ways]  # layers before it change before it is written
+            found = self._estimates_for(site, known)
+            if found.is_open and moments is not None:
+                waits = waits and self.shelf is not None and self.shelf.put(site.name, moments)
+            if not waits:
+                found.settle_all(lambda: moments)
+        known.whole = not waits
+        self._keep(site, found)
         return found
 
-    def weighed(
-        self, sites: Sequence[Site], found: Mapping[str, Sequence[Candidate]], listen: Listener
-    ) -> dict[str, list[Candidate]]:
-        """The candidates with what their errors do to the outputs, where there are data to tell."""
+    def _restored(self, site: Site, known: Known, moments: Callable[[], Moments | None]) -> Estimates:
+        """As it was when it was kept, but for what was fitted later: that is asked for again, and is there."""
+        found = self._estimates_for(site, known)
+        if known.whole:
+            found.settle_all(moments)
+        return found
+
+    def _estimates_for(self, site: Site, known: Known) -> Estimates:
+        most = len(self.passes) if self.most is None else self.most
+        return estimates_for(site, self.passes, known, channel_group(self.graph, site, self.passes), most)
+
+    def _settle(
+        self,
+        sites: Sequence[Site],
+        found: Mapping[str, Estimates],
+        listen: Listener,
+        wanted: Mapping[str, Candidate],
+    ) -> None:
+        """Fit what makes candidates exact."""
+
+        def task(site: Site) -> None:
+            with self._threads(site):
+                found[site.name].settle(wanted[site.name].setting, cache(partial(self._moments, sites, site)))
+            self._keep(site, found[site.name])
+
+        def tasks() -> Iterator[tuple[str, Callable[[], None]]]:
+            for i, site in enumerate(site for site in sites if site.name in wanted):
+                tell(listen, Step("fitting candidates", i, len(wanted), site.name))
+                yield site.name, partial(task, site)
+
+        side_by_side(tasks(), self.jobs)
+
+    def _moments(self, sites: Sequence[Site], site: Site) -> Moments | None:
+        """Of a layer that was planned before; from the data again where they are not on the shelf."""
         if self.calibration is None:
-            return {name: list(ways) for name, ways in found.items()}
-        return weighed(found, slopes_of(self.calibration, self.graph, sites, self.passes, listen))
+            return None
+        moments = self.shelf.get(site.name) if self.shelf else None
+        if moments is None:
+            walk = _Walk(self.calibration, self.graph)
+            for before in itertools.takewhile(lambda other: other.name != site.name, sites):
+                walk.past(before)
+            moments = walk.moments(site)
+        return moments
+
+    def _keep(self, site: Site, found: Estimates) -> None:
+        if self.store:
+            self.store.save_layer(site.name, found.known.pack())
+
+    def _threads(self, site: Site) -> AbstractContextManager[None]:
+        return blas_threads(site) if self.jobs == 1 else nullcontext()
+
+
+class _Walk:
+    """The moments of one site after the other, in the graph's order. frontier: None without data."""
+
+    def __init__(self, calibration: Calibration | None, graph: Graph) -> None:
+        self._calibration = calibration
+        self.frontier = calibration.frontier(graph) if calibration else None
+        self._behind: list[Site] = []  # that were passed and that the frontier has not gone through
+
+    def past(self, site: Site) -> None:
+        """Leave a site out."""
+        self._behind.append(site)
+
+    def moments(self, site: Site) -> Moments | None:
+        """Of the next site."""
+        if self._calibration is None or self.frontier is None:
+            return None
+        while self._behind:  # the same segments as if none was left out, so the same bits
+            deque(self.frontier.advance(self._behind.pop(0)), maxlen=0)
+        return self._calibration.moments(site, self.frontier)
 
 
 def local_choices(

@@ -24,6 +24,7 @@ from ndpass.errors import BudgetError
 from ndpass.planning.candidate import Candidate, Choice, damage, seconds_of
 from ndpass.planning.choose import Fronts, least_damage, separate
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
+from ndpass.planning.ledger import Ledger, decided
 from ndpass.planning.shared_savings import Forest
 from ndpass.planning.stand_in import PlanTimer
 
@@ -39,12 +40,14 @@ MORE = "allow more passes (--passes auto) or --precision f32"
 @dataclass
 class TimedSearch:
     """table: what candidates take, corrected as plans are timed; timer: what times the plans; passes: their names;
-    fronts: of layers that depend on each other (`ndpass.planning.channel_savings`)."""
+    fronts: of layers that depend on each other (`ndpass.planning.channel_savings`); ledger: makes errors of candidates
+    exact where they are bounds."""
 
     table: LatencyTable
     timer: PlanTimer
     passes: Sequence[str]
     fronts: Fronts = separate
+    ledger: Ledger | None = None
 
     @property
     def least(self) -> float:
@@ -126,17 +129,39 @@ class TimedSearch:
 
     def aim_for(self, wanted: float, alone: str | None = None) -> float:
         """The seconds at which the plan of least damage does as much damage as `wanted`, by bisection."""
-        low, high = self._least(alone), self.table.whole
-        for _ in range(12):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if damage(self.planned(middle, alone)) <= wanted else (middle, high)
-        return high
+        while True:
+            low, high = self._least(alone), self.table.whole
+            for _ in range(12):
+                middle = math.sqrt(low * high)
+                low, high = (low, middle) if damage(self._optimistic(middle, alone)) <= wanted else (middle, high)
+            if self._decided(high, alone) is not None:
+                return high
 
     def planned(self, aim: float, alone: str | None = None) -> dict[str, Choice]:
         """The plan of least damage that is predicted to take `aim` seconds, or as few as it can."""
-        room = max(aim, self._least(alone) * (1 + 1e-9)) - self.table.rest
-        plan = least_damage(self._candidates(alone), room, seconds_of, self.fronts)
+        plan = None
+        while plan is None:
+            plan = self._decided(aim, alone)
         return {name: choice if choice.candidate.setting else self.table.kept(name) for name, choice in plan.items()}
+
+    def _decided(self, aim: float, alone: str | None) -> dict[str, Choice] | None:
+        """The plan for `aim`, or None where something in it had to be fitted before, which has been done."""
+        table, room = self._candidates(alone), self._room(aim, alone)
+        plan = least_damage(table, room, seconds_of, self.fronts)
+        found = decided(plan, table, lambda exact: least_damage(exact, room, seconds_of, self.fronts))
+        if found is None:
+            assert self.ledger
+            for name in self.ledger.settle(plan):
+                self.table.candidates[name] = self.ledger.current(name, self.table.candidates[name])
+        return found
+
+    def _optimistic(self, aim: float, alone: str | None) -> dict[str, Choice]:
+        """The plan for `aim` with errors as they are known, bounds among them."""
+        return least_damage(self._candidates(alone), self._room(aim, alone), seconds_of, self.fronts)
+
+    def _room(self, aim: float, alone: str | None) -> float:
+        """Seconds of all layers together in a plan for `aim`, or as few as it can take."""
+        return max(aim, self._least(alone) * (1 + 1e-9)) - self.table.rest
 
     def _candidates(self, alone: str | None) -> dict[str, list[Candidate]]:
         """The candidates of all passes, or of one alone."""

@@ -145,14 +145,21 @@ class Checkpoint:
         """What `save_plan` has kept, or None."""
         return self._restored("plan.json", unpack_plan)
 
+    def save_layer(self, layer: str, content: Mapping[str, Any]) -> None:
+        """Keep what JSON can hold of one layer."""
+        self.write(_file_name(layer), {"layer": layer, **content})
+
+    def load_layer(self, layer: str, unpack: Callable[[Any], T]) -> T | None:
+        """What `unpack` makes of what `save_layer` has kept, or None."""
+        return self._restored(_file_name(layer), unpack)
+
     def save_candidates(self, layer: str, candidates: Sequence[Candidate]) -> None:
         """Keep the candidates of one layer, without their fitted blocks."""
-        packed = [pack_candidate(candidate) for candidate in candidates]
-        self.write(_file_name(layer), {"layer": layer, "candidates": packed})
+        self.save_layer(layer, {"candidates": [pack_candidate(candidate) for candidate in candidates]})
 
     def load_candidates(self, layer: str) -> list[Candidate] | None:
         """What `save_candidates` has kept of the layer, or None."""
-        return self._restored(_file_name(layer), lambda kept: [Candidate(*fields) for fields in kept["candidates"]])
+        return self.load_layer(layer, lambda kept: [Candidate(*fields) for fields in kept["candidates"]])
 
     def write(self, name: str, content: object) -> None:
         """Keep what JSON can hold under a file name."""

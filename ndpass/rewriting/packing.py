@@ -11,7 +11,8 @@ from ndpass.planning.candidate import Candidate, Choice
 
 def pack_candidate(candidate: Candidate) -> list[Any]:
     """The fields in order, for JSON; `Candidate(*packed)` is the candidate again."""
-    return [candidate.macs, candidate.error, candidate.setting, candidate.seconds, candidate.weighed]
+    c = candidate
+    return [c.macs, c.error, c.setting, c.seconds, c.weighed, c.bound]
 
 
 def pack_plan(plan: Mapping[str, Choice]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from ndpass.measuring.block_latency import Latencies
 from ndpass.planning.candidate import Budget, Choice
 from ndpass.planning.keep_faster import keep_faster
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
-from ndpass.planning.plan import Planner
 from ndpass.planning.stand_in import StandIns
 from ndpass.report import Layer, TriedPlan
 from ndpass.rewriting.checkpoint import Checkpoint
@@ -23,7 +22,7 @@ from ndpass.run.job import Job, Opened, drop_warnings, fingerprint
 from ndpass.run.judge import loss_of
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.quantise import quantise
-from ndpass.run.tuning import Network, Tuned, Tuner, with_latencies
+from ndpass.run.tuning import Network, Tuned, Tuner, planner_for, with_latencies
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,8 @@ def _plan(
     known = checkpoint.load_plan() if checkpoint else None
     if known is not None:
         return known
-    store = checkpoint.part("candidates") if checkpoint else None
-    planner = Planner(opened.graph, options.passes, calibration, jobs=options.effort.jobs, store=store)
+    network = Network(job.open, options.passes, calibration)
+    planner = planner_for(opened.graph, network, checkpoint, options.effort.jobs)
     plan = planner.plan(opened.sites, options.budget, listen)
     if checkpoint:
         checkpoint.save_plan(plan)

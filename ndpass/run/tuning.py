@@ -22,7 +22,9 @@ from ndpass.planning.candidate_times import timed_table
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.drop_search import MOST_FITS, within_drop
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
+from ndpass.planning.ledger import Ledger
 from ndpass.planning.plan import Planner
+from ndpass.planning.shelf import Shelf
 from ndpass.planning.stand_in import StandIns
 from ndpass.planning.timed_search import TimedSearch
 from ndpass.report import Layer, TriedPlan
@@ -107,20 +109,19 @@ class Tuner:
     def _search(self) -> TimedSearch:
         """The candidates' errors, slopes and seconds; as the checkpoint has them if it does."""
         opened, passes = self.network.open(), self.network.passes
+        planner = planner_for(opened.graph, self.network, self.checkpoint, self.jobs, MOST_COMPOSED)
+        ledger = planner.ledger(opened.sites, self.listen)
         packed = self.checkpoint.read("table.json") if self.checkpoint else None
-        table = self._table(opened) if packed is None else unpack_table(packed)
+        table = self._table(opened, ledger) if packed is None else unpack_table(packed)
         if self.checkpoint and packed is None:
             self.checkpoint.write("table.json", pack_table(table))
         timer = StandIns(lambda: self.network.open().graph, passes, self.latencies.machine)
         fronts = Coupling(opened.graph, opened.sites, passes).fronts
-        return TimedSearch(table, timer, [p.name for p in passes], fronts)
+        return TimedSearch(table, timer, [p.name for p in passes], fronts, ledger)
 
-    def _table(self, opened: Opened) -> LatencyTable:
-        graph, sites, passes = opened.graph, opened.sites, self.network.passes
-        kept, timed = (self.checkpoint and self.checkpoint.part(name) for name in ("candidates", "timed"))
-        planner = Planner(graph, passes, self.network.calibration, MOST_COMPOSED, self.jobs, kept)
-        found = planner.weighed(sites, planner.candidates(sites, self.listen), self.listen)
-        return timed_table(graph, sites, found, passes, self.latencies, self.listen, timed)
+    def _table(self, opened: Opened, ledger: Ledger) -> LatencyTable:
+        kept, passes = self._kept("timed"), self.network.passes
+        return timed_table(opened.graph, opened.sites, ledger.table(), passes, self.latencies, self.listen, kept)
 
     def _warnings(self) -> list[str]:
         if not self.latencies.noisy:
@@ -131,19 +132,25 @@ class Tuner:
 
     def _part(self, number: int) -> Checkpoint | None:
         """Where the plan with this number and its fit are kept."""
-        return self.checkpoint.part(f"fit{number}") if self.checkpoint else None
+        return self._kept(f"fit{number}")
+
+    def _kept(self, name: str) -> Checkpoint | None:
+        return self.checkpoint.part(name) if self.checkpoint else None
 
     def _timed(self, search: TimedSearch, number: int, settle: Callable[[], TimedPlan]) -> TimedPlan:
         """A plan as timed in place, now or before the run was cut off; the search gets the table as it was then."""
         part = self._part(number)
         known = part.read("timed_plan.json") if part else None
         if known is not None:
-            search.table = unpack_table(known.pop("table"))
+            search.table, asked = unpack_table(known.pop("table")), known.pop("asked")
+            if search.ledger:
+                search.ledger.recall(asked)
             return TimedPlan(**{**known, "plan": unpack_plan(known["plan"])})
         self.listen("timing plans", number, MOST_FITS)
         timed = settle()
         if part:
-            kept = {**vars(timed), "plan": pack_plan(timed.plan), "table": pack_table(search.table)}
+            asked = search.ledger.asked if search.ledger else {}
+            kept = {**vars(timed), "plan": pack_plan(timed.plan), "table": pack_table(search.table), "asked": asked}
             part.write("timed_plan.json", kept)
         return timed
 
@@ -167,6 +174,16 @@ class Tuner:
             layers = rewriter.rewrite(opened.found, opened.sites, plan, Renamed(self.listen, stage))
             opened.graph.tidy()
             return opened.graph, layers
+
+
+def planner_for(
+    graph: Graph, network: Network, checkpoint: Checkpoint | None, jobs: int, most: int | None = None
+) -> Planner:
+    """A planner of the graph as it is now that keeps what it does in the checkpoint. most: passes that are composed."""
+    calibration = network.calibration
+    store, folder = (checkpoint.part("candidates"), checkpoint.part("moments").folder) if checkpoint else (None, None)
+    shelf = Shelf(folder, calibration.memory) if calibration else None
+    return Planner(graph, network.passes, calibration, most, jobs, store, shelf)
 
 
 def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTable) -> list[Layer]:

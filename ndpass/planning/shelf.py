@@ -1,0 +1,74 @@
+"""Moments of layers, kept on disk while plans are made, so that what a plan asks for can be fitted later.
+
+The moments of a layer with patches of n elements take 8n² bytes: 170 MB at 4,608, over a gigabyte for a VGG16. To get
+them again takes a run over the data up to the layer. So they are written once, with the best kernel that was solved for
+on the way, and read for each fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ndpass.calibration.moments import Moments
+from ndpass.graph.graph import Site
+
+log = logging.getLogger(__name__)
+
+ROOM = 4  # times the memory for activations that all moments together may take on disk
+
+
+class Shelf:
+    """Moments by layer. folder: None for a temporary one, which goes with the object; most: bytes of all together."""
+
+    def __init__(self, folder: Path | None, memory: int) -> None:
+        """memory: bytes that a run may take for activations."""
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="ndpass-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.folder = folder
+        self.most, self._taken = ROOM * memory, 0
+
+    def has_room(self, site: Site) -> bool:
+        """Whether the moments of one more layer find room; asked for in the order of the layers."""
+        n, n_o = site.outline.n_i * site.outline.kernel_size, site.outline.n_o
+        self._taken += 8 * (n * n + 3 * n_o * n)  # C; B, the best kernel and the weight
+        return self._taken <= self.most
+
+    def put(self, layer: str, moments: Moments) -> bool:
+        """Keep a layer's moments; False where they cannot be written."""
+        arrays = {name: getattr(moments, name) for name in ("x_mean", "y_mean", "C", "B", "g", "best")}
+        if moments.anchor is not None:
+            arrays["anchor"] = moments.anchor
+        part = self._path(layer).with_suffix(".part")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, count=moments.count, **arrays)
+            part.replace(self._path(layer))
+        except OSError as e:
+            part.unlink(missing_ok=True)
+            log.warning("moments of '%s' cannot be kept (%s): all of its candidates are fitted at once", layer, e)
+            return False
+        return True
+
+    def get(self, layer: str) -> Moments | None:
+        """What was put there, equal in every bit, or None."""
+        try:
+            with np.load(self._path(layer), allow_pickle=False) as found:
+                arrays = {name: found[name] for name in found.files}
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+            return None
+        best, count = arrays.pop("best"), int(arrays.pop("count"))
+        moments = Moments(count, **arrays)
+        moments.__dict__["best"] = best  # as the cached property leaves it
+        return moments
+
+    def _path(self, layer: str) -> Path:
+        return self.folder / f"{hashlib.blake2b(layer.encode(), digest_size=8).hexdigest()}.npz"
