@@ -117,7 +117,7 @@ class Layer(Part):
 
     setting: {pass: {option: value}} as applied, empty if left alone. macs: null where the spatial size is not known.
     latency_us: microseconds inside the whole model, the same twice where the layer did not change, null where the
-    runtime's counters do not show it.
+    runtime's counters do not show it. latency_predicted_us: what the plan expected of the rewritten layer.
     error_predicted, error_measured: relative error of the layer's response.
     """
 
@@ -127,6 +127,7 @@ class Layer(Part):
     setting: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     macs: Pair | None = None
     latency_us: tuple[float, float] | None = None
+    latency_predicted_us: float | None = None
     error_predicted: float | None = None
     error_measured: float | None = None
     op: str = ""

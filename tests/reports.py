@@ -28,6 +28,7 @@ def report(**changes: Any) -> Report:
                 macs=(1_850_000_000, 462_500_000),
                 setting={"cd": {"rank": 64}, "nd": {"rank": 2, "form": "dw-pw"}},
                 latency_us=(120.0, 60.5),
+                latency_predicted_us=58.7,
                 error_predicted=0.05,
                 error_measured=0.0512,
             ),

@@ -29,10 +29,11 @@ LAYER_HEADS = (
     "left",
     "µs",
     "µs after",
+    "µs predicted",
     "error",
-    "predicted",
+    "error predicted",
 )
-NUMBERS = ("MACs", "MACs after", "left", "µs", "µs after", "error", "predicted")
+NUMBERS = ("MACs", "MACs after", "left", "µs", "µs after", "µs predicted", "error", "error predicted")
 
 
 def page_of(report: Report, given: Given | None = None) -> Page:
@@ -166,7 +167,9 @@ def _plans(report: Report) -> Iterator[Section]:
 
 def _layers(report: Report) -> Section:
     table = Table.of(LAYER_HEADS, [_row(layer) for layer in report.layers], NUMBERS)
-    text = "error: of the layer's response, relative, measured after the fit; predicted: before it, by the plan."
+    text = (
+        "µs: inside the whole model. error: of the layer's response, relative. Predicted: by the plan, before the fit."
+    )
     return Section("Layers", [text], table)
 
 
@@ -183,6 +186,10 @@ def _row(layer: Layer) -> list[Cell]:
         *(Cell("" if macs is None else human(macs[i]), None if macs is None else macs[i]) for i in (0, 1)),
         Cell("" if left is None else f"{100 * left:.1f} %", left),
         *(Cell("" if micros is None else f"{micros[i]:.1f}", None if micros is None else micros[i]) for i in (0, 1)),
+        Cell(
+            "" if layer.latency_predicted_us is None else f"{layer.latency_predicted_us:.1f}",
+            layer.latency_predicted_us,
+        ),
         _error(layer.error_measured),
         _error(layer.error_predicted),
     ]

@@ -193,7 +193,12 @@ def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTabl
         if layer.name in table.in_place:
             changed = layer.status == "done" or (layer.macs is not None and layer.macs[0] != layer.macs[1])
             seconds = table.seconds_in_place(layer.name, timed, changed)
-            layer = layer.model_copy(update={"latency_us": seconds and (1e6 * seconds[0], 1e6 * seconds[1])})
+            predicted = timed.plan[layer.name].candidate.seconds if layer.status == "done" else None
+            micros = {
+                "latency_us": seconds and (1e6 * seconds[0], 1e6 * seconds[1]),
+                "latency_predicted_us": None if predicted is None else 1e6 * predicted,
+            }
+            layer = layer.model_copy(update=micros)
         rows.append(layer)
     return rows
 

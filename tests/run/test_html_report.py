@@ -95,7 +95,7 @@ def test_it_says_what_was_asked_what_came_out_and_what_to_do_next() -> None:
         "2.50 to 2.90 times as fast (10th to 90th percentile of paired rounds)",
         "15.35 G 313 M (2.0 %)",
         "cd:rank=64 nd:rank=2:form=dw-pw",
-        "0.0512 0.0500",
+        "120.0 60.5 58.7 0.0512 0.0500",
         "no pass takes Gemm",
         "conv3 Conv 64x64x3x3 done, slower",
         "the original all 0.1 9",

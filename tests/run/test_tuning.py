@@ -96,9 +96,11 @@ def test_a_speedup_is_reached_and_its_rows_say_how(model: Path) -> None:
         assert layer.macs is not None
         nodes = 2 * int(layer.setting["nd"]["rank"])  # type: ignore[arg-type]
         assert layer.latency_us == pytest.approx((before, 1e6 * (nodes * EACH + layer.macs[1] * PER_MAC)))
+        assert layer.latency_predicted_us == pytest.approx(layer.latency_us[1], rel=0.3)
     for layer in found.layers:
         if layer.status == "kept":
             assert layer.latency_us == pytest.approx((before, before))
+            assert layer.latency_predicted_us is None
     assert rows(found)["scores"].latency_us is None  # nothing that could be rewritten
 
 
@@ -156,6 +158,8 @@ def test_max_error_is_kept_by_the_worst_output_without_labels(model: Path, data:
     assert errors
     assert 0 < max(error or 0.0 for error in errors.values()) <= 0.2
     assert found.budget == {"max_error": 0.2}
+    (chosen,) = [one for one in found.plans if one.chosen]
+    assert 0 < chosen.loss <= 20
     assert found.latency_ms is not None
     assert found.latency_ms.speedup > 1
 

@@ -174,7 +174,7 @@ def _stored_in_half(operators: list[ov.Node]) -> bool:
     """Whether more weights are stored in half precision than in float32."""
     packed = [constant for op in operators if (constant := decompressed(op)) is not None]
     plain = [op for op in operators if op.get_type_name() == "Constant" and name_of(op.output(0)) == "f32"]
-    half, single = (sum(math.prod(op.get_output_shape(0)) for op in found) for found in (packed, plain))
+    half, single = (sum(int(math.prod(op.get_output_shape(0))) for op in found) for found in (packed, plain))
     return half > single
 
 
