@@ -60,7 +60,7 @@ class Help(Directive):
 
     def run(self) -> list[nodes.Node]:
         command = [sys.executable, "-m", "ndpass", *self.arguments, "--help"]
-        wanted = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+        wanted = {**os.environ, "COLUMNS": "84", "NO_COLOR": "1", "TERM": "dumb"}
         text = subprocess.run(command, env=wanted, capture_output=True, text=True, check=True).stdout
         return [nodes.literal_block(text, text, language="text")]
 

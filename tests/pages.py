@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from conftest import small_network
 from models import ROOT, network, normal
 from PIL import Image
-
-from ndpass.run import digits
 
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
@@ -58,19 +57,13 @@ def quick(script: str) -> str:
     return re.sub(r"\b(max_drop|macs)=[\d.]+", "macs=0.6, latency=False", script)
 
 
-def put_arrays(folder: Path, count: int = 1000) -> None:
-    """model.onnx, the digits network, and data.npz, some of its images with labels."""
-    (images, labels), _ = digits.images()
-    (folder / "model.onnx").write_bytes(digits.model_path().read_bytes())
-    np.savez(folder / "data.npz", images=images[:count], labels=labels[:count])
-
-
-def put_small(folder: Path) -> None:
-    """model.onnx, data.npz and images.npy: a small network, and noise in the place of images."""
+def put_small(folder: Path, count: int = 100) -> None:
+    """model.onnx, data.npz and images.npy: a small network, noise in the place of images, its answers as labels."""
     onnx.save(small_network(), folder / "model.onnx")
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((100, 3, 8, 8)).astype(np.float32)
-    np.savez(folder / "data.npz", images=images, labels=rng.integers(0, 5, 100))
+    images = rng.standard_normal((count, 3, 8, 8)).astype(np.float32)
+    (scores,) = ort.InferenceSession(folder / "model.onnx").run(None, {"image": images})
+    np.savez(folder / "data.npz", images=images, labels=np.asarray(scores).argmax(axis=1))
     np.save(folder / "images.npy", images)
 
 
