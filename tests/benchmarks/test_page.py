@@ -223,3 +223,17 @@ def test_bars_are_the_fastest_that_lose_at_most_a_point() -> None:
     assert [(bar.name, bar.ms) for bar in shown] == [("original", 2.0), ("ndpass", 0.5), ("NNCF int8", 0.4)]
     assert [headline.said(bar) for bar in shown[::2]] == ["2.00 ms", "0.40 ms, 5.0×, 0.20 points lost"]
     assert headline.bars({}, "net") == []
+
+
+def test_what_amx_leaves_is_said_once_it_was_measured() -> None:
+    row = {"network": "vgg16", "threads": 2, "batch": 1, "cpu": "Intel AMX"}
+    kinds = {"f32": 2.0, "bf16": 1.0}
+    found = [
+        {**row, "pipeline": pipeline, "condition": f"OpenVINO {kind}", "speedup": ratio}
+        for pipeline in ("sd", "nd")
+        for kind, ratio in kinds.items()
+    ]
+    said = " ".join(headline.amx({"speed": found}).split())
+    assert "sd 2.00× in f32, 1.00× in bf16; nd 2.00× in f32, 1.00× in bf16." in said
+    assert headline.amx({"speed": [{**row, "cpu": INTEL} for row in found]}) == ""
+    assert headline.amx({}) == ""
