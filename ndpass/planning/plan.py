@@ -36,6 +36,8 @@ class Planner:
     calibration: None plans on the weights alone. most: passes that are composed in a layer, at most; None: all.
     jobs: layers that are planned side by side. store: where what is known of each layer is kept as it comes. shelf:
     where moments are kept for compositions that are fitted only when a plan asks for them; without one, all are fitted.
+    weighed_by: what tells how much an error in a layer moves the outputs, where that is not the calibration data; with
+    neither all layers weigh alike.
     """
 
     graph: Graph
@@ -45,6 +47,7 @@ class Planner:
     jobs: int = 1
     store: CandidateStore | None = None
     shelf: Shelf | None = None
+    weighed_by: Calibration | None = None
 
     def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
         """A choice for every site. Raises BudgetError where none meets the budget."""
@@ -68,9 +71,8 @@ class Planner:
     def ledger(self, sites: Sequence[Site], listen: Listener, *, fitted: bool = False) -> Ledger:
         """The candidates of every site and their damage. fitted: all of them are, else there are bounds among them."""
         found = self.estimates(sites, listen, fitted=fitted)
-        slopes = cache(
-            lambda: slopes_of(self.calibration, self.graph, sites, self.passes, listen) if self.calibration else None
-        )
+        data = self.weighed_by or self.calibration
+        slopes = cache(lambda: slopes_of(data, self.graph, sites, self.passes, listen) if data else None)
         return Ledger(found, slopes, partial(self._settle, sites, found, listen))
 
     def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:

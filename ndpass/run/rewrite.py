@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
 from ndpass.errors import InputError
 from ndpass.graph.graph import Graph
@@ -129,12 +130,24 @@ def _plan(
     known = checkpoint.load_plan() if checkpoint else None
     if known is not None:
         return known
-    network = Network(job.open, options.passes, calibration)
+    natural = _natural(job, opened) if calibration is None and options.budget.is_shared else None
+    network = Network(job.open, options.passes, calibration, natural)
     planner = planner_for(opened.graph, network, checkpoint, options.effort.jobs)
     plan = planner.plan(opened.sites, options.budget, listen)
     if checkpoint:
         checkpoint.save_plan(plan)
     return plan
+
+
+def _natural(job: Job, opened: Opened) -> Calibration:
+    """Inputs with natural statistics, which tell for want of data how much an error in a layer moves the outputs.
+
+    Never the validation data: what is chosen by them cannot be measured on them.
+    """
+    options = job.options
+    feeds = natural_feeds(job.inputs, job.sizes, options.data.seed, options.data.preprocess)
+    threads, memory = options.target.threads, options.effort.memory
+    return Calibration.of(opened.graph, opened.sites, feeds, threads, options.data.seed, memory)
 
 
 def _tuned(
@@ -149,6 +162,7 @@ def _tuned(
         assert job.fit is not None
         return loss_of(job.judge(quantise(graph.runnable(), job.fit, job.inputs), "int8"), options.budget)
 
-    network = Network(job.open, options.passes, calibration)
+    natural = None if calibration else _natural(job, job.open())
+    network = Network(job.open, options.passes, calibration, natural)
     latencies = Latencies(options.target.machine(job.target), options.effort.cache)
     return Tuner(network, latencies, loss, checkpoint, listen, options.effort.jobs, clock).run(options.budget)

@@ -45,11 +45,12 @@ Rewritten = tuple[Graph, list[Layer]]
 @dataclass(frozen=True)
 class Network:
     """What is to be rewritten. open: the graph before any rewriting, a new one at each call; calibration: the data that
-    layers are fitted to, None fits to the weights alone."""
+    layers are fitted to, None fits to the weights alone; weighed_by: what layers are weighed by then."""
 
     open: Open
     passes: Sequence[Pass]
     calibration: Calibration | None
+    weighed_by: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def planner_for(
     calibration = network.calibration
     store, folder = (checkpoint.part("candidates"), checkpoint.part("moments").folder) if checkpoint else (None, None)
     shelf = Shelf(folder, calibration.memory) if calibration else None
-    return Planner(graph, network.passes, calibration, most, jobs, store, shelf)
+    return Planner(graph, network.passes, calibration, most, jobs, store, shelf, network.weighed_by)
 
 
 def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTable) -> list[Layer]:

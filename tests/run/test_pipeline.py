@@ -397,3 +397,26 @@ def test_a_model_without_data_is_compared_on_pictures_through_its_preprocessing(
         made.append(next(job.measured.batches(16))["image"])
     assert (made[0].mean(), made[0].std()) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
     assert 0 <= made[1].min() < made[1].max() <= 1
+
+
+def test_without_data_layers_are_weighed_by_what_their_errors_do_to_the_outputs() -> None:
+    """Two equal layers side by side, of which one hardly counts: that one pays for the budget."""
+    kernel = normal(8, 3, 3, 3)
+    model = network(
+        """(float[N, 3, 16, 16] x) => (float[N, 8, 16, 16] y) {
+            loud = Conv<pads = [1, 1, 1, 1]>(x, w)
+            soft = Conv<pads = [1, 1, 1, 1]>(x, v)
+            softer = Mul(soft, little)
+            y = Add(loud, softer)
+        }""",
+        w=kernel,
+        v=kernel[::-1].copy(),
+        little=np.float32(1e-3).reshape(1),
+    )
+    onnx.save(model, "two.onnx")
+    report = pipeline.run(Path("two.onnx"), Path("out.onnx"), run_options(passes.parse("sd"), Budget("macs", 0.7)))
+    loud, soft = (layer.macs for layer in report.layers)
+    assert loud is not None
+    assert soft is not None
+    assert loud[1] == loud[0]
+    assert soft[1] < 0.5 * soft[0]
