@@ -67,10 +67,10 @@ class Pace(Watcher):
         if self.stage is None:
             return None
         this = self._left_of(self.stage)
-        if this is None:
+        if this is None and not self._expected:
             return None
         coming = [name for name in self._expected if self._position(name) > self._furthest]
-        return this + sum(map(self._guess, coming))
+        return (this or 0.0) + sum(map(self._guess, coming))  # a stage that nobody expected is a short one
 
     @property
     def share(self) -> float:

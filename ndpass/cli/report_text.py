@@ -63,7 +63,7 @@ def wrapped(text: str, style: str | None, width: int) -> Iterator[Line]:
     import textwrap
 
     wrapper = textwrap.TextWrapper(width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
-    for line in wrapper.wrap(printable(text)):
+    for line in wrapper.wrap(printable(text)) or [""]:
         yield line, style
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 WIDE = 160  # columns, from which on nd's energies at every T are shown too
 BENCH = (
-    Column("model", least=12),
-    Column("runtime", need=1),
+    Column("model", least=10),
+    Column("runtime"),
     Column("precision"),
     Column("ms", right=True),
     Column("10-90 %", need=3, right=True),
     Column("times as fast", right=True),
     Column("10-90 %", need=2, right=True),
-    Column("verdict", least=10),
+    Column("verdict", least=25),
 )
 BENCH_STYLES = {"faster": "green", "slower": "bold red"}
 SLOPES = (
@@ -88,7 +88,7 @@ def styled(lines: Iterable[tuple[str, str | None]]) -> None:
 
 def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> None:
     """What the layers are together, a row for each, and what each pass could make of it."""
-    from ndpass.cli.report_text import below, wrapped
+    from ndpass.cli.report_text import below
     from ndpass.run.figures import human
 
     sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
@@ -98,13 +98,12 @@ def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> 
     if names:
         kept = "MACs left of the layer where 95 % of its weights' energy are kept; data: with data"
         heads.append(f"{', '.join(names)}: {kept}")
+    paragraphs([*heads, ""])
     width = terminal_width()
     columns, cells = _inspected(rows, names, wide=width is None or width >= WIDE)
     if width is None:
-        print("\n".join([*heads, ""]))
         table(columns, cells)
     else:
-        styled([*(line for head in heads for line in wrapped(head, None, width)), ("", None)])
         table(columns[:-1], [row[:-1] for row in cells])
         styled(below({row.name: row.note for row in rows}, width))
     show(steps)
@@ -154,15 +153,27 @@ def _offer(offer: Offer | None) -> str:
 def bench(result: benching.BenchResult, batch: int) -> None:
     """The machine, then a row for each model, runtime and precision."""
     around = result.environment
-    print(
-        f"{around.cpu} ({' '.join(around.features)}), threads {around.threads or 'as the runtime picks'}, "
-        f"batch {batch}, openvino {around.openvino}, onnxruntime {around.onnxruntime}"
+    paragraphs(
+        [
+            f"{around.cpu} ({' '.join(around.features)}), threads {around.threads or 'as the runtime picks'}, "
+            f"batch {batch}, openvino {around.openvino}, onnxruntime {around.onnxruntime}",
+            *(f"{', '.join(names)}: {note}" for note, names in _noted(result.rows).items()),
+        ]
     )
-    for note, names in _noted(result.rows).items():
-        print(f"{', '.join(names)}: {note}")
     table(
         BENCH, [_bench_cells(row) for row in result.rows], [BENCH_STYLES.get(row.verdict or "") for row in result.rows]
     )
+
+
+def paragraphs(texts: Sequence[str]) -> None:
+    """Each on a line of its own, broken on a terminal where it does not fit."""
+    from ndpass.cli.report_text import wrapped
+
+    width = terminal_width()
+    if width is None:
+        print("\n".join(texts))
+    else:
+        styled(line for text in texts for line in wrapped(text, None, width))
 
 
 def _noted(rows: Sequence[benching.Row]) -> dict[str, list[str]]:

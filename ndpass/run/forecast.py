@@ -55,9 +55,9 @@ def _planning(job: Job, one: float) -> dict[str, float]:
     compositions = rules * (rules + 1) // 2
     algebra = (FREE if job.fit is None else PLAN) * (1 + FURTHER * (compositions - 1)) * job.work
     stages = {"planning": algebra + 2 * len(job.fit or ()) * one}
-    if job.fit is not None:
+    if job.fit is not None or options.budget.is_shared or options.budget.in_milliseconds:
         turns = 4 if any(isinstance(rule, Pruning) for rule in options.passes) else 2
-        stages["probing"] = max(2 * len(job.fit), 16 * turns * len(job.sites)) * one
+        stages["probing"] = max(2 * len(job.fit or ()), 16 * turns * len(job.sites)) * one
     if options.budget.in_milliseconds:
         stages["timing"] = BLOCK * BLOCKS.get(rules, MORE_BLOCKS) * len(job.sites)
     elif options.budget.faster:

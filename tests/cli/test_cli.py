@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -82,14 +83,18 @@ def test_a_pipe_gets_plain_text(net: Path, ndpass_process: Command) -> None:
 def test_a_terminal_gets_a_table(net: Path, folder: Path) -> None:
     leader, follower = pty.openpty()
     command = [*COMMAND, "run", str(net), "--passes", "nd:rank=2", "-o", "out.onnx"]
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
     env.pop("NO_COLOR", None)
     with subprocess.Popen(command, cwd=folder, stdout=follower, stderr=subprocess.PIPE, env=env) as process:
         os.close(follower)
         seen = read_terminal(leader)
         assert process.wait() == 0
     assert "\x1b[1m" in seen
-    assert "written: out.onnx" in seen
+    assert "\x1b[32m" in seen  # a layer that was rewritten
+    table, _, rest = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen).replace("\r", "").partition("written: out.onnx\n")
+    assert max(map(len, table.splitlines())) <= 80
+    assert rest.startswith("\nnext:\n")
+    assert "  ndpass bench net.onnx out.onnx\n" in rest
 
 
 def read_terminal(leader: int) -> str:

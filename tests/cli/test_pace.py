@@ -106,6 +106,19 @@ def test_a_stage_that_comes_again_does_not_bring_back_those_behind_it() -> None:
     assert pace.left == pytest.approx(35.0)
 
 
+def test_a_stage_that_nobody_expected_leaves_what_is_known_of_the_others() -> None:
+    hands = Hands()
+    pace = Pace(hands)
+    expect(pace, SECONDS)
+    for moment, stage in ((0, "planning"), (40, "fitting candidates")):
+        hands.seconds = float(moment)
+        tell(pace, Step(stage, 0, 4))
+    assert pace.left == pytest.approx(24.0)
+    hands.seconds = 44.0
+    tell(pace, Step("fitting candidates", 2, 4))
+    assert pace.left == pytest.approx(28.0)
+
+
 def test_news_is_no_stage() -> None:
     pace = Pace(Hands())
     pace("original: top1 91 %", 0, 0)
