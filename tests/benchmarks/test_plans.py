@@ -98,7 +98,7 @@ def test_plans_of_one_budget_are_timed_in_turns(
             "variants": [],
             "seconds": {"plan": 30},
         }
-    text = page.section({"max_drop_digits": runs, "budget_timed_digits": found})
+    text = page.results_page({"max_drop_digits": runs, "budget_timed_digits": found})
     assert "| f32, 1 threads | auto | 0.50 |" in text
     assert_tables_are_even(text)
 

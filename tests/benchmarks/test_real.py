@@ -196,7 +196,7 @@ def test_a_run_is_a_row_whether_or_not_it_gives_a_model(
 def test_the_page_says_what_pays_and_what_does_not() -> None:
     slow = {**DONE, "run": "auto", "timed": {"openvino": TIMED, "onnxruntime": {"speedup": 0.5, "spread": [0.4, 0.6]}}}
     found = [DONE, slow, REFUSED, {**REFUSED, "network": "craft", "code": 1, "refused": "KeyError: 3"}]
-    text = page.section({"real": found})
+    text = page.results_page({"real": found})
     assert_tables_are_even(text.replace("\\|", ""))
     assert "a model, faster: 1 of 4 runs (onet (sd))" in text
     assert "a model, slower: 1 of 4 runs (onet (auto))" in text
