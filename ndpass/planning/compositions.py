@@ -162,13 +162,19 @@ class Composition:
             near = [*[m for m in places if m < macs][-1:], *[m for m in places if m > macs][:1]]
         return [knots[m].at for m in near if not knots[m].fitted]
 
-    def waits_for(self, settings: Settings, now: Mapping[str, Candidate], added: Added) -> list[Fit]:
-        """The fits that make a candidate of these settings exact, once the passes ahead are."""
+    def next_fit(self, settings: Settings, now: Mapping[str, Candidate], added: Added) -> Fit | None:
+        """A fit on the way to an exact candidate of these settings; None where the candidate waits for none.
+
+        The least anchors come first, though the candidate may lie between others: they are the cheapest, and what they
+        tell is often that the rest is not worth a fit.
+        """
         ahead = {rule.name: settings[rule.name] for rule in self.ahead}
         at = next(i for i, c in enumerate(self.first) if c.setting == ahead)
         position = self.settings.index(settings[self.last.name])
         knots = self._knots(position, [now.get(key(c.setting)) for c in self.first], added)
-        return [(anchor, position) for anchor in self._open(at, knots)]
+        if not self._open(at, knots):
+            return None
+        return next(knot.at for knot in knots.values() if not knot.fitted), position
 
     def fit(self, fit: Fit, conv: Conv, moments: Moments | None) -> dict[str, float | None]:
         """What the last pass adds, by key: at one setting, and at all others that take no further fit."""

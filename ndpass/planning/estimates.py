@@ -155,16 +155,19 @@ class Estimates:
         return {name: s for name, s in settings.items() if name != pruning}
 
     def settle(self, settings: Settings, moments: Callable[[], Moments | None]) -> None:
-        """Make the candidate of these settings exact. moments: of the layer, asked for only if a fit needs them."""
+        """Make the candidate of these settings exact, or nearer to it by a fit at least.
+
+        moments: of the layer, asked for only if a fit needs them.
+        """
         names = tuple(self._unpruned(settings))
         composition = next((c for c in self._compositions if c.names == names), None)
         if composition is None:
             return
         self.settle({name: settings[name] for name in names[:-1]}, moments)
         inside = {name: settings[name] for name in names}
-        while fits := composition.waits_for(inside, self._inside(), self.added):
-            for fit in fits:
-                self._fit(composition, fit, moments)
+        fit = composition.next_fit(inside, self._inside(), self.added)
+        if fit is not None:
+            self._fit(composition, fit, moments)
 
     def settle_all(self, moments: Callable[[], Moments | None]) -> None:
         """Make all candidates exact."""

@@ -2,7 +2,8 @@
 
 Each candidate's error is exact or a bound, no more than the error can be (`ndpass.planning.compositions`). A plan of
 least damage on these figures does no more damage than any plan can. If all that it has chosen is exact, it is the plan
-that a table of exact errors would give. If not, what it has chosen is fitted, and the next plan knows better.
+that a table of exact errors would give. If not, what it has chosen is fitted, a step at a time, and the next plan knows
+better.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CLOSE = 1.01  # times the least damage that is possible: a plan that does no mor
 class Ledger:
     """What is known of the candidates of every layer.
 
-    slopes: what errors do to the outputs, None where that is not known; fit: makes candidates of layers exact.
+    slopes: what errors do to the outputs, None where that is not known; fit: what candidates of layers wait for.
     """
 
     estimates: Mapping[str, Estimates]
@@ -41,7 +42,7 @@ class Ledger:
         return dict(self.candidates)
 
     def settle(self, plan: Mapping[str, Choice]) -> list[str]:
-        """Make what the plan has chosen exact; returns the layers where it was not."""
+        """Make what the plan has chosen exact, or take a step there; returns the layers where it was not."""
         wanted = {name: choice.candidate for name, choice in plan.items() if choice.candidate.bound}
         if wanted:
             self.fit(wanted)

@@ -2,7 +2,7 @@
 
 The moments of a layer with patches of n elements take 8n² bytes: 170 MB at 4,608, over a gigabyte for a VGG16. To get
 them again takes a run over the data up to the layer. So they are written once, with the best kernel that was solved for
-on the way, and read for each fit.
+on the way, and read for fits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,6 +21,8 @@ from ndpass.graph.graph import Site
 
 log = logging.getLogger(__name__)
 
+ARRAYS = ("x_mean", "y_mean", "C", "B", "g", "anchor", "best")  # in the order of the file, of Moments but for the last
+DERIVED = 3  # times the bytes of moments that they take with what fits derive from them
 ROOM = 4  # times the memory for activations that all moments together may take on disk
 
 
@@ -29,12 +30,14 @@ class Shelf:
     """Moments by layer. folder: None for a temporary one, which goes with the object; most: bytes of all together."""
 
     def __init__(self, folder: Path | None, memory: int) -> None:
-        """memory: bytes that a run may take for activations."""
+        """memory: bytes that a run may take for activations; when these are gone, moments that are read take it."""
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="ndpass-"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.folder = folder
         self.most, self._taken = ROOM * memory, 0
+        self._read: dict[str, Moments] = {}
+        self._left = memory
 
     def has_room(self, site: Site) -> bool:
         """Whether the moments of one more layer find room; asked for in the order of the layers."""
@@ -44,13 +47,11 @@ class Shelf:
 
     def put(self, layer: str, moments: Moments) -> bool:
         """Keep a layer's moments; False where they cannot be written."""
-        arrays = {name: getattr(moments, name) for name in ("x_mean", "y_mean", "C", "B", "g", "best")}
-        if moments.anchor is not None:
-            arrays["anchor"] = moments.anchor
         part = self._path(layer).with_suffix(".part")
         try:
             with part.open("wb") as file:
-                np.savez(file, count=moments.count, **arrays)
+                for array in (np.array([moments.count]), *(getattr(moments, name) for name in ARRAYS)):
+                    np.save(file, np.zeros(0) if array is None else array)
             part.replace(self._path(layer))
         except OSError as e:
             part.unlink(missing_ok=True)
@@ -59,16 +60,22 @@ class Shelf:
         return True
 
     def get(self, layer: str) -> Moments | None:
-        """What was put there, equal in every bit, or None."""
+        """What was put there, equal in every bit, or None. It stays in memory if there is room."""
+        if layer in self._read:
+            return self._read[layer]
         try:
-            with np.load(self._path(layer), allow_pickle=False) as found:
-                arrays = {name: found[name] for name in found.files}
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+            with self._path(layer).open("rb") as file:
+                (count,), *arrays = (np.load(file) for _ in range(1 + len(ARRAYS)))
+        except (OSError, EOFError, ValueError):
             return None
-        best, count = arrays.pop("best"), int(arrays.pop("count"))
-        moments = Moments(count, **arrays)
+        x_mean, y_mean, C, B, g, anchor, best = arrays
+        moments = Moments(int(count), x_mean, y_mean, C, B, g, anchor if anchor.size else None)
         moments.__dict__["best"] = best  # as the cached property leaves it
+        size = DERIVED * sum(array.nbytes for array in arrays)
+        if size <= self._left:
+            self._left -= size
+            self._read[layer] = moments
         return moments
 
     def _path(self, layer: str) -> Path:
-        return self.folder / f"{hashlib.blake2b(layer.encode(), digest_size=8).hexdigest()}.npz"
+        return self.folder / f"{hashlib.blake2b(layer.encode(), digest_size=8).hexdigest()}.npy"
