@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ndpass.cli.pace import Pace, about, clock
@@ -24,13 +25,13 @@ BUSY = 0.5  # load for each core from which on a machine is not idle
 
 @contextmanager
 def progress(quiet: bool, *, stages: bool = True) -> Iterator[Listener]:
-    """A bar with the time left on a terminal, lines on any other stderr, nothing when quiet.
+    """A bar with the time left on a terminal and in a notebook, lines on any other stderr, nothing when quiet.
 
     stages: whether a line is written where a stage begins, beside those that come every 10 s.
     """
     if quiet:
         yield lambda *_: None
-    elif is_seen():
+    elif _draws():
         with _bars() as listen:
             yield listen
     else:
@@ -39,8 +40,17 @@ def progress(quiet: bool, *, stages: bool = True) -> Iterator[Listener]:
 
 
 def is_seen() -> bool:
-    """Whether somebody sees a bar: on a terminal or in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    """Whether somebody looks on: at a terminal or in a notebook."""
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+def _draws() -> bool:
+    """Whether a bar can be drawn: a notebook needs ipywidgets for it."""
+    return find_spec("ipywidgets") is not None if _in_notebook() else sys.stderr.isatty()
 
 
 class Lines(Watcher):

@@ -27,10 +27,11 @@ from ndpass.cli.parameters import (
     start_log,
     typed,
 )
-from ndpass.cli.progress import progress
+from ndpass.cli.progress import is_seen, progress
 from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
 from ndpass.files.output_paths import check_outputs
+from ndpass.listener import Step, tell
 from ndpass.run.arguments import opener, passes_of
 from ndpass.run.next_steps import NextStep, after_slopes
 from ndpass.run.options import Data, Options, TargetOptions
@@ -141,10 +142,16 @@ def _rows(study: Study, subject: Subject, quiet: bool) -> list[Any]:
     makes: Any = {Study.ranks: (subject.ranks, terminal.ranks), Study.depth: (subject.depth, terminal.depths)}
     compute, printer = makes[study]
     show = (lambda _: None) if quiet else printer(subject)
-    rows = []
-    for row in compute():
-        rows.append(row)
-        show(row)
+    names = [site.name for site in subject.sites]
+    total = len(names) * (2 if study is Study.depth else 1)
+    rows: list[Any] = []
+    with progress(quiet or is_seen(), stages=False) as listen:  # on a terminal the rows themselves are the progress
+        listen("measuring", 0, total)
+        for row in compute():
+            rows.append(row)
+            show(row)
+            done = len(rows) - 1 if study is Study.depth else names.index(row.layer)
+            tell(listen, Step("measuring", done, total, row.layer))
     return rows
 
 
