@@ -40,9 +40,10 @@ from ndpass.calibration.collect import Data
 from ndpass.calibration.reference import Calibration
 from ndpass.conv import Array, Conv
 from ndpass.graph.graph import Graph, Site
-from ndpass.graph.input_spec import InputSpec
+from ndpass.graph.input_spec import InputSpec, static_batch
 from ndpass.listener import Listener, Step, tell
 from ndpass.measuring.evaluate import Agreement, compare, stored
+from ndpass.measuring.output_errors import channel_axis
 from ndpass.measuring.runtime import Feed, OpenVINO, Outputs
 from ndpass.passes import Pass, Pruning
 from ndpass.planning.candidate import Candidate
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 ERRORS = (0.05, 0.2)  # relative errors of the response that are injected
 PASSES_OVER_DATA = 2.0  # what all slopes together may cost, in forward passes over the calibration images
 FEWEST, MOST = 16, 128  # images
+DENSE, FEWEST_DENSE = 100, 8  # places that outputs answer for in an image, from which on fewer images tell as much
 LEAST = 0.03  # of the steepest slope
 NOTHING = 1e-12  # variance, relative to the response's square, that is rounding in float32
 
@@ -157,12 +159,12 @@ def effects(
     Other arguments: as of `slopes`. An effect is zero where the response never varies.
     """
     kinds = [(kind, error) for kind in ((probe, spread_probe) if pruning else (probe,)) for error in ERRORS]
-    few = probing_data(data, len(kinds) * len(sites))
+    few = probing_data(data, len(kinds) * len(sites), *probing_floor(graph))
     plain: dict[str, Effect] = {}
     pruned: dict[str, Effect] = {}
     for turn, (kind, error) in enumerate(kinds):
         probes = {site.name: kind(responses[site.name], error) for site in sites}
-        runner = OpenVINO(probed(graph, sites, probes, data.batch), threads=data.threads)
+        runner = OpenVINO(probed(graph, sites, probes, few.batch), threads=data.threads)
         off = {switch(i): np.zeros(1, np.float32) for i in range(len(sites))}
         before = stored(_Switched(runner, off), few.feeds, few.batch)
         for i, site in enumerate(sites):
@@ -255,12 +257,26 @@ class _Switched:
         return self.runner({spec.name: every[spec.name] for spec in self.inputs})  # not those that nothing reads
 
 
-def probing_data(data: Data, sites: int) -> Data:
+def probing_floor(graph: Graph) -> tuple[int, bool]:
+    """The fewest images that tell what an error does to the outputs, and whether any number may be run at once.
+
+    An image of a detector or of masks is an answer at each of its places. In 13 layers of a text detector the slopes
+    from 8 images were within 9 % (median; at most a factor of 1.7) of those from 16.
+    """
+    shapes = graph.shapes(1)
+    found = [shapes[name] for name in graph.compared() or graph.outputs() if len(shapes.get(name, ())) > 2]
+    places = max((math.prod(shape) // max(shape[channel_axis(shape)], 1) for shape in found), default=1)
+    return FEWEST_DENSE if places >= DENSE else FEWEST, static_batch(graph.inputs()) is None
+
+
+def probing_data(data: Data, probes: int, fewest: int = FEWEST, open_batch: bool = False) -> Data:
     """Whole batches within the share of the calibration's time that slopes may take, spread over all images.
 
-    Without labels, which nothing is fitted to.
+    probes: how often the network is run on them; open_batch: whether a batch may be smaller than the data's. Without
+    labels, which nothing is fitted to.
     """
-    wanted = min(max(round(PASSES_OVER_DATA * data.images / max(sites, 1)), FEWEST), MOST, data.images)
-    count = max(1, wanted // data.batch) * data.batch
+    wanted = min(max(round(PASSES_OVER_DATA * data.images / max(probes, 1)), fewest), MOST, data.images)
+    batch = min(data.batch, wanted) if open_batch else data.batch
+    count = max(1, wanted // batch) * batch
     spread = data.feeds.take(np.linspace(0, data.images - 1, count).round().astype(int))  # folders go class by class
-    return replace(data, feeds=replace(spread, labels=None))
+    return replace(data, feeds=replace(spread, labels=None), batch=batch)

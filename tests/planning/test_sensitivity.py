@@ -28,6 +28,7 @@ from ndpass.planning.sensitivity import (
     probe,
     probed,
     probing_data,
+    probing_floor,
     slopes,
     spread_probe,
     switch,
@@ -351,6 +352,17 @@ def test_few_images_are_spread_over_all() -> None:
     assert few.feeds.indices[-1] == 1_023
     assert np.diff(few.feeds.indices).min() >= 7
     assert probing_data(calibration.data, 1).images == MOST
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "floor"), [("N", 32, (8, True)), ("N", 8, (16, True)), ("4", 32, (8, False))]
+)
+def test_fewer_images_do_where_each_is_an_answer_at_many_places(batch: str, size: int, floor: tuple[int, bool]) -> None:
+    text = f"(float[{batch}, 3, {size}, {size}] x) => (float[{batch}, 2, {size}, {size}] y) {{ y = Conv(x, w) }}"
+    assert probing_floor(Graph(network(text, w=normal(2, 3, 1, 1)))) == floor
+    _, _, calibration = calibrated(layers("Conv", np.float32), pictures(64))
+    few = probing_data(calibration.data, 1_000, *floor)
+    assert (few.images, few.batch) == (floor[0] if floor[1] else calibration.data.batch, few.images)
 
 
 def test_progress_names_every_site() -> None:
