@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -98,6 +99,20 @@ def test_bounds_are_below_what_fits_say_and_come_to_it() -> None:
     settle_all(ledger)
     assert ledger.table() == full().table()
     assert fits(ledger) <= fits(full())
+
+
+def test_what_was_known_at_some_moment_is_known_again() -> None:
+    """Of fits that a run has made before it was cut off, those count that had been asked for at the moment."""
+    ledger, again = (planner().ledger(subject()[1], silent) for _ in range(2))
+    for name, ways in ledger.table().items():
+        ledger.settle({name: Choice(next(c for c in ways if c.bound))})
+    asked, then = json.loads(json.dumps(ledger.asked)), ledger.table()
+    settle_all(ledger)
+    for name, estimates in again.estimates.items():
+        estimates.known.fitted.update(ledger.estimates[name].known.fitted)
+    assert again.table() != then != ledger.table()
+    again.recall(asked)
+    assert again.table() == then
 
 
 def settle_all(ledger: Ledger) -> None:

@@ -21,6 +21,7 @@ from planned_times import table
 from ndpass import passes
 from ndpass.calibration.feeds import open_feeds
 from ndpass.errors import BudgetError, UsageError
+from ndpass.planning import plan
 from ndpass.planning.candidate import Budget
 from ndpass.planning.drop_search import MOST_FITS
 from ndpass.planning.latency_table import LatencyTable
@@ -192,6 +193,44 @@ def test_a_run_that_was_cut_off_goes_on_with_the_plan_that_it_had(model: Path, d
         model, Path("planned.onnx"), options(Budget("pinned"), calibration=calibration, plan=Path("plan.json"))
     )
     assert filecmp.cmp("out.onnx", "planned.onnx", shallow=False)  # a diff of bytes would take minutes
+
+
+def test_a_run_that_is_cut_off_between_fits_that_plans_ask_for_gives_the_same_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a composition is fitted, after one of them, and before the plan is."""
+    monkeypatch.setattr(plan, "NARROW", 0)
+    model, images = folder / "two.onnx", np.random.default_rng(0).standard_normal((40, 48, 7, 7)).repeat(2, 2)
+    text = """(float[batch,48,14,7] image) => (float[batch,4] scores) {
+        a = Conv<pads = [1,1,1,1]>(image, w1)  r = Relu(a)
+        b = Conv<pads = [1,1,1,1]>(r, w2)
+        p = GlobalAveragePool(b)  f = Flatten(p)  scores = Gemm(f, w3)
+    }"""
+    weights = {f"w{i}": normal(48, 48, 3, 3, seed=i) for i in (1, 2)}
+    onnx.save(network(text, **weights, w3=normal(48, 4)), model)
+    calibration = partial(open_feeds, images.astype(np.float32))
+    given = options(Budget("speedup", 2.0), "cd,nd:form=dw-pw", calibration=calibration)
+    stages: list[str] = []
+    pipeline.run(model, Path("whole.onnx"), given, lambda stage, *_: stages.append(stage))
+    assert stages.count("fitting candidates") >= 2
+
+    class CutOffError(Exception):
+        pass
+
+    begun = False
+    for stage, times in (("fitting candidates", 1), ("fitting candidates", 2), ("rewriting", 1)):
+        seen: list[str] = []
+
+        def listen(now: str, *_: int, stage: str = stage, times: int = times, seen: list[str] = seen) -> None:
+            seen.append(now)
+            if seen.count(stage) == times:
+                raise CutOffError
+
+        with pytest.raises(CutOffError):
+            pipeline.run(model, Path("out.onnx"), changed_options(given, resume=begun), listen)
+        begun = True
+    pipeline.run(model, Path("out.onnx"), changed_options(given, resume=True))
+    assert filecmp.cmp("out.onnx", "whole.onnx", shallow=False)
 
 
 def test_a_table_is_the_same_after_it_was_kept() -> None:
