@@ -33,9 +33,12 @@ def data(folder: Path) -> Path:  # noqa: ARG001 - the folder that the test runs 
 
 COMMANDS = {
     "inspect": ("inspect", "net.onnx", "--json"),
+    "inspect --report": ("inspect", "net.onnx", "--report"),
     "bench": ("bench", "net.onnx", "other.onnx", "--json"),
     "sensitivity --json": ("sensitivity", "net.onnx", "-q", "--calibration", "data.npz", "--json"),
     "sensitivity --plot": ("sensitivity", "net.onnx", "-q", "--calibration", "data.npz", "--plot"),
+    "sensitivity --report": ("sensitivity", "net.onnx", "-q", "--calibration", "data.npz", "--report"),
+    "run --report": ("run", "net.onnx", "-q", "-o", "out.onnx", "--report"),
     "run --json": ("run", "net.onnx", "-q", "-o", "out.onnx", "--json"),
     "run --save-plan": ("run", "net.onnx", "-q", "-o", "out.onnx", "--save-plan"),
     "run --model-server": ("run", "net.onnx", "-q", "-o", "out.onnx", "--model-server"),
@@ -54,7 +57,7 @@ def test_no_output_of_a_command_is_its_model(which: str, folder: Path, ndpass: C
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("option", ["--json", "--save-plan"])
+@pytest.mark.parametrize("option", ["--json", "--save-plan", "--report"])
 @pytest.mark.usefixtures("net", "data")
 def test_no_output_of_a_run_is_its_data_or_its_plan(option: str, folder: Path, ndpass: Command) -> None:
     before = contents(folder)
@@ -134,9 +137,9 @@ from ndpass.cli.app import main
 main()
 """
 
-OTHERS = ("--json", "r.json", "--save-plan", "plan.json", "--model-server", "served")
-RUN = ("run", "-q", "--passes", "nd:rank=2", "-o", "out.onnx", *OTHERS)
-WRITTEN = ["out.onnx", "plan.json", "r.json", "served/1/model.bin", "served/1/model.xml"]
+OTHERS = ("--json", "r.json", "--report", "r.html", "--save-plan", "plan.json", "--model-server", "served")
+RUN = ("run", "-q", "--no-latency", "--passes", "nd:rank=2", "-o", "out.onnx", *OTHERS)
+WRITTEN = ["out.onnx", "plan.json", "r.html", "r.json", "served/1/model.bin", "served/1/model.xml"]
 
 
 def interrupted(event: str, which: int, name: str, args: tuple[str, ...] = RUN) -> Finished:
