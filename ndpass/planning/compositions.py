@@ -183,7 +183,9 @@ class Composition:
         positions = [i for i in self._together(position, moments) if self._saves(at, i)]
         settings = [self.settings[i] for i in positions]
         added = self._added(conv, ahead, settings, moments)
-        return {key(self.setting(ahead, s)): a if is_tried(a) else None for s, a in zip(settings, added, strict=True)}
+        return {
+            key(self.setting(ahead, s)): float(a) if is_tried(a) else None for s, a in zip(settings, added, strict=True)
+        }
 
     def _through_first_leaf(self, moments: Moments | None) -> bool:
         return moments is not None and len(self.ahead) == 1 and self.ahead[0].isometric

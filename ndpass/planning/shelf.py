@@ -12,6 +12,7 @@ import logging
 import shutil
 import tempfile
 import weakref
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,25 @@ class Shelf:
 
     def __init__(self, folder: Path | None, memory: int) -> None:
         """memory: bytes that a run may take for activations; when these are gone, moments that are read take it."""
-        if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="ndpass-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.folder = folder
+        self._given = folder
         self.most, self._taken = ROOM * memory, 0
         self._read: dict[str, Moments] = {}
         self._left = memory
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where they lie; a temporary one is made when it is asked for."""
+        if self._given is not None:
+            return self._given
+        made = Path(tempfile.mkdtemp(prefix="ndpass-"))
+        weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
+        return made
 
     def has_room(self, site: Site) -> bool:
         """Whether the moments of one more layer find room; asked for in the order of the layers."""
         n, n_o = site.outline.n_i * site.outline.kernel_size, site.outline.n_o
         self._taken += 8 * (n * n + 3 * n_o * n)  # C; B, the best kernel and the weight
-        return self._taken <= self.most
+        return self._taken <= self.most and self.folder.is_dir()  # made here, while there is one thread
 
     def put(self, layer: str, moments: Moments) -> bool:
         """Keep a layer's moments; False where they cannot be written."""
