@@ -145,9 +145,10 @@ class Planner:
             self._keep(site, found[site.name])
 
         def tasks() -> Iterator[tuple[str, Callable[[], None]]]:
-            for i, site in enumerate(site for site in sites if site.name in wanted):
-                tell(listen, Step("fitting candidates", i, len(wanted), site.name))
-                yield site.name, partial(task, site)
+            for site in sites:
+                if site.name in wanted:
+                    tell(listen, Step("fitting candidates", 0, 1, site.name))  # how many come after these is not known
+                    yield site.name, partial(task, site)
 
         side_by_side(tasks(), self.jobs)
 
