@@ -422,11 +422,13 @@ def test_importing_the_package_imports_no_runtime() -> None:
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared with the trained models is not beside this checkout")
-@pytest.mark.parametrize("name", ["resnet20", "vgg16"])
-def test_trained_models_by_either_road(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "spec", "budget"), [("resnet20", "cd,nd", {"macs": 0.6}), ("vgg16", "cd:rank=64,nd:rank=2", {})]
+)
+def test_trained_models_by_either_road(tmp_path: Path, name: str, spec: str, budget: dict[str, float]) -> None:
     source = SHARED / f"models/{name}_cifar10.onnx"
     ir = ir_of(source, tmp_path / "net.xml")
-    a, b = (package.run(path, "cd,nd", macs=0.6) for path in (source, ir))
+    a, b = (package.run(path, spec, latency=False, **budget) for path in (source, ir))
     assert [layer.setting for layer in a.report.layers] == [layer.setting for layer in b.report.layers]
     feed = {"image": normal(4, 3, 32, 32)}
     found = [list(OpenVINO(m)(feed).values()) for m in (a.model.SerializeToString(), b.model)]
