@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
-from ndpass.errors import InputError
+from ndpass.errors import BudgetError, InputError
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener
 from ndpass.measuring.block_latency import Latencies
@@ -39,7 +39,7 @@ class Rewritten:
 
 
 def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Listener) -> Rewritten:
-    """Choose and rewrite. Raises InputError where nothing was rewritten, BudgetError where the budget is out of reach.
+    """Choose and rewrite. Raises InputError where no pass can act, BudgetError where none can within the budget.
 
     checkpoint: where a calibrated run keeps what it has done.
     """
@@ -60,7 +60,8 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     if not any(layer.status == "done" for layer in layers):
         text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
         names = "+".join(p.name for p in job.options.passes)
-        raise InputError(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
+        error = BudgetError if opened.sites else InputError  # could act, but not within the budget
+        raise error(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
     return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings), plans)
 
 

@@ -198,6 +198,15 @@ def test_intermediate_representation(folder: Path, ndpass: Command) -> None:
     assert_refused(ndpass("run", "net.xml", "-q"), INPUT, "net.xml", "not an OpenVINO IR")
 
 
+def test_nothing_to_rewrite_within_the_budget(folder: Path, ndpass: Command) -> None:
+    """White noise: a pass could act, but no rank below the full one keeps so much."""
+    noise = network("(float[1,8,8,8] x) => (float[1,8,6,6] y) { y = Conv(x, w) }", w=normal(8, 8, 3, 3))
+    onnx.save(noise, folder / "noise.onnx")
+    done = ndpass("run", "noise.onnx", "-q", "--passes", "cd", "--energy", "0.999", "-o", "out.onnx")
+    assert_refused(done, BUDGET, "noise.onnx", "nothing cheaper keeps 0.999 of the energy")
+    assert not (folder / "out.onnx").exists()
+
+
 def test_nothing_to_rewrite(folder: Path, ndpass: Command) -> None:
     """1x1 and grouped convolutions only: an error with the reasons, not a copy of the model."""
     text = "(float[1,4,8,8] x) => (float[1,4,8,8] y) { a = Conv(x, w)  y = Conv<group = 4, pads = [1,1,1,1]>(a, v) }"
