@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ndpass.measuring.runtime import Feed, Outputs, Runner
 
-EVERY = 10.0  # seconds from one line to the next where stderr is no terminal
+EVERY, BEAT = 9.7, 0.25  # seconds from one line to the next where stderr is no terminal, and between two looks
 WORTH_SAYING = 20.0  # seconds; what takes less is not announced
 BUSY = 0.5  # load for each core from which on a machine is not idle
 
@@ -128,11 +128,11 @@ def announcement(
 
 @contextmanager
 def _beating(lines: Lines) -> Iterator[Lines]:
-    """Beat once a second, in a thread of its own: a step may take minutes."""
+    """Beat in a thread of its own: a step may take minutes."""
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(1.0):
+        while not done.wait(BEAT):
             lines.beat()
 
     thread = threading.Thread(target=beat, daemon=True, name="progress")
