@@ -22,6 +22,7 @@ from ndpass.planning.stand_in import PlanTimer, time_original
 log = logging.getLogger(__name__)
 
 MOST_ROUNDS = 4  # of timing; a plan that is still slower somewhere after that is judged as a whole
+NOISY = 1.15  # between the 10th and the 90th percentile of rounds; on an idle machine they are a few per cent apart
 HELP = (
     "give images with --calibration, try --passes auto, or give a budget such as --macs 0.6 to have it written all the "
     "same"
@@ -51,8 +52,17 @@ def keep_faster(
         log.info("no faster in place: %s", ", ".join(slower))
         now = table.without(now, slower)
     if not timed.rewritten or timed.speedup <= 1:
-        raise BudgetError(f"no rewrite is faster than the original on this CPU{_tried(table)}: {HELP}")
+        noise = busy(timed.speedups)
+        raise BudgetError(f"no rewrite is faster than the original on this CPU{_tried(table)}: {noise}{HELP}")
     return timed, table
+
+
+def busy(speedups: Sequence[float]) -> str:
+    """What to do first where the rounds of one comparison differ by more than NOISY; nothing where they do not."""
+    low, high = np.percentile(np.asarray(speedups, float), (10, 90))
+    if high <= NOISY * low:
+        return ""
+    return f"this machine is busy (single rounds gave {low:.2f} to {high:.2f} times), so try again when it is not, "
 
 
 def _ways(site: Site, choice: Choice, seconds: float) -> list[Candidate]:

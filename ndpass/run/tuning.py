@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ndpass.calibration.reference import Calibration
+from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener, Renamed
 from ndpass.measuring.block_latency import Latencies
@@ -78,6 +79,14 @@ class Tuner:
 
     def run(self, budget: Budget) -> Tuned:
         """The graph within the budget, which is in milliseconds. Raises BudgetError where there is none."""
+        try:
+            return self._tuned(budget)
+        except BudgetError as e:
+            if not self.latencies.noisy:
+                raise
+            raise BudgetError(f"{e}; {self._noise()}: try again when it does less") from e
+
+    def _tuned(self, budget: Budget) -> Tuned:
         search, plans = self._search(), list[TriedPlan]()
         if budget.kind == "speedup":
             assert budget.value is not None
@@ -127,9 +136,11 @@ class Tuner:
     def _warnings(self) -> list[str]:
         if not self.latencies.noisy:
             return []
-        text = f"the machine is too noisy to tell latencies 3 % apart (spread {self.latencies.spread:.1%})"
-        log.warning(text)
-        return [text]
+        log.warning(self._noise())
+        return [self._noise()]
+
+    def _noise(self) -> str:
+        return f"the machine is too noisy to tell latencies 3 % apart (spread {self.latencies.spread:.1%})"
 
     def _part(self, number: int) -> Checkpoint | None:
         """Where the plan with this number and its fit are kept."""

@@ -52,6 +52,14 @@ def test_where_nothing_is_faster_the_run_ends_and_says_what_would_help() -> None
     with pytest.raises(BudgetError, match=r"no rewrite is faster than the original on this CPU .*--calibration") as e:
         kept(machine)
     assert e.value.exit_code == 4
+    assert "busy" not in str(e.value)
+
+
+def test_a_busy_machine_is_named_where_nothing_is_faster() -> None:
+    rng = np.random.default_rng(0)
+    slow = dict.fromkeys(layer_names(), 20.0)
+    with pytest.raises(BudgetError, match=r"machine is busy \(single rounds gave 0\.\d+ to \d\.\d+ times\)"):
+        kept(PaperMachine(slow=slow, noise=lambda: float(rng.lognormal(0, 0.4))))
 
 
 def test_noise_does_not_end_the_search() -> None:

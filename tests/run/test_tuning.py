@@ -131,6 +131,15 @@ def test_noise_is_in_the_report(model: Path) -> None:
     assert any("too noisy to tell latencies 3 % apart" in text for text in found.warnings)
 
 
+def test_noise_is_named_where_a_speedup_is_out_of_reach(model: Path) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(BudgetError, match=r"cannot be reached.*too noisy to tell .*: try again when it does less"):
+        rewritten(model, Budget("speedup", 99), paper={"noise": lambda: float(rng.lognormal(0, 0.3))})
+    with pytest.raises(BudgetError) as e:
+        rewritten(model, Budget("speedup", 99))
+    assert "noisy" not in str(e.value)
+
+
 def test_a_saved_plan_gives_the_same_bytes(model: Path) -> None:
     rewritten(model, Budget("speedup", 1.3), save_plan=Path("plan.json"))
     again = options(Budget("pinned"), plan=Path("plan.json"), save_plan=Path("again.json"))
