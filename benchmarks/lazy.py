@@ -5,9 +5,9 @@
 For each model and share of the MACs: the plan from a table in which all compositions of passes are fitted (`table_s`,
 once a model), and the plan of `ndpass run --macs`. Shown are the fits of compositions that each took, their CPU seconds
 without those of reading and calibrating, and the predicted damage of the second plan over that of the first, which the
-planner promises to be 1.01 at most where its bounds hold. Layers narrower than `plan.NARROW` are fitted at once by both,
-so that a ResNet-20 shows no difference. Rows are appended to benchmarks/results/lazy.json; those
-there are not measured again. `--quick`: 100 digits.
+planner promises to be 1.01 at most where its bounds hold. Layers narrower than `plan.NARROW` are fitted at once by
+both, so that a ResNet-20 shows no difference. Rows are appended to benchmarks/results/lazy.json; those there are not
+measured again. `--quick`: 100 digits.
 """
 
 from __future__ import annotations
