@@ -17,6 +17,8 @@ import pytest
 from models import network, normal
 
 from ndpass.cli import app as cli
+from ndpass.measuring import turns
+from ndpass.run import before_after
 
 COMMAND = (sys.executable, "-m", "ndpass")
 
@@ -38,6 +40,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, in which the test runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of this machine are tested for their form alone, so few of them are taken at the end of a run."""
+    monkeypatch.setattr(before_after, "SECONDS", 0.01)
+    monkeypatch.setattr(before_after, "ROUNDS", 12)
+    monkeypatch.setattr(turns, "TURN", 1e-3)
+    monkeypatch.setattr(turns, "WARM_UP", 1e-3)
 
 
 @pytest.fixture

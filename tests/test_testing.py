@@ -19,7 +19,7 @@ from ndpass.errors import UsageError
 from ndpass.passes import ChannelDecomposition, ChannelPruning, Decomposition, Setting
 from ndpass.testing import check_pass
 
-TEMPLATE = Path(__file__).parent / "passes" / "template"
+TEMPLATE = Path(__file__).parents[1] / "examples" / "my_pass"
 
 
 @pytest.fixture(scope="module")

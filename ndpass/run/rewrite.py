@@ -60,7 +60,8 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     if not any(layer.status == "done" for layer in layers):
         text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
         names = "+".join(p.name for p in job.options.passes)
-        error = BudgetError if opened.sites else InputError  # could act, but not within the budget
+        within = opened.sites and job.options.budget.kind != "pinned"  # passes could act, but not within the budget
+        error = BudgetError if within else InputError
         raise error(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
     return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings), plans)
 

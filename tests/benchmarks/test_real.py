@@ -9,6 +9,7 @@ import struct
 import sys
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,7 @@ def test_a_run_is_a_row_whether_or_not_it_gives_a_model(
     small = RealNetwork("small", packed("wheel==1"), "", "line", "size=16x24,layout=nhwc,scale=1/255", "16x24")
     monkeypatch.setattr(real, "NETWORKS", (small,))
     monkeypatch.setattr(plots, "draw", lambda _: None)
+    monkeypatch.setattr(real, "timed", partial(real.timed, seconds=0.1))
     monkeypatch.setitem(real.RUNS, "default", real.Run(words, data=False))
     given = ["--models", str(results), "--networks", "small", "--runs", "default"]
     monkeypatch.setattr("sys.argv", ["real", "--quick", *given])

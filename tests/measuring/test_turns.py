@@ -12,6 +12,11 @@ import pytest
 from ndpass.measuring.turns import COMPILED, median_interval, ratios, time_anew, time_in_turns, verdict
 
 
+@pytest.fixture(autouse=True)
+def few_rounds() -> None:
+    """As many rounds as on a user's machine, in the place of conftest's few: the clock is planned here."""
+
+
 class Planned:
     """Calls that take planned seconds of a clock that only they move; calls: which, in the order in which they ran."""
 

@@ -399,7 +399,7 @@ def test_a_model_without_data_is_compared_on_pictures_through_its_preprocessing(
     assert 0 <= made[1].min() < made[1].max() <= 1
 
 
-def test_without_data_layers_are_weighed_by_what_their_errors_do_to_the_outputs() -> None:
+def test_without_data_layers_are_weighed_by_what_their_errors_do_to_the_outputs(folder: Path) -> None:
     """Two equal layers side by side, of which one hardly counts: that one pays for the budget."""
     kernel = normal(8, 3, 3, 3)
     model = network(
@@ -413,7 +413,7 @@ def test_without_data_layers_are_weighed_by_what_their_errors_do_to_the_outputs(
         v=kernel[::-1].copy(),
         little=np.float32(1e-3).reshape(1),
     )
-    onnx.save(model, "two.onnx")
+    onnx.save(model, folder / "two.onnx")
     report = pipeline.run(Path("two.onnx"), Path("out.onnx"), run_options(passes.parse("sd"), Budget("macs", 0.7)))
     loud, soft = (layer.macs for layer in report.layers)
     assert loud is not None
