@@ -17,7 +17,8 @@ import pytest
 from models import network, normal
 
 from ndpass.cli import app as cli
-from ndpass.measuring import turns
+from ndpass.measuring import block_latency, turns
+from ndpass.planning import stand_in
 from ndpass.run import before_after
 
 COMMAND = (sys.executable, "-m", "ndpass")
@@ -44,7 +45,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times of this machine are tested for their form alone, so few of them are taken at the end of a run."""
+    """Times of this machine are tested for their form alone, so few of them are taken."""
+    monkeypatch.setattr(block_latency, "SECONDS", 0.01)
+    monkeypatch.setattr(stand_in, "SECONDS", 0.02)
     monkeypatch.setattr(before_after, "SECONDS", 0.01)
     monkeypatch.setattr(before_after, "ROUNDS", 12)
     monkeypatch.setattr(turns, "TURN", 1e-3)

@@ -71,14 +71,14 @@ class _Turns:
 class Latencies:
     """Seconds that blocks take on a machine, measured once and remembered.
 
-    cache: folder of remembered latencies, None for none. seconds: time for each block.
+    cache: folder of remembered latencies, None for none. seconds: time for each block, SECONDS if left out.
     spread: half the 95 % interval of the median, relative, of the least precise measurement so far; 0 before the first.
     """
 
-    def __init__(self, machine: Machine, cache: Path | None, seconds: float = SECONDS) -> None:
+    def __init__(self, machine: Machine, cache: Path | None, seconds: float | None = None) -> None:
         self.machine = machine
         self.spread = 0.0
-        self._seconds = seconds
+        self._seconds = SECONDS if seconds is None else seconds
         self._remembered = LatencyCache(cache, machine.target.environment())
 
     @property

@@ -6,7 +6,7 @@ How long a network takes does not depend on its numbers. So a plan can be timed 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -77,7 +77,7 @@ class StandIns:
     fresh: Callable[[], Graph]
     passes: Sequence[Pass]
     machine: Machine
-    seconds: float = SECONDS
+    seconds: float = field(default_factory=lambda: SECONDS)
 
     def time(self, plan: Mapping[str, Choice]) -> PlanTimes:
         graph = self.fresh()
@@ -108,10 +108,10 @@ class StandIns:
 
 
 def time_original(
-    graph: Graph, machine: Machine, names: Collection[str], seconds: float = SECONDS
+    graph: Graph, machine: Machine, names: Collection[str], seconds: float | None = None
 ) -> tuple[float, dict[str, float]]:
     """Seconds of the whole graph, by the clock, and of each layer inside it; seconds: how long to time it."""
     model, feed = graph.runnable(), feed_of(graph.inputs(), graph.sizes, machine.target)
-    (rounds,) = time_models(machine, [model], feed, seconds=seconds, min_rounds=ROUNDS)
+    (rounds,) = time_models(machine, [model], feed, seconds=SECONDS if seconds is None else seconds, min_rounds=ROUNDS)
     whole, shares = float(np.median(rounds)), machine.shares(model, feed, names)
     return whole, {name: whole * shares[name] for name in names}

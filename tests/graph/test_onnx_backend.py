@@ -73,8 +73,9 @@ def test_node_case_with_its_weights_bound(case: Case, form: str) -> None:
 def he(rng: np.random.Generator, site: Site) -> Conv:
     """A convolution of the site's geometry with weights that keep the variance through a ReLU (He et al. 2015)."""
     shape = site.outline.weight.shape
-    scale = np.sqrt(2 / np.prod(shape[1:]))
-    return replace(site.outline, weight=(rng.standard_normal(shape) * scale).astype(np.float32))
+    weight = rng.standard_normal(shape, dtype=np.float32)
+    weight *= np.float32(np.sqrt(2 / np.prod(shape[1:])))
+    return replace(site.outline, weight=weight)
 
 
 @pytest.mark.parametrize("path", LIGHT, ids=lambda p: p.stem)

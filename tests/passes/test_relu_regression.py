@@ -226,11 +226,10 @@ def test_layers_before_a_relu_are_refitted_and_the_others_say_why_not() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_ranks_are_chosen_as_for_the_linear_fit() -> None:
-    for budget in (Budget("energy", 0.9), Budget("macs", 0.6)):
-        relu, linear = (rows(run(f"cd:solver={s}", budget)) for s in ("relu", "linear"))
-        first = next(n for n, layer in linear.items() if layer.status == "done")  # later ones see other inputs
-        assert cd_of(relu[first])["rank"] == cd_of(linear[first])["rank"]
-        assert relu[first].error_predicted == linear[first].error_predicted
+    relu, linear = (rows(run(f"cd:solver={s}", Budget("macs", 0.6))) for s in ("relu", "linear"))
+    first = next(n for n, layer in linear.items() if layer.status == "done")  # later ones see other inputs
+    assert cd_of(relu[first])["rank"] == cd_of(linear[first])["rank"]
+    assert relu[first].error_predicted == linear[first].error_predicted
 
 
 @pytest.mark.usefixtures("folder")
