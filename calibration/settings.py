@@ -46,6 +46,8 @@ def _read_number(key: str, text: str) -> float:
 
 
 def _read_list(key: str, text: str) -> tuple[float, ...]:
+    if text.count("/") == 2 and ":" not in text:  # three numbers, told apart as in a date
+        raise wrong("numbers of a list stand between colons", f"{key}={text}", f"write {key}={text.replace('/', ':')}")
     return tuple(_read_number(key, item) for item in text.split(":"))
 
 

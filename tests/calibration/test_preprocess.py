@@ -84,6 +84,7 @@ def test_the_text_form_says_what_the_fields_say() -> None:
         ("size=3,size=4", "size twice"),
         ("mean=a", "mean=a"),
         ("mean=0.5:", "got mean=;"),
+        ("mean=0.5/0.4/0.3", "between colons.*write mean=0.5:0.4:0.3"),
         ("scale=1/0", "scale=1/0"),
         ("scale=nan", "scale=nan"),
         ("mean=1:2", "one value or one for each channel.*2 values"),
