@@ -21,7 +21,7 @@ from ndpass.files.staging import write_text
 
 MINUTES = 1
 COLUMNS = 104
-COMMAND = ("run", "--passes", "nd")
+COMMAND = ("run", "--passes", "cp")
 PICTURE = Path(__file__).parents[1] / "docs" / "terminal.svg"
 
 
