@@ -19,7 +19,7 @@ import numpy as np
 
 from ndpass.errors import BudgetError
 from ndpass.planning.latency_table import TimedPlan
-from ndpass.planning.timed_search import RIVAL, TimedSearch, reachable
+from ndpass.planning.timed_search import MORE, RIVAL, TimedSearch, reachable
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ def within_drop(
             break  # hardly anything is faster
     best = _fastest(search, passing) if passing else None
     if best is None or best.timed.speedup < at_least:
-        losses = [one.drop for one in tried if one.fitted]
-        raise BudgetError(_why_not(wish or f"--max-drop {limit:g}", at_least, best, losses))
+        raise BudgetError(_why_not(wish or f"--max-drop {limit:g}", at_least, best, tried))
     return best
 
 
@@ -113,11 +112,13 @@ def _next(limit: float, tried: _Tried, passed: float, failed: float) -> float:
     return wanted
 
 
-def _why_not(wish: str, at_least: float, best: Fit[T] | None, drops: Sequence[float]) -> str:
-    """wish: the budget as it was typed; drops: of the plans that were fitted."""
+def _why_not(wish: str, at_least: float, best: Fit[T] | None, tried: Sequence[_Tried]) -> str:
+    """wish: the budget as it was typed."""
+    drops = [one.drop for one in tried if one.fitted]
     if best is not None:
         return f"--speedup {at_least:g} with {wish} cannot be reached: {reachable(best.timed.speedup)}"
     if not drops:
         return f"{wish} makes nothing faster: {reachable(1.0)}"
     unit = "drop" if "drop" in wish else "error, in per cent,"
-    return f"{wish} cannot be met: the least {unit} of {len(drops)} plans was {min(drops):.2f}; ask for that"
+    instead = "ask for that" if len(drops) == len(tried) else f"plans of less damage are no faster; {MORE}"
+    return f"{wish} cannot be met: the least {unit} of {len(drops)} plans was {min(drops):.2f}; {instead}"
