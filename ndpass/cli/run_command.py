@@ -254,7 +254,7 @@ def run(
     )
     budgets = {"max_drop": max_drop, "max_error": max_error, "speedup": speedup, "macs": macs, "energy": energy}
     default = DEMO if demo else DEFAULT[fit is not None or measured is not None]
-    spec = passes or (DEMO_PASSES if demo else "nd")
+    spec = passes if passes is not None else DEMO_PASSES if demo else "nd"
     rules, budget = passes_and_budget(spec, budgets, plan, default, calibrated=fit is not None)
     output = output or default_output(model, int8)
     given = Given(None if demo else model, output, calibration, validation, preprocess, typed())
