@@ -32,6 +32,7 @@ from ndpass.run.arguments import (
     parse_bytes,
     parsed,
     passes_and_budget,
+    refinement_of,
     target_options,
     whole,
 )
@@ -136,6 +137,8 @@ def run(
     seed: int = 0,
     memory: int | str = 1 << 30,
     jobs: int = 1,
+    refine: str | float | None = None,
+    refine_labels: bool = False,
     latency: bool = True,
     ignore: str | Iterable[str] = (),
     progress: Listener | None = None,
@@ -149,7 +152,9 @@ def run(
     0..1), energy (share of each layer's response kept, 0..1); left out: max_drop 1.0 with data, energy 0.95 without.
     metric: its name (top1, top5, agreement, iou, psnr, detection or explained; left out: the one that goes with the
     outputs) or a function of a compiled OpenVINO model. int8: quantise the result by NNCF, which makes it an ov.Model.
-    memory: bytes of activations that are kept; jobs: layers that are planned side by side. progress: called with
+    memory: bytes of activations that are kept; jobs: layers that are planned side by side. refine: then train the
+    weights to the original's outputs, for a time, as "10min", or a number of epochs; refine_labels: to labels, too.
+    progress: called with
     (stage, steps done, steps in all); left out: a bar on a terminal and in a notebook, else nothing. size: height and
     width where the model leaves them open, as "320x480". anyway: go on although another preprocessing makes the
     original right far more often. latency: time the original and the result at the end. Raises UsageError, InputError,
@@ -181,6 +186,7 @@ def run(
             plan=known,
             ignore=ignore_patterns(ignore),
             metric=metric_of(metric),
+            refine=refinement_of(refine, refine_labels, calibration=fit is not None),
             data=Data(
                 calibration=fit,
                 validation=measured,

@@ -92,6 +92,7 @@ class Seconds(Part):
     calibrate: float | None = None
     plan: float | None = None
     rewrite: float | None = None
+    refine: float | None = None
     verify: float | None = None
     total: float
 
@@ -146,6 +147,29 @@ class TriedPlan(Part):
     chosen: bool
 
 
+class Refinement(Part):
+    """What --refine came to: weights trained to the original's answers.
+
+    asked: for how long. images: that it was trained on. epochs, steps, seconds, rate (the highest), batch: of training;
+    null where it did not begin. measure: what `before` and `after` are, on samples that were held out: KL at
+    temperature 2 of class scores, else error over variance. kept: whether the model has the trained weights. reason:
+    why, or why not.
+    """
+
+    asked: str
+    images: int
+    epochs: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    rate: float | None = None
+    batch: int | None = None
+    measure: str | None = None
+    before: float | None = None
+    after: float | None = None
+    kept: bool = False
+    reason: str = ""
+
+
 class Report(Part):
     """report.json. verified: {what the rewritten model was compared with: result}; plans: as they were fitted."""
 
@@ -158,6 +182,7 @@ class Report(Part):
     latency_ms: Latency | None = None
     variants: list[Variant] = Field(default_factory=list)
     plans: list[TriedPlan] = Field(default_factory=list)
+    refinement: Refinement | None = None
     seconds: Seconds
     peak_memory_bytes: int | None = None
     layers: list[Layer]

@@ -19,8 +19,9 @@ MAY = {  # wing -> what it may import
     "passes": {"top", "calibration", "passes"},
     "planning": BASE | {"planning"},
     "rewriting": BASE | {"planning", "rewriting"},
-    "run": BASE | {"planning", "rewriting", "run"},
-    "cli": BASE | {"planning", "rewriting", "run", "cli"},
+    "refining": (BASE - {"passes"}) | {"refining"},
+    "run": BASE | {"planning", "rewriting", "refining", "run"},
+    "cli": BASE | {"planning", "rewriting", "refining", "run", "cli"},
 }
 FACES = {"__init__", "__main__", "api", "openvino", "testing"}  # at the top: they hand on names from the wings
 MOST_AT_THE_TOP = 10

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 DATA, BUDGET, METRIC, PASSES = "Data", "Budget", "Metric", "Passes"  # the panels of --help
-TARGET, EFFORT, OUTPUT = "Target", "Effort", "Output"
+TARGET, REFINE, EFFORT, OUTPUT = "Target", "Refine", "Effort", "Output"
 PREPROCESS_HELP = (
     "How pixels become inputs: a preset (imagenet, caffe, cifar10, digits), or settings, or a preset and settings that "
     "change it, with commas between them: size=HxW crop=HxW scale=N mean=N std=N color=rgb|bgr|grey layout=nchw|nhwc "
@@ -52,6 +52,12 @@ Size = Annotated[
     typer.Option(
         help="Height and width where the model leaves them open, as 320x480.", metavar="HxW", rich_help_panel=DATA
     ),
+]
+
+
+RefineLabels = Annotated[
+    bool,
+    typer.Option("--refine-labels", help="Train to the labels of the calibration data, too.", rich_help_panel=REFINE),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import get_args
 
 from ndpass.cli.table import Column, grouped, lines_of
 from ndpass.report import Layer, Report, Status
-from ndpass.run.figures import ARROW, change, human, printable, setting_text
+from ndpass.run.figures import ARROW, change, human, printable, refinement_text, setting_text
 
 COLUMNS = (  # of the table of layers; what is least needed goes first on a narrow terminal
     Column("layer", least=10),
@@ -104,6 +104,8 @@ def summary(report: Report) -> Iterator[str]:
         name = row.name if row.precision == "int8" else f"{row.name} {row.precision}"
         times = f"{row.speedup:.2f} times as fast as the original, {low:.2f} to {high:.2f}"
         yield f"{name}: {value}{row.latency_ms:.3g} ms" + ("" if row.name == "original" else f" ({times})")
+    if report.refinement is not None:
+        yield f"refined: {refinement_text(report.refinement)}"
     for name, result in report.verified.items():
         shown = result.top1_agreement is not None and not name.startswith(GUESSED)
         top1 = f", top-1 agreement {result.top1_agreement:.2f} %" if shown else ""

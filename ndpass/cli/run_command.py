@@ -16,12 +16,14 @@ from ndpass.cli.parameters import (
     METRIC,
     OUTPUT,
     PASSES,
+    REFINE,
     TARGET,
     HtmlReport,
     Json,
     Precision,
     Preprocess,
     Quiet,
+    RefineLabels,
     Samples,
     Seed,
     Size,
@@ -42,6 +44,7 @@ from ndpass.run.arguments import (
     parse_bytes,
     parsed,
     passes_and_budget,
+    refinement_of,
     target_options,
 )
 from ndpass.run.next_steps import Given, after_run
@@ -184,10 +187,21 @@ def run(
             rich_help_panel=TARGET,
         ),
     ] = False,
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            help="Then train all weights to the original's outputs on the calibration data, without labels: for a time "
+            "(10min) or for epochs (20). Needs torch.",
+            metavar="TIME|EPOCHS",
+            rich_help_panel=REFINE,
+        ),
+    ] = None,
+    refine_labels: RefineLabels = False,
     memory: Annotated[
         str,
         typer.Option(
-            help="Most memory for activations in calibration, as 4GB. Planning puts up to 4 times that on disk.",
+            help="Most memory for activations in calibration and training, as 4GB. Planning puts up to 4 times that on "
+            "disk.",
             rich_help_panel=EFFORT,
         ),
     ] = "1GB",
@@ -237,6 +251,8 @@ def run(
 
     With --int8 layers are chosen by their latency in int8. The metric is that of the quantised result beside the
     original, and both are reported in both precisions.
+
+    --refine gives back part of what was lost, at no MACs: ndpass help refine.
     """
     start_log(verbose, quiet)
     demo = model is None
@@ -262,6 +278,7 @@ def run(
         plan=plan,
         ignore=ignore or (),
         metric=metric_of(metric),
+        refine=refinement_of(refine, refine_labels, calibration=fit is not None),
         data=Data(
             calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess), anyway=anyway, size=size
         ),

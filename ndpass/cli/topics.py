@@ -126,6 +126,24 @@ changed in the options or files meanwhile is told and refused.
   ndpass run model.onnx --calibration images/ --resume
 """
 
+REFINE = """\
+After the closed-form fit, --refine trains all weights of the rewritten model
+to the original's outputs on the calibration data, without labels. Structure,
+settings and MACs stay; part of what was lost comes back.
+
+  --refine 10min      for a time: 90s, 10min, 2h
+  --refine 20         for a number of epochs over the calibration data
+  --refine-labels     train to the labels of the data, too
+
+It is done by torch (pip install 'ndpass[refine]'), on the CPU or a CUDA device.
+The held-out figure (KL of class scores, else error over variance) rises at
+first and falls below its start only towards the end: give it time. What came
+out is kept if that figure has fallen, otherwise the fitted weights are written.
+Ctrl-C keeps the best so far. 100 images are few, some thousand are good.
+
+  ndpass run model.onnx --calibration images/ --passes nd:rank=2 --refine 30min
+"""
+
 REPORTS = """\
   --report OUT.html   one file for a browser: before and after, every layer,
                       what to do next; needs no network
@@ -171,6 +189,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "metrics": ("what is measured before and after", lambda: METRICS),
     "passes": ("which rewrites there are", passes),
     "preprocess": ("how pixels become inputs", lambda: PREPROCESS),
+    "refine": ("train what was fitted, without labels", lambda: REFINE),
     "reports": ("what is written besides the model", lambda: REPORTS),
     "resume": ("go on where a run was cut off", lambda: RESUME),
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ndpass.measuring.runtime import Precision
     from ndpass.passes import Pass
     from ndpass.planning.candidate import Budget, BudgetKind
+    from ndpass.refining.options import Refine
     from ndpass.run.options import TargetOptions
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -159,6 +160,18 @@ def parsed(preprocess: str | Preprocess | None) -> Preprocess | None:
     from ndpass.calibration.preprocess import Preprocess
 
     return Preprocess.parse(preprocess)
+
+
+def refinement_of(length: str | float | None, labels: bool, *, calibration: bool) -> Refine | None:
+    """What --refine says; calibration: whether there are such data. Raises UsageError."""
+    if length is None and not labels:
+        return None
+    from ndpass.refining.options import parse
+
+    asked = parse(length, labels)
+    if not calibration:
+        raise UsageError("--refine trains on data: give --calibration PATH")
+    return asked
 
 
 def metric_of(metric: Any) -> Any:

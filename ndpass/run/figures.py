@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ndpass.report import Refinement
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 ARROW = " -> "
@@ -28,6 +31,16 @@ def change(pair: tuple[int, int], unit: str = "") -> str:
 def setting_text(setting: Mapping[str, Mapping[str, Any]]) -> str:
     """As the command line takes it: cd:rank=64 nd:rank=2:form=dw-pw"""
     return " ".join(":".join([name, *(f"{k}={v}" for k, v in options.items())]) for name, options in setting.items())
+
+
+def refinement_text(done: Refinement) -> str:
+    """20 epochs in 312 s on 4500 images, KL at temperature 2 0.814 -> 0.312 held out: kept, the held-out figure fell"""
+    verdict = f"{'kept' if done.kept else 'not kept'}: {done.reason}"
+    if done.epochs is None or done.before is None:
+        return verdict
+    after = "not finite" if done.after is None else f"{done.after:.3g}"
+    length = f"{done.epochs:.3g} epochs in {done.seconds or 0:.0f} s on {done.images} samples"
+    return f"{length}, {done.measure} {done.before:.3g}{ARROW}{after} held out; {verdict}"
 
 
 def printable(text: str) -> str:

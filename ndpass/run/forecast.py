@@ -21,6 +21,7 @@ FREE = 1e-4  # of planning or fitting without data
 BLOCKS = {1: 9, 2: 25}  # candidates that are timed in a layer, by the number of passes
 MORE_BLOCKS = 40  # of three passes or more
 BLOCK = 0.3  # seconds for a candidate that is timed, if it is not remembered
+TRAINED = 9.0  # inferences that training on a sample takes: the original's, there and back
 PLANS = 3  # that are timed until one holds
 USUAL_FITS = 4  # of a budget in the metric
 
@@ -42,6 +43,8 @@ def forecast(job: Job, inference: float | None) -> dict[str, float]:
         each = fitting + measured * one
         for number in range(1, USUAL_FITS + 1):
             stages[f"fit {number} of at most {MOST_FITS}"] = each + (PLANS * _plan(one) if number > 1 else 0.0)
+    if options.refine is not None:
+        stages["refining"] = options.refine.seconds or TRAINED * (options.refine.epochs or 0) * fit * one
     stages |= {"writing": 0.1, "verifying": 1.0 + (measured + 48) * one}
     if options.output.int8:
         stages["quantising"] = 4.0 + 6 * min(fit, 300) * one

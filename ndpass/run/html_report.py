@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ndpass.report import Layer, Report
-from ndpass.run.figures import change, human, setting_text
+from ndpass.run.figures import change, human, refinement_text, setting_text
 from ndpass.run.next_steps import Given, NextStep, after_run
 from ndpass.run.page import Bar, Card, Cell, Page, Point, Scatter, Section, Table, Tone, segments
 
@@ -104,7 +104,8 @@ def _change(report: Report) -> Section:
         rows.append([f"{row.name} in {row.precision}", "", f"{row.latency_ms:.3g} ms{value}", times])
     table = Table.of(("of", "before", "after", "spread"), [[Cell(text) for text in row] for row in rows])
     reason = [f"Metric {metric.name}: {metric.reason}."] if metric and metric.reason else []
-    return Section("Before and after", reason, table)
+    refined = [] if report.refinement is None else [f"Refined: {refinement_text(report.refinement)}."]
+    return Section("Before and after", [*reason, *refined], table)
 
 
 def _network(report: Report) -> Iterator[Section]:

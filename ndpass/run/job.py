@@ -211,6 +211,7 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "options": f"seed {data.seed}, threads {threads}, memory {options.effort.memory}",
         "metric": _metric_text(options.metric) if measured else "",
         "int8": f"by NNCF {version('nncf')}" if options.output.int8 else "",
+        "refine": options.refine.text if options.refine else "",
     }
 
 
@@ -244,6 +245,10 @@ def _check_data(job: Job) -> None:
         if options.data.calibration is None:
             raise UsageError("--int8 sets its ranges by data: give --calibration PATH")
         check_nncf()
+    if options.refine is not None and job.fit is None:
+        raise UsageError("--refine trains on data: give --calibration PATH")
+    if options.refine is not None and options.refine.labels and (job.fit is None or job.fit.labels is None):
+        raise UsageError("--refine-labels: the calibration data have no labels: leave it out, or name them")
     if not job.guessed or job.judge.has_own_metric:
         return
     if options.metric is not None:

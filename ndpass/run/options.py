@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ndpass.measuring.target import Target
     from ndpass.passes import Pass
     from ndpass.planning.candidate import Budget
+    from ndpass.refining.options import Refine
     from ndpass.run.judge import OwnMetric
     from ndpass.run.next_steps import Given
 
@@ -111,7 +112,8 @@ class Options:
     """What to do with a model.
 
     passes: in their order inside a layer. plan: a file whose choices are applied in the place of the budget. ignore:
-    layers that are left alone, by name or re:REGEX. metric: what --max-drop is about (`ndpass.run.judge`).
+    layers that are left alone, by name or re:REGEX. metric: what --max-drop is about (`ndpass.run.judge`). refine: how
+    long weights are trained after they were fitted, None: not at all.
     """
 
     passes: Sequence[Pass]
@@ -119,6 +121,7 @@ class Options:
     plan: Path | None = None
     ignore: Sequence[str] = ()
     metric: OwnMetric | None = None
+    refine: Refine | None = None
     data: Data = field(default_factory=Data)
     target: TargetOptions = field(default_factory=TargetOptions)
     output: Output = field(default_factory=Output)

@@ -15,7 +15,7 @@ from ndpass.files.placing import uninterrupted
 from ndpass.files.staging import Outputs, Staged
 from ndpass.files.weight_files import IR, stored_bytes
 from ndpass.listener import Listener, expect
-from ndpass.report import Report
+from ndpass.report import Refinement, Report
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.relu_refit import check_data
 from ndpass.run.clock import Clock
@@ -23,6 +23,7 @@ from ndpass.run.forecast import forecast
 from ndpass.run.html_report import page_of
 from ndpass.run.job import Job, read
 from ndpass.run.options import Options
+from ndpass.run.refiner import Refiner
 from ndpass.run.result import Result, plan_of, report_of
 from ndpass.run.rewrite import Rewritten, rewritten
 from ndpass.run.verify import verdict
@@ -47,12 +48,13 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
         stage = outputs.stage(output, wanted.compress)
         job = read(model, options, listen)
         expect(listen, forecast(job, _baseline(job, listen)))
+        refiner = Refiner.of(job, checkpoint, clock, listen)
         done = rewritten(job, checkpoint, clock, listen)
-        written = _written(job, done, stage, clock, listen)
+        written, refinement = _written(job, done, stage, refiner, clock, listen)
         with clock("verify"):
             found = verdict(job, done, written, stage, listen)
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), stored_bytes(stage.path)
-        report = report_of(Result(job, done, found, sizes, clock.seconds))
+        report = report_of(Result(job, done, found, sizes, clock.seconds, refinement))
         if wanted.save_plan:
             outputs.text(wanted.save_plan, plan_of(done.layers, job).to_json())
         if wanted.json:
@@ -78,13 +80,22 @@ def _baseline(job: Job, listen: Listener) -> float | None:
     return (time.perf_counter() - start) / len(job.measured)
 
 
-def _written(job: Job, done: Rewritten, stage: Staged, clock: Clock, listen: Listener) -> Path:
-    """Where the rewritten model was written; its graph is let go of, for the runtimes need the room."""
+def _written(
+    job: Job, done: Rewritten, stage: Staged, refiner: Refiner | None, clock: Clock, listen: Listener
+) -> tuple[Path, Refinement | None]:
+    """Where the rewritten model was written, refined where that was asked for, and what came of that.
+
+    Its graph is let go of, for the runtimes need the room.
+    """
     with clock("rewrite"):
-        listen("writing", 0, 1)
         model = done.graph.to_model()
         done.graph.release()
-        return model_file.write(model, stage, as_external=bool(job.beside))
+    refinement = None
+    if refiner is not None:
+        model, refinement = refiner(model)
+    with clock("rewrite"):
+        listen("writing", 0, 1)
+        return model_file.write(model, stage, as_external=bool(job.beside)), refinement
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ndpass.measuring.environment import environment, peak_memory_bytes
 from ndpass.measuring.evaluate import Agreement, Evaluation
 from ndpass.measuring.output_errors import flat
-from ndpass.report import Layer, Machine, MetricChange, ModelSize, Report, Seconds, Verified
+from ndpass.report import Layer, Machine, MetricChange, ModelSize, Refinement, Report, Seconds, Verified
 from ndpass.run.job import Job, share_held_out
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.rewrite import Rewritten
@@ -18,13 +18,17 @@ from ndpass.version import VERSION
 
 @dataclass(frozen=True)
 class Result:
-    """The job, the rewritten graph's rows, what was measured, bytes of the files before and after, seconds by stage."""
+    """The job, the rewritten graph's rows, what was measured, bytes of the files before and after, seconds by stage.
+
+    refinement: what came of --refine, None where it was not asked for.
+    """
 
     job: Job
     rewritten: Rewritten
     verdict: Verdict
     file_bytes: tuple[int, int]
     seconds: Mapping[str, float]
+    refinement: Refinement | None = None
 
 
 def report_of(result: Result) -> Report:
@@ -40,6 +44,7 @@ def report_of(result: Result) -> Report:
         latency_ms=found.latency,
         variants=list(found.variants),
         plans=list(done.plans),
+        refinement=result.refinement,
         seconds=Seconds(**result.seconds),
         peak_memory_bytes=peak_memory_bytes(),
         layers=list(done.layers),

@@ -1,0 +1,57 @@
+"""What is asked of a refinement."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from ndpass.errors import UsageError
+
+UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+LAW = "write a time, as 10min, 90s or 2h, or a number of epochs, as 20"
+PIP = "pip install 'ndpass[refine]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine:
+    """How long weights are trained: seconds, or epochs over the calibration data; one of them is None.
+
+    labels: whether the labels of the data count, too.
+    """
+
+    seconds: float | None = None
+    epochs: int | None = None
+    labels: bool = False
+
+    @property
+    def text(self) -> str:
+        """As it was typed, more or less: the same for the same training."""
+        length = f"{self.epochs} epochs" if self.seconds is None else f"{self.seconds:g} s"
+        return f"{length}{', with labels' if self.labels else ''}"
+
+
+def parse(length: str | float | None, labels: bool = False) -> Refine | None:
+    """What --refine says, None where it is not given. Raises UsageError for a length that is none, and without torch.
+
+    >>> parse("90s"), parse(20)
+    (Refine(seconds=90.0, epochs=None, labels=False), Refine(seconds=None, epochs=20, labels=False))
+    """
+    if length is None:
+        if labels:
+            raise UsageError("--refine-labels is about --refine: say how long, as --refine 10min")
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(length).lower())
+    number, unit = (float(found[1]), found[2]) if found else (0.0, "")
+    if not number or (unit and unit not in UNITS) or (not unit and number % 1):
+        raise UsageError(f"--refine {length}: {LAW}")
+    check_torch()
+    if unit:
+        return Refine(seconds=number * UNITS[unit], labels=labels)
+    return Refine(epochs=int(number), labels=labels)
+
+
+def check_torch() -> None:
+    """Raise UsageError where torch is not installed; it is not imported."""
+    if find_spec("torch") is None:
+        raise UsageError(f"--refine trains with torch, which is not installed: {PIP}")

@@ -1,0 +1,138 @@
+"""The original and the rewritten network side by side: what of their answers is compared, and on what scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ndpass.calibration.feeds import Feed, Feeds
+from ndpass.graph.input_spec import InputSpec, static_batch
+from ndpass.measuring.class_scores import are_logits, score_output
+from ndpass.refining.layers import UnsupportedError
+from ndpass.refining.loss import LEAST, Loss
+from ndpass.refining.network import Network, Tensors
+from ndpass.refining.program import Program
+
+FEW = 64  # samples that tell shapes and variances
+CLOSE = 1e-4  # relative difference between a batch and its halves that is taken for rounding
+TIMES = 3  # what training holds over the activations of one run: gradients and the original's answers
+
+
+class NothingToRefineError(Exception):
+    """There is nothing that training could make better; the text says why."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """teacher: the original, never trained. student: the rewritten network. size: samples that fit in one run."""
+
+    teacher: Network
+    student: Network
+    loss: Loss
+    size: int
+
+    def answers(self, feed: Feed) -> Tensors:
+        """The original's, without gradients."""
+        with torch.no_grad():
+            return self.teacher(feed)
+
+
+def paired(
+    original: Program,
+    rewritten: Program,
+    names: Sequence[str] | None,
+    feeds: Feeds,
+    inputs: Sequence[InputSpec],
+    memory: int,
+) -> Pair:
+    """Both networks, giving outputs and the responses that both have.
+
+    names: the tensors that both are compared by, None for their outputs. feeds: of training. memory: bytes for
+    activations. Raises NothingToRefineError where no answer can be trained to, UnsupportedError where torch cannot run
+    them.
+    """
+    if any(not spec.batched for spec in inputs):
+        raise UnsupportedError("an input without an axis for samples")
+    outputs, own = (_outputs(program, names) for program in (original, rewritten))
+    made = {name for step in rewritten.steps for name in step.outputs}
+    inner = [name for name in original.responses() if name in made and name not in outputs and name not in own]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    feed, fixed = next(feeds.batches(FEW)), static_batch(inputs)
+    first = {name: value[: fixed.size] for name, value in feed.items()} if fixed else feed
+    with torch.no_grad():
+        found = [
+            Network(program.giving([*given, *inner]), trained=False, device=device)(first)
+            for program, given in ((original, outputs), (rewritten, own))
+        ]
+    inner = [name for name in inner if found[0][name].shape == found[1][name].shape]
+    teacher = Network(original.giving([*outputs, *inner]), trained=False, device=device)
+    student = Network(rewritten.giving([*own, *inner]), trained=True, device=device)
+    if not student.weights:
+        raise NothingToRefineError("no layer has weights that could be trained")
+    with torch.no_grad():
+        size = _largest(teacher, feed, fixed.size if fixed else None, memory)
+        answers = _joined([teacher(part) for part in _parts(feed, size)])
+    return Pair(teacher, student, _loss(answers, feed, feeds, dict(zip(outputs, own, strict=True))), size)
+
+
+def _outputs(program: Program, names: Sequence[str] | None) -> list[str]:
+    return list(program.outputs) if names is None else [program.aliases.get(name, name) for name in names]
+
+
+def _loss(answers: Tensors, feed: Feed, feeds: Feeds, mine: Mapping[str, str]) -> Loss:
+    """mine: outputs of the original -> those of the rewritten network.
+
+    Raises NothingToRefineError for constant outputs.
+    """
+    values = {name: answers[name].cpu().numpy() for name in mine if answers[name].is_floating_point()}
+    scores = score_output(values, feed, feeds.labels is not None)
+    logits = scores is not None and are_logits(values[scores])
+    variances = {n: float(x.var(0, correction=0).mean()) for n, x in answers.items() if x.is_floating_point()}
+    flat = [name for name in values if not variances[name] > LEAST]
+    if len(flat) == len(values):
+        what = ", ".join(f"'{name}'" for name in flat) or "its outputs"
+        raise NothingToRefineError(f"{what} of the original: the same for all samples, or no floats: nothing to learn")
+    if scores in flat:
+        scores = None
+    kept = {name: v for name, v in variances.items() if v > LEAST and name != scores}
+    return Loss(scores, logits, kept, [name for name in values if name in kept], mine)
+
+
+def _largest(teacher: Network, feed: Feed, fixed: int | None, memory: int) -> int:
+    """Samples that go through at once: as many as fit the memory, or the model's own batch where it is no other's."""
+    one = fixed or 1
+    whole = teacher({name: value[:one] for name, value in feed.items()})
+    each = max(teacher.bytes_made // one, 1)
+    count = len(next(iter(feed.values())))
+    most = max(1, min(count, memory // (TIMES * each)))
+    if fixed is None:
+        return most
+    if most < 2 * fixed or count < 2 * fixed:
+        return fixed
+    first, second = ({n: v[i * fixed : (i + 1) * fixed] for n, v in feed.items()} for i in (0, 1))
+    try:
+        both = teacher({name: value[: 2 * fixed] for name, value in feed.items()})
+    except UnsupportedError:
+        return fixed
+    halves = _joined([whole, teacher(second)])
+    del first
+    same = all(x.shape == both[n].shape and _close(x, both[n]) for n, x in halves.items())
+    return most if same else fixed
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    difference, size = (a - b).abs().max(), a.abs().max()
+    return bool(difference <= CLOSE * size.clamp_min(LEAST))
+
+
+def _joined(answers: Sequence[Tensors]) -> dict[str, Any]:
+    return {name: torch.cat([a[name] for a in answers]) for name in answers[0]}
+
+
+def _parts(feed: Feed, size: int) -> list[Feed]:
+    count = len(next(iter(feed.values())))
+    full = range(0, count - count % size if count >= size else count, size)
+    return [{name: value[start : start + size] for name, value in feed.items()} for start in full]

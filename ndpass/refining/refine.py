@@ -1,0 +1,202 @@
+"""A rewritten model trained to its original's answers: prepared, sized, run, judged, kept or taken back."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from ndpass.calibration.feeds import Feeds
+from ndpass.graph.input_spec import InputSpec, single, static_batch
+from ndpass.listener import Listener
+from ndpass.measuring.runtime import Runner
+from ndpass.refining import from_onnx
+from ndpass.refining.course import Course
+from ndpass.refining.layers import UnsupportedError
+from ndpass.refining.network import Network
+from ndpass.refining.options import Refine
+from ndpass.refining.pair import NothingToRefineError, Pair, paired
+from ndpass.refining.program import Program
+from ndpass.refining.rules import RULES
+from ndpass.refining.samples import Samples
+from ndpass.refining.trainer import Held, Trainer
+from ndpass.report import Refinement
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+log = logging.getLogger(__name__)
+
+BATCH = 64  # samples of a step
+MOST_HELD = 1000  # samples that the held-out figure is of
+FEWEST = 100  # images, below which training is likely to learn them by heart
+APART = 2.0  # times the figure on the samples trained on from which on the held-out one tells of too few of them
+SAME = 1e-3  # relative difference between torch and the runtime that is taken for rounding
+CHECKED = 4  # samples that both are compared on
+
+Model = Any  # an onnx.ModelProto or an openvino.Model
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, to what, on what.
+
+    original, rewritten: models of one kind. names: the tensors that both are compared by, None for their outputs. fit:
+    the samples of training; held: those that it is judged by. inputs: of the original. memory: bytes for activations.
+    state: a file that training can go on from, None keeps none.
+    """
+
+    original: Model
+    rewritten: Model
+    names: Sequence[str] | None
+    inputs: Sequence[InputSpec]
+    fit: Feeds
+    held: Feeds
+    asked: Refine
+    seed: int = 0
+    memory: int = 1 << 30
+    threads: int | None = None
+    state: Path | None = None
+
+
+@dataclass(frozen=True)
+class Refined:
+    """weights: of the rewritten model, by their names in its program, None where it stays as it is; what came of it."""
+
+    weights: Mapping[str, NDArray[Any]] | None
+    report: Refinement
+
+
+def program_of(model: Model | ov.Model) -> Program:
+    """The model as steps that torch can run."""
+    if isinstance(model, onnx.ModelProto):
+        return from_onnx.read(model)
+    from ndpass.refining import from_openvino
+
+    return from_openvino.read(model)
+
+
+def with_weights(model: Model, weights: Mapping[str, NDArray[Any]]) -> Model:
+    """The model with these weights: a copy of an ONNX model, an OpenVINO model itself."""
+    if isinstance(model, onnx.ModelProto):
+        return from_onnx.write(model, weights)
+    from ndpass.refining import from_openvino
+
+    return from_openvino.write(model, weights)
+
+
+def refusal(
+    original: Model, names: Sequence[str] | None, inputs: Sequence[InputSpec], feeds: Feeds, runner: Runner
+) -> str:
+    """Why torch cannot run the model, or runs it otherwise than the runtime; empty where both agree.
+
+    runner: the model in a runtime, giving the tensors `names`, or its outputs.
+    """
+    program = program_of(original)
+    program = program.giving(program.outputs if names is None else names)
+    if missing := program.missing(RULES):
+        texts = [f"{op} ('{name}')" for op, name in missing[:3]]
+        return f"torch's side has no operator {', '.join(texts)}"
+    fixed = static_batch(inputs)
+    count = fixed.size if fixed else min(CHECKED, len(feeds))
+    feed = single(next(feeds.batches(count)), inputs)
+    try:
+        with torch.no_grad():
+            found = Network(program, trained=False)(feed)
+    except UnsupportedError as e:
+        return f"torch's side does not know {e}"
+    for (name, own), other in zip(found.items(), runner(feed).values(), strict=False):
+        theirs = np.asarray(other, np.float64)
+        if tuple(own.shape) != theirs.shape:
+            return f"output '{name}' is {tuple(own.shape)} in torch and {theirs.shape} in the runtime"
+        apart = float(np.abs(own.numpy() - theirs).max(initial=0))
+        if apart > SAME * max(float(np.abs(theirs).max(initial=0)), 1e-6):
+            return f"output '{name}' differs by {apart:.2g} between torch and the runtime"
+    return ""
+
+
+def refused(asked: Refine, images: int, reason: str) -> Refinement:
+    """The report of a refinement that has not begun."""
+    return Refinement(asked=asked.text, images=images, reason=reason)
+
+
+def refine(task: Task, listen: Listener) -> Refined:
+    """Train, and give the weights if the held-out figure has fallen.
+
+    An interruption ends training: the best weights so far are given if they are better than those at the start,
+    otherwise it goes on up. Raises InputError for samples that cannot be read.
+    """
+    with _threads(task.threads):
+        try:
+            original, rewritten = program_of(task.original), program_of(task.rewritten)
+            pair = paired(original, rewritten, task.names, task.fit, task.inputs, task.memory)
+            return _trained(task, pair, listen)
+        except UnsupportedError as e:
+            return Refined(None, refused(task.asked, len(task.fit), f"torch's side does not know {e}"))
+        except NothingToRefineError as e:
+            return Refined(None, refused(task.asked, len(task.fit), str(e)))
+
+
+def _trained(task: Task, pair: Pair, listen: Listener) -> Refined:
+    begun = time.perf_counter()
+    samples = Samples(task.fit, BATCH, task.seed, task.memory // 4)
+    trainer = Trainer(pair, samples, Held.of(pair, task.held, MOST_HELD), labelled=task.asked.labels)
+    course = Course(trainer, task.asked, task.state, listen)
+    if len(task.fit) < FEWEST:
+        listen(f"refining on {len(task.fit)} images, which it is likely to learn by heart: give {FEWEST} or more", 0, 0)
+    course.run(begun)
+    after, weights = course.best
+    kept = weights is not None and course.is_better
+    report = Refinement(
+        asked=task.asked.text,
+        images=len(task.fit),
+        epochs=course.state.step / samples.steps,
+        steps=course.state.step,
+        seconds=time.perf_counter() - begun + course.earlier,
+        rate=course.state.rate,
+        batch=samples.size,
+        measure=pair.loss.measure,
+        before=course.before,
+        after=after if math.isfinite(after) else None,
+        kept=kept,
+        reason=_reason(course, kept, len(task.fit)),
+    )
+    if weights is None or not kept:
+        return Refined(None, report)
+    return Refined({name: w.cpu().numpy() for name, w in weights.items()}, report)
+
+
+def _reason(course: Course, kept: bool, images: int) -> str:
+    """Why the result is kept or taken back, and whether there were too few images."""
+    after, _ = course.best
+    ended = f"interrupted after {course.state.step} of {course.state.steps} steps; " if course.interrupted else ""
+    if course.diverged:
+        return f"{ended}the loss was not finite, at half the rate neither: taken back"
+    own = course.own_figure()
+    heart = own is not None and after > APART * own
+    few = f"; {images} images are few: {own:.3g} on them, {after:.3g} on others, give more" if heart else ""
+    if kept:
+        return f"{ended}the held-out figure fell{few}"
+    return f"{ended}the held-out figure did not fall ({course.before:.4g} before, {after:.4g} after): taken back{few}"
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Torch with this many threads in the block."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

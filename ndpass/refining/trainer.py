@@ -1,0 +1,152 @@
+"""Trains the student of a pair to its teacher: whole cosine, held-out figure after each epoch, steps that go on.
+
+It gets worse before it gets better: the held-out figure rises for some epochs and falls below where it began only
+towards the end of the schedule. So nothing is stopped early; what came out is judged at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ndpass.calibration.feeds import Feeds
+from ndpass.refining.network import Tensors
+from ndpass.refining.pair import Pair
+from ndpass.refining.rate import course
+from ndpass.refining.samples import Batch, Samples, parts
+
+SMOOTHING = 0.05  # weight of the newest loss
+Weights = dict[str, torch.Tensor]
+
+
+class NotFiniteError(Exception):
+    """A loss was NaN or infinite."""
+
+
+@dataclass
+class State:
+    """How far training has come.
+
+    rate: the highest; steps: in all; seconds: spent in steps; halved: whether the rate was halved for a loss that was
+    not finite. loss: of the last steps, smoothed; figure: held out, when it was last looked at.
+    """
+
+    rate: float
+    steps: int
+    step: int = 0
+    seconds: float = 0.0
+    halved: bool = False
+    loss: float = math.nan
+    figure: float = math.inf
+
+
+@dataclass(frozen=True)
+class Held:
+    """Samples that no step sees, with the teacher's answers to them."""
+
+    parts: Sequence[tuple[Any, Tensors]]
+
+    @classmethod
+    def of(cls, pair: Pair, feeds: Feeds, most: int) -> Held:
+        chosen = feeds.take(range(0, len(feeds), max(1, -(-len(feeds) // most))))
+        names = [*([pair.loss.scores] if pair.loss.scores else []), *pair.loss.outputs]
+        found: list[tuple[Any, Tensors]] = []
+        for feed in chosen.batches(pair.size):
+            if len(next(iter(feed.values()))) == pair.size or not found:
+                answers = pair.answers(feed)
+                found.append((feed, {name: answers[name] for name in names}))
+        return cls(found)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(len(next(iter(feed.values()))) for feed, _ in self.parts)
+
+    def figure(self, pair: Pair) -> float:
+        """The mean over the samples of how far the student's answers are off."""
+        total = count = 0.0
+        with torch.no_grad():
+            for feed, answers in self.parts:
+                n = len(next(iter(feed.values())))
+                total += n * float(pair.loss.answers(pair.student(feed), answers))
+                count += n
+        return total / count
+
+
+class Trainer:
+    """pair: its student's weights are trained in place. labelled: whether labels count."""
+
+    def __init__(self, pair: Pair, samples: Samples, held: Held, *, labelled: bool) -> None:
+        self.pair, self.samples, self.held, self.labelled = pair, samples, held, labelled
+        self._weights = list(pair.student.weights.values())
+        self.start = self.weights()
+        self.optimizer = self._fresh()
+
+    def _fresh(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self._weights, lr=0.0)
+
+    def weights(self) -> Weights:
+        """A copy of the student's weights as they are."""
+        return {name: w.detach().clone() for name, w in self.pair.student.weights.items()}
+
+    def put(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Give the student these weights."""
+        with torch.no_grad():
+            for name, w in self.pair.student.weights.items():
+                w.copy_(weights[name])
+
+    def restart(self) -> None:
+        """The weights that training began with, and an optimizer that knows nothing."""
+        self.put(self.start)
+        self.optimizer = self._fresh()
+
+    def step(self, number: int, rate: float) -> float:
+        """One step at this rate; its loss. Raises NotFiniteError, with the weights as they were before."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        value = self._value(self.samples.batch(number), lambda loss: loss.backward())
+        if not math.isfinite(value):
+            raise NotFiniteError
+        self.optimizer.step()
+        return value
+
+    def first_loss(self, number: int) -> float:
+        """What the weights that training began with give for the samples of a step."""
+        now = self.weights()
+        self.put(self.start)
+        with torch.no_grad():
+            value = self._value(self.samples.batch(number), lambda _: None)
+        self.put(now)
+        return value
+
+    def own_figure(self) -> float:
+        """The figure on samples that are trained on, as many as are held out, as they are."""
+        return Held.of(self.pair, self.samples.feeds, self.held.count).figure(self.pair)
+
+    def _value(self, batch: Batch, each: Callable[[torch.Tensor], object]) -> float:
+        """The loss of a batch, in parts that fit the memory; each: called with the share of every part."""
+        count, total = len(next(iter(batch.feed.values()))), 0.0
+        for part in parts(batch, self.pair.size):
+            share = len(next(iter(part.feed.values()))) / count
+            answers = self.pair.answers(part.feed)
+            labels = part.labels if self.labelled else None
+            loss = share * self.pair.loss(self.pair.student(part.feed), answers, labels)
+            each(loss)
+            total += float(loss.detach())
+        return total
+
+    def run(self, state: State, after: Callable[[State], None]) -> None:
+        """The steps that are left. after: called after every step. Raises NotFiniteError."""
+        while state.step < state.steps:
+            begun = time.perf_counter()
+            value = self.step(state.step, state.rate * course(state.step, state.steps))
+            state.loss = value if math.isnan(state.loss) else state.loss + SMOOTHING * (value - state.loss)
+            state.step += 1
+            state.seconds += time.perf_counter() - begun
+            after(state)

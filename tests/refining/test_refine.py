@@ -1,0 +1,220 @@
+"""A rewritten network trained to its original: what it gains, what ends it, what it goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models import network, normal, residual
+from onnx import numpy_helper
+
+torch = pytest.importorskip("torch", reason="refinement needs torch: pip install 'ndpass[refine]'")
+
+from ndpass.calibration.feeds import Feeds, open_feeds  # noqa: E402 - torch may be missing
+from ndpass.graph.graph import Graph  # noqa: E402
+from ndpass.graph.openvino.graph import OvGraph  # noqa: E402
+from ndpass.listener import Step, Watcher  # noqa: E402
+from ndpass.measuring.runtime import OpenVINO  # noqa: E402
+from ndpass.refining import course as courses  # noqa: E402
+from ndpass.refining import from_onnx  # noqa: E402
+from ndpass.refining.loss import Loss  # noqa: E402
+from ndpass.refining.options import Refine  # noqa: E402
+from ndpass.refining.rate import WARM_UP, course  # noqa: E402
+from ndpass.refining.refine import Refined, Task, refine, refusal, with_weights  # noqa: E402
+from ndpass.refining.samples import Samples  # noqa: E402
+
+EPOCHS = 8
+
+
+def spoilt() -> onnx.ModelProto:
+    """The residual network with an error in two of its layers."""
+    weights = {t.name: numpy_helper.to_array(t) for t in residual().graph.initializer}
+    return residual(W2=0.6 * weights["W2"] + 0.3 * normal(8, 8, 3, 3, seed=7), W3=0.8 * weights["W3"])
+
+
+def feeds(count: int = 192) -> Feeds:
+    return open_feeds(np.random.default_rng(3).standard_normal((count, 3, 8, 8)).astype(np.float32), specs())
+
+
+def specs() -> Any:
+    return Graph(residual()).inputs()
+
+
+def task(**changed: Any) -> Task:
+    fit, held = feeds().split(1 / 3, 0)
+    given: dict[str, Any] = {
+        "original": residual(),
+        "rewritten": spoilt(),
+        "names": None,
+        "inputs": specs(),
+        "fit": fit,
+        "held": held,
+        "asked": Refine(epochs=EPOCHS),
+        "threads": 1,
+    }
+    return Task(**{**given, **changed})
+
+
+def quiet(*_: Any) -> None:
+    """Hears nothing."""
+
+
+class At(Watcher):
+    """Raises at a step of training."""
+
+    def __init__(self, step: int, error: BaseException) -> None:
+        self.at, self.error = step, error
+
+    def step(self, now: Step) -> None:
+        if now.layer.startswith("loss") and now.done == self.at:
+            raise self.error
+
+    def expect(self, seconds: Any) -> None:
+        """Is told nothing."""
+
+
+def weights_of(found: Refined) -> dict[str, Any]:
+    assert found.weights is not None
+    return dict(found.weights)
+
+
+def test_training_gives_back_what_was_lost() -> None:
+    found = refine(task(), quiet)
+    report = found.report
+    assert report.kept
+    assert report.before is not None
+    assert report.after is not None
+    assert report.after < 0.7 * report.before
+    assert (report.epochs, report.steps, report.batch) == (EPOCHS, 2 * EPOCHS, 64)
+    changed = with_weights(spoilt(), weights_of(found))
+    assert changed.graph.node == spoilt().graph.node
+    assert [t.dims for t in changed.graph.initializer] == [t.dims for t in spoilt().graph.initializer]
+
+
+def test_both_roads_come_to_the_same() -> None:
+    import openvino as ov
+
+    onnx_road = refine(task(), quiet).report
+    models = {
+        name: OvGraph(ov.Core().read_model(model.SerializeToString())).to_model()
+        for name, model in (("original", residual()), ("rewritten", spoilt()))
+    }
+    ir_road = refine(task(**models), quiet).report
+    assert onnx_road.after == pytest.approx(ir_road.after, rel=1e-2)
+
+
+def test_what_was_cut_off_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courses, "KEEP_EVERY", -1.0)
+    whole = refine(task(), quiet)
+    cut = task(state=tmp_path / "refine.pt")
+    with pytest.raises(MemoryError):
+        refine(cut, At(7, MemoryError()))
+    assert cut.state is not None
+    assert cut.state.exists()
+    rest = refine(cut, quiet)
+    assert all(np.array_equal(value, weights_of(rest)[name]) for name, value in weights_of(whole).items())
+
+
+def test_ctrl_c_keeps_what_is_better_than_the_start() -> None:
+    found = refine(task(), At(12, KeyboardInterrupt()))
+    assert found.report.kept
+    assert found.report.reason.startswith("interrupted after 12 of 16 steps")
+
+
+def test_ctrl_c_goes_on_up_where_nothing_is_better() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        refine(task(rewritten=residual()), At(1, KeyboardInterrupt()))
+
+
+def test_what_is_exact_is_not_made_worse() -> None:
+    found = refine(task(rewritten=residual()), quiet)
+    assert not found.report.kept
+    assert found.weights is None
+    assert "taken back" in found.report.reason
+
+
+def test_a_loss_that_is_not_finite_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courses, "range_test", lambda _: (1e18, 0.01))
+    said: list[str] = []
+    found = refine(task(), lambda stage, _, total: None if total else said.append(stage))
+    assert not found.report.kept
+    assert "not finite, at half the rate neither" in found.report.reason
+    assert any("half the rate" in text for text in said)
+
+
+def test_constant_outputs_teach_nothing() -> None:
+    dead = residual(W4=np.zeros((5, 12), np.float32))
+    report = refine(task(original=dead), quiet).report
+    assert "same for all samples" in report.reason
+    assert not report.kept
+
+
+def test_few_images_are_said() -> None:
+    said: list[str] = []
+    fit, held = feeds(48).split(1 / 3, 0)
+    refine(task(fit=fit, held=held), lambda stage, _, total: None if total else said.append(stage))
+    assert any("32 images" in text and "by heart" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("a = Sin(x)  y = Conv(a, W)", "no operator Sin"),
+        ('a = Conv(x, W)  y = Resize<mode="cubic">(a, , S)', "resize of mode cubic"),
+        ("y = Conv(x, W)", ""),
+    ],
+)
+def test_what_torch_cannot_run_is_known_beforehand(body: str, reason: str) -> None:
+    weights = {"W": normal(2, 3, 3, 3), "S": np.array([1, 1, 2, 2], np.float32)}
+    model = network(f"(float[N,3,8,8] x) => (y) {{ {body} }}", **{n: w for n, w in weights.items() if n in body})
+    graph = Graph(model)
+    said = refusal(graph.to_model(), None, graph.inputs(), named_x(), OpenVINO(graph.runnable()))
+    assert (reason in said) if reason else said == ""
+
+
+def named_x() -> Feeds:
+    """Feeds of an input that is called x."""
+    spec = Graph(network("(float[N,3,8,8] x) => (y) { y = Relu(x) }")).inputs()
+    return open_feeds(np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32), spec)
+
+
+def test_the_loss_is_the_formula() -> None:
+    """KL at temperature 2 times 4, and 5 times the mean relative error of the responses."""
+    rng = np.random.default_rng(0)
+    teacher = {"y": rng.standard_normal((6, 4)), "r": rng.standard_normal((6, 3))}
+    student = {name: value + 0.3 * rng.standard_normal(value.shape) for name, value in teacher.items()}
+    p, q = (np.exp(v["y"] / 2) / np.exp(v["y"] / 2).sum(1, keepdims=True) for v in (teacher, student))
+    wanted = 4 * (p * np.log(p / q)).sum(1).mean() + 5 * ((teacher["r"] - student["r"]) ** 2).mean() / 0.7
+    loss = Loss("y", True, {"r": 0.7}, [], {})
+    found = loss(*({n: torch.from_numpy(v) for n, v in side.items()} for side in (student, teacher)))
+    assert float(found) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    shares = [course(step, 400) for step in range(400)]
+    assert shares[0] < 0.06
+    assert max(shares) == shares[WARM_UP - 1]
+    assert shares[-1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_image"), [((40, 3, 16, 16), True), ((40, 16, 16, 3), True), ((40, 9, 16, 16), False)]
+)
+def test_only_images_are_moved(shape: tuple[int, ...], is_image: bool) -> None:
+    spec = Graph(network(f"(float[N,{','.join(map(str, shape[1:]))}] x) => (y) {{ y = Relu(x) }}")).inputs()
+    data = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    samples = Samples(open_feeds(data, spec), 40, 0, 1 << 20)
+    first, again, later = (samples.batch(step).feed["x"] for step in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, later)
+    known = {image.tobytes() for image in data}
+    untouched = sum(image.tobytes() in known for image in first)
+    assert untouched < 10 if is_image else untouched == 40
+
+
+def test_weights_go_back_into_the_same_initializers() -> None:
+    found = refine(task(), quiet)
+    assert set(weights_of(found)) == set(from_onnx.read(spoilt()).weights())

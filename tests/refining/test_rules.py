@@ -1,0 +1,177 @@
+"""What torch computes of each operator, beside onnxruntime; of OpenVINO's, beside OpenVINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models import network, normal, relative, run_ort, run_ov
+
+torch = pytest.importorskip("torch", reason="refinement needs torch: pip install 'ndpass[refine]'")
+
+from ndpass.refining import from_onnx, from_openvino  # noqa: E402 - torch may be missing
+from ndpass.refining.layers import UnsupportedError  # noqa: E402
+from ndpass.refining.network import Network  # noqa: E402
+from ndpass.refining.program import Program  # noqa: E402
+from ndpass.refining.rules import RULES  # noqa: E402
+
+CLOSE = 1e-5  # relative error of rounding
+ONE = [  # operator on x (2, 4, 7, 9), attributes and other inputs as ONNX text
+    "Relu(x)",
+    "LeakyRelu<alpha=0.2>(x)",
+    "PRelu(x, S)",
+    "Clip(x, Low, High)",
+    "Sigmoid(x)",
+    "HardSigmoid<alpha=0.3>(x)",
+    "HardSwish(x)",
+    "Tanh(x)",
+    "Elu<alpha=0.7>(x)",
+    "Softmax<axis=1>(x)",
+    "LogSoftmax<axis=-1>(x)",
+    "Add(x, B)",
+    "Sub(x, B)",
+    "Mul(B, x)",
+    "Div(x, High)",
+    "Exp(x)",
+    "Abs(x)",
+    "Neg(x)",
+    "Identity(x)",
+    "Dropout(x)",
+    "BatchNormalization<epsilon=0.01>(x, G, S1, M, V)",
+    "InstanceNormalization(x, G, S1)",
+    "LRN<size=3, alpha=0.1, bias=2.0>(x)",
+    "MaxPool<kernel_shape=[3,2], strides=[2,2], pads=[1,0,0,1]>(x)",
+    "MaxPool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(x)",
+    'MaxPool<kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER">(x)',
+    "AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x)",
+    "AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,0,0,1], count_include_pad=1>(x)",
+    "AveragePool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(x)",
+    "GlobalAveragePool(x)",
+    "GlobalMaxPool(x)",
+    "ReduceMean<axes=[2,3], keepdims=0>(x)",
+    "Pad(x, Pads, High)",
+    'Pad<mode="reflect">(x, Pads)',
+    'Pad<mode="edge">(x, Pads)',
+    "Concat<axis=1>(x, x)",
+    "Slice(x, Starts, Ends, Axes, Steps)",
+    "Flatten<axis=2>(x)",
+    "Reshape(x, Sizes)",
+    "Transpose<perm=[0,2,3,1]>(x)",
+    "Gather<axis=1>(x, Index)",
+    "Conv<pads=[1,0,0,1], strides=[2,1], dilations=[1,2]>(x, W, Bias)",
+    'Conv<auto_pad="SAME_LOWER", strides=[2,2]>(x, W)',
+    "Conv<group=4, pads=[1,1,1,1]>(x, D)",
+    "ConvTranspose<strides=[2,2], pads=[1,0,0,1], output_padding=[1,1]>(x, W, Bias)",
+    'ConvTranspose<strides=[2,2], auto_pad="SAME_UPPER">(x, W)',
+    "ConvTranspose<group=2, strides=[2,3], output_shape=[14,28]>(x, W2)",
+    'Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(x, , Scales)',
+    'Resize<mode="nearest">(x, , , Sides)',
+    'Resize<mode="linear">(x, , Scales)',
+    'Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , , Sides)',
+    'Resize<mode="linear", coordinate_transformation_mode="pytorch_half_pixel">(x, , , Sides)',
+    "Expand(x, Wide)",
+]
+CONSTANTS = {
+    "S": normal(4, 1, 1),
+    "Low": np.float32(-0.5),
+    "High": np.float32(0.7),
+    "B": normal(4, 1, 1, seed=1),
+    "G": normal(4, seed=2),
+    "S1": normal(4, seed=3),
+    "M": normal(4, seed=4),
+    "V": np.abs(normal(4, seed=5)) + 0.1,
+    "Pads": np.array([0, 0, 1, 2, 0, 0, 2, 1]),
+    "Starts": np.array([1, 5]),
+    "Ends": np.array([3, -100]),
+    "Axes": np.array([1, 3]),
+    "Steps": np.array([1, -2]),
+    "Sizes": np.array([0, -1, 9]),
+    "Index": np.array([2, -1]),
+    "W": normal(4, 4, 3, 2),
+    "W2": normal(4, 3, 3, 3),
+    "D": normal(8, 1, 3, 3),
+    "Bias": normal(4, seed=6),
+    "Scales": np.array([1, 1, 2, 1.5], np.float32),
+    "Sides": np.array([2, 4, 10, 5]),
+    "Wide": np.array([2, 1, 1, 1]),
+}
+OTHERS = {  # several operators, or those that need inputs of other kinds
+    "matrices": "f = Flatten(x)  m = MatMul(f, Wm)  y = Gemm<transB=1, alpha=0.5, beta=2.0>(m, Wg, Bg)",
+    "halves": "a, b = Split<axis=1>(x, Two)  s = Sqrt(Abs2)  c = Mul(a, s)  y = Sub(c, b)",
+    "shapes": """z = Shape(x)  n = Gather<axis=0>(z, Zero)  u = Unsqueeze(n, ZeroAxis)  t = Concat<axis=0>(u, Rest)
+        r = Reshape(x, t)  q = Squeeze(r, Last)  y = Identity(q)""",
+    "powers": "p = Pow(x, Even)  k = Constant<value_float=0.5>()  y = Add(p, k)",
+    "blocks": "p = Slice(x, Begin, Even6, Sides2)  y = DepthToSpace<blocksize=2>(p)",
+    "choices": "m = Greater(x, Nought)  c = Cast<to=1>(m)  o = Where(m, x, Nought)  y = Add(o, c)",
+}
+MORE = {
+    "Wm": normal(252, 6),
+    "Wg": normal(5, 6),
+    "Bg": normal(5),
+    "Two": np.array([2, 2]),
+    "Abs2": np.abs(normal(2, 1, 1)),
+    "Zero": np.array(0),
+    "ZeroAxis": np.array([0]),
+    "Rest": np.array([252, 1]),
+    "Last": np.array([2]),
+    "Even": np.float32(2),
+    "Begin": np.array([0, 1]),
+    "Even6": np.array([6, 7]),
+    "Sides2": np.array([2, 3]),
+    "Nought": np.float32(0),
+}
+
+
+def of(text: str, constants: dict[str, Any]) -> onnx.ModelProto:
+    used = {name: np.asarray(value) for name, value in constants.items() if name in _words(text)}
+    return network(f"(float[2,4,7,9] x) => (y) {{ {text} }}", **used)
+
+
+def _words(text: str) -> set[str]:
+    return set("".join(c if c.isalnum() else " " for c in text).split())
+
+
+def computed(program: Program, feed: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
+    assert not program.missing(RULES)
+    with torch.no_grad():
+        return [y.numpy() for y in Network(program, trained=False)(feed).values()]
+
+
+@pytest.mark.parametrize("text", [f"y = {line}" for line in ONE] + list(OTHERS.values()))
+def test_torch_computes_what_onnxruntime_does(text: str) -> None:
+    model, feed = of(text, {**CONSTANTS, **MORE}), {"x": normal(2, 4, 7, 9, seed=9)}
+    wanted, found = run_ort(model, feed), computed(from_onnx.read(model), feed)
+    assert [y.shape for y in found] == [y.shape for y in wanted]
+    assert relative(wanted, found) < CLOSE
+
+
+@pytest.mark.parametrize("text", [f"y = {line}" for line in ONE if "Dropout" not in line] + list(OTHERS.values()))
+def test_torch_computes_what_openvino_makes_of_it(text: str, tmp_path: Path) -> None:
+    """OpenVINO's front end writes ONNX's operators in its own."""
+    import openvino as ov
+
+    model, feed = of(text, {**CONSTANTS, **MORE}), {"x": normal(2, 4, 7, 9, seed=9)}
+    onnx.save(model, tmp_path / "m.onnx")
+    program = from_openvino.read(ov.convert_model(tmp_path / "m.onnx"))
+    assert relative(run_ov(model, feed), computed(program, feed)) < CLOSE
+
+
+def test_what_is_not_known_is_named() -> None:
+    program = from_onnx.read(of("a = Sin(x)  y = Relu(a)", {}))
+    assert [op for op, _ in program.missing(RULES)] == ["Sin"]
+
+
+def test_an_attribute_that_is_not_known_is_named() -> None:
+    program = from_onnx.read(of('y = Resize<mode="cubic">(x, , Scales)', CONSTANTS))
+    with pytest.raises(UnsupportedError, match="resize of mode cubic"):
+        computed(program, {"x": normal(2, 4, 7, 9)})
+
+
+def test_an_old_softmax_flattens() -> None:
+    model = of("y = Softmax<axis=2>(x)", {})
+    model.opset_import[0].version = 11
+    feed = {"x": normal(2, 4, 7, 9)}
+    assert relative(run_ort(model, feed), computed(from_onnx.read(model), feed)) < CLOSE
