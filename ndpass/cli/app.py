@@ -16,6 +16,7 @@ from ndpass.cli import terminal
 from ndpass.cli.help_commands import help_, passes, report_schema
 from ndpass.cli.interrupt import Interrupted, signals_heard
 from ndpass.cli.measure_commands import bench, evaluate, inspect
+from ndpass.cli.refine_command import refine
 from ndpass.cli.run_command import run
 from ndpass.cli.study_command import sensitivity
 from ndpass.errors import NdpassError, blamed
@@ -66,6 +67,10 @@ EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
         "ndpass run model.onnx",
         "ndpass run model.onnx --calibration images/ --preprocess imagenet --max-drop 0.5",
         "ndpass run model.xml -o fast.xml --calibration images/ --passes auto --int8",
+    ),
+    refine: (
+        "ndpass refine fast.onnx --original model.onnx --calibration images/ --preprocess imagenet",
+        "ndpass refine fast.onnx --original model.onnx --calibration data.npz --for 20",
     ),
     inspect: ("ndpass inspect model.onnx", "ndpass inspect detector.onnx --size 320x480 --report layers.html"),
     evaluate: (

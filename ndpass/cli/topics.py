@@ -142,6 +142,7 @@ out is kept if that figure has fallen, otherwise the fitted weights are written.
 Ctrl-C keeps the best so far. 100 images are few, some thousand are good.
 
   ndpass run model.onnx --calibration images/ --passes nd:rank=2 --refine 30min
+  ndpass refine fast.onnx --original model.onnx --calibration images/ --for 20
 """
 
 REPORTS = """\

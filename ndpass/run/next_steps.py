@@ -68,6 +68,16 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
     return steps
 
 
+def after_refine(original: Path, output: Path, data: Path, preprocess: str | None) -> list[NextStep]:
+    """What the trained model is worth, and how fast it is."""
+    through = ["--preprocess", preprocess] if preprocess else []
+    check = command("evaluate", output, "--data", data, *through, "--against", original)
+    return [
+        NextStep(check, "measure the written model beside the original, here on the same data"),
+        NextStep(command("bench", original, output), "time both on the machine that it is for"),
+    ]
+
+
 def after_inspect(rows: Sequence[Row], model: Path) -> list[NextStep]:
     """Without data and with data, where there is anything to rewrite."""
     if not any(row.passes and not row.note for row in rows):

@@ -44,7 +44,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     if options.effort.resume and checkpoint is None:
         raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
     check_data(options.passes, options.data.calibration is not None)
-    with Outputs() as outputs, _kept_if_cut_off(checkpoint):
+    with Outputs() as outputs, kept_if_cut_off(checkpoint):
         stage = outputs.stage(output, wanted.compress)
         job = read(model, options, listen)
         expect(listen, forecast(job, _baseline(job, listen)))
@@ -99,7 +99,7 @@ def _written(
 
 
 @contextmanager
-def _kept_if_cut_off(checkpoint: Checkpoint | None) -> Iterator[None]:
+def kept_if_cut_off(checkpoint: Checkpoint | None) -> Iterator[None]:
     """Keep the checkpoint when the run is interrupted or its command was wrong, remove it with any other error.
 
     Its lock goes in any case.
