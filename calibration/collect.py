@@ -9,8 +9,9 @@ run again from the last cut that did. All inference is OpenVINO in f32.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from ndpass.calibration.moments import Moments, Sums, choose_strength
 from ndpass.calibration.patches import Sample, patches, responses
 from ndpass.conv import Array
 from ndpass.errors import InputError
+from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import single, static_batch
 from ndpass.measuring.runtime import OpenVINO
@@ -64,35 +66,46 @@ class Data:
         return self.feeds.batches(self.batch)
 
 
-def samples(graph: Graph, sites: Sequence[Site], data: Data) -> dict[str, Sample]:
-    """The positions of every site, drawn from its number among `sites`."""
+def samples(graph: Graph, sites: Sequence[Site], data: Data, blocks: Sequence[Branch] = ()) -> dict[str, Sample]:
+    """The positions of every site, drawn from its number among `sites`, and after them of every block."""
+    places = [(site.name, site.outline, graph.places(site, data.batch)) for site in sites]
+    shapes = graph.shapes(data.batch) if blocks else {}
+    places += [(one.name, one.outline, math.prod(shapes[one.output][2:])) for one in blocks]
     return {
-        site.name: Sample.draw(site.outline, graph.places(site, data.batch), data.images, data.seed, number)
-        for number, site in enumerate(sites)
+        name: Sample.draw(outline, every, data.images, data.seed, number)
+        for number, (name, outline, every) in enumerate(places)
     }
 
 
 def references(
-    graph: Graph, sites: Sequence[Site], chosen: Mapping[str, Sample], data: Data, memory: int = 1 << 30
+    graph: Graph,
+    sites: Sequence[Site],
+    chosen: Mapping[str, Sample],
+    data: Data,
+    memory: int = 1 << 30,
+    blocks: Sequence[Branch] = (),
 ) -> dict[str, Array]:
     """Site name -> responses (rows, n_o) of the network as `graph` is now, float32, from one run over the data.
 
     memory: bytes that the responses of the images which are run at once take at most, if those of one image do.
-    Raises InputError naming the layer whose responses are not finite.
+    blocks: whose sums are kept under their names, too. Raises InputError naming the layer whose responses are not
+    finite.
     """
-    names = {site.name: graph.output_of(site) for site in sites}
+    names = {site.name: graph.output_of(site) for site in sites} | {one.name: one.output for one in blocks}
+    last = {site.name for site in sites if not site.outline.kernel}  # whose responses have their channels last
     batch = _fitting(graph, list(names.values()), data, memory)
     runner = OpenVINO(graph.segment(list(names.values()), None, batch), threads=data.threads)
     taken: dict[str, list[Array]] = {name: [] for name in names}
     for number, feed in enumerate(data.feeds.batches(batch)):
         fed = single(feed, graph.inputs())
         outputs = runner.lent({spec.name: fed[spec.name] for spec in runner.inputs})
-        for site in sites:
-            positions = chosen[site.name].of(number * batch, batch)
-            taken[site.name].append(responses(outputs[names[site.name]], positions, not site.outline.kernel))
+        for name, tensor in names.items():
+            positions = chosen[name].of(number * batch, batch)
+            taken[name].append(responses(outputs[tensor], positions, name in last))
     found = {name: np.concatenate(parts) for name, parts in taken.items()}
+    for name, own in found.items():
+        _check_finite(name, own)
     for site in sites:
-        _check_finite(site.name, found[site.name])
         _check_enough(site, data.images, chosen[site.name].rows)
     return found
 
@@ -151,6 +164,12 @@ class Frontier:
         if keep:
             self._cut, self._stored = live, fresh
 
+    def beside(self, site: Site, others: Sequence[str]) -> Iterator[Feed]:
+        """The site's input and other tensors of the network as it is now, a batch at a time; to be read to its end."""
+        deque(self.advance(site), maxlen=0)
+        run = self._runner((self.graph.input_of(site), *others))
+        yield from (run(feed) for feed in self._feeds(consume=False))
+
     def prune(self, x: str, axis: int, kept: NDArray[np.intp], others: Collection[str]) -> None:
         """The network's tensor `x` has lost all but these channels; `others` may have lost some too."""
         if self._cut is None:
@@ -206,16 +225,52 @@ class _Run:
 
 def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
     """The site's moments with the prior towards its weights in them, its strength chosen by held-out images."""
-    batch, each = frontier.data.batch, sample.positions.shape[1]
-    held_from = _held_from(frontier.data, each)
-    sums = Sums(site.outline.n_i * site.outline.kernel_size, site.outline.n_o)
+    batch = frontier.data.batch
+
+    def rows() -> Iterator[Array]:
+        for number, x in enumerate(frontier.advance(site)):
+            yield patches(site.outline, x, sample.of(number * batch, batch))
+
+    return _gathered((site.name, lambda: site.conv.matrix), frontier.data, sample, rows(), reference)
+
+
+def collect_block(block: Branch, first: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
+    """The moments of a branch as one convolution: of the input of its first layer and of what it should give.
+
+    reference (rows, n_o): what the original has behind the sum. Of that the branch gives what the shortcut, in the
+    network as it is now, does not: now the sum less the branch. The branch itself must still be as it was.
+    """
+    batch, x = frontier.data.batch, frontier.graph.input_of(first)
+    wanted = np.array(reference)
+
+    def rows() -> Iterator[Array]:
+        for number, found in enumerate(frontier.beside(first, (block.output, block.response))):
+            positions = sample.of(number * batch, batch)
+            shortcut = responses(found[block.output] - found[block.response], positions, channels_last=False)
+            start = number * batch * positions.shape[1]
+            wanted[start : start + len(shortcut)] -= shortcut
+            yield patches(block.outline, found[x], positions)
+
+    return _gathered((block.name, lambda: block.conv.matrix), frontier.data, sample, rows(), wanted)
+
+
+def _gathered(
+    layer: tuple[str, Callable[[], Array]], data: Data, sample: Sample, found: Iterator[Array], reference: Array
+) -> Moments:
+    """Moments from patches, a batch at a time, and the responses (rows, n_o), read when the patches have been.
+
+    layer: its name, and what gives the weight (n_o, n) that the prior is at.
+    """
+    batch, each = data.batch, sample.positions.shape[1]
+    held_from = _held_from(data, each)
+    sums: Sums | None = None
     held: list[Array] = []
     block: list[Array] = []
     start = 0  # first row of the block
-    for number, x in enumerate(frontier.advance(site)):
+    for number, rows in enumerate(found):
         first = number * batch * each
-        rows = patches(site.outline, x, sample.of(number * batch, batch))
-        _check_finite(site.name, rows)
+        sums = sums or Sums(rows.shape[1], reference.shape[1])
+        _check_finite(layer[0], rows)
         if first >= held_from:
             held.append(rows)
             continue
@@ -224,7 +279,8 @@ def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) ->
         if end - start >= BLOCK_ROWS or end >= held_from:
             sums.add(np.concatenate(block), reference[start:end])
             block, start = [], end
-    return _with_prior(site, sums, held, reference[held_from:])
+    assert sums is not None
+    return _with_prior(layer[0], layer[1](), sums, held, reference[held_from:])
 
 
 def answers(
@@ -253,13 +309,12 @@ def _held_from(data: Data, each: int) -> int:
     return (batches - count) * data.batch * each
 
 
-def _with_prior(site: Site, sums: Sums, held: list[Array], y: Array) -> Moments:
-    weight = site.conv.matrix
+def _with_prior(name: str, weight: Array, sums: Sums, held: list[Array], y: Array) -> Moments:
     moments = sums.moments()
     x = np.concatenate(held) if held else np.zeros((0, weight.shape[1]), np.float32)
     strength = choose_strength(moments, weight, x, y)
     if len(x):
         sums.add(x, y)
         moments = sums.moments()
-    log.info("%s: %d patches of %d, prior %g", site.name, moments.count, weight.shape[1], strength)
+    log.info("%s: %d patches of %d, prior %g", name, moments.count, weight.shape[1], strength)
     return moments.shrunk(weight, strength)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import Data, Frontier, answers, collect, references, samples
+from ndpass.calibration.collect import Data, Frontier, answers, collect, collect_block, references, samples
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample
 from ndpass.conv import Array
+from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import static_batch
 
@@ -28,18 +29,30 @@ class Calibration:
 
     @classmethod
     def of(
-        cls, graph: Graph, sites: Sequence[Site], feeds: Feeds, threads: int | None, seed: int, memory: int
+        cls,
+        graph: Graph,
+        sites: Sequence[Site],
+        feeds: Feeds,
+        threads: int | None,
+        seed: int,
+        memory: int,
+        blocks: Sequence[Branch] = (),
     ) -> Calibration:
+        """blocks: residual branches that may be merged; their sums are kept, too."""
         batch = static_batch(graph.inputs())
         data = Data.of(feeds, batch.size if batch else None, threads, seed)
-        chosen = samples(graph, sites, data)
-        return cls(data, memory, chosen, references(graph, sites, chosen, data, memory))
+        chosen = samples(graph, sites, data, blocks)
+        return cls(data, memory, chosen, references(graph, sites, chosen, data, memory, blocks))
 
     def frontier(self, graph: Graph) -> Frontier:
         return Frontier(graph, self.data, self.memory)
 
     def moments(self, site: Site, frontier: Frontier) -> Moments:
         return collect(site, frontier, self.chosen[site.name], self.responses[site.name])
+
+    def block_moments(self, block: Branch, first: Site, frontier: Frontier) -> Moments:
+        """Of a branch as one convolution; first: its first layer."""
+        return collect_block(block, first, frontier, self.chosen[block.name], self.responses[block.name])
 
     def rows(
         self, site: Site, frontier: Frontier, kernel: Array, columns: NDArray[np.intp] | None

@@ -7,26 +7,36 @@ from collections.abc import Sequence
 
 from ndpass.errors import UsageError, did_you_mean
 from ndpass.passes.base import Decomposition, Pass, Setting
+from ndpass.passes.block_merging import BlockMerging
 from ndpass.passes.channel_decomposition import ChannelDecomposition
 from ndpass.passes.channel_pruning import ChannelPruning
 from ndpass.passes.entry_points import load, offered
+from ndpass.passes.merging import Merging
 from ndpass.passes.network_decoupling import NetworkDecoupling
 from ndpass.passes.pruning import Pruning
 from ndpass.passes.spatial_decomposition import SpatialDecomposition
 
 DECOMPOSITIONS: tuple[type[Decomposition], ...] = (NetworkDecoupling, ChannelDecomposition, SpatialDecomposition)
-PASSES: tuple[type[Pass], ...] = (*DECOMPOSITIONS, ChannelPruning)
+PASSES: tuple[type[Pass], ...] = (*DECOMPOSITIONS, ChannelPruning, BlockMerging)
 # The order in which `auto` composes them inside a layer; those of other packages come behind.
-IN_AUTO: tuple[type[Pass], ...] = (ChannelPruning, ChannelDecomposition, SpatialDecomposition, NetworkDecoupling)
+IN_AUTO: tuple[type[Pass], ...] = (
+    BlockMerging,
+    ChannelPruning,
+    ChannelDecomposition,
+    SpatialDecomposition,
+    NetworkDecoupling,
+)
 AUTO = "auto"  # what `--passes` says for all of them
 
 __all__ = [
     "AUTO",
     "DECOMPOSITIONS",
     "PASSES",
+    "BlockMerging",
     "ChannelDecomposition",
     "ChannelPruning",
     "Decomposition",
+    "Merging",
     "NetworkDecoupling",
     "Pass",
     "Pruning",

@@ -13,6 +13,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ndpass.conv import Block, Conv, Sum
+from ndpass.graph import branches
+from ndpass.graph.branches import Branch, Unmerged
 from ndpass.graph.channel_groups import Group, input_group, keep
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.comparison_outputs import compared
@@ -55,6 +57,7 @@ class Graph:
         self._names = Names(tensor_names(self._graph) | {n.name for n in all_nodes(self._graph)})
         self._inference = FullInference()
         self._written: dict[str, str] = {}  # node -> the site that `splice` put it in the place of
+        self._sums: tuple[Inferred, list[Branch | Unmerged]] | None = None
         self._inputs = with_batches(graph, self._specs())
         self.dynamic_hw = any(axis is None for spec in self._inputs for axis in spec.sample)
         self._declared = self._infer({}, True)
@@ -143,6 +146,15 @@ class Graph:
         inner = [n for n in all_nodes(self._graph) if n.op in WEIGHTED and id(n) not in top]
         return [*found, *(Skipped(n.name, n.op, None, None, "inside an If, Loop or Scan") for n in inner)]
 
+    def blocks(self) -> list[Branch | Unmerged]:
+        """Every residual sum in graph order: the branch that can become one convolution, or why there is none."""
+        inferred = self._inferred()
+        if self._sums is None or self._sums[0] is not inferred:
+            shapes = inferred.shapes
+            found = branches.blocks(self._graph, shapes, lambda n: read(n, shapes, self._fixed_hw(n)))
+            self._sums = inferred, found
+        return list(self._sums[1])
+
     def macs(self) -> int:
         """Multiply-accumulates of one inference, counted from the nodes as they are now."""
         return count_macs(self._graph, self._inferred().shapes)
@@ -152,14 +164,14 @@ class Graph:
         return self._inferred(batch).shapes
 
     def input_of(self, site: Site) -> str:
-        return str(self._node(site).inputs[0].name)
+        return str(self._node(site.name).inputs[0].name)
 
     def output_of(self, site: Site) -> str:
-        return str(self._node(site).outputs[0].name)
+        return str(self._node(site.name).outputs[0].name)
 
     def behind(self, site: Site) -> list[str]:
         """What the site's output goes into: operators, and "an output of the model" where it is one."""
-        y = self._node(site).outputs[0]
+        y = self._node(site.name).outputs[0]
         given = any(y is t for t in self._graph.outputs)
         return [str(node.op) for node in y.outputs] + ["an output of the model"] * given
 
@@ -170,7 +182,7 @@ class Graph:
 
     def live(self, site: Site) -> tuple[str, ...]:
         """The computed tensors that the site and what follows it need of what comes before."""
-        index = index_of(self._graph.nodes, self._node(site))
+        index = index_of(self._graph.nodes, self._node(site.name))
         made = {id(t) for node in self._graph.nodes[:index] for t in node.outputs} | {id(t) for t in self._graph.inputs}
         needed = {t.name: None for node in self._graph.nodes[index:] for t in reads(node) if id(t) in made}
         return tuple(needed)
@@ -210,8 +222,8 @@ class Graph:
         used = {id(t) for node in nodes for t in reads(node)} | {id(self._graph.tensors()[name]) for name in outputs}
         return [str(t.name) for t in start if id(t) in used]
 
-    def _node(self, site: Site) -> gs.Node:
-        return next(n for n in self._graph.nodes if n.name == site.name)
+    def _node(self, name: str) -> gs.Node:
+        return next(n for n in self._graph.nodes if n.name == name)
 
     def params(self) -> int:
         """Elements of all weights at the top level."""
@@ -224,10 +236,22 @@ class Graph:
 
     def splice(self, site: Site, block: Block) -> None:
         """Put `block` in the place of the site's node; its output keeps its name, its type and its consumers."""
-        node = self._node(site)
+        self._put(site.name, block)
+
+    def merge(self, branch: Branch, block: Block) -> None:
+        """Put `block` in the place of the branch, in the name of its last layer."""
+        last = self._node(branch.last)
+        last.inputs[0] = self._node(branch.first).inputs[0]
+        for name in branch.inner:
+            if name != branch.last:
+                self._take_out(self._node(name))
+        self._put(branch.last, block)
+
+    def _put(self, name: str, block: Block) -> None:
+        node = self._node(name)
         x, y = node.inputs[0], node.outputs[0]
         plus = "Add" if self._graph.opset >= 7 else "Sum"
-        emit = Emitter(site.name, node.op, np.dtype(node.inputs[1].dtype), plus, self._names)
+        emit = Emitter(name, node.op, np.dtype(node.inputs[1].dtype), plus, self._names)
         add = self._residual_add(y) if isinstance(block, Sum) and len(block.blocks) > 1 else None
         index = self._take_out(node)
         if add is None:
@@ -239,7 +263,7 @@ class Graph:
             emit(block, x, out, carry)
         # not sorted anew: calibration cuts the graph between sites, so that their order must stay
         self._graph.nodes[index:index] = emit.nodes
-        self._written |= {n.name: site.name for n in emit.nodes}
+        self._written |= {n.name: name for n in emit.nodes}
         self._known.clear()
 
     def copy(self) -> Graph:
@@ -251,7 +275,7 @@ class Graph:
 
     def perturb(self, site: Site, by: Conv, switch: str) -> None:
         """Let the site's output y become y + a by(y); a is a new input of the model, named `switch`, of one element."""
-        node = self._node(site)
+        node = self._node(site.name)
         y, index, dtype = node.outputs[0], index_of(self._graph.nodes, node) + 1, np.dtype(node.inputs[1].dtype)
         raw, scaled = (gs.Variable(self._names.fresh(f"{switch}.{role}"), dtype) for role in ("raw", "scaled"))
         strength = gs.Variable(switch, dtype, [1])
@@ -289,7 +313,7 @@ class Graph:
 
     def channel_group(self, site: Site) -> Group | str:
         """Who makes and who reads the site's input channels; or why they cannot be pruned."""
-        return input_group(self._graph, self._node(site), self._inferred().shapes)
+        return input_group(self._graph, self._node(site.name), self._inferred().shapes)
 
     def keep_channels(self, group: Group, channels: Labels) -> None:
         """Slice every layer of the group, and what lies between, to these channels."""

@@ -17,6 +17,7 @@ from ndpass.passes import Decomposition, Pass, Pruning, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import Settings, compose, outline, refusal
 from ndpass.passes.pruning import Reader
+from ndpass.planning.blocks import merging, why_unmerged
 from ndpass.planning.candidate import Candidate
 from ndpass.planning.compositions import is_tried, site_macs
 from ndpass.planning.estimates import Estimates, Known, Thinning
@@ -154,6 +155,10 @@ def _products(site: Site, passes: Sequence[Decomposition]) -> Iterator[Settings]
 def refused(graph: Graph, site: Site, passes: Sequence[Pass], calibrated: bool) -> str | None:
     """Why the site is left alone whatever the budget, or None. calibrated: whether it would be fitted to data."""
     reason = why_not(site, passes, channel_group(graph, site, passes))
+    if reason is not None and site.in_hw is not None and (rule := merging(passes)):
+        unmerged = why_unmerged(graph, passes, site.name, calibrated)
+        named = f"{rule.name}: {unmerged}" if reason else unmerged
+        reason = unmerged and "; ".join(text for text in (reason, named) if text)
     n = site.outline.n_i * site.outline.kernel_size
     if reason is None and calibrated and n > MOST_UNKNOWNS:
         return f"patches of {n} elements: their moments would take {8 * n * n / 1e9:.1f} GB"

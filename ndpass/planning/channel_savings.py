@@ -17,12 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ndpass.conv import Array, Block, Chain, Conv, Sum
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.graph import WEIGHTED, Graph, Site
 from ndpass.passes import Pass
+from ndpass.planning.blocks import Mergeable
 from ndpass.planning.candidate import Candidate, Cost, macs_of
 from ndpass.planning.candidates import block_of, split
 from ndpass.planning.shared_savings import Pair
@@ -68,7 +70,15 @@ def _lost(labels: Labels, size: int) -> Labels:
 class Coupling:
     """Which sites of a graph depend on which; the graph is the one that their candidates were found for."""
 
-    def __init__(self, graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        sites: Sequence[Site],
+        passes: Sequence[Pass],
+        blocks: Mapping[str, Mergeable] | None = None,
+    ) -> None:
+        """blocks: last layer -> the block that may be merged."""
+        self._blocks = blocks or {}
         self._passes, self._sites = passes, {site.name: site for site in sites}
         self._pruning = split(passes)[1]
         found = {site.name: graph.channel_group(site) for site in sites} if self._pruning else {}
@@ -89,7 +99,13 @@ class Coupling:
         rates = {p: self._rates(p, candidates[p], cost) for b in before.values() for p in b.lost if p in candidates}
         most = {p: b.lost[p][dropped[name].max()] for name, b in before.items() for p in b.lost}
         at = {
-            name: _undominated(own, cost, fixed.get(name, 0), rates.get(name, 0) * most.get(name, 0), dropped[name])
+            name: _undominated(
+                own,
+                cost,
+                (fixed.get(name, 0), rates.get(name, 0) * most.get(name, 0)),
+                dropped[name],
+                self._merges(name, own),
+            )
             for name, own in candidates.items()
         }
         place = {name: i for i, name in enumerate(candidates)}
@@ -98,7 +114,31 @@ class Coupling:
             for p in b.lost.keys() & candidates.keys():
                 saved = rates[p][at[p], None] * b.lost[p][dropped[name][at[name]]]
                 pairs.append(Pair(place[p], place[name], saved))
-        return {n: [candidates[n][i] for i in at[n]] for n in candidates}, [p for p in pairs if p.saved.any()]
+        kept = {n: [candidates[n][i] for i in at[n]] for n in candidates}
+        return kept, [p for p in self._with_blocks(pairs, kept, cost) if p.saved.any()]
+
+    def _merges(self, name: str, candidates: Sequence[Candidate]) -> NDArray[np.bool_]:
+        """(candidates,) whether each merges the block that the layer is the last of."""
+        block = self._blocks.get(name)
+        return np.array([block is not None and block.merged(c) for c in candidates], bool)
+
+    def _with_blocks(self, pairs: Sequence[Pair], kept: Mapping[str, Sequence[Candidate]], cost: Cost) -> list[Pair]:
+        """The pairs, and what merging a block saves in its other layers: all that they cost.
+
+        A layer that shares savings with another one than the last, as the first of three where channels are pruned,
+        is taken to be kept: the written model has fewer MACs then.
+        """
+        place = {name: i for i, name in enumerate(kept)}
+        found = {p.first: p for p in pairs if p.first is not None}
+        others = [p for p in pairs if p.first is None]
+        for last, block in self._blocks.items():
+            merges = self._merges(last, kept[last])
+            for layer in block.branch.layers[:-1]:
+                own = np.array([cost(c) for c in kept[layer]])[:, None]
+                pair = found.get(place[layer]) or Pair(place[layer], place[last], 0 * own * merges)
+                if pair.second == place[last]:
+                    found[place[layer]] = replace(pair, saved=np.where(merges, own, pair.saved))
+        return [*others, *found.values()]
 
     def _dropped(self, name: str, candidates: Sequence[Candidate]) -> Labels:
         """(candidates,) channels that each takes from the layers before."""
@@ -118,9 +158,15 @@ class Coupling:
     def _rates(self, name: str, candidates: Sequence[Candidate], cost: Cost) -> Array:
         """(candidates,) what one output costs."""
         site, group = self._sites[name], self._groups.get(name, "")
-        blocks = [block_of(site, self._passes, c.setting, group) for c in candidates]
-        macs = [_macs(site, b) - _macs(site, fewer_outputs(b, site.outline.n_o - 1)) for b in blocks]
-        return np.array([m * (cost(c) / c.macs) for m, c in zip(macs, candidates, strict=True)])
+        merging = self._blocks.get(name)
+
+        def rate(candidate: Candidate) -> int:
+            if merging is not None and merging.merged(candidate):
+                return merging.branch.cost(merging.shape(candidate)) // site.outline.n_o
+            block = block_of(site, self._passes, candidate.setting, group)
+            return _macs(site, block) - _macs(site, fewer_outputs(block, site.outline.n_o - 1))
+
+        return np.array([rate(c) * (cost(c) / c.macs) for c in candidates])
 
 
 def _macs(site: Site, block: Block) -> int:
@@ -130,16 +176,23 @@ def _macs(site: Site, block: Block) -> int:
 
 
 def _undominated(
-    candidates: Sequence[Candidate], cost: Cost, fixed: Array | int, most: Array | int, dropped: Labels
+    candidates: Sequence[Candidate],
+    cost: Cost,
+    saved: tuple[Array | int, Array | int],
+    dropped: Labels,
+    merges: NDArray[np.bool_],
 ) -> list[int]:
     """Positions of the candidates that no other beats, cheapest first.
 
-    fixed, most: (candidates,) or one number, what a candidate saves always and at most; dropped: (candidates,) channels
-    that it takes from the layers before. One candidate beats another if it has no more damage, no more cost with all of
+    saved: (candidates,) or one number, what a candidate saves always and at most; dropped: (candidates,) channels
+    that it takes from the layers before; merges: (candidates,) whether it saves other layers, so that it is compared
+    with its like alone. One candidate beats another if it has no more damage, no more cost with all of
     its outputs and with the fewest (costs are linear between), and drops no fewer channels, for savings grow with them.
     """
-    costs = np.array([cost(c) for c in candidates]) - fixed
-    return undominated(np.column_stack([costs, [c.damage for c in candidates], costs - most, -dropped]))
+    costs = np.array([cost(c) for c in candidates]) - saved[0]
+    values = np.column_stack([costs, [c.damage for c in candidates], costs - saved[1], -dropped])
+    kinds = [np.flatnonzero(merges == kind) for kind in (False, True)]
+    return sorted((int(own[i]) for own in kinds for i in undominated(values[own])), key=lambda i: costs[i])
 
 
 def undominated(values: Array) -> list[int]:

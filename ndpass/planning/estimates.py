@@ -25,26 +25,32 @@ from ndpass.planning.compositions import MOST_RANKS, Composition, Fit, key, site
 
 @dataclass
 class Known:
-    """What took data to find out. ways: the layer as it is, then what needs no more fits; pruned: the error of each
-    setting of the pass that prunes; fitted: key of the settings that a fit was asked for -> all that it has told;
-    whole: whether all of them were made before any was asked for."""
+    """What took data to find out.
+
+    ways: the layer as it is, then what needs no more fits; pruned: the error of each setting of the pass that prunes;
+    fitted: key of the settings that a fit was asked for -> all that it has told; whole: whether all of them were made
+    before any was asked for; merged: candidates of a pass that rewrites blocks, of the block that the layer ends;
+    damages: key of the settings of these -> damage, measured.
+    """
 
     ways: Sequence[Candidate]
     pruned: Sequence[float] = ()
     fitted: dict[str, dict[str, float | None]] = field(default_factory=dict)
     whole: bool = False
+    merged: Sequence[Candidate] = ()
+    damages: dict[str, float] = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
         """For JSON."""
-        ways = [[c.macs, c.error, c.setting] for c in self.ways]
-        return {"ways": ways, "pruned": list(self.pruned), "fitted": self.fitted, "whole": self.whole}
+        ways, merged = ([[c.macs, c.error, c.setting] for c in own] for own in (self.ways, self.merged))
+        known = {"pruned": list(self.pruned), "fitted": self.fitted, "whole": self.whole}
+        return {"ways": ways, "merged": merged, "damages": self.damages, **known}
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Any]) -> Known:
         """What `pack` has packed."""
-        return cls(
-            [Candidate(*fields) for fields in packed["ways"]], packed["pruned"], packed["fitted"], packed["whole"]
-        )
+        ways, merged = ([Candidate(*fields) for fields in packed[key]] for key in ("ways", "merged"))
+        return cls(ways, packed["pruned"], packed["fitted"], packed["whole"], merged, packed["damages"])
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,11 @@ class Estimates:
                     self._compositions.append(Composition(site, chosen, list(self._inside().values())))
 
     def candidates(self) -> list[Candidate]:
-        """The layer as it is, single passes, compositions, and what pruning makes of these."""
+        """The layer as it is, single passes, compositions, what pruning makes of these, and merged blocks."""
+        return [*self._layer(), *self.known.merged]
+
+    def _layer(self) -> list[Candidate]:
+        """Those of the layer by itself."""
         dense, *inside = self._inside().values()
         if self.thinning is None:
             return [dense, *inside]

@@ -9,10 +9,11 @@ better.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ndpass.errors import BudgetError
 from ndpass.planning.candidate import Candidate, Choice, damage
+from ndpass.planning.compositions import key
 from ndpass.planning.estimates import Estimates
 from ndpass.planning.sensitivity import Slopes, weighed
 
@@ -66,8 +67,9 @@ class Ledger:
         return self._weighed(name, self.estimates[name].current(candidates))
 
     def _weighed(self, name: str, candidates: Sequence[Candidate]) -> list[Candidate]:
-        slopes = self.slopes()
-        return list(candidates) if slopes is None else weighed({name: candidates}, slopes)[name]
+        slopes, measured = self.slopes(), self.estimates[name].known.damages
+        found = list(candidates) if slopes is None else weighed({name: candidates}, slopes)[name]
+        return [replace(c, weighed=measured[key(c.setting)]) if key(c.setting) in measured else c for c in found]
 
 
 def decided(plan: Plan, table: Table, choose: Callable[[Table], Plan]) -> Plan | None:

@@ -6,24 +6,28 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
+from ndpass.calibration.collect import Frontier
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener, Step, shares, tell
 from ndpass.passes import Pass
+from ndpass.planning.blocks import Mergeable, mergeable, without_merged
 from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
 from ndpass.planning.candidates import candidates_for, channel_group, estimates_for, known_of
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
+from ndpass.planning.compositions import key
 from ndpass.planning.estimates import Estimates, Known
 from ndpass.planning.ledger import Ledger, Table, decided
 from ndpass.planning.sensitivity import slopes_of
 from ndpass.planning.shelf import Shelf
 from ndpass.planning.threads import blas_threads, side_by_side
+from ndpass.planning.trials import Trials
 from ndpass.planning.work import planning_work
 
 NARROW = 1_024  # elements of a patch; with fewer all compositions take less time to fit than plans to ask for some
@@ -55,7 +59,8 @@ class Planner:
 
     def plan_with(self, ledger: Ledger, sites: Sequence[Site], budget: Budget) -> dict[str, Choice]:
         """A choice for every site, whose candidates the ledger has. Raises BudgetError where none meets the budget."""
-        fronts, total = Coupling(self.graph, sites, self.passes).fronts, self.graph.macs()
+        blocks, total = self.blocks(sites), self.graph.macs()
+        fronts = Coupling(self.graph, sites, self.passes, blocks).fronts
 
         def chosen(table: Table) -> dict[str, Choice]:
             return choose(table, budget, total, fronts)
@@ -65,7 +70,7 @@ class Planner:
             plan = chosen(table)
             best = decided(plan, table, chosen)
             if best is not None:
-                return best
+                return without_merged(best, blocks)
             ledger.settle(plan)
 
     def ledger(self, sites: Sequence[Site], listen: Listener, *, fitted: bool = False) -> Ledger:
@@ -83,20 +88,47 @@ class Planner:
     def estimates(self, sites: Sequence[Site], listen: Listener, *, fitted: bool) -> dict[str, Estimates]:
         """What is known of each site, on the activations of the network as it is now; fitted: all that there is."""
         walk = _Walk(self.calibration, self.graph)
+        blocks = {block.branch.first: block for block in self.blocks(sites).values()}
+        merged: dict[str, Merged] = {}
+        trials = self._trials(blocks)
 
         def tasks() -> Iterator[tuple[str, Callable[[], Estimates]]]:
             done = shares([planning_work(site) for site in sites])
             for i, site in enumerate(sites):
                 tell(listen, Step("planning", i, len(sites), site.name, done[i]))
                 waits = not fitted and self._can_wait(site)
-                known = self.store.load_layer(site.name, Known.unpack) if self.store else None
+                known = self._known(site.name)
+                if site.name in blocks and not (self.store and self._known(blocks[site.name].branch.last)):
+                    merged.update(self._merged(site, blocks[site.name], walk, trials))
                 if known is None:
-                    yield site.name, partial(self._planned, site, walk.moments(site), waits)
+                    own = merged.pop(site.name, Merged())
+                    yield site.name, partial(self._planned, site, walk.moments(site), waits, own)
                 else:
                     walk.past(site)
                     yield site.name, partial(self._restored, site, known, partial(self._moments, sites, site))
 
         return side_by_side(tasks(), self.jobs)
+
+    def _known(self, layer: str) -> Known | None:
+        return self.store.load_layer(layer, Known.unpack) if self.store else None
+
+    def blocks(self, sites: Sequence[Site]) -> dict[str, Mergeable]:
+        """Last layer -> residual block that may be merged."""
+        return mergeable(self.graph, self.passes, [site.name for site in sites], self.calibration is not None)
+
+    def _trials(self, blocks: Mapping[str, Mergeable]) -> Trials | None:
+        """What measures the damage of merging; None where there is nothing to merge."""
+        count = sum(len(block.settings()) for block in blocks.values())
+        return Trials(self.graph, self.calibration.data, count) if self.calibration and count else None
+
+    def _merged(self, first: Site, block: Mergeable, walk: _Walk, trials: Trials | None) -> dict[str, Merged]:
+        """Last layer -> the candidates of its block, fitted to the network as it is now, and their damage."""
+        moments = walk.of_block(block, first)
+        with self._threads(first):
+            ways = block.candidates(moments)
+            convs = {key(c.setting): block.fitted(c, moments)[0] for c in ways}
+        damages = {name: trials.damage(block.branch, conv) for name, conv in convs.items()} if trials else {}
+        return {block.branch.last: Merged(ways, damages)}
 
     def _can_wait(self, site: Site) -> bool:
         """Whether a layer's compositions are fitted only when they are asked for."""
@@ -104,11 +136,12 @@ class Planner:
             return False
         return self.calibration is None or (self.shelf is not None and self.shelf.has_room(site))
 
-    def _planned(self, site: Site, moments: Moments | None, waits: bool) -> Estimates:
-        """waits: whether compositions are fitted when they are asked for, not now."""
+    def _planned(self, site: Site, moments: Moments | None, waits: bool, merged: Merged) -> Estimates:
+        """waits: whether compositions are fitted when they are asked for, not now; merged: of the block it ends."""
         group = channel_group(self.graph, site, self.passes)
         with self._threads(site):
             known = known_of(site, self.passes, moments, group)
+            known.merged, known.damages = merged.ways, dict(merged.damages)
             known.ways = [replace(c, block=None) for c in known.ways]  # layers before it change before it is written
             found = self._estimates_for(site, known)
             if found.is_open and moments is not None:
@@ -172,6 +205,14 @@ class Planner:
         return blas_threads(site) if self.jobs == 1 else nullcontext()
 
 
+@dataclass(frozen=True)
+class Merged:
+    """The candidates of a block, and key of their settings -> damage."""
+
+    ways: Sequence[Candidate] = ()
+    damages: Mapping[str, float] = field(default_factory=dict)
+
+
 class _Walk:
     """The moments of one site after the other, in the graph's order. frontier: None without data."""
 
@@ -188,9 +229,19 @@ class _Walk:
         """Of the next site."""
         if self._calibration is None or self.frontier is None:
             return None
-        while self._behind:  # the same segments as if none was left out, so the same bits
-            deque(self.frontier.advance(self._behind.pop(0)), maxlen=0)
+        self._catch_up(self.frontier)
         return self._calibration.moments(site, self.frontier)
+
+    def of_block(self, block: Mergeable, first: Site) -> Moments:
+        """Of a block whose first layer is the next site."""
+        assert self._calibration is not None
+        assert self.frontier is not None
+        self._catch_up(self.frontier)
+        return self._calibration.block_moments(block.branch, first, self.frontier)
+
+    def _catch_up(self, frontier: Frontier) -> None:
+        while self._behind:  # the same segments as if none was left out, so the same bits
+            deque(frontier.advance(self._behind.pop(0)), maxlen=0)
 
 
 def local_choices(

@@ -19,6 +19,7 @@ from ndpass.measuring.random_inputs import feed_of
 from ndpass.measuring.runtime import Feed, Runnable
 from ndpass.measuring.turns import COMPILED, ratios
 from ndpass.passes import Pass
+from ndpass.planning.blocks import mergeable
 from ndpass.planning.candidate import Choice
 from ndpass.planning.candidates import block_of, channel_group, split
 
@@ -33,6 +34,11 @@ def stand_in(graph: Graph, plan: Mapping[str, Choice], passes: Sequence[Pass]) -
     """
     rng = np.random.default_rng(0)
     _, pruning = split(passes)
+    names = [site.name for site in graph.sites()]
+    for last, block in mergeable(graph, passes, names, calibrated=True).items():
+        if last in plan and block.merged(plan[last].candidate):
+            graph.merge(block.branch, block.shape(plan[last].candidate).map_leaves(lambda leaf: filled(leaf, rng)))
+            plan = {name: choice for name, choice in plan.items() if name not in block.branch.layers}
     for site in [s for s in graph.sites() if isinstance(s, Site) and s.name in plan]:
         setting = plan[site.name].candidate.setting
         if not setting:

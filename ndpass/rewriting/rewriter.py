@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
 
 from ndpass.calibration.collect import Frontier
 from ndpass.calibration.moments import Moments
@@ -27,9 +27,11 @@ from ndpass.planning.candidates import channel_group, refused, split
 from ndpass.planning.plan import local_choices
 from ndpass.planning.threads import blas_threads
 from ndpass.planning.work import fitting_work
-from ndpass.report import Layer, Status
+from ndpass.report import Layer
+from ndpass.rewriting.blocks import Blocks
 from ndpass.rewriting.checkpoint import Checkpoint, Record
 from ndpass.rewriting.relu_refit import asking, linear, refitted, unsuited
+from ndpass.rewriting.rows import done, left_alone
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Rewriter:
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.graph, self.passes, self.calibration, self.checkpoint = graph, passes, calibration, checkpoint
+        self._blocks = Blocks(calibration, {}, {})
 
     def rewrite(
         self,
@@ -66,12 +69,15 @@ class Rewriter:
         """
         frontier = self.calibration.frontier(activations or self.graph) if self.calibration else None
         names = {site.name for site in sites}
+        self._blocks = Blocks.of(self.graph, self.passes, names, self.calibration)
         rows = []
         behind = shares([self._work(one, names, plan) for one in found])
         for i, one in enumerate(found):
             tell(listen, Step("rewriting", i, len(found), one.name, behind[i]))
             if not isinstance(one, Site) or one.name not in names:
-                rows.append(left_alone(one, "skipped", self._why_skipped(one)))
+                rows.append(self._kept(i, one, left_alone(one, "skipped", self._why_skipped(one)), frontier))
+            elif (row := self._merged(i, one, plan, frontier)) is not None:
+                rows.append(row)
             else:
                 rows.append(self._one(i, one, plan if isinstance(plan, Budget) else plan[one.name], frontier))
         return self._recount(rows)
@@ -91,6 +97,24 @@ class Rewriter:
         now = self.graph.macs_by([row.name for row in rows if row.macs])
         return [row.model_copy(update={"macs": (row.macs[0], now[row.name])}) if row.macs else row for row in rows]
 
+    def _merged(
+        self, number: int, site: Site, plan: Mapping[str, Choice] | Budget, frontier: Frontier | None
+    ) -> Layer | None:
+        """The row of a layer whose block becomes one convolution, which it does at its first layer; None of others."""
+        block = self._blocks.by_first.get(site.name)
+        if block is not None and frontier is not None:
+            record = self.checkpoint.load(number) if self.checkpoint else None
+            if record is None:
+                record = self._blocks.decide(block, plan, frontier)
+                if record is not None and self.checkpoint:
+                    self.checkpoint.save(number, record)
+            elif record.row.name == block.branch.last:
+                deque(frontier.advance(site), maxlen=0)  # through the same segments as in the run that was cut off
+            if record is not None and record.block is not None and record.row.name == block.branch.last:
+                self.graph.merge(block.branch, record.block)
+                self._blocks.note(block, record.row)
+        return self._blocks.rows.get(site.name)
+
     def _one(self, number: int, site: Site, plan: Choice | Budget, frontier: Frontier | None) -> Layer:
         """One layer: as the checkpoint has it if it was done before, else decided now and noted there."""
         record = self.checkpoint.load(number) if self.checkpoint else None
@@ -107,7 +131,8 @@ class Rewriter:
     def _decide(self, site: Site, plan: Choice | Budget, frontier: Frontier | None) -> Record:
         """What becomes of the layer; without a look at the data where the plan keeps it."""
         if isinstance(plan, Choice) and not plan.candidate.setting:
-            return Record(left_alone(site, plan.status, plan.reason), looked=False)
+            row = left_alone(site, plan.status, plan.reason)
+            return self._refitted(site, row, frontier) or Record(row, looked=False)
         moments = self._moments(site, frontier)
         if isinstance(plan, Choice):
             return self._for_relu(site, self._build(site, plan.candidate, moments), moments, frontier)
@@ -119,6 +144,26 @@ class Rewriter:
                 return self._for_relu(site, record, moments, frontier)
         return Record(left_alone(site, "kept", choice.reason), looked=True)
 
+    def _kept(self, number: int, found: Found, row: Layer, frontier: Frontier | None) -> Layer:
+        """The row of a layer that no pass rewrites."""
+        record = self.checkpoint.load(number) if self.checkpoint else None
+        if isinstance(found, Site) and record is None:
+            record = self._refitted(found, row, frontier)
+            if record is not None and self.checkpoint:
+                self.checkpoint.save(number, record)
+        elif isinstance(found, Site) and frontier is not None:
+            deque(frontier.advance(found), maxlen=0)
+        if not isinstance(found, Site) or record is None:
+            return row
+        self._apply(found, record, frontier)
+        return record.row
+
+    def _refitted(self, site: Site, row: Layer, frontier: Frontier | None) -> Record | None:
+        """A layer that stays as it is, fitted anew where blocks before it have been merged."""
+        if frontier is None or not self._blocks.rows or site.outline.group > 1:
+            return None
+        return self._blocks.refitted(site, row, frontier)
+
     def _moments(self, site: Site, frontier: Frontier | None) -> Moments | None:
         return None if frontier is None or self.calibration is None else self.calibration.moments(site, frontier)
 
@@ -127,12 +172,13 @@ class Rewriter:
         rules, pruning = split(self.passes)
         conv, settings, channels = site.conv, candidate.setting, None
         if candidate.block is not None:
-            return Record(_done(site, candidate, candidate.block, candidate.error), True, candidate.block)
+            return Record(done(site, candidate, _macs(site, candidate.block), candidate.error), True, candidate.block)
         with blas_threads(site):
             if pruning is not None and pruning.name in settings:
                 conv, moments, channels = self._prune(site, conv, pruning, settings[pruning.name], moments)
             block = compose(rules, conv, settings, moments)
-        return Record(_done(site, candidate, block, block_error(conv, block, moments)), True, block, channels)
+        row = done(site, candidate, _macs(site, block), block_error(conv, block, moments))
+        return Record(row, True, block, channels)
 
     def _prune(
         self, site: Site, conv: Conv, pruning: Pruning, setting: Setting, moments: Moments | None
@@ -184,36 +230,7 @@ def _columns(conv: Conv, inputs: NDArray[np.intp]) -> NDArray[np.intp]:
     return (inputs[:, None] * conv.kernel_size + np.arange(conv.kernel_size)).reshape(-1)
 
 
-def _done(site: Site, candidate: Candidate, block: Block, error: float) -> Layer:
-    before, after = site.macs(site.outline), site.macs(block)
-    if before is None or after is None or after > candidate.macs:  # fewer where fewer channels than planned were left
-        raise VerificationError(f"layer '{site.name}' takes {after} MACs, {candidate.macs} were promised")
-    setting: dict[str, dict[str, JsonValue]] = {n: dict(options) for n, options in candidate.setting.items()}
-    log.info("%s: %s, %d of %d MACs, error %.4f", site.name, setting, after, before, error)
-    return Layer(
-        name=site.name,
-        op=site.op,
-        shape=_shape_text(site.outline.weight.shape),
-        status="done",
-        setting=setting,
-        macs=(before, after),
-        error_predicted=candidate.error,
-        error_measured=error,
-    )
-
-
-def left_alone(found: Found, status: Status, reason: str) -> Layer:
-    """The row of a layer that stays as it is."""
-    site = found.skipped(reason) if isinstance(found, Site) else found
-    return Layer(
-        name=site.name,
-        op=site.op,
-        shape=_shape_text(site.shape),
-        status=status,
-        reason=reason,
-        macs=None if site.macs is None else (site.macs, site.macs),
-    )
-
-
-def _shape_text(shape: Sequence[int] | None) -> str:
-    return "" if shape is None else "x".join(map(str, shape))
+def _macs(site: Site, block: Block) -> int:
+    macs = site.macs(block)
+    assert macs is not None
+    return macs

@@ -14,7 +14,8 @@ from ndpass.errors import InputError, UsageError
 from ndpass.files.staging import write_text
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
-from ndpass.passes import Pass, Setting, parse
+from ndpass.passes import Merging, Pass, Setting, parse
+from ndpass.planning.blocks import Mergeable, mergeable, without_merged
 from ndpass.planning.candidate import Candidate, Choice
 from ndpass.planning.candidates import block_of, channel_group
 from ndpass.run.resolution import HELD_OUT
@@ -74,19 +75,35 @@ class PlanFile(BaseModel):
         for name, settings in self.layers.items():
             if settings and name not in known:
                 raise InputError(f"the plan rewrites layer '{name}', which this model has not or no pass can rewrite")
-        return {name: self._choice(graph, site, self.layers.get(name, {})) for name, site in known.items()}
+        rules = self.rules()
+        blocks = mergeable(graph, rules, list(known), calibrated=True)
+        plan = {
+            name: self._choice(graph, site, self.layers.get(name, {}), blocks.get(name)) for name, site in known.items()
+        }
+        return without_merged(plan, blocks)
 
-    def _choice(self, graph: Graph, site: Site, settings: Mapping[str, Setting]) -> Choice:
+    def _choice(self, graph: Graph, site: Site, settings: Mapping[str, Setting], block: Mergeable | None) -> Choice:
         rules = self.rules()
         for name, setting in settings.items():
             rule = next((r for r in rules if r.name == name), None)
             if rule is None:
                 raise InputError(f"the plan's layer '{site.name}' names pass '{name}', its passes are {self.passes}")
             _check(rule, site, setting)
+            if isinstance(rule, Merging):
+                return _merged(site, settings, block)
         group: Group | str = channel_group(graph, site, rules)
         macs = site.macs(block_of(site, rules, settings, group))
         assert macs is not None
         return Choice(Candidate(macs, 0.0, dict(settings)), "" if settings else KEPT)
+
+
+def _merged(site: Site, settings: Mapping[str, Setting], block: Mergeable | None) -> Choice:
+    """The last layer of a block that the plan merges. Raises InputError where it is none, or has other settings too."""
+    if block is None or len(settings) > 1:
+        why = "which go together with no other" if block else "which merge blocks: it is the last layer of none"
+        raise InputError(f"the plan's layer '{site.name}' has settings of {', '.join(settings)}, {why}")
+    setting = settings[block.rule.name]
+    return Choice(Candidate(block.cost(setting), 0.0, dict(settings)))
 
 
 def _check(rule: Pass, site: Site, setting: Setting) -> None:

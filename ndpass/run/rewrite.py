@@ -11,6 +11,7 @@ from ndpass.errors import BudgetError, InputError
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener
 from ndpass.measuring.block_latency import Latencies
+from ndpass.planning.blocks import mergeable, refittable
 from ndpass.planning.candidate import Budget, Choice
 from ndpass.planning.keep_faster import keep_faster
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
@@ -76,7 +77,10 @@ def _calibrated(
     with clock("calibrate"):
         listen("calibrating", 0, 1)
         memory, seed = options.effort.memory, options.data.seed
-        calibration = Calibration.of(opened.graph, opened.sites, job.fit, threads, seed, memory)
+        blocks = mergeable(opened.graph, options.passes, [site.name for site in opened.sites], True)
+        branches = [block.branch for block in blocks.values()]
+        sites = [*opened.sites, *(refittable(opened.found, job.sites) if branches else ())]
+        calibration = Calibration.of(opened.graph, sites, job.fit, threads, seed, memory, branches)
         if checkpoint:
             begin = checkpoint.resume if options.effort.resume else checkpoint.start
             begin(fingerprint(job, calibration))

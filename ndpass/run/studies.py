@@ -25,7 +25,7 @@ from ndpass.files.model_file import open_graph
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener
 from ndpass.measuring.evaluate import Evaluation
-from ndpass.passes import Pass, Pruning, Setting
+from ndpass.passes import Merging, Pass, Pruning, Setting
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidates import block_of, candidates_for, channel_group, is_pinned, refused
 from ndpass.planning.compositions import spread
@@ -138,7 +138,7 @@ class Subject:
     def _settings(self, site: Site, rule: Pass, moments: Moments) -> list[Candidate]:
         """At most MOST_SETTINGS that save MACs, evenly spread, of each form that the pass has; pinned ones as given."""
         group = channel_group(self.graph, site, [rule])
-        if refused(self.graph, site, [rule], True):
+        if isinstance(rule, Merging) or refused(self.graph, site, [rule], True):  # a block is no layer
             return []
         if isinstance(rule, Pruning):  # what goes with a channel is known to `candidates_for` alone
             every = candidates_for(site, [rule], moments, group)[1:]

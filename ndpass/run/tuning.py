@@ -126,7 +126,7 @@ class Tuner:
         if self.checkpoint and packed is None:
             self.checkpoint.write("table.json", pack_table(table))
         timer = StandIns(lambda: self.network.open().graph, passes, self.latencies.machine)
-        fronts = Coupling(opened.graph, opened.sites, passes).fronts
+        fronts = Coupling(opened.graph, opened.sites, passes, planner.blocks(opened.sites)).fronts
         return TimedSearch(table, timer, [p.name for p in passes], fronts, ledger)
 
     def _table(self, opened: Opened, ledger: Ledger) -> LatencyTable:

@@ -50,10 +50,10 @@ def test_a_number_of_more_digits_than_python_reads_is_refused() -> None:
 @pytest.mark.parametrize(
     ("spec", "end"),
     [
-        ("ND", "the passes are nd, cd, sd, cp; did you mean 'nd'?"),
+        ("ND", "the passes are nd, cd, sd, cp, bm; did you mean 'nd'?"),
         ("cpp", "; did you mean 'cp'?"),
         ("Auto", "; did you mean 'auto'?"),
-        ("xy", "the passes are nd, cd, sd, cp"),
+        ("xy", "the passes are nd, cd, sd, cp, bm"),
         ("nd:rnk=2", "it has rank, form; did you mean 'rank'?"),
         ("nd:Rank=2", "it has rank, form; did you mean 'rank'?"),
         ("nd:width=2", "it has rank, form"),

@@ -143,7 +143,7 @@ def test_a_pass_that_may_not_follow_another_is_composed_only_as_the_first() -> N
 @pytest.mark.usefixtures("package")
 def test_the_own_names_stay() -> None:
     assert type(parse("nd")[0]) is NetworkDecoupling
-    assert names() == ["nd", "cd", "sd", "cp", "half", "thin", "odd", "gone", "lacking", "mute", "leaving"]
+    assert names() == ["nd", "cd", "sd", "cp", "bm", "half", "thin", "odd", "gone", "lacking", "mute", "leaving"]
 
 
 @pytest.mark.usefixtures("package")
@@ -159,7 +159,7 @@ def test_a_broken_pass_is_an_error_only_where_it_is_asked_for(name: str) -> None
 @pytest.mark.usefixtures("package")
 def test_broken_passes_are_told_apart() -> None:
     found, broken = usable()
-    assert [rule.name for rule in found] == ["nd", "cd", "sd", "cp", "half", "thin"]
+    assert [rule.name for rule in found] == ["nd", "cd", "sd", "cp", "bm", "half", "thin"]
     assert len(broken) == len(BROKEN)
 
 

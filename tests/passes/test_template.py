@@ -76,7 +76,7 @@ def passes_of(report: Path) -> list[str]:
 def test_it_is_listed(environment: Environment) -> None:
     done = environment("ndpass", "passes")
     assert (done.code, done.err) == (0, "")
-    assert [line.split()[0] for line in done.out.splitlines()] == ["nd", "cd", "sd", "cp", "id"]
+    assert [line.split()[0] for line in done.out.splitlines()] == ["nd", "cd", "sd", "cp", "bm", "id"]
     assert "id   input decomposition: k×k becomes 1×1 to fewer channels, then k×k (rank=N|full)" in done.out
 
 
@@ -97,14 +97,14 @@ def test_it_takes_part_in_auto(environment: Environment) -> None:
 
 def test_a_typing_error_finds_it(environment: Environment) -> None:
     assert_refused(
-        environment("ndpass", "run", "net.onnx", "--passes", "ID"), 2, "nd, cd, sd, cp, id; did you mean 'id'?"
+        environment("ndpass", "run", "net.onnx", "--passes", "ID"), 2, "nd, cd, sd, cp, bm, id; did you mean 'id'?"
     )
 
 
 def test_broken_it_is_left_out_of_the_list_with_its_reason(broken: Environment) -> None:
     done = broken("ndpass", "passes")
     assert done.code == 0
-    assert [line.split()[0] for line in done.out.splitlines()] == ["nd", "cd", "sd", "cp"]
+    assert [line.split()[0] for line in done.out.splitlines()] == ["nd", "cd", "sd", "cp", "bm"]
     assert done.err == f"ndpass: {BROKEN}; left out\n"
 
 

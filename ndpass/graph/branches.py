@@ -1,0 +1,274 @@
+"""Residual branches: chains of convolutions that are added to a shortcut, to be replaced by one convolution.
+
+A branch runs from the input of its first convolution to the output of its last one, which goes into the sum alone. In
+between are more convolutions and element-wise layers, each value read once. What comes before the first convolution, as
+in pre-activation blocks, stays where it is. The other side of the sum reads what the branch reads: as it is (an
+identity), or through layers of its own (a projection).
+
+One convolution in the branch's place has its strides, and at most its receptive field: with kernels k, strides s and
+pads p of the chain, and dilations d,
+
+    stride Π s_j    field 1 + Σ_j (k_j − 1) d_j Π_{i<j} s_i    pads Σ_j p_j Π_{i<j} s_i
+
+The floors of the sizes agree: floor((floor(a / s) + b) / t) = floor((a + b s) / (s t)) for whole b.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ndpass.conv import Array, Conv
+from ndpass.graph.dependencies import reads, upstream
+from ndpass.graph.sites import Found, Site
+
+# element-wise layers with one input that is computed; what else they read is constant
+UNARY = frozenset(
+    {
+        "Abs",
+        "Add",
+        "Cast",
+        "Celu",
+        "Clip",
+        "Div",
+        "Dropout",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LeakyRelu",
+        "Max",
+        "Min",
+        "Mish",
+        "Mul",
+        "Neg",
+        "PRelu",
+        "Relu",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Softsign",
+        "Sub",
+        "Swish",
+        "Tanh",
+        "ThresholdedRelu",
+    }
+)
+LINEAR = frozenset({"Identity", "Dropout", "Cast"})
+EVERY = slice(None)
+ACTIVE = 0.5  # share of a non-linear layer's input that its linear stand-in lets through: half of it is below zero
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A residual branch that one convolution can stand for.
+
+    name: of the node that adds; layers: names of the convolutions, first to last; inner: of all nodes of the branch,
+    output: the tensor of the sum, response: of the last layer. outline: the convolution with the receptive field, its
+    weights zeros that take no memory. in_hw, rows: as of a `Site`, of the first layer. macs: of all layers.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    inner: tuple[str, ...]
+    output: str
+    response: str
+    outline: Conv
+    in_hw: tuple[int, ...]
+    rows: int
+    macs: int
+    load: Callable[[], Conv]
+
+    @property
+    def first(self) -> str:
+        return self.layers[0]
+
+    @property
+    def last(self) -> str:
+        """The layer in whose name the block is planned and reported."""
+        return self.layers[-1]
+
+    @property
+    def conv(self) -> Conv:
+        """The branch linearised, each non-linear layer as one that lets half through: a convolution without bias."""
+        return self.load()
+
+    def cost(self, conv: Conv) -> int:
+        """Multiply-accumulates of a convolution in the place of the branch."""
+        return self.rows * conv.macs(self.in_hw)
+
+
+@dataclass(frozen=True)
+class Unmerged:
+    """A sum with convolutions behind it that is no residual block to be merged, and why; layers: those convolutions."""
+
+    name: str
+    layers: tuple[str, ...]
+    reason: str
+
+
+Block: TypeAlias = "Branch | Unmerged"
+Index: TypeAlias = "tuple[slice | int, ...]"
+
+
+def blocks(graph: gs.Graph, shapes: dict[str, tuple[int, ...]], read: Callable[[gs.Node], Found]) -> list[Block]:
+    """Every sum of two computed tensors of one shape that a convolution leads to, in graph order."""
+    found = []
+    outputs = {id(t) for t in graph.outputs}
+    for node in graph.nodes:
+        if node.op != "Add" or len(node.inputs) != 2 or any(isinstance(t, gs.Constant) for t in node.inputs):
+            continue
+        a, b = (shapes.get(t.name) for t in node.inputs)
+        if a is None or a != b:
+            continue
+        sides = [_Side.up_from(t, outputs) for t in node.inputs]
+        pairs = [(side, other) for side, other in zip(sides, reversed(node.inputs), strict=True) if side.convs]
+        if pairs:
+            found.append(_block(node, *max(pairs, key=lambda pair: len(pair[0].convs)), read))
+        elif why := next((side.why for side in sides if side.why), ""):
+            found.append(Unmerged(node.name, (), why))
+    return found
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What leads to one input of a sum: convolutions, last first, all nodes down from the first convolution, where it
+    begins (the tensor that others read too, if any), and why it ends in no convolution."""
+
+    convs: Sequence[gs.Node]
+    nodes: Sequence[gs.Node]
+    start: gs.Tensor
+    why: str = ""
+
+    @classmethod
+    def up_from(cls, tensor: gs.Tensor, outputs: set[int]) -> _Side:
+        convs: list[gs.Node] = []
+        nodes: list[gs.Node] = []
+        inner = 0  # how many nodes there are down from the first convolution
+        t = tensor
+        while len(t.outputs) == 1 and t.inputs and id(t) not in outputs:
+            node = t.inputs[0]
+            computed = [i for i in node.inputs if not isinstance(i, gs.Constant) and not i.is_empty()]
+            if node.op == "Conv" and len(computed) == 1:
+                convs.append(node)
+                inner = len(nodes) + 1
+            elif node.op not in UNARY or len(computed) != 1:
+                if not convs and node.op == "Mul":
+                    return cls(
+                        convs, nodes, t, "its branch is multiplied by what is computed, as by squeeze-and-excite"
+                    )
+                break
+            nodes.append(node)
+            t = computed[0]
+        return cls(convs, nodes[:inner], t)
+
+
+def _block(add: gs.Node, side: _Side, shortcut: gs.Tensor, read: Callable[[gs.Node], Found]) -> Block:
+    names = tuple(str(node.name) for node in reversed(side.convs))
+    sites = [read(node) for node in reversed(side.convs)]
+    reason = _why_not(side, shortcut, sites)
+    if reason is not None:
+        return Unmerged(add.name, names, reason)
+    known = [site for site in sites if isinstance(site, Site)]
+    outline = merged_outline([site.outline for site in known])
+    slopes = _slopes(list(reversed(side.nodes)))
+    macs = sum(site.macs(site.outline) or 0 for site in known)
+    return Branch(
+        add.name,
+        names,
+        tuple(str(node.name) for node in side.nodes),
+        str(add.outputs[0].name),
+        str(side.convs[0].outputs[0].name),
+        outline,
+        known[0].in_hw or (),
+        known[0].rows,
+        macs,
+        lambda: replace(outline, weight=linearised([site.conv for site in known], slopes)),
+    )
+
+
+def _why_not(side: _Side, shortcut: gs.Tensor, sites: Sequence[Found]) -> str | None:
+    """Why the branch cannot become one convolution, or None."""
+    if side.nodes[0] is not side.convs[0]:
+        return f"{side.nodes[0].op} '{side.nodes[0].name}' stands between its last convolution and the sum"
+    if len(side.convs) < 2:
+        return "its branch is one convolution already"
+    for site in sites:
+        if not isinstance(site, Site):
+            return f"layer '{site.name}': {site.reason}"
+        if site.in_hw is None:
+            return f"layer '{site.name}': its input size is not known"
+    seen = {id(t) for node in upstream([shortcut], {id(side.start)}) for t in reads(node)} | {id(shortcut)}
+    if id(side.start) not in seen:
+        return "the other side of the sum does not read what the branch reads, so it is no shortcut"
+    if min(merged_outline([site.outline for site in sites if isinstance(site, Site)]).pads, default=0) < 0:
+        return "negative pads"
+    return None
+
+
+def _slopes(nodes: Sequence[gs.Node]) -> list[float]:
+    """What linear stand-ins of the layers behind each convolution let through."""
+    slopes: list[float] = []
+    for node in nodes:
+        if node.op == "Conv":
+            slopes.append(1.0)
+        elif node.op not in LINEAR and slopes:
+            slopes[-1] = ACTIVE
+    return slopes
+
+
+def merged_outline(convs: Sequence[Conv]) -> Conv:
+    """The geometry of the one convolution with the receptive field of the chain; weights of zeros."""
+    axes = len(convs[0].kernel)
+    field, stride, pads = [1] * axes, [1] * axes, [0] * 2 * axes
+    for conv in convs:
+        for a in range(axes):
+            field[a] += (conv.kernel[a] - 1) * conv.dilations[a] * stride[a]
+            pads[a] += conv.pads[a] * stride[a]
+            pads[a + axes] += conv.pads[a + axes] * stride[a]
+            stride[a] *= conv.strides[a]
+    shape = (convs[-1].n_o, convs[0].n_i, *field)
+    return Conv(np.broadcast_to(np.float32(0), shape), strides=tuple(stride), pads=tuple(pads))
+
+
+def linearised(convs: Sequence[Conv], slopes: Sequence[float]) -> Array:
+    """The kernel (n_o, n_i, *field) of the chain where what is behind each convolution multiplies by its slope.
+
+    slopes: one for each convolution. Paddings inside the chain are taken for values, which they are not at the border.
+    """
+    axes = len(convs[0].kernel)
+    total = _spread(convs[0].dense().weight.astype(np.float64), convs[0].dilations) * slopes[0]
+    stride = convs[0].strides
+    for conv, slope in zip(convs[1:], slopes[1:], strict=True):
+        weight = conv.dense().weight.astype(np.float64)
+        field = [
+            n + (k - 1) * d * s for n, k, d, s in zip(total.shape[2:], conv.kernel, conv.dilations, stride, strict=True)
+        ]
+        made: Array = np.zeros((conv.n_o, total.shape[1], *field))
+        flat = total.reshape(total.shape[0], -1)  # (n_m, n_i * field before)
+        for tap in np.ndindex(*conv.kernel):
+            starts = [t * d * s for t, d, s in zip(tap, conv.dilations, stride, strict=True)]
+            at: Index = (EVERY, EVERY, *(slice(b, b + n) for b, n in zip(starts, total.shape[2:], strict=True)))
+            own: Index = (EVERY, EVERY, *tap)
+            made[at] += (weight[own] @ flat).reshape(conv.n_o, *total.shape[1:])
+        total = made * slope
+        stride = tuple(stride[a] * conv.strides[a] for a in range(axes))
+    return total
+
+
+def _spread(weight: Array, dilations: Sequence[int]) -> Array:
+    """The kernel with zeros between its elements, as the dilations say."""
+    size = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
+    if math.prod(dilations) == 1:
+        return weight
+    wide = np.zeros((*weight.shape[:2], *size))
+    at: Index = (EVERY, EVERY, *(slice(None, None, d) for d in dilations))
+    wide[at] = weight
+    return wide

@@ -1,0 +1,97 @@
+"""Residual blocks that become one convolution while the layers around them are rewritten one after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ndpass.calibration.collect import Frontier
+from ndpass.calibration.moments import Moments
+from ndpass.calibration.reference import Calibration
+from ndpass.graph.graph import Graph, Site
+from ndpass.passes import Pass
+from ndpass.planning.blocks import Mergeable, mergeable
+from ndpass.planning.candidate import Budget, Candidate, Choice
+from ndpass.planning.choose import choose_local
+from ndpass.planning.threads import blas_threads
+from ndpass.report import Layer
+from ndpass.rewriting.checkpoint import Record
+from ndpass.rewriting.rows import done, left_alone
+
+REFITTED = "refitted behind merged blocks"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a graph that is being rewritten.
+
+    by_first: name of a block's first layer -> the block; sites: all layers as they were before; rows: of the layers of
+    the blocks that have been merged, by name.
+    """
+
+    calibration: Calibration | None
+    by_first: Mapping[str, Mergeable]
+    sites: Mapping[str, Site]
+    rows: dict[str, Layer] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, graph: Graph, passes: Sequence[Pass], names: Collection[str], calibration: Calibration | None
+    ) -> Blocks:
+        found = mergeable(graph, passes, names, calibration is not None).values()
+        sites = {site.name: site for site in graph.sites() if isinstance(site, Site)} if found else {}
+        return cls(calibration, {block.branch.first: block for block in found}, sites)
+
+    def decide(self, block: Mergeable, plan: Mapping[str, Choice] | Budget, frontier: Frontier) -> Record | None:
+        """The block as one convolution, where the plan or the budget of each block by itself says so."""
+        first, last = self.sites[block.branch.first], block.branch.last
+        if not isinstance(plan, Budget) and not block.merged(plan[last].candidate):
+            return None
+        assert self.calibration is not None
+        moments = self.calibration.block_moments(block.branch, first, frontier)
+        with blas_threads(first):
+            chosen = plan[last].candidate if not isinstance(plan, Budget) else _local(block, moments, plan)
+            return self._fitted(block, chosen, moments) if block.merged(chosen) else None
+
+    def refitted(self, site: Site, row: Layer, frontier: Frontier) -> Record | None:
+        """A layer that stays as it is, fitted anew to the original behind what merged blocks have changed before it.
+
+        It costs nothing. The last layer of a block that is not merged makes up for the shortcut, as a merged one does.
+        """
+        assert self.calibration is not None
+        if site.name not in self.calibration.responses:
+            return None
+        block = next((b.branch for b in self.by_first.values() if b.branch.last == site.name), None)
+        if block is None:
+            moments = self.calibration.moments(site, frontier)
+        else:
+            alone = replace(block, outline=site.outline, load=site.load)
+            moments = self.calibration.block_moments(alone, site, frontier)
+        with blas_threads(site):
+            conv = site.conv
+            bias = moments.bias(moments.best)
+            conv = replace(conv, weight=moments.best.reshape(conv.weight.shape), bias=bias)
+        note = row.model_copy(update={"reason": f"{row.reason}; {REFITTED}"})
+        return Record(note, True, conv)
+
+    def _fitted(self, block: Mergeable, candidate: Candidate, moments: Moments) -> Record:
+        """The row is that of the last layer, in whose name the block goes on."""
+        conv, error = block.fitted(candidate, moments)
+        row = done(self.sites[block.branch.last], candidate, block.branch.cost(conv), error)
+        return Record(row, True, conv)
+
+    def note(self, block: Mergeable, row: Layer) -> None:
+        """The block has been merged; row: of its last layer."""
+        gone = f"merged into '{block.branch.last}'"
+        for layer in block.branch.layers[:-1]:
+            self.rows[layer] = left_alone(self.sites[layer], "done", gone)
+        text = f"stands for {', '.join(block.branch.layers)}"
+        self.rows[block.branch.last] = row.model_copy(update={"reason": text})
+
+
+def _local(block: Mergeable, moments: Moments, budget: Budget) -> Candidate:
+    """What the budget makes of the block by itself."""
+    return choose_local([Candidate(block.branch.macs), *block.candidates(moments)], budget).candidate

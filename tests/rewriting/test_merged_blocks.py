@@ -1,0 +1,184 @@
+"""Residual blocks as one convolution through the pipeline: planted branches, drift, rows, budgets, plans, refusals."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino as ov
+import pytest
+from models import network, normal, plain, relative, run_options, run_ort
+from numpy.typing import NDArray
+
+from ndpass.calibration.feeds import open_feeds
+from ndpass.errors import InputError
+from ndpass.passes import parse
+from ndpass.planning.candidate import Budget
+from ndpass.report import Layer, Report
+from ndpass.run import pipeline
+from ndpass.run.options import Options
+from ndpass.run.plan_file import PlanFile
+
+F = NDArray[np.floating[Any]]
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+BLOCKS = """(float[N,3,8,8] image) => (float[N,5] scores, float[N,12,4,4] i) {
+    a = Conv<pads=[1,1,1,1]>(image, W1)  r = Relu(a)
+    b = Conv<pads=[2,2,2,2]>(r, W2, B2)  s = Relu(b)  c = Conv(s, W3)  d = Add(c, r)  e = Relu(d)
+    q = Conv<strides=[2,2]>(e, W6)  f = Conv<strides=[2,2], pads=[1,1,1,1]>(e, W4, B4)  g = Relu(f)
+    h = Conv(g, W5)  i = Add(h, q)  j = Relu(i)
+    p = GlobalAveragePool(j)  v = Flatten(p)  scores = Gemm<transB=1>(v, W7)
+}"""
+
+
+def blocks(offset: float = 100.0) -> onnx.ModelProto:
+    """Two residual blocks, the second with a stride and a projection. offset: of the biases before the inner ReLUs, so
+    that with a large one these never clip, and each branch is one convolution."""
+    return network(
+        BLOCKS,
+        W1=normal(8, 3, 3, 3),
+        W2=normal(8, 8, 5, 5),
+        B2=np.full(8, offset, np.float32),
+        W3=normal(8, 8, 1, 1, seed=1) / 2,
+        W4=normal(12, 8, 3, 3),
+        B4=np.full(12, offset, np.float32),
+        W5=normal(12, 12, 1, 1) / 2,
+        W6=normal(12, 8, 1, 1),
+        W7=normal(5, 12),
+    )
+
+
+def images(count: int, seed: int = 0) -> F:
+    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+def options_for(spec: str, budget: Budget | None = None, **changed: Any) -> Options:
+    return run_options(
+        parse(spec),
+        budget or Budget("pinned"),
+        calibration=lambda inputs: open_feeds(images(150), inputs),
+        validation=lambda inputs: open_feeds(images(16, seed=1), inputs),
+        threads=1,
+        **changed,
+    )
+
+
+def run(
+    model: onnx.ModelProto | Path, spec: str, budget: Budget | None = None, output: str = "out.onnx", **changed: Any
+) -> Report:
+    if isinstance(model, onnx.ModelProto):
+        onnx.save(model, "in.onnx")
+        model = Path("in.onnx")
+    return pipeline.run(model, Path(output), options_for(spec, budget, **changed))
+
+
+def by_name(report: Report) -> dict[str, Layer]:
+    return {layer.name: layer for layer in report.layers}
+
+
+def answers(path: str, x: F) -> list[Any]:
+    if path.endswith(".onnx"):
+        return run_ort(onnx.load(path), {"image": x})
+    compiled = ov.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return list(compiled(x).values())
+
+
+@pytest.mark.parametrize("kind", ["onnx", "xml"])
+def test_branches_that_are_linear_are_recovered(kind: str) -> None:
+    """An identity with 5x5 and 1x1 behind it, and a projection with a strided 3x3 and 1x1."""
+    onnx.save(blocks(), "in.onnx")
+    if kind == "xml":
+        ov.save_model(ov.Core().read_model("in.onnx"), "in.xml", compress_to_fp16=False)
+    report = run(Path(f"in.{kind}"), "bm:kernel=full", output=f"out.{kind}")
+    x = images(8, seed=2)
+    assert relative(answers(f"out.{kind}", x), answers(f"in.{kind}", x)) < 1e-3
+    merged = [row for row in report.layers if row.setting]
+    assert [row.setting for row in merged] == [{"bm": {"kernel": 5}}, {"bm": {"kernel": 3}}]
+    assert all(row.error_measured == pytest.approx(0, abs=5e-3) for row in merged)  # the prior lets half through
+
+
+def test_a_block_makes_up_for_what_those_before_it_did_to_the_shortcut() -> None:
+    """Behind the second sum the mean of every channel is the original's, though the shortcut's is another now."""
+    run(blocks(offset=0.1), "bm:kernel=1")
+    x = images(150)
+    before, after = (answers(path, x)[1] for path in ("in.onnx", "out.onnx"))
+    spread = before.std((0, 2, 3))
+    assert (np.abs(after - before).std((0, 2, 3)) > 0.1 * spread).any()  # it is not the same
+    np.testing.assert_allclose(after.mean((0, 2, 3)), before.mean((0, 2, 3)), atol=1e-4 * spread.max())
+
+
+def test_every_layer_has_its_row_and_the_macs_add_up() -> None:
+    report = run(blocks(), "bm:kernel=3")
+    rows = by_name(report)
+    assert sum(row.macs[1] for row in report.layers if row.macs) == report.model.macs[1]
+    first, last = (next(row for row in report.layers if row.setting and row.macs), None)
+    assert last is None
+    members = [row for row in report.layers if row.reason.startswith("merged into")]
+    assert [row.macs[1] for row in members if row.macs] == [0, 0]
+    assert all(row.status == "done" for row in members)
+    assert first.reason == f"stands for {members[0].name}, {first.name}"
+    assert rows[members[0].name].reason == f"merged into '{first.name}'"
+
+
+def test_what_stays_behind_a_merged_block_is_fitted_anew() -> None:
+    report = run(blocks(offset=0.1), "bm:kernel=1")
+    assert [row.name for row in report.layers if "refitted" in row.reason] == ["q", "scores"]
+
+
+@pytest.mark.parametrize(("spec", "share"), [("bm", 0.6), ("cp,sd,bm", 0.3), ("cp,sd,bm", 0.7)])
+def test_a_budget_of_macs_is_kept_whatever_competes(spec: str, share: float) -> None:
+    report = run(blocks(offset=0.1), spec, Budget("macs", share))
+    before, after = report.model.macs
+    assert after <= share * before
+
+
+def test_a_plan_gives_the_same_model_again() -> None:
+    run(blocks(offset=0.1), "bm", Budget("macs", 0.6), save_plan=Path("plan.json"))
+    first = run_ort(onnx.load("out.onnx"), {"image": images(4)})
+    assert any("bm" in own for own in PlanFile.read(Path("plan.json")).layers.values())
+    run(Path("in.onnx"), "bm", plan=Path("plan.json"), output="again.onnx")
+    assert relative(run_ort(onnx.load("again.onnx"), {"image": images(4)}), first) == 0
+
+
+def test_a_plan_that_merges_what_is_no_block_is_refused() -> None:
+    run(blocks(offset=0.1), "bm:kernel=1", save_plan=Path("plan.json"))
+    plan = PlanFile.read(Path("plan.json"))
+    plan.layers["b"] = {"bm": {"kernel": 1}}
+    plan.save(Path("plan.json"))
+    with pytest.raises(InputError, match="it is the last layer of none"):
+        run(Path("in.onnx"), "bm", plan=Path("plan.json"))
+
+
+def test_an_ignored_layer_keeps_its_block() -> None:
+    report = run(blocks(), "bm:kernel=3", ignore=("re:b",))
+    assert [row.name for row in report.layers if row.setting] == ["h"]
+
+
+def test_a_run_that_is_cut_off_goes_on() -> None:
+    class CutOffError(Exception):
+        pass
+
+    def listen(stage: str, done: int, _total: int) -> None:
+        if (stage, done) == ("rewriting", 4):
+            raise CutOffError
+
+    onnx.save(blocks(offset=0.1), "in.onnx")
+    wanted = run(Path("in.onnx"), "bm:kernel=1", output="whole.onnx")
+    chosen = options_for("bm:kernel=1")
+    with pytest.raises(CutOffError):
+        pipeline.run(Path("in.onnx"), Path("out.onnx"), chosen, listen)
+    report = run(Path("in.onnx"), "bm:kernel=1", resume=True)
+    assert [row.setting for row in report.layers] == [row.setting for row in wanted.layers]
+    assert filecmp.cmp("out.onnx", "whole.onnx", shallow=False)
+
+
+def test_networks_without_blocks_and_runs_without_data_say_why() -> None:
+    with pytest.raises(InputError, match="it is in no residual branch"):
+        run(plain(), "bm:kernel=3")
+    onnx.save(blocks(), "in.onnx")
+    with pytest.raises(InputError, match="fitted to data only: give --calibration"):
+        pipeline.run(Path("in.onnx"), Path("out.onnx"), run_options(parse("bm:kernel=3"), Budget("pinned")))
