@@ -34,20 +34,21 @@ def run(
     options: Mapping[str, Any],
     around: Mapping[str, str] | None = None,
     limit: float | None = None,
+    command: str = "run",
 ) -> tuple[Row, float]:
     """The report of a run and the seconds of the whole process. Raises RefusedError where it writes no model.
 
     words: options as they are typed; options: others by name, those that are None are left out; around: environment
-    variables besides those of this process; limit: seconds after which it is stopped.
+    variables besides those of this process; limit: seconds after which it is stopped; command: run or refine.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         given = as_options({**options, "json": report})
-        command = [sys.executable, "-m", "ndpass", "run", str(model), "-q", "-o", str(out), *words, *given]
+        line = [sys.executable, "-m", "ndpass", command, str(model), "-q", "-o", str(out), *words, *given]
         start = time.perf_counter()
         env = {**os.environ, **(around or {})}
         try:
-            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=limit)
+            done = subprocess.run(line, env=env, capture_output=True, text=True, check=False, timeout=limit)
         except subprocess.TimeoutExpired as e:
             raise RefusedError(f"stopped after {limit:.0f} s", time.perf_counter() - start) from e
         seconds = time.perf_counter() - start

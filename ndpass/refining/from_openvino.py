@@ -52,7 +52,7 @@ SAME = {  # what differs in nothing but its name
     "Less": "Less",
     "LogicalNot": "Not",
 }
-REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd")
+REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2")
 
 
 def read(model: ov.Model) -> Program:

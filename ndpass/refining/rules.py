@@ -321,6 +321,7 @@ RULES: dict[str, Rule] = {
     "ReduceMax": _reduction(torch.amax),
     "ReduceMin": _reduction(torch.amin),
     "ReduceProd": _reduction(_product),
+    "ReduceL2": _reduction(torch.linalg.vector_norm),
     "Pad": _pad,
     "Concat": _concat,
     "Split": _split,

@@ -52,6 +52,7 @@ ONE = [  # operator on x (2, 4, 7, 9), attributes and other inputs as ONNX text
     "GlobalAveragePool(x)",
     "GlobalMaxPool(x)",
     "ReduceMean<axes=[2,3], keepdims=0>(x)",
+    "ReduceL2<axes=[1]>(x)",
     "Pad(x, Pads, High)",
     'Pad<mode="reflect">(x, Pads)',
     'Pad<mode="edge">(x, Pads)',
