@@ -79,6 +79,11 @@ class Candidate:
     block: Block | None = field(default=None, compare=False, repr=False)
 
     @property
+    def is_gone(self) -> bool:
+        """Whether the layer is no more: it has been merged into another."""
+        return self.macs == 0 and not self.setting
+
+    @property
     def damage(self) -> float:
         """What plans keep small, summed over the layers: `weighed`, or the error where that is not known."""
         return self.error if self.weighed is None else self.weighed

@@ -22,6 +22,7 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener, Step, tell
 from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass
+from ndpass.planning.blocks import Mergeable, mergeable
 from ndpass.planning.candidate import Candidate, CandidateStore, possible, seconds_of
 from ndpass.planning.candidates import block_of, channel_group
 from ndpass.planning.latency_table import CORRECTION, VISIBLE, LatencyTable, kind
@@ -46,24 +47,43 @@ def timed_table(
     they come.
     """
     small: dict[str, list[Candidate]] = {}
+    named = {site.name: site for site in sites}
+    merged = mergeable(graph, passes, list(named), calibrated=True)
     for i, site in enumerate(sites):
         tell(listen, Step("timing", i, len(sites), site.name))
         known = store.load_candidates(site.name) if store else None
         if known is not None:
             small[site.name] = known
             continue
-        dense, fronts = candidates[site.name][0], fronts_of(candidates[site.name])
+        block, batch = merged.get(site.name), latencies.machine.target.batch
+        dense, fronts = candidates[site.name][0], fronts_of([c for c in candidates[site.name] if not _merges(block, c)])
         few = [dense, *(c for front in fronts for c in thinned(front))]
-        group, rows = channel_group(graph, site, passes), rows_of(graph, site, latencies.machine.target.batch)
+        group, rows = channel_group(graph, site, passes), rows_of(graph, site, batch)
         blocks = [block_of(site, passes, c.setting, group) for c in few]
         times = iter(latencies.of(blocks, site.in_hw or (), rows))
         small[site.name] = [replace(dense, seconds=next(times))]
         for front in fronts:
             small[site.name] += interpolated(front, {c.macs: next(times) for c in thinned(front)})
+        if block is not None:
+            rows = rows_of(graph, named[block.branch.first], batch)
+            small[site.name] += _merged(block, candidates[site.name], latencies, rows)
         if store:
             store.save_candidates(site.name, small[site.name])
     whole, in_place = time_original(graph, latencies.machine, list(small))
-    return LatencyTable({name: corrected(ways, in_place[name]) for name, ways in small.items()}, whole, in_place)
+    others = {last: list(block.branch.layers[:-1]) for last, block in merged.items()}
+    ways = {name: corrected(own, in_place[name]) for name, own in small.items()}
+    return LatencyTable(ways, whole, in_place, blocks=others)
+
+
+def _merged(block: Mergeable, ways: Sequence[Candidate], latencies: Latencies, rows: int) -> list[Candidate]:
+    """The candidates that merge the block, timed as the one convolution that they are; rows: of the block's input."""
+    own = [c for c in ways if block.merged(c)]
+    times = latencies.of([block.shape(c) for c in own], block.branch.in_hw, rows)
+    return [replace(c, seconds=seconds) for c, seconds in zip(own, times, strict=True)]
+
+
+def _merges(block: Mergeable | None, candidate: Candidate) -> bool:
+    return block is not None and block.merged(candidate)
 
 
 def rows_of(graph: Graph, site: Site, batch: int) -> int:

@@ -11,7 +11,7 @@ of the whole model's time: a counter of 0 µs never counts as no time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -57,7 +57,8 @@ class LatencyTable:
     """Layer -> candidates with seconds, the first as the layer is.
 
     whole: seconds of the original by the clock; in_place: layer -> its seconds inside the original, by the counters;
-    reverted: layer -> why what was tried there was taken back; scale: the table's seconds now over those at first.
+    reverted: layer -> why what was tried there was taken back; scale: the table's seconds now over those at first;
+    blocks: last layer of a block -> the others, which go where the block is merged.
     """
 
     candidates: dict[str, list[Candidate]]
@@ -65,6 +66,7 @@ class LatencyTable:
     in_place: dict[str, float]
     reverted: dict[str, str] = field(default_factory=dict)
     scale: float = 1.0
+    blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def rest(self) -> float:
@@ -85,15 +87,29 @@ class LatencyTable:
         return Choice(ways[0], "the budget is met with less damage elsewhere")
 
     def current(self, name: str, candidate: Candidate) -> Candidate:
-        """The candidate with its seconds as they are now; as it is given where it was taken back."""
+        """The candidate with its seconds as they are now; as it is given where it was taken back, or the layer went."""
+        if candidate.is_gone:
+            return candidate
         return next((c for c in self.candidates[name] if c.setting == candidate.setting), candidate)
 
     def without(self, plan: Mapping[str, Choice], names: Collection[str]) -> dict[str, Choice]:
-        """The plan with these layers as they are, and the other candidates with their seconds as they are now."""
+        """The plan with these layers as they are, and the other candidates with their seconds as they are now.
+
+        The layers of a block that is not merged after all are kept, too.
+        """
+        names = {*names, *(layer for name in names for layer in self._gone(name, plan))}
         return {
             name: self.kept(name) if name in names else replace(choice, candidate=self.current(name, choice.candidate))
             for name, choice in plan.items()
         }
+
+    def _gone(self, name: str, plan: Mapping[str, Choice]) -> list[str]:
+        """The layers that have been merged into this one."""
+        return [layer for layer in self.blocks.get(name, ()) if layer in plan and plan[layer].candidate.is_gone]
+
+    def before(self, name: str, timed: TimedPlan) -> float:
+        """Seconds in the original of the layer and of those that have been merged into it."""
+        return self.in_place[name] + sum(self.in_place[layer] for layer in self._gone(name, timed.plan))
 
     def sees(self, name: str, timed: TimedPlan) -> bool:
         """Whether counters show the layer in the original and in the plan, so that the two can be compared."""
@@ -105,7 +121,7 @@ class LatencyTable:
         changed: whether the layer was rewritten or pruned. One that was not takes what it took: its counters differ
         only by noise and by what the runtime puts around it.
         """
-        before = self.in_place[name]
+        before = self.before(name, timed)
         if changed:
             return (before, timed.in_place[name]) if self.sees(name, timed) else None
         return (before, before) if before >= VISIBLE else None
@@ -145,7 +161,7 @@ class LatencyTable:
         """Rule out what its own counters show to be no faster, and all of its kind with as many MACs or more."""
         slower = []
         for name in timed.rewritten:
-            before, after = self.in_place[name], timed.in_place[name]
+            before, after = self.before(name, timed), timed.in_place[name]
             if not self.sees(name, timed) or after < before:
                 continue
             slower.append(name)
@@ -162,7 +178,7 @@ class LatencyTable:
         """
         hidden = [name for name in timed.rewritten if not self.sees(name, timed)]
         shown = [name for name in timed.rewritten if self.sees(name, timed)]
-        before = self.whole - sum(self.in_place[name] for name in shown)
+        before = self.whole - sum(self.before(name, timed) for name in shown)
         after = timed.seconds - sum(timed.in_place[name] for name in shown)
         if after < before:
             return []

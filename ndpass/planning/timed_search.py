@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,13 +41,14 @@ MORE = "allow more passes (--passes auto) or --precision f32"
 class TimedSearch:
     """table: what candidates take, corrected as plans are timed; timer: what times the plans; passes: their names;
     fronts: of layers that depend on each other (`ndpass.planning.channel_savings`); ledger: makes errors of candidates
-    exact where they are bounds."""
+    exact where they are bounds; without_merged: leaves out layers that a plan merges into others."""
 
     table: LatencyTable
     timer: PlanTimer
     passes: Sequence[str]
     fronts: Fronts = separate
     ledger: Ledger | None = None
+    without_merged: Callable[[Mapping[str, Choice]], dict[str, Choice]] = dict
 
     @property
     def least(self) -> float:
@@ -142,7 +143,9 @@ class TimedSearch:
         plan = None
         while plan is None:
             plan = self._decided(aim, alone)
-        return {name: choice if choice.candidate.setting else self.table.kept(name) for name, choice in plan.items()}
+        return self.without_merged(
+            {name: choice if choice.candidate.setting else self.table.kept(name) for name, choice in plan.items()}
+        )
 
     def _decided(self, aim: float, alone: str | None) -> dict[str, Choice] | None:
         """The plan for `aim`, or None where something in it had to be fitted before, which has been done."""

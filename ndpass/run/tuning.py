@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ndpass.calibration.reference import Calibration
@@ -18,6 +19,7 @@ from ndpass.graph.graph import Graph
 from ndpass.listener import Listener, Renamed
 from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass
+from ndpass.planning.blocks import without_merged
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidate_times import timed_table
 from ndpass.planning.channel_savings import Coupling
@@ -126,8 +128,10 @@ class Tuner:
         if self.checkpoint and packed is None:
             self.checkpoint.write("table.json", pack_table(table))
         timer = StandIns(lambda: self.network.open().graph, passes, self.latencies.machine)
-        fronts = Coupling(opened.graph, opened.sites, passes, planner.blocks(opened.sites)).fronts
-        return TimedSearch(table, timer, [p.name for p in passes], fronts, ledger)
+        blocks = planner.blocks(opened.sites)
+        fronts = Coupling(opened.graph, opened.sites, passes, blocks).fronts
+        settle = partial(without_merged, blocks=blocks)
+        return TimedSearch(table, timer, [p.name for p in passes], fronts, ledger, settle)
 
     def _table(self, opened: Opened, ledger: Ledger) -> LatencyTable:
         kept, passes = self._kept("timed"), self.network.passes
