@@ -6,7 +6,6 @@ the machine down slows both.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +20,26 @@ from ndpass.measuring.machine import Machine
 from ndpass.measuring.turns import Clock, Timed
 
 PRECISION = 0.015  # half-width of a latency's interval at which two latencies that are 3 % apart can be told apart
-SECONDS = 0.4  # time for each block; twice that where it is not precise enough by then
+NOISE = 0.03  # the same, from which on a machine is called noisy
+SECONDS = 0.1  # time for each block; twice that where it is not precise enough by then
 MIN_ROUNDS = 6
 CALLS = 4  # a turn is the fastest of so many inferences: a disturbance only ever adds to one
+LONG, LONG_CALLS = 4e-3, 2  # seconds from which on an inference is long, and how many of these are a turn
 AT_ONCE = 8  # blocks that are compiled and timed together, beside the dense one
 
 
 @dataclass(frozen=True)
 class _Turns:
-    """times: (rounds, models) seconds of the bases, then the dense layer, then the blocks; bases: how many there are.
+    """times: (rounds, models) seconds of the bases, then the dense layer, then the blocks; bases: how many there are;
+    own: the base of each block, by its position.
 
-    A base is the small model without a block. The first one is the dense layer's; there is a second one, the blocks',
-    where their input is narrower.
+    A base is the small model without a block. The first one is the dense layer's; there are others where blocks have a
+    narrower input.
     """
 
     times: NDArray[np.float64]
     bases: int
+    own: Sequence[int]
 
     @property
     def dense(self) -> NDArray[np.float64]:
@@ -56,9 +59,10 @@ class _Turns:
 
         The median of each base is subtracted: a base that was disturbed in one round would spoil that round's ratio.
         """
-        base, own = (np.median(self.times[:, i]) for i in (0, self.bases - 1))
+        bases = np.median(self.times[:, : self.bases], axis=0)
         smallest = 1e-3 * np.median(self.dense)
-        return np.maximum(self.blocks - own, smallest) / np.maximum(self.dense - base, smallest)[:, None]
+        blocks = self.blocks - bases[list(self.own)]
+        return np.maximum(blocks, smallest) / np.maximum(self.dense - bases[0], smallest)[:, None]
 
     def spread(self) -> float:
         """Half the widest 95 % interval of a median ratio, relative; of the dense time where there are no blocks."""
@@ -83,8 +87,8 @@ class Latencies:
 
     @property
     def noisy(self) -> bool:
-        """Whether some measurement could not tell 3 % apart in twice its time; its figures are given all the same."""
-        return self.spread > PRECISION
+        """Whether some measurement could not tell 6 % apart in twice its time; its figures are given all the same."""
+        return self.spread > NOISE
 
     def of(self, blocks: Sequence[Block], in_hw: tuple[int, ...], rows: int | None = None) -> list[float]:
         """Seconds of each block on an input (rows, n_i, *in_hw), in order; blocks[0] is the dense original.
@@ -102,18 +106,18 @@ class Latencies:
         missing = {key: block for key, block in zip(keys, blocks, strict=True) if self._remembered.get(key) is None}
         alone = missing.pop(keys[0], None) is not None and not missing
         for part in [{}] if alone else _parts(missing):
-            widths = dict.fromkeys([dense.n_i, *map(width_of, part.values())])
+            widths = list(dict.fromkeys([dense.n_i, *map(width_of, part.values())]))
             blocks_now = [dense, *part.values()]
             models = [small_model(None, dense, in_hw, rows, copies, width) for width in widths]
             models += [small_model(block, dense, in_hw, rows, copies) for block in blocks_now]
             shapes = [(rows, width, *in_hw) for width in (*widths, *map(width_of, blocks_now))]
             calls = [self._compiled(model, shape) for model, shape in zip(models, shapes, strict=True)]
-            self._measure(keys[0], list(part), calls, copies)
+            own = [widths.index(width_of(block)) for block in part.values()]
+            self._remember(keys[0], list(part), self._turns(calls, len(widths), own), copies)
         return [self._remembered.get(key) or 0.0 for key in keys]
 
-    def _measure(self, dense: str, keys: Sequence[str], calls: Sequence[Timed], copies: int) -> None:
-        """Time the bases, the dense layer and the blocks in turns and remember what is new."""
-        turns = self._turns(calls, len(calls) - 1 - len(keys))
+    def _remember(self, dense: str, keys: Sequence[str], turns: _Turns, copies: int) -> None:
+        """What the turns of the dense layer and of blocks tell that is new."""
         known = self._remembered.get(dense) or turns.dense_seconds() / copies
         ratios = np.median(turns.ratios(), axis=0)
         self._remembered.put({dense: known} | {k: float(r) * known for k, r in zip(keys, ratios, strict=True)})
@@ -123,7 +127,8 @@ class Latencies:
         x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         return self.machine.load(model, {INPUT: x})()
 
-    def _turns(self, calls: Sequence[Timed], bases: int) -> _Turns:
+    def _turns(self, calls: Sequence[Timed], bases: int, own: Sequence[int]) -> _Turns:
+        """The bases, the dense layer and the blocks, timed in turns."""
         now = self.machine.now
         start, limit = now(), self._seconds * len(calls)
         rows: list[list[float]] = []
@@ -132,7 +137,7 @@ class Latencies:
             rows.append([_turn(call, now) for call in calls[::step]][::step])
             if len(rows) < MIN_ROUNDS or len(rows) % 2:
                 continue
-            turns, passed = _Turns(np.array(rows), bases), now() - start
+            turns, passed = _Turns(np.array(rows), bases, own), now() - start
             spread = turns.spread()
             if passed > 2 * limit or (spread <= PRECISION and passed > limit / 4):
                 self.spread = max(self.spread, spread)
@@ -140,19 +145,18 @@ class Latencies:
 
 
 def _parts(missing: Mapping[str, Block]) -> Iterator[dict[str, Block]]:
-    """At most AT_ONCE blocks at a time, of the same width."""
-    widths = {key: width_of(block) for key, block in missing.items()}
-    for _, same in itertools.groupby(sorted(widths, key=widths.__getitem__), widths.__getitem__):
-        keys = list(same)
-        for start in range(0, len(keys), AT_ONCE):
-            yield {key: missing[key] for key in keys[start : start + AT_ONCE]}
+    """At most AT_ONCE blocks at a time, those of one width together."""
+    keys = sorted(missing, key=lambda key: width_of(missing[key]))
+    for start in range(0, len(keys), AT_ONCE):
+        yield {key: missing[key] for key in keys[start : start + AT_ONCE]}
 
 
 def _turn(call: Timed, now: Clock) -> float:
     """Seconds of the fastest of CALLS inferences, after one that brings the code back to the caches."""
+    start = now()
     call()
     best = float("inf")
-    for _ in range(CALLS):
+    for _ in range(CALLS if now() - start < LONG else LONG_CALLS):
         start = now()
         call()
         best = min(best, now() - start)

@@ -1,13 +1,7 @@
 """Times candidates in small models and makes the table of what they take.
 
-Of a layer's candidates those count that no other of their kind (passes and forms) beats, as far as is known. At most
-PER_KIND of a kind are timed, PER_COMPOSITION where passes are composed. Their MACs are near a geometric row: what is
-worth having is often a tenth of the layer, and ranks lie close there. The others' seconds are interpolated by MACs
-between their timed neighbours. On VGG16 for CIFAR-10 that is off by 7 % in the median between three timed ones, and by
-6 % between any two next to each other, because kernels have steps of their own. Most of what there is to time are
-compositions.
-
-The candidates of a layer are then scaled alike so that the layer as it is takes what it takes inside the whole network.
+Which ones are timed is in `ndpass.planning.timed_rounds`. The candidates of a layer are then scaled alike so that the
+layer as it is takes what it takes inside the whole network.
 """
 
 from __future__ import annotations
@@ -23,13 +17,11 @@ from ndpass.listener import Listener, Step, tell
 from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass
 from ndpass.planning.blocks import Mergeable, mergeable
-from ndpass.planning.candidate import Candidate, CandidateStore, possible, seconds_of
+from ndpass.planning.candidate import Candidate, CandidateStore, seconds_of
 from ndpass.planning.candidates import block_of, channel_group
-from ndpass.planning.latency_table import CORRECTION, VISIBLE, LatencyTable, kind
+from ndpass.planning.latency_table import CORRECTION, VISIBLE, LatencyTable
 from ndpass.planning.stand_in import time_original
-
-PER_KIND = 6
-PER_COMPOSITION = 3
+from ndpass.planning.timed_rounds import Timer, timed_in_rounds
 
 
 def timed_table(
@@ -56,14 +48,8 @@ def timed_table(
             small[site.name] = known
             continue
         block, batch = merged.get(site.name), latencies.machine.target.batch
-        dense, fronts = candidates[site.name][0], fronts_of([c for c in candidates[site.name] if not _merges(block, c)])
-        few = [dense, *(c for front in fronts for c in thinned(front))]
-        group, rows = channel_group(graph, site, passes), rows_of(graph, site, batch)
-        blocks = [block_of(site, passes, c.setting, group) for c in few]
-        times = iter(latencies.of(blocks, site.in_hw or (), rows))
-        small[site.name] = [replace(dense, seconds=next(times))]
-        for front in fronts:
-            small[site.name] += interpolated(front, {c.macs: next(times) for c in thinned(front)})
+        inside = [c for c in candidates[site.name] if not _merges(block, c)]
+        small[site.name] = timed_in_rounds(inside, _timer(graph, site, passes, latencies))
         if block is not None:
             rows = rows_of(graph, named[block.branch.first], batch)
             small[site.name] += _merged(block, candidates[site.name], latencies, rows)
@@ -86,6 +72,16 @@ def _merges(block: Mergeable | None, candidate: Candidate) -> bool:
     return block is not None and block.merged(candidate)
 
 
+def _timer(graph: Graph, site: Site, passes: Sequence[Pass], latencies: Latencies) -> Timer:
+    """What times candidates of a layer, the first as it is."""
+    group, rows = channel_group(graph, site, passes), rows_of(graph, site, latencies.machine.target.batch)
+
+    def times(few: Sequence[Candidate]) -> list[float]:
+        return latencies.of([block_of(site, passes, c.setting, group) for c in few], site.in_hw or (), rows)
+
+    return times
+
+
 def rows_of(graph: Graph, site: Site, batch: int) -> int:
     """Rows of the site's input at a batch of `batch` samples: all its axes but the features and the spatial ones.
 
@@ -93,30 +89,6 @@ def rows_of(graph: Graph, site: Site, batch: int) -> int:
     """
     shape = graph.shapes(batch)[graph.input_of(site)]
     return shape[0] if site.outline.kernel else math.prod(shape[:-1])
-
-
-def fronts_of(ways: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Of every kind among ways[1:] the candidates that no other of their kind is known to beat, fewest MACs first."""
-    kinds: dict[tuple[str, ...], list[Candidate]] = {}
-    for candidate in ways[1:]:
-        kinds.setdefault(kind(candidate), []).append(candidate)
-    return [possible(same) for same in kinds.values()]
-
-
-def thinned(front: Sequence[Candidate]) -> list[Candidate]:
-    """The first, the last and some between, their MACs as near to a geometric row as there are."""
-    most = PER_KIND if len(front[0].setting) == 1 else PER_COMPOSITION
-    if len(front) <= most:
-        return list(front)
-    logs = np.log([c.macs for c in front])
-    wanted = np.linspace(logs[0], logs[-1], most)
-    return [front[i] for i in np.unique([np.abs(logs - w).argmin() for w in wanted])]
-
-
-def interpolated(front: Sequence[Candidate], timed: Mapping[int, float]) -> list[Candidate]:
-    """All of a front with seconds; timed: MACs -> seconds of those that were timed, first and last among them."""
-    macs = sorted(timed)
-    return [replace(c, seconds=float(np.interp(c.macs, macs, [timed[m] for m in macs]))) for c in front]
 
 
 def corrected(ways: Sequence[Candidate], in_place: float) -> list[Candidate]:

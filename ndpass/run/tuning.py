@@ -144,7 +144,7 @@ class Tuner:
         return [self._noise()]
 
     def _noise(self) -> str:
-        return f"the machine is too noisy to tell latencies 3 % apart (spread {self.latencies.spread:.1%})"
+        return f"the machine is too noisy to tell latencies 6 % apart (spread {self.latencies.spread:.1%})"
 
     def _part(self, number: int) -> Checkpoint | None:
         """Where the plan with this number and its fit are kept."""

@@ -1,4 +1,4 @@
-"""The table of candidates: which are timed, how the others follow from them, and at how many rows."""
+"""The table of candidates: how small models follow the whole one, and at how many rows layers are timed."""
 
 from __future__ import annotations
 
@@ -16,42 +16,12 @@ from ndpass.measuring.target import Target
 from ndpass.passes import parse
 from ndpass.planning.candidate import Candidate, seconds_of
 from ndpass.planning.candidate_times import (
-    PER_COMPOSITION,
-    PER_KIND,
     corrected,
-    fronts_of,
-    interpolated,
     rows_of,
-    thinned,
     timed_table,
 )
-from ndpass.planning.candidates import candidates_for, refused
-from ndpass.planning.latency_table import kind
+from ndpass.planning.candidates import refused
 from ndpass.planning.plan import Planner
-
-
-def test_a_few_of_every_kind_are_timed_the_dearest_and_the_cheapest_among_them() -> None:
-    site = next(s for s in Graph(deep()).sites() if isinstance(s, Site))
-    found = candidates_for(site, parse("cd,sd,nd"))
-    fronts = fronts_of(found)
-    assert {kind(front[0]) for front in fronts} == {kind(c) for c in found[1:]}
-    for front in fronts:
-        own, kept = [c for c in found[1:] if kind(c) == kind(front[0])], thinned(front)
-        assert 1 <= len(kept) <= (PER_KIND if len(front[0].setting) == 1 else PER_COMPOSITION)
-        assert min(c.macs for c in kept) == min(c.macs for c in own)
-        assert min(c.error for c in kept) == min(c.error for c in own)
-
-
-def test_candidates_lie_closer_where_they_are_cheap() -> None:
-    front = [Candidate(16 * rank, 1 / rank, {"sd": {"rank": rank}}) for rank in range(1, 49)]
-    assert [c.setting["sd"]["rank"] for c in thinned(front)] == [1, 2, 5, 10, 22, 48]
-    assert thinned(front[:4]) == front[:4]
-
-
-def test_what_is_not_timed_is_interpolated_by_macs() -> None:
-    front = [Candidate(macs, 1 / macs, {"sd": {"rank": macs}}) for macs in (10, 20, 30, 50)]
-    found = interpolated(front, {10: 1.0, 30: 2.0, 50: 5.0})
-    assert [c.seconds for c in found] == pytest.approx([1.0, 1.5, 2.0, 5.0])
 
 
 @pytest.mark.parametrize("unseen", [0.0, 0.9e-6])

@@ -128,7 +128,7 @@ def test_a_layer_that_counters_do_not_show_counts_with_the_whole(model: Path) ->
 def test_noise_is_in_the_report(model: Path) -> None:
     rng = np.random.default_rng(0)
     found = rewritten(model, Budget("speedup", 1.2), paper={"noise": lambda: float(rng.lognormal(0, 0.3))})
-    assert any("too noisy to tell latencies 3 % apart" in text for text in found.warnings)
+    assert any("too noisy to tell latencies 6 % apart" in text for text in found.warnings)
 
 
 def test_noise_is_named_where_a_speedup_is_out_of_reach(model: Path) -> None:
