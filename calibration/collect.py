@@ -170,6 +170,16 @@ class Frontier:
         run = self._runner((self.graph.input_of(site), *others))
         yield from (run(feed) for feed in self._feeds(consume=False))
 
+    @property
+    def cut(self) -> tuple[str, ...] | None:
+        """The tensors that are stored of all images, of which the last site and all behind it can be computed; None
+        where that takes the inputs."""
+        return self._cut
+
+    def feeds(self) -> Iterator[Feed]:
+        """These tensors, or the inputs, a batch at a time."""
+        return self._feeds(consume=False)
+
     def prune(self, x: str, axis: int, kept: NDArray[np.intp], others: Collection[str]) -> None:
         """The network's tensor `x` has lost all but these channels; `others` may have lost some too."""
         if self._cut is None:

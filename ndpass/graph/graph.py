@@ -187,6 +187,12 @@ class Graph:
         needed = {t.name: None for node in self._graph.nodes[index:] for t in reads(node) if id(t) in made}
         return tuple(needed)
 
+    def not_before(self, site: Site, names: Sequence[str]) -> list[str]:
+        """Those of the tensors that no node before the site makes, so that the site may have a part in them."""
+        tensors, index = self._graph.tensors(), index_of(self._graph.nodes, self._node(site))
+        made = {id(t) for node in self._graph.nodes[:index] for t in node.outputs}
+        return [name for name in names if id(tensors[name]) not in made]
+
     def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> bytes | ov.Model:
         """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), to be run.
 

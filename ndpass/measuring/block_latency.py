@@ -62,7 +62,10 @@ class _Turns:
         bases = np.median(self.times[:, : self.bases], axis=0)
         smallest = 1e-3 * np.median(self.dense)
         blocks = self.blocks - bases[list(self.own)]
-        return np.maximum(blocks, smallest) / np.maximum(self.dense - bases[0], smallest)[:, None]
+        ratios: NDArray[np.float64] = (
+            np.maximum(blocks, smallest) / np.maximum(self.dense - bases[0], smallest)[:, None]
+        )
+        return ratios
 
     def spread(self) -> float:
         """Half the widest 95 % interval of a median ratio, relative; of the dense time where there are no blocks."""

@@ -7,8 +7,8 @@ against error of nd, sd and cd: exponents 1.1 to 2.6, mostly 2). The sum over al
 times the measured divergence, KL 0.058 and 0.035.
 
 Two errors are tried, and the steeper slope counts: in a ResNet-20 a layer that did not feel 5 % was the worst at 20 %.
-The network is probed in a copy with a switch behind every layer. The switch takes the weakest principal directions out
-of the response,
+The network is probed from the layer on, with a switch behind it: what comes before is run once for all layers. The
+switch takes the weakest principal directions out of the response,
 
     y' = y − a UUᵀ(y − ȳ)    U (n_o, r): the last eigenvectors of E[yyᵀ], a ≤ 1 so that the relative error is as wanted
 
@@ -30,19 +30,20 @@ outputs' variance. Of several outputs, and of groups of channels whose scales di
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ndpass.calibration.collect import Data
+from ndpass.calibration.collect import Data, Frontier
 from ndpass.calibration.reference import Calibration
 from ndpass.conv import Array, Conv
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import InputSpec, static_batch
 from ndpass.listener import Listener, Step, tell
-from ndpass.measuring.evaluate import Agreement, compare, stored
+from ndpass.measuring.evaluate import Agreement, compare
 from ndpass.measuring.output_errors import channel_axis
 from ndpass.measuring.runtime import Feed, OpenVINO, Outputs
 from ndpass.passes import Pass, Pruning
@@ -56,6 +57,7 @@ PASSES_OVER_DATA = 2.0  # what all slopes together may cost, in forward passes o
 FEWEST, MOST = 16, 128  # images
 DENSE, FEWEST_DENSE = 100, 8  # places that outputs answer for in an image, from which on fewer images tell as much
 LEAST = 0.03  # of the steepest slope
+MEMORY = 1 << 30  # bytes
 NOTHING = 1e-12  # variance, relative to the response's square, that is rounding in float32
 
 
@@ -116,13 +118,14 @@ def slopes(
     listen: Listener = lambda *_: None,
     *,
     pruning: Collection[str] = (),
+    memory: int = MEMORY,
 ) -> Slopes:
     """What an error of each site costs at the outputs.
 
     responses: (rows, n_o) of each site, as `calibration.collect.references` gives them. pruning: the names of the
-    passes that prune channels, if any may be what makes the error.
+    passes that prune channels, if any may be what makes the error. memory: bytes for activations that are kept.
     """
-    plain, pruned = effects(graph, sites, responses, data, listen, pruning=bool(pruning))
+    plain, pruned = effects(graph, sites, responses, data, listen, pruning=bool(pruning), memory=memory)
     return Slopes(_above_zero(plain), _above_zero(pruned), pruning)
 
 
@@ -135,7 +138,8 @@ def slopes_of(
 ) -> Slopes:
     """What an error of these passes costs, on the calibration data."""
     pruning = [rule.name for rule in passes if isinstance(rule, Pruning)]
-    return slopes(graph, sites, calibration.responses, calibration.data, listen, pruning=pruning)
+    data, memory = calibration.data, calibration.memory
+    return slopes(graph, sites, calibration.responses, data, listen, pruning=pruning, memory=memory)
 
 
 def _above_zero(found: Mapping[str, Effect]) -> dict[str, float]:
@@ -153,6 +157,7 @@ def effects(
     listen: Listener = lambda *_: None,
     *,
     pruning: bool = False,
+    memory: int = MEMORY,
 ) -> tuple[dict[str, Effect], dict[str, Effect]]:
     """Site name -> the effect with the steepest slope, of a decomposition's probes; with `pruning` also of all probes.
 
@@ -160,22 +165,56 @@ def effects(
     """
     kinds = [(kind, error) for kind in ((probe, spread_probe) if pruning else (probe,)) for error in ERRORS]
     few = probing_data(data, len(kinds) * len(sites), *probing_floor(graph))
+    original = OpenVINO(graph.segment(_answers(graph), None, few.batch), threads=few.threads)
+    frontier = Frontier(graph, few, memory)
+    before = [original(_read(feed, original)) for feed in frontier.feeds()]
     plain: dict[str, Effect] = {}
     pruned: dict[str, Effect] = {}
-    for turn, (kind, error) in enumerate(kinds):
-        probes = {site.name: kind(responses[site.name], error) for site in sites}
-        runner = OpenVINO(probed(graph, sites, probes, few.batch), threads=data.threads)
-        off = {switch(i): np.zeros(1, np.float32) for i in range(len(sites))}
-        before = stored(_Switched(runner, off), few.feeds, few.batch)
-        for i, site in enumerate(sites):
-            tell(listen, Step("probing", turn * len(sites) + i, len(kinds) * len(sites), site.name))
-            strength, injected = probes[site.name].dose(error)
-            on = {**off, switch(i): np.full(1, strength, np.float32)}
-            moved = divergence(compare(before, _Switched(runner, on), few.feeds, few.batch)) if injected else 0.0
-            effect = Effect(moved, injected)
-            for found in (plain, pruned) if kind is probe else (pruned,):
+    for i, site in enumerate(sites):
+        tell(listen, Step("probing", i, len(sites), site.name))
+        deque(frontier.advance(site), maxlen=0)
+        doses = [_Dose(kind is probe, kind(responses[site.name], error), error) for kind, error in kinds]
+        for dose, moved in zip(doses, _moved(graph, site, doses, frontier, before), strict=True):
+            effect = Effect(moved, dose.injected)
+            for found in (plain, pruned) if dose.plain else (pruned,):
                 found[site.name] = max(found.get(site.name, effect), effect, key=lambda e: e.slope)
     return plain, pruned if pruning else {}
+
+
+@dataclass(frozen=True)
+class _Dose:
+    """A probe and the error that is wanted of it. plain: whether it is the error of a decomposition."""
+
+    plain: bool
+    probe: Probe
+    error: float
+
+    @property
+    def strength(self) -> float:
+        return self.probe.dose(self.error)[0]
+
+    @property
+    def injected(self) -> float:
+        return self.probe.dose(self.error)[1]
+
+
+def _moved(
+    graph: Graph, site: Site, doses: Sequence[_Dose], frontier: Frontier, before: Sequence[Outputs]
+) -> list[float]:
+    """How far each dose moves the outputs; before: the outputs without any."""
+    data, cut = frontier.data, frontier.cut
+    runner = OpenVINO(probed(graph, site, [dose.probe for dose in doses], cut, data.batch), threads=data.threads)
+    moved = []
+    for i, dose in enumerate(doses):
+        on = {switch(j): np.full(1, dose.strength if i == j else 0.0, np.float32) for j in range(len(doses))}
+        behind = _Behind(runner, on, frontier.feeds(), iter(before))
+        moved.append(divergence(compare(before, behind, data.feeds, data.batch)) if dose.injected else 0.0)
+    return moved
+
+
+def _answers(graph: Graph) -> list[str]:
+    """What the outputs are judged by."""
+    return graph.compared() or graph.outputs()
 
 
 def divergence(agreement: Agreement) -> float:
@@ -218,16 +257,19 @@ def spread_probe(responses: Array, error: float) -> Probe:
 
 
 def switch(number: int) -> str:
-    """The name of the input (1,) that says how strongly the probe of site `number` acts."""
+    """The name of the input (1,) that says how strongly a probe acts."""
     return f"ndpass.switch{number}"
 
 
-def probed(graph: Graph, sites: Sequence[Site], probes: Mapping[str, Probe], batch: int) -> bytes | ov.Model:
-    """A copy of the network with a probe behind every site, and an input for each; it is only run, never written."""
+def probed(
+    graph: Graph, site: Site, probes: Sequence[Probe], cut: Sequence[str] | None, batch: int
+) -> bytes | ov.Model:
+    """The network from `cut` on (None: its inputs) to what the site may move, with switchable probes behind it."""
     copy = graph.copy()
-    for i, site in enumerate(sites):
-        copy.perturb(site, _subtracted(probes[site.name], site), switch(i))
-    return copy.segment(graph.compared() or graph.outputs(), None, batch)
+    for i, one in enumerate(probes):
+        copy.perturb(site, _subtracted(one, site), switch(i))
+    start = None if cut is None else [*cut, *map(switch, range(len(probes)))]
+    return copy.segment(graph.not_before(site, _answers(graph)), start, batch)
 
 
 def _subtracted(one: Probe, site: Site) -> Conv:
@@ -238,11 +280,16 @@ def _subtracted(one: Probe, site: Site) -> Conv:
 
 
 @dataclass(frozen=True)
-class _Switched:
-    """The probed network with its switches set, as a runner of the original's inputs."""
+class _Behind:
+    """The network behind a cut with its switches set; it runs on feeds of the cut, one after the other.
+
+    before: the original's outputs for them, among which may be some that the cut has no part in.
+    """
 
     runner: OpenVINO
     switches: Feed
+    feeds: Iterator[Feed]
+    before: Iterator[Outputs]
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -253,8 +300,13 @@ class _Switched:
         return self.runner.outputs
 
     def __call__(self, feed: Feed) -> Outputs:
-        every = {**feed, **self.switches}
-        return self.runner({spec.name: every[spec.name] for spec in self.inputs})  # not those that nothing reads
+        del feed  # of the inputs, the same samples as the next one of the cut
+        return {**next(self.before), **self.runner(_read({**next(self.feeds), **self.switches}, self.runner))}
+
+
+def _read(feed: Feed, runner: OpenVINO) -> Feed:
+    """The part of a feed that a model reads."""
+    return {spec.name: feed[spec.name] for spec in runner.inputs}
 
 
 def probing_floor(graph: Graph) -> tuple[int, bool]:

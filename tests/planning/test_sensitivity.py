@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 from models import network, normal
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.reference import Calibration
 from ndpass.files.onnx_file import load
 from ndpass.graph.graph import Graph, Site
+from ndpass.graph.openvino.graph import OvGraph
 from ndpass.measuring.evaluate import Agreement
 from ndpass.measuring.output_errors import OutputError
 from ndpass.measuring.runtime import OpenVINO
@@ -322,15 +324,29 @@ def test_with_all_switches_off_it_is_the_original(kind: str) -> None:
     model = layers(kind, np.float32)
     graph, sites, calibration = calibrated(model)
     before = graph.to_model().SerializeToString()
-    probes = {site.name: probe(calibration.responses[site.name], ERROR) for site in sites}
-    runner = OpenVINO(probed(graph, sites, probes, 8))
-    off = {switch(i): np.zeros(1, np.float32) for i in range(len(sites))}
+    probes = [probe(calibration.responses[sites[0].name], error) for error in (ERROR, 2 * ERROR)]
+    runner = OpenVINO(probed(graph, sites[0], probes, None, 8))
+    off = {switch(i): np.zeros(1, np.float32) for i in range(len(probes))}
     x = pictures(8)
     (y,) = OpenVINO(model.SerializeToString())({"x": x}).values()
     np.testing.assert_allclose(runner({"x": x, **off})["y"], y, rtol=1e-5, atol=1e-6)
-    on = {**off, switch(0): np.ones(1, np.float32)}
-    assert np.abs(runner({"x": x, **on})["y"] - y).max() > 1e-3
+    for i in range(len(probes)):
+        on = {**off, switch(i): np.ones(1, np.float32)}
+        assert np.abs(runner({"x": x, **on})["y"] - y).max() > 1e-3
     assert graph.to_model().SerializeToString() == before  # it was a copy that was probed
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 30])
+def test_from_where_the_network_is_run_makes_no_difference(memory: int) -> None:
+    graph, sites, calibration = calibrated(layers("Conv", np.float32))
+    found = effects(graph, sites, calibration.responses, calibration.data, pruning=True, memory=memory)
+    runner = OpenVINO(probed(graph, sites[-1], [probe(calibration.responses[sites[-1].name], ERROR)], None, 8))
+    assert [spec.name for spec in runner.inputs] == ["x", switch(0)]
+    whole = effects(graph, sites, calibration.responses, calibration.data, pruning=True)
+    for one, other in zip(found, whole, strict=True):
+        assert {name: e.divergence for name, e in one.items()} == pytest.approx(
+            {name: e.divergence for name, e in other.items()}, rel=1e-3
+        )
 
 
 # --------------------------------------------------------------------------------------------------------- the data
@@ -379,3 +395,12 @@ def test_of_several_errors_the_steeper_slope_counts(monkeypatch: pytest.MonkeyPa
         found.append({name: effect.slope for name, effect in found_in(layers("Conv", np.float32)).items()})
     for name, slope in found[2].items():
         assert slope == pytest.approx(max(found[0][name], found[1][name]), rel=0.1)  # of other images
+
+
+def test_an_output_that_is_made_before_a_layer_is_not_computed_behind_it() -> None:
+    model = network(TWO_OUTPUTS, W1=normal(8, 3, 3, 3), W2=normal(8, 3, 3, 3), W3=normal(8, 4))
+    for graph in (Graph(model), OvGraph(ov.Core().read_model(model.SerializeToString()))):
+        sites = [s for s in graph.sites() if isinstance(s, Site)]
+        names = graph.outputs()
+        assert graph.not_before(sites[0], names) == names
+        assert len(graph.not_before(sites[-1], names)) == 1

@@ -14,7 +14,7 @@ from openvino import opset13 as ops
 from ndpass.errors import InputError, last_words
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.channel_walk import Labels
-from ndpass.graph.graph import Found, Graph, Skipped
+from ndpass.graph.graph import Found, Graph, Site, Skipped
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.openvino.describe import describe
 from ndpass.graph.openvino.fold import fold
@@ -79,6 +79,9 @@ class OvGraph(Graph):
         constants = {t.name: tuple(t.shape) for t in self._graph.tensors().values() if isinstance(t, gs.Constant)}
         types = {name: TYPES.get(port.get_element_type().get_type_name(), 0) for name, port in now.tensors.items()}
         return Inferred({n: a for n, a in axes.items() if a is not None} | constants, types)
+
+    def not_before(self, site: Site, names: Sequence[str]) -> list[str]:
+        return [name for name in names if super(OvGraph, self).not_before(site, [self._results.get(name, name)])]
 
     def segment(self, outputs: Sequence[str], cut: Sequence[str] | None, batch: int) -> ov.Model:
         """The part of the model that computes `outputs` from the tensors `cut` (None: its inputs), as a model.
