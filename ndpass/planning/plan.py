@@ -24,7 +24,7 @@ from ndpass.planning.choose import choose, choose_local
 from ndpass.planning.compositions import key
 from ndpass.planning.estimates import Estimates, Known
 from ndpass.planning.ledger import Ledger, Table, decided
-from ndpass.planning.sensitivity import slopes_of
+from ndpass.planning.sensitivity import Slopes, slopes_of
 from ndpass.planning.shelf import Shelf
 from ndpass.planning.threads import blas_threads, side_by_side
 from ndpass.planning.trials import Trials
@@ -38,10 +38,10 @@ class Planner:
     """Plans for one graph, which stays as it is.
 
     calibration: None plans on the weights alone. most: passes that are composed in a layer, at most; None: all.
-    jobs: layers that are planned side by side. store: where what is known of each layer is kept as it comes. shelf:
-    where moments are kept for compositions that are fitted only when a plan asks for them; without one, all are fitted.
-    weighed_by: what tells how much an error in a layer moves the outputs, where that is not the calibration data; with
-    neither all layers weigh alike.
+    jobs: layers that are planned side by side. store: where what is known of each layer is kept as it comes; effects:
+    the same of what its errors do to the outputs. shelf: where moments are kept for compositions that are fitted only
+    when a plan asks for them; without one, all are fitted. weighed_by: what tells how much an error in a layer moves
+    the outputs, where that is not the calibration data; with neither all layers weigh alike.
     """
 
     graph: Graph
@@ -52,6 +52,7 @@ class Planner:
     store: CandidateStore | None = None
     shelf: Shelf | None = None
     weighed_by: Calibration | None = None
+    effects: CandidateStore | None = None
 
     def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
         """A choice for every site. Raises BudgetError where none meets the budget."""
@@ -77,8 +78,11 @@ class Planner:
         """The candidates of every site and their damage. fitted: all of them are, else there are bounds among them."""
         found = self.estimates(sites, listen, fitted=fitted)
         data = self.weighed_by or self.calibration
-        slopes = cache(lambda: slopes_of(data, self.graph, sites, self.passes, listen) if data else None)
+        slopes = cache(lambda: self._slopes(data, sites, listen) if data else None)
         return Ledger(found, slopes, partial(self._settle, sites, found, listen))
+
+    def _slopes(self, data: Calibration, sites: Sequence[Site], listen: Listener) -> Slopes:
+        return slopes_of(data, self.graph, sites, self.passes, listen, self.effects)
 
     def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
         """Site name -> all its candidates, fitted, with data on the activations of the network as it is now."""

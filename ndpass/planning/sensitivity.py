@@ -32,8 +32,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import astuple, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,12 +42,12 @@ from ndpass.calibration.reference import Calibration
 from ndpass.conv import Array, Conv
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import InputSpec, static_batch
-from ndpass.listener import Listener, Step, tell
+from ndpass.listener import Listener, Step, shares, tell
 from ndpass.measuring.evaluate import Agreement, compare
 from ndpass.measuring.output_errors import channel_axis
 from ndpass.measuring.runtime import Feed, OpenVINO, Outputs
 from ndpass.passes import Pass, Pruning
-from ndpass.planning.candidate import Candidate
+from ndpass.planning.candidate import Candidate, CandidateStore
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -57,7 +57,6 @@ PASSES_OVER_DATA = 2.0  # what all slopes together may cost, in forward passes o
 FEWEST, MOST = 16, 128  # images
 DENSE, FEWEST_DENSE = 100, 8  # places that outputs answer for in an image, from which on fewer images tell as much
 LEAST = 0.03  # of the steepest slope
-MEMORY = 1 << 30  # bytes
 NOTHING = 1e-12  # variance, relative to the response's square, that is rounding in float32
 
 
@@ -111,21 +110,20 @@ def weighed(candidates: Mapping[str, Sequence[Candidate]], slopes: Slopes) -> di
 
 
 def slopes(
+    calibration: Calibration,
     graph: Graph,
     sites: Sequence[Site],
-    responses: Mapping[str, Array],
-    data: Data,
     listen: Listener = lambda *_: None,
     *,
     pruning: Collection[str] = (),
-    memory: int = MEMORY,
+    store: CandidateStore | None = None,
 ) -> Slopes:
-    """What an error of each site costs at the outputs.
+    """What an error of each site costs at the outputs, on the calibration data.
 
-    responses: (rows, n_o) of each site, as `calibration.collect.references` gives them. pruning: the names of the
-    passes that prune channels, if any may be what makes the error. memory: bytes for activations that are kept.
+    pruning: the names of the passes that prune channels, if any may be what makes the error. store: where the effects
+    of each layer's probes are kept as they come.
     """
-    plain, pruned = effects(graph, sites, responses, data, listen, pruning=bool(pruning), memory=memory)
+    plain, pruned = effects(calibration, graph, sites, listen, pruning=bool(pruning), store=store)
     return Slopes(_above_zero(plain), _above_zero(pruned), pruning)
 
 
@@ -135,11 +133,11 @@ def slopes_of(
     sites: Sequence[Site],
     passes: Sequence[Pass],
     listen: Listener = lambda *_: None,
+    store: CandidateStore | None = None,
 ) -> Slopes:
-    """What an error of these passes costs, on the calibration data."""
+    """What an error of these passes costs."""
     pruning = [rule.name for rule in passes if isinstance(rule, Pruning)]
-    data, memory = calibration.data, calibration.memory
-    return slopes(graph, sites, calibration.responses, data, listen, pruning=pruning, memory=memory)
+    return slopes(calibration, graph, sites, listen, pruning=pruning, store=store)
 
 
 def _above_zero(found: Mapping[str, Effect]) -> dict[str, float]:
@@ -150,42 +148,51 @@ def _above_zero(found: Mapping[str, Effect]) -> dict[str, float]:
 
 
 def effects(
+    calibration: Calibration,
     graph: Graph,
     sites: Sequence[Site],
-    responses: Mapping[str, Array],
-    data: Data,
     listen: Listener = lambda *_: None,
     *,
     pruning: bool = False,
-    memory: int = MEMORY,
+    store: CandidateStore | None = None,
 ) -> tuple[dict[str, Effect], dict[str, Effect]]:
     """Site name -> the effect with the steepest slope, of a decomposition's probes; with `pruning` also of all probes.
 
     Other arguments: as of `slopes`. An effect is zero where the response never varies.
     """
     kinds = [(kind, error) for kind in ((probe, spread_probe) if pruning else (probe,)) for error in ERRORS]
-    few = probing_data(data, len(kinds) * len(sites), *probing_floor(graph))
+    few = probing_data(calibration.data, len(kinds) * len(sites), *probing_floor(graph))
     original = OpenVINO(graph.segment(_answers(graph), None, few.batch), threads=few.threads)
-    frontier = Frontier(graph, few, memory)
+    frontier = Frontier(graph, few, calibration.memory)
     before = [original(_read(feed, original)) for feed in frontier.feeds()]
+    done = shares([1.0 + sum(other.macs(other.outline) or 0 for other in sites[i:]) for i in range(len(sites))])
     plain: dict[str, Effect] = {}
     pruned: dict[str, Effect] = {}
     for i, site in enumerate(sites):
-        tell(listen, Step("probing", i, len(sites), site.name))
-        deque(frontier.advance(site), maxlen=0)
-        doses = [_Dose(kind is probe, kind(responses[site.name], error), error) for kind, error in kinds]
-        for dose, moved in zip(doses, _moved(graph, site, doses, frontier, before), strict=True):
-            effect = Effect(moved, dose.injected)
-            for found in (plain, pruned) if dose.plain else (pruned,):
-                found[site.name] = max(found.get(site.name, effect), effect, key=lambda e: e.slope)
+        tell(listen, Step("probing", i, len(sites), site.name, done[i]))
+        known = (
+            store.load_layer(site.name, lambda kept: [Effect(*fields) for fields in kept["effects"]]) if store else None
+        )
+        if known is None:
+            deque(frontier.advance(site), maxlen=0)
+            doses = [_Dose(kind(calibration.responses[site.name], error), error) for kind, error in kinds]
+            moved = _moved(graph, site, doses, frontier, before)
+            known = [Effect(each, dose.injected) for each, dose in zip(moved, doses, strict=True)]
+            if store:
+                store.save_layer(site.name, {"effects": [astuple(effect) for effect in known]})
+        plain[site.name] = max(known[: len(ERRORS)], key=lambda e: e.slope)
+        pruned[site.name] = max(known, key=lambda e: e.slope)
     return plain, pruned if pruning else {}
+
+
+def _unpacked(kept: Mapping[str, Any]) -> list[Effect]:
+    return [Effect(*fields) for fields in kept["effects"]]
 
 
 @dataclass(frozen=True)
 class _Dose:
-    """A probe and the error that is wanted of it. plain: whether it is the error of a decomposition."""
+    """A probe and the error that is wanted of it."""
 
-    plain: bool
     probe: Probe
     error: float
 

@@ -100,7 +100,7 @@ def layer_slopes(model: Path, options: Options, listen: Listener = lambda *_: No
     sites = _sites(model, graph, options.passes)
     listen("calibrating", 0, 1)
     calibration = _calibration(graph, sites, fit, options)
-    found = slopes(graph, sites, calibration.responses, calibration.data, listen).plain
+    found = slopes(calibration, graph, sites, listen).plain
     mean = sum(found.values()) / len(found)
     return [
         Slope(site.name, site.op, tuple(site.outline.weight.shape), site.macs(site.outline) or 0, slope, slope / mean)

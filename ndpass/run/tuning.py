@@ -199,7 +199,8 @@ def planner_for(
     calibration = network.calibration
     store, folder = (checkpoint.part("candidates"), checkpoint.part("moments").folder) if checkpoint else (None, None)
     shelf = Shelf(folder, calibration.memory) if calibration else None
-    return Planner(graph, network.passes, calibration, most, jobs, store, shelf, network.weighed_by)
+    effects = checkpoint.part("effects") if checkpoint else None
+    return Planner(graph, network.passes, calibration, most, jobs, store, shelf, network.weighed_by, effects)
 
 
 def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTable) -> list[Layer]:

@@ -113,7 +113,7 @@ def test_damage_to_a_detector_is_what_its_heads_lose(detector: Path) -> None:
     sites = [site for site in graph.sites() if isinstance(site, Site) and site.name in heads]
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 300, 300)).astype(np.float32)
     calibration = Calibration.of(graph, sites, open_feeds(images, graph.inputs()), 1, 0, 1 << 30)
-    found = slopes(graph, sites, calibration.responses, calibration.data).plain
+    found = slopes(calibration, graph, sites).plain
     assert len(set(found.values())) == len(sites)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from ndpass.planning.sensitivity import (
     switch,
     weighed,
 )
+from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.run import digits
 
 F = NDArray[np.floating[Any]]
@@ -64,12 +66,12 @@ def calibrated(model: onnx.ModelProto, data: Any = None, **kinds: Any) -> tuple[
 
 def found_in(model: onnx.ModelProto, data: Any = None) -> dict[str, Effect]:
     graph, sites, calibration = calibrated(model, data)
-    return effects(graph, sites, calibration.responses, calibration.data)[0]
+    return effects(calibration, graph, sites)[0]
 
 
 def slopes_of(model: onnx.ModelProto, data: Any = None) -> dict[str, float]:
     graph, sites, calibration = calibrated(model, data)
-    return slopes(graph, sites, calibration.responses, calibration.data).plain
+    return slopes(calibration, graph, sites).plain
 
 
 # ---------------------------------------------------------------------------------------------------------- probes
@@ -141,9 +143,9 @@ def test_pruning_is_felt_where_the_weakest_directions_are_not() -> None:
     W1 = normal(6, 3, 3, 3) * np.float32([2, 1, 1, 1, 1, 1])[:, None, None, None]
     model = network(LINEAR, W1=W1, B1=normal(6), W2=weight, B2=normal(5))
     graph, sites, calibration = calibrated(model, pictures(8))
-    found = slopes(graph, sites, calibration.responses, calibration.data, pruning=["cp"])
+    found = slopes(calibration, graph, sites, pruning=["cp"])
     assert found.pruned["a"] > 2 * found.plain["a"]
-    assert found.plain == slopes(graph, sites, calibration.responses, calibration.data).plain
+    assert found.plain == slopes(calibration, graph, sites).plain
     ways = [Candidate(1, 0.1, {"cp": {"channels": 3}}), Candidate(1, 0.1, {"cd": {"rank": 3}})]
     damages = [c.damage for c in weighed({"a": ways}, found)["a"]]
     assert damages == [(0.1 * found.pruned["a"]) ** 2, (0.1 * found.plain["a"]) ** 2]
@@ -339,10 +341,10 @@ def test_with_all_switches_off_it_is_the_original(kind: str) -> None:
 @pytest.mark.parametrize("memory", [0, 1 << 30])
 def test_from_where_the_network_is_run_makes_no_difference(memory: int) -> None:
     graph, sites, calibration = calibrated(layers("Conv", np.float32))
-    found = effects(graph, sites, calibration.responses, calibration.data, pruning=True, memory=memory)
+    found = effects(replace(calibration, memory=memory), graph, sites, pruning=True)
     runner = OpenVINO(probed(graph, sites[-1], [probe(calibration.responses[sites[-1].name], ERROR)], None, 8))
     assert [spec.name for spec in runner.inputs] == ["x", switch(0)]
-    whole = effects(graph, sites, calibration.responses, calibration.data, pruning=True)
+    whole = effects(calibration, graph, sites, pruning=True)
     for one, other in zip(found, whole, strict=True):
         assert {name: e.divergence for name, e in one.items()} == pytest.approx(
             {name: e.divergence for name, e in other.items()}, rel=1e-3
@@ -355,7 +357,7 @@ def test_from_where_the_network_is_run_makes_no_difference(memory: int) -> None:
 def test_labels_are_not_looked_at() -> None:
     """Calibration data may have classes that the model does not know."""
     graph, sites, calibration = calibrated(layers("Conv", np.float32), labels=np.full(IMAGES, 99))
-    assert set(slopes(graph, sites, calibration.responses, calibration.data).plain) == {"c", "y"}
+    assert set(slopes(calibration, graph, sites).plain) == {"c", "y"}
 
 
 def test_few_images_are_spread_over_all() -> None:
@@ -384,7 +386,7 @@ def test_fewer_images_do_where_each_is_an_answer_at_many_places(batch: str, size
 def test_progress_names_every_site() -> None:
     graph, sites, calibration = calibrated(layers("Conv", np.float32))
     steps: list[tuple[str, int, int]] = []
-    slopes(graph, sites, calibration.responses, calibration.data, lambda *step: steps.append(step))
+    slopes(calibration, graph, sites, lambda *step: steps.append(step))
     assert steps == [("probing", 0, 2), ("probing", 1, 2)]
 
 
@@ -404,3 +406,21 @@ def test_an_output_that_is_made_before_a_layer_is_not_computed_behind_it() -> No
         names = graph.outputs()
         assert graph.not_before(sites[0], names) == names
         assert len(graph.not_before(sites[-1], names)) == 1
+
+
+def test_layers_that_were_probed_are_not_probed_again(tmp_path: Path) -> None:
+    graph, sites, calibration = calibrated(layers("Conv", np.float32))
+    whole = slopes(calibration, graph, sites, pruning=["cp"])
+
+    def cut_off(_: str, done: int, __: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slopes(calibration, graph, sites, cut_off, pruning=["cp"], store=Checkpoint(tmp_path))
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    assert slopes(calibration, graph, sites, pruning=["cp"], store=Checkpoint(tmp_path)) == whole
+    (tmp_path / next(p.name for p in tmp_path.glob("*.json"))).write_text("{")
+    assert slopes(calibration, graph, sites, pruning=["cp"], store=Checkpoint(tmp_path)) == whole
+    quiet = Calibration(calibration.data, calibration.memory, calibration.chosen, {})  # would miss its responses
+    assert slopes(quiet, graph, sites, pruning=["cp"], store=Checkpoint(tmp_path)) == whole
