@@ -189,7 +189,7 @@ class Graph:
 
     def not_before(self, site: Site, names: Sequence[str]) -> list[str]:
         """Those of the tensors that no node before the site makes, so that the site may have a part in them."""
-        tensors, index = self._graph.tensors(), index_of(self._graph.nodes, self._node(site))
+        tensors, index = self._graph.tensors(), index_of(self._graph.nodes, self._node(site.name))
         made = {id(t) for node in self._graph.nodes[:index] for t in node.outputs}
         return [name for name in names if id(tensors[name]) not in made]
 
