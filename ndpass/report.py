@@ -139,12 +139,14 @@ class TriedPlan(Part):
     """A plan that was fitted on the way to the result, for a budget in points.
 
     speedup: times as fast as the original, timed in place with random weights; loss: points of the metric that it lost,
-    or with --max-error the worst output's error in per cent; chosen: whether it became the result.
+    or with --max-error the worst output's error in per cent; chosen: whether it became the result. refined: whether the
+    loss is that after --refine.
     """
 
     speedup: float
     loss: float
     chosen: bool
+    refined: bool = False
 
 
 class Refinement(Part):
@@ -152,8 +154,8 @@ class Refinement(Part):
 
     asked: for how long. images: that it was trained on. epochs, steps, seconds, rate (the highest), batch: of training;
     null where it did not begin. measure: what `before` and `after` are, on samples that were held out: KL at
-    temperature 2 of class scores, else error over variance. kept: whether the model has the trained weights. reason:
-    why, or why not.
+    temperature 2 of class scores, else error over variance. kept: whether the model has the trained weights; reason:
+    why, or why not. interrupted: whether Ctrl-C ended it.
     """
 
     asked: str
@@ -167,6 +169,7 @@ class Refinement(Part):
     before: float | None = None
     after: float | None = None
     kept: bool = False
+    interrupted: bool = False
     reason: str = ""
 
 

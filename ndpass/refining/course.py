@@ -45,6 +45,8 @@ class Course:
             if not self._restored():
                 self._begin(begun)
             self._to_the_end()
+            if self.file is not None:
+                self._keep(self.file)  # so that it is not done again where what follows is cut off
         except Exception:
             raise
         except BaseException:

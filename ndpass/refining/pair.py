@@ -47,12 +47,14 @@ def paired(
     feeds: Feeds,
     inputs: Sequence[InputSpec],
     memory: int,
+    *,
+    by_errors: bool = False,
 ) -> Pair:
     """Both networks, giving outputs and the responses that both have.
 
     names: the tensors that both are compared by, None for their outputs. feeds: of training. memory: bytes for
-    activations. Raises NothingToRefineError where no answer can be trained to, UnsupportedError where torch cannot run
-    them.
+    activations. by_errors: whether class scores, too, are trained by their squared error. Raises NothingToRefineError
+    where no answer can be trained to, UnsupportedError where torch cannot run them.
     """
     if any(not spec.batched for spec in inputs):
         raise UnsupportedError("an input without an axis for samples")
@@ -75,14 +77,15 @@ def paired(
     with torch.no_grad():
         size = _largest(teacher, feed, fixed.size if fixed else None, memory)
         answers = _joined([teacher(part) for part in _parts(feed, size)])
-    return Pair(teacher, student, _loss(answers, feed, feeds, dict(zip(outputs, own, strict=True))), size)
+    loss = _loss(answers, feed, feeds, dict(zip(outputs, own, strict=True)), by_errors=by_errors)
+    return Pair(teacher, student, loss, size)
 
 
 def _outputs(program: Program, names: Sequence[str] | None) -> list[str]:
     return list(program.outputs) if names is None else [program.aliases.get(name, name) for name in names]
 
 
-def _loss(answers: Tensors, feed: Feed, feeds: Feeds, mine: Mapping[str, str]) -> Loss:
+def _loss(answers: Tensors, feed: Feed, feeds: Feeds, mine: Mapping[str, str], *, by_errors: bool) -> Loss:
     """mine: outputs of the original -> those of the rewritten network.
 
     Raises NothingToRefineError for constant outputs.
@@ -95,7 +98,7 @@ def _loss(answers: Tensors, feed: Feed, feeds: Feeds, mine: Mapping[str, str]) -
     if len(flat) == len(values):
         what = ", ".join(f"'{name}'" for name in flat) or "its outputs"
         raise NothingToRefineError(f"{what} of the original: the same for all samples, or no floats: nothing to learn")
-    if scores in flat:
+    if scores in flat or by_errors:
         scores = None
     kept = {name: v for name, v in variances.items() if v > LEAST and name != scores}
     return Loss(scores, logits, kept, [name for name in values if name in kept], mine)

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 BATCH = 64  # samples of a step
 MOST_HELD = 1000  # samples that the held-out figure is of
 FEWEST = 100  # images, below which training is likely to learn them by heart
-APART = 2.0  # times the figure on the samples trained on from which on the held-out one tells of too few of them
+APART = 3.0  # times the figure on the samples trained on from which on the held-out one tells of too few of them
 SAME = 1e-3  # relative difference between torch and the runtime that is taken for rounding
 CHECKED = 4  # samples that both are compared on
 
@@ -53,7 +53,8 @@ class Task:
 
     original, rewritten: models of one kind. names: the tensors that both are compared by, None for their outputs. fit:
     the samples of training; held: those that it is judged by. inputs: of the original. memory: bytes for activations.
-    state: a file that training can go on from, None keeps none.
+    state: a file that training can go on from, None keeps none. by_errors: whether class scores, too, are trained by
+    their squared error, as a budget of errors wants it.
     """
 
     original: Model
@@ -67,6 +68,7 @@ class Task:
     memory: int = 1 << 30
     threads: int | None = None
     state: Path | None = None
+    by_errors: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def refine(task: Task, listen: Listener) -> Refined:
     with _threads(task.threads):
         try:
             original, rewritten = program_of(task.original), program_of(task.rewritten)
-            pair = paired(original, rewritten, task.names, task.fit, task.inputs, task.memory)
+            pair = paired(original, rewritten, task.names, task.fit, task.inputs, task.memory, by_errors=task.by_errors)
             return _trained(task, pair, listen)
         except UnsupportedError as e:
             return Refined(None, refused(task.asked, len(task.fit), f"torch's side does not know {e}"))
@@ -169,6 +171,7 @@ def _trained(task: Task, pair: Pair, listen: Listener) -> Refined:
         before=course.before,
         after=after if math.isfinite(after) else None,
         kept=kept,
+        interrupted=course.interrupted,
         reason=_reason(course, kept, len(task.fit)),
     )
     if weights is None or not kept:

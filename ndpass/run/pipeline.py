@@ -15,7 +15,7 @@ from ndpass.files.placing import uninterrupted
 from ndpass.files.staging import Outputs, Staged
 from ndpass.files.weight_files import IR, stored_bytes
 from ndpass.listener import Listener, expect
-from ndpass.report import Refinement, Report
+from ndpass.report import Report
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.relu_refit import check_data
 from ndpass.run.clock import Clock
@@ -23,9 +23,8 @@ from ndpass.run.forecast import forecast
 from ndpass.run.html_report import page_of
 from ndpass.run.job import Job, read
 from ndpass.run.options import Options
-from ndpass.run.refiner import Refiner
+from ndpass.run.refined_search import Produced, produced
 from ndpass.run.result import Result, plan_of, report_of
-from ndpass.run.rewrite import Rewritten, rewritten
 from ndpass.run.verify import verdict
 
 
@@ -48,13 +47,13 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
         stage = outputs.stage(output, wanted.compress)
         job = read(model, options, listen)
         expect(listen, forecast(job, _baseline(job, listen)))
-        refiner = Refiner.of(job, checkpoint, clock, listen)
-        done = rewritten(job, checkpoint, clock, listen)
-        written, refinement = _written(job, done, stage, refiner, clock, listen)
+        made = produced(job, checkpoint, clock, listen)
+        done = made.rewritten
+        written = _written(job, made, stage, clock, listen)
         with clock("verify"):
             found = verdict(job, done, written, stage, listen)
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), stored_bytes(stage.path)
-        report = report_of(Result(job, done, found, sizes, clock.seconds, refinement))
+        report = report_of(Result(job, done, found, sizes, clock.seconds, made.refinement))
         if wanted.save_plan:
             outputs.text(wanted.save_plan, plan_of(done.layers, job).to_json())
         if wanted.json:
@@ -80,22 +79,11 @@ def _baseline(job: Job, listen: Listener) -> float | None:
     return (time.perf_counter() - start) / len(job.measured)
 
 
-def _written(
-    job: Job, done: Rewritten, stage: Staged, refiner: Refiner | None, clock: Clock, listen: Listener
-) -> tuple[Path, Refinement | None]:
-    """Where the rewritten model was written, refined where that was asked for, and what came of that.
-
-    Its graph is let go of, for the runtimes need the room.
-    """
-    with clock("rewrite"):
-        model = done.graph.to_model()
-        done.graph.release()
-    refinement = None
-    if refiner is not None:
-        model, refinement = refiner(model)
+def _written(job: Job, made: Produced, stage: Staged, clock: Clock, listen: Listener) -> Path:
+    """Where the model was written."""
     with clock("rewrite"):
         listen("writing", 0, 1)
-        return model_file.write(model, stage, as_external=bool(job.beside)), refinement
+        return model_file.write(made.model, stage, as_external=bool(job.beside))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ndpass.report import Refinement
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.run.clock import Clock
 from ndpass.run.job import Job
-from ndpass.run.judge import loss_of
+from ndpass.run.rewrite import measured_loss
 
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import Feeds
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STATE = "refine.pt"  # in the folder of the checkpoint
+STATE = "refine{}.pt"  # in the folder of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Refiner:
             listen(text, 0, 0)
         return cls(job, asked, job.fit, checkpoint, clock, listen, reason)
 
-    def __call__(self, model: Any) -> tuple[Any, Refinement]:
-        """model: as `Graph.to_model` gives it."""
+    def __call__(self, model: Any, number: int = 0) -> tuple[Any, Refinement]:
+        """model: as `Graph.to_model` gives it; number: of the plan, where several are refined."""
         from ndpass.refining.refine import Task, refine, refused, with_weights
 
         if self.reason:
@@ -79,43 +79,46 @@ class Refiner:
                 seed=options.data.seed,
                 memory=options.effort.memory,
                 threads=options.target.threads,
-                state=self._state(),
+                state=self._state(number),
+                by_errors=options.budget.kind == "max_error",
             )
             found = refine(task, self.listen)
             if found.weights is None:
                 return model, found.report
-            fitted = _runnable(model)
+            fitted = runnable(model)
             refined = with_weights(model, found.weights)
-            if worse := self._worse(fitted, _runnable(refined)):
+            if worse := self._worse(fitted, runnable(refined)):
                 return (
                     _model(fitted),
                     found.report.model_copy(update={"kept": False, "reason": f"{worse}: taken back"}),
                 )
             return refined, found.report
 
-    def _state(self) -> Path | None:
+    def _state(self, number: int) -> Path | None:
         """Where training keeps what it can go on from."""
-        return self.checkpoint.folder / STATE if self.checkpoint is not None and self.checkpoint.begun else None
+        if self.checkpoint is None or not self.checkpoint.begun:
+            return None
+        return self.checkpoint.folder / STATE.format(number)
 
     def _worse(self, fitted: Runnable, refined: Runnable) -> str:
         """Why the refined model may not be written where the budget is a loss: it loses more than the fitted one.
 
         Empty where it does not, or where the budget is none of a loss.
         """
-        budget, judge = self.job.options.budget, self.job.judge
+        budget = self.job.options.budget
         if budget.loss_limit is None or self.job.options.plan is not None:
             return ""
-        before, after = (loss_of(judge(model), budget) for model in (fitted, refined))
+        before, after = (measured_loss(self.job, model) for model in (fitted, refined))
         what = "points" if budget.kind == "max_drop" else "per cent of an output's variance"
         if after <= max(before, budget.loss_limit):
             return ""
         return f"{after:.2f} {what} are lost, {before:.2f} before"
 
 
-def _runnable(model: Any) -> Runnable:
+def runnable(model: Any) -> Runnable:
     """A copy for a runtime."""
     return bytes(model.SerializeToString()) if isinstance(model, onnx.ModelProto) else model.clone()
 
 
-def _model(runnable: Runnable) -> Any:
-    return onnx.load_from_string(runnable) if isinstance(runnable, bytes) else runnable
+def _model(copied: Runnable) -> Any:
+    return onnx.load_from_string(copied) if isinstance(copied, bytes) else copied

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
@@ -11,6 +11,7 @@ from ndpass.errors import BudgetError, InputError
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener
 from ndpass.measuring.block_latency import Latencies
+from ndpass.measuring.runtime import Runnable
 from ndpass.planning.blocks import mergeable, refittable
 from ndpass.planning.candidate import Budget, Choice
 from ndpass.planning.keep_faster import keep_faster
@@ -29,7 +30,10 @@ from ndpass.run.tuning import Network, Tuned, Tuner, planner_for, with_latencies
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The rewritten graph and every layer's status. macs, params: of the whole model as it is now; plans: all fits."""
+    """The rewritten graph and every layer's status. macs, params: of the whole model as it is now; plans: all fits.
+
+    tuned: how the plan was found where it was timed, with the way to others.
+    """
 
     graph: Graph
     layers: Sequence[Layer]
@@ -37,6 +41,17 @@ class Rewritten:
     params: int
     warnings: tuple[str, ...] = ()
     plans: Sequence[TriedPlan] = ()
+    tuned: Tuned | None = None
+
+    def further(self, damage: float, number: int) -> Rewritten | None:
+        """The fastest plan of another predicted damage, fitted; None where there is none that is faster."""
+        if self.tuned is None or self.tuned.more is None:
+            return None
+        found = self.tuned.more(damage, number)
+        if found is None:
+            return None
+        graph = found.graph
+        return replace(self, graph=graph, layers=found.layers, macs=graph.macs(), params=graph.params(), tuned=found)
 
 
 def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Listener) -> Rewritten:
@@ -52,6 +67,7 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     checkpoint = checkpoint if calibration else None
     warnings: Sequence[str] = ()
     plans: Sequence[TriedPlan] = ()
+    tuned = None
     if job.options.budget.in_milliseconds and job.options.plan is None and opened.sites:
         with clock("plan"):
             tuned = _tuned(job, calibration, checkpoint, clock, listen)
@@ -64,7 +80,7 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
         within = opened.sites and job.options.budget.kind != "pinned"  # passes could act, but not within the budget
         error = BudgetError if within else InputError
         raise error(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
-    return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings), plans)
+    return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings), plans, tuned)
 
 
 def _calibrated(
@@ -156,6 +172,15 @@ def _natural(job: Job, opened: Opened) -> Calibration:
     return Calibration.of(opened.graph, opened.sites, feeds, threads, options.data.seed, memory)
 
 
+def measured_loss(job: Job, model: Runnable) -> float:
+    """What the budget counts of a model on the validation data, in points; of --int8 after quantisation."""
+    options = job.options
+    if not options.output.int8:
+        return loss_of(job.judge(model), options.budget)
+    assert job.fit is not None
+    return loss_of(job.judge(quantise(model, job.fit, job.inputs), "int8"), options.budget)
+
+
 def _tuned(
     job: Job, calibration: Calibration | None, checkpoint: Checkpoint | None, clock: Clock, listen: Listener
 ) -> Tuned:
@@ -163,10 +188,7 @@ def _tuned(
     options = job.options
 
     def loss(graph: Graph) -> float:
-        if not options.output.int8:
-            return loss_of(job.judge(graph.runnable()), options.budget)
-        assert job.fit is not None
-        return loss_of(job.judge(quantise(graph.runnable(), job.fit, job.inputs), "int8"), options.budget)
+        return measured_loss(job, graph.runnable())
 
     natural = None if calibration else _natural(job, job.open())
     network = Network(job.open, options.passes, calibration, natural)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -58,12 +58,19 @@ class Network:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The rewritten graph and its rows, with the latencies that were measured in place; plans: all that were fitted."""
+    """The rewritten graph and its rows, with the latencies that were measured in place; plans: all that were fitted.
+
+    damage: predicted, of its plan; speedup: times as fast, timed in place. more: (damage, number) -> the fastest plan
+    that does so much, fitted, None where it is no faster than the original; for a budget of a loss.
+    """
 
     graph: Graph
     layers: list[Layer]
     warnings: Sequence[str]
     plans: Sequence[TriedPlan] = ()
+    damage: float = 0.0
+    speedup: float = 1.0
+    more: Callable[[float, int], Tuned | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,23 @@ class Tuner:
             rewritten = self._build(timed.plan, 0, "rewriting")
         else:
             timed, rewritten, plans = self._within_loss(search, budget)
+        found = replace(self._of(timed, rewritten, search), warnings=self._warnings(), plans=plans)
+        if budget.loss_limit is None:
+            return found
+        return replace(found, more=lambda damage, number: self._further(search, damage, number))
+
+    def _of(self, timed: TimedPlan, rewritten: Rewritten, search: TimedSearch) -> Tuned:
         graph, layers = rewritten
-        return Tuned(graph, with_latencies(layers, timed, search.table), self._warnings(), plans)
+        rows = with_latencies(layers, timed, search.table)
+        return Tuned(graph, rows, (), damage=timed.damage, speedup=timed.speedup)
+
+    def _further(self, search: TimedSearch, damage: float, number: int) -> Tuned | None:
+        """The fastest plan of this predicted damage, the number-th after those of the search."""
+        place = MOST_FITS + number
+        timed = self._timed(search, place, lambda: search.fastest(damage))
+        if not timed.rewritten or timed.speedup <= 1:
+            return None
+        return self._of(timed, self._build(timed.plan, place, "rewriting"), search)
 
     def _within_loss(self, search: TimedSearch, budget: Budget) -> tuple[TimedPlan, Rewritten, list[TriedPlan]]:
         """The fastest plan that was fitted and lost no more than the budget allows, its graph, and all plans fitted."""
