@@ -38,6 +38,11 @@ class Loss:
     mine: Mapping[str, str]
 
     @property
+    def given(self) -> list[str]:
+        """The outputs that count."""
+        return [*([self.scores] if self.scores else []), *self.outputs]
+
+    @property
     def measure(self) -> str:
         """What the held-out figure is."""
         return f"KL at temperature {TEMPERATURE:g}" if self.scores else "error over variance"

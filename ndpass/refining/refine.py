@@ -152,7 +152,8 @@ def refine(task: Task, listen: Listener) -> Refined:
 def _trained(task: Task, pair: Pair, listen: Listener) -> Refined:
     begun = time.perf_counter()
     samples = Samples(task.fit, BATCH, task.seed, task.memory // 4)
-    trainer = Trainer(pair, samples, Held.of(pair, task.held, MOST_HELD), labelled=task.asked.labels)
+    held = Held.of(pair, task.held, _most_held(pair, task))
+    trainer = Trainer(pair, samples, held, labelled=task.asked.labels)
     course = Course(trainer, task.asked, task.state, listen)
     if len(task.fit) < FEWEST:
         listen(f"refining on {len(task.fit)} images, which it is likely to learn by heart: give {FEWEST} or more", 0, 0)
@@ -179,6 +180,15 @@ def _trained(task: Task, pair: Pair, listen: Listener) -> Refined:
     return Refined({name: w.cpu().numpy() for name, w in weights.items()}, report)
 
 
+def _most_held(pair: Pair, task: Task) -> int:
+    """Samples of the held-out figure that fit a quarter of the memory, with the answers to them."""
+    feed = next(task.held.batches(pair.size))
+    count = len(next(iter(feed.values())))
+    answers = pair.answers(feed)
+    each = sum(x.nbytes for x in feed.values()) + sum(answers[name].nbytes for name in pair.loss.given)
+    return int(max(1, min(MOST_HELD, task.memory // 4 * count // max(each, 1))))
+
+
 def _reason(course: Course, kept: bool, images: int) -> str:
     """Why the result is kept or taken back, and whether there were too few images."""
     after, _ = course.best
@@ -187,7 +197,8 @@ def _reason(course: Course, kept: bool, images: int) -> str:
         return f"{ended}the loss was not finite, at half the rate neither: taken back"
     own = course.own_figure()
     heart = own is not None and after > APART * own
-    few = f"; {images} images are few: {own:.3g} on them, {after:.3g} on others, give more" if heart else ""
+    few = f"; {images} samples are few" if heart or images < FEWEST else ""
+    few += f": {own:.3g} on them, {after:.3g} on others, give more" if heart else ""
     if kept:
         return f"{ended}the held-out figure fell{few}"
     return f"{ended}the held-out figure did not fall ({course.before:.4g} before, {after:.4g} after): taken back{few}"

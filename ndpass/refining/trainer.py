@@ -53,13 +53,13 @@ class Held:
 
     @classmethod
     def of(cls, pair: Pair, feeds: Feeds, most: int) -> Held:
+        """At most so many of these samples, evenly drawn."""
         chosen = feeds.take(range(0, len(feeds), max(1, -(-len(feeds) // most))))
-        names = [*([pair.loss.scores] if pair.loss.scores else []), *pair.loss.outputs]
         found: list[tuple[Any, Tensors]] = []
         for feed in chosen.batches(pair.size):
             if len(next(iter(feed.values()))) == pair.size or not found:
                 answers = pair.answers(feed)
-                found.append((feed, {name: answers[name] for name in names}))
+                found.append((feed, {name: answers[name] for name in pair.loss.given}))
         return cls(found)
 
     @property
