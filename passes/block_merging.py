@@ -56,7 +56,7 @@ class BlockMerging(Merging):
         "layer instead of two or three. Bottlenecks gain little, for the one convolution is as wide as the stream."
     )
     cost = "One least-squares fit of n_i·k·k unknowns for each block and k: 2 s for 64 channels and k = 5."
-    in_auto: ClassVar[bool] = False
+    in_auto: ClassVar[bool] = True
     reference = "after Wang & Wu 2022, Practical Network Acceleration with Tiny Sets, arXiv 2202.07861"
 
     @property

@@ -90,6 +90,7 @@ def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> 
     """What the layers are together, a row for each, and what each pass could make of it."""
     from ndpass.cli.report_text import below
     from ndpass.run.figures import human
+    from ndpass.run.inspection import blocks_of
 
     sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
     assumed = "; open axes assumed, see --size" if graph.dynamic_hw else ""
@@ -106,6 +107,8 @@ def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> 
     else:
         table(columns[:-1], [row[:-1] for row in cells])
         styled(below({row.name: row.note for row in rows}, width))
+    if blocks := blocks_of(graph):
+        paragraphs(["", *blocks])
     show(steps)
 
 

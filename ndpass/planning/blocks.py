@@ -17,7 +17,7 @@ from ndpass.graph.graph import Found, Graph, Site
 from ndpass.passes import Merging, Pass, Setting
 from ndpass.planning.candidate import Candidate, Choice
 
-MOST_REFITTED = 8_192  # elements of a patch of a layer that is only fitted anew
+MOST_REFITTED = 2_304  # elements of a patch of a layer that is only fitted anew: 256 channels of 3x3
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +119,12 @@ def _cheaper(branch: Branch, rule: Merging, setting: Setting) -> bool:
 
 def refittable(found: Sequence[Found], names: Collection[str]) -> list[Site]:
     """The layers besides those with these names that could be fitted anew behind a merged block."""
-    others = (one for one in found if isinstance(one, Site) and one.name not in names)
-    return [
-        site
-        for site in others
-        if site.outline.group == 1 and site.outline.n_i * site.outline.kernel_size <= MOST_REFITTED
-    ]
+    return [one for one in found if isinstance(one, Site) and one.name not in names and is_refittable(one)]
+
+
+def is_refittable(site: Site) -> bool:
+    """Whether fitting the layer anew is possible and takes little time."""
+    return site.outline.group == 1 and site.outline.n_i * site.outline.kernel_size <= MOST_REFITTED
 
 
 def without_merged(plan: Mapping[str, Choice], blocks: Mapping[str, Mergeable]) -> dict[str, Choice]:

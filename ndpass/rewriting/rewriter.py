@@ -22,6 +22,7 @@ from ndpass.passes import Pass, Pruning, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import compose
 from ndpass.passes.pruning import Reader
+from ndpass.planning.blocks import is_refittable
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidates import channel_group, refused, split
 from ndpass.planning.plan import local_choices
@@ -160,7 +161,7 @@ class Rewriter:
 
     def _refitted(self, site: Site, row: Layer, frontier: Frontier | None) -> Record | None:
         """A layer that stays as it is, fitted anew where blocks before it have been merged."""
-        if frontier is None or not self._blocks.rows or site.outline.group > 1:
+        if frontier is None or not self._blocks.rows or not is_refittable(site):
             return None
         return self._blocks.refitted(site, row, frontier)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
+from ndpass.graph.branches import Branch, Unmerged
 from ndpass.graph.graph import Graph, Site
 from ndpass.passes import NetworkDecoupling, Pass, auto
 from ndpass.passes.network_decoupling import FORMS, blueprint_share, energy
 from ndpass.passes.options import setting_text
+from ndpass.planning.blocks import Mergeable, mergeable, why_unmerged
 from ndpass.planning.candidate import Budget
 from ndpass.planning.candidates import candidates_for, refused
 from ndpass.planning.choose import choose_local
+from ndpass.run.figures import human
 
 RANKS = (1, 2, 3, 4)  # the T of Guo et al. 2018, Figure 3
 ENERGY = 0.95  # of the weights, that a rewrite keeps where it is said what a pass could do
@@ -79,6 +82,22 @@ def inspect(graph: Graph) -> Iterator[Row]:
         shape = tuple(found.outline.weight.shape)
         offers = offers_of(graph, found, rules)
         yield Row(found.name, found.op, shape, found.in_hw, macs, share, kept, blueprint, reason, offers)
+
+
+def blocks_of(graph: Graph) -> list[str]:
+    """A line for every residual block: its layers, and the MACs left with each setting that merges it, or why none."""
+    rules = auto(calibrated=True)
+    found = mergeable(graph, rules, [found.name for found in graph.sites()], calibrated=True)
+    return [_block_line(graph, rules, one, found.get(one.layers[-1]) if one.layers else None) for one in graph.blocks()]
+
+
+def _block_line(graph: Graph, rules: Sequence[Pass], one: Branch | Unmerged, block: Mergeable | None) -> str:
+    start = f"block '{one.name}'" + (f" ({', '.join(one.layers)})" if one.layers else "")
+    if block is None or isinstance(one, Unmerged):
+        why = one.reason if isinstance(one, Unmerged) else why_unmerged(graph, rules, one.last, calibrated=True)
+        return f"{start}: {why or 'nothing merges it'}"
+    ways = (f"{setting_text(s)} {100 * block.cost(s) / one.macs:.0f} %" for s in block.settings())
+    return f"{start}: {block.rule.name}: {', '.join(ways)} of {human(one.macs)} MACs"
 
 
 def offers_of(graph: Graph, site: Site, rules: Sequence[Pass]) -> dict[str, Offer]:

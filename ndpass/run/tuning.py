@@ -153,7 +153,9 @@ class Tuner:
         blocks = planner.blocks(opened.sites)
         fronts = Coupling(opened.graph, opened.sites, passes, blocks).fronts
         settle = partial(without_merged, blocks=blocks)
-        return TimedSearch(table, timer, [p.name for p in passes], fronts, ledger, settle)
+        used = {name for ways in table.candidates.values() for c in ways for name in c.setting}
+        names = [p.name for p in passes if p.name in used]  # a plan of a pass that nothing is offered by is no rival
+        return TimedSearch(table, timer, names, fronts, ledger, settle)
 
     def _table(self, opened: Opened, ledger: Ledger) -> LatencyTable:
         kept, passes = self._kept("timed"), self.network.passes

@@ -92,7 +92,7 @@ def test_auto_composes_every_pass_of_ndpass() -> None:
 
 
 def test_auto_leaves_out_without_data_what_needs_data() -> None:
-    assert [p.name for p in auto(calibrated=True)] == ["cp", "cd", "sd", "nd"]
+    assert [p.name for p in auto(calibrated=True)] == ["bm", "cp", "cd", "sd", "nd"]
     assert [p.name for p in auto(calibrated=False)] == ["cd", "sd", "nd"]
     assert [p.needs_data for p in parse("cp,nd")] == [True, False]
     assert not parse("cp:criterion=l2")[0].needs_data

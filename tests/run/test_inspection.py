@@ -58,3 +58,17 @@ def test_the_table_and_the_json_say_the_same(ndpass: Command, folder: Path) -> N
     share = row["passes"]["cd"]["macs"]
     assert f"{100 * share:.0f} %" in done.out
     assert "95 % of its weights' energy" in done.out
+
+
+def test_blocks_are_listed_with_what_merging_leaves_or_why_not(ndpass: Command, tmp_path: Path) -> None:
+    text = """(float[1,8,6,6] x) => (float[1,8,6,6] y) {
+        a = Conv<pads=[1,1,1,1]>(x, A)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, B)  s = Add(b, x)
+        c = Conv(s, C)  y = Add(s, c)
+    }"""
+    weights = {"A": normal(8, 8, 3, 3), "B": normal(8, 8, 3, 3), "C": normal(8, 8, 1, 1)}
+    onnx.save(network(text, **weights), tmp_path / "net.onnx")
+    lines = [line for line in ndpass("inspect", tmp_path / "net.onnx").out.splitlines() if line.startswith("block")]
+    assert lines == [
+        "block 's' (a, b): bm: kernel=1 6 %, kernel=3 50 % of 41.47 k MACs",
+        "block 'y' (c): its branch is one convolution already",
+    ]
