@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ndpass.calibration.feeds import Feed, Feeds
@@ -27,12 +28,20 @@ class NothingToRefineError(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """teacher: the original, never trained. student: the rewritten network. size: samples that fit in one run."""
+    """teacher: the original, never trained. student: the rewritten network. size: samples that fit in one run.
+
+    fixed: whether the networks take no fewer at once.
+    """
 
     teacher: Network
     student: Network
     loss: Loss
     size: int
+    fixed: bool
+
+    def batch(self, wanted: int) -> int:
+        """Samples of a step: those wanted, in whole runs."""
+        return max(wanted - wanted % self.size, self.size) if self.fixed else wanted
 
     def answers(self, feed: Feed) -> Tensors:
         """The original's, without gradients."""
@@ -76,9 +85,11 @@ def paired(
         raise NothingToRefineError("no layer has weights that could be trained")
     with torch.no_grad():
         size = _largest(teacher, feed, fixed.size if fixed else None, memory)
-        answers = _joined([teacher(part) for part in _parts(feed, size)])
+        shown = _parts(feed, size)
+        answers = _joined([teacher(part) for part in shown])
+    feed = {name: np.concatenate([part[name] for part in shown]) for name in feed}
     loss = _loss(answers, feed, feeds, dict(zip(outputs, own, strict=True)), by_errors=by_errors)
-    return Pair(teacher, student, loss, size)
+    return Pair(teacher, student, loss, size, fixed is not None and size == fixed.size)
 
 
 def _outputs(program: Program, names: Sequence[str] | None) -> list[str]:

@@ -151,7 +151,7 @@ def refine(task: Task, listen: Listener) -> Refined:
 
 def _trained(task: Task, pair: Pair, listen: Listener) -> Refined:
     begun = time.perf_counter()
-    samples = Samples(task.fit, BATCH, task.seed, task.memory // 4)
+    samples = Samples(task.fit, pair.batch(min(BATCH, len(task.fit))), task.seed, task.memory // 4)
     held = Held.of(pair, task.held, _most_held(pair, task))
     trainer = Trainer(pair, samples, held, labelled=task.asked.labels)
     course = Course(trainer, task.asked, task.state, listen)
@@ -181,12 +181,18 @@ def _trained(task: Task, pair: Pair, listen: Listener) -> Refined:
 
 
 def _most_held(pair: Pair, task: Task) -> int:
-    """Samples of the held-out figure that fit a quarter of the memory, with the answers to them."""
+    """Samples of the held-out figure that fit a quarter of the memory, with the answers to them.
+
+    Raises NothingToRefineError where there are fewer than the networks take at once.
+    """
+    if pair.fixed and len(task.held) < pair.size:
+        law = f"the model takes {pair.size} samples at once"
+        raise NothingToRefineError(f"{law}, {len(task.held)} are held out: give more")
     feed = next(task.held.batches(pair.size))
     count = len(next(iter(feed.values())))
     answers = pair.answers(feed)
     each = sum(x.nbytes for x in feed.values()) + sum(answers[name].nbytes for name in pair.loss.given)
-    return int(max(1, min(MOST_HELD, task.memory // 4 * count // max(each, 1))))
+    return int(max(pair.size, min(MOST_HELD, task.memory // 4 * count // max(each, 1))))
 
 
 def _reason(course: Course, kept: bool, images: int) -> str:

@@ -57,7 +57,7 @@ class Held:
         chosen = feeds.take(range(0, len(feeds), max(1, -(-len(feeds) // most))))
         found: list[tuple[Any, Tensors]] = []
         for feed in chosen.batches(pair.size):
-            if len(next(iter(feed.values()))) == pair.size or not found:
+            if not pair.fixed or len(next(iter(feed.values()))) == pair.size:
                 answers = pair.answers(feed)
                 found.append((feed, {name: answers[name] for name in pair.loss.given}))
         return cls(found)

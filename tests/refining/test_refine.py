@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,37 @@ def test_what_is_exact_is_not_made_worse() -> None:
     assert not found.report.kept
     assert found.weights is None
     assert "taken back" in found.report.reason
+
+
+def test_little_memory_takes_the_batch_in_parts() -> None:
+    """The gradients of the parts add up to that of the batch; only the scales are of a few samples less."""
+    whole, parts = (refine(task(asked=Refine(epochs=2), memory=memory), quiet).report for memory in (1 << 30, 200_000))
+    assert parts.after == pytest.approx(whole.after, rel=0.03)
+
+
+def test_a_batch_that_the_model_fixes_is_kept_to() -> None:
+    """A Reshape names the batch, so that no other runs; without it the batch is only declared."""
+    model = network(
+        """(float[5,3,8,8] image) => (float[5,4] scores) {
+            a = Conv<strides=[4,4]>(image, W)  f = Reshape(a, S)  scores = MatMul(f, V) }""",
+        W=normal(6, 3, 3, 3),
+        S=np.array([5, 24]),
+        V=normal(24, 4),
+    )
+    changed = with_weights(model, {"W": normal(6, 3, 3, 3) + 0.2 * normal(6, 3, 3, 3, seed=5)})
+    report = refine(task(original=model, rewritten=changed, inputs=Graph(model).inputs()), quiet).report
+    assert report.kept, report.reason
+    assert report.batch == 60
+
+
+def test_labels_count_where_they_are_asked_for() -> None:
+    fit, held = feeds().split(1 / 3, 0)
+    labelled = replace(fit, labels=np.arange(len(fit)) % 5)
+    with_labels, without = (
+        refine(task(fit=labelled, held=held, asked=Refine(epochs=2, labels=labels)), quiet).report
+        for labels in (True, False)
+    )
+    assert with_labels.after != without.after
 
 
 def test_a_loss_that_is_not_finite_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
