@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,8 +234,12 @@ class _Run:
         return {name: np.array(made[name]) if name in made else feed[name] for name in self.wanted}
 
 
-def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
-    """The site's moments with the prior towards its weights in them, its strength chosen by held-out images."""
+def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) -> Callable[[], Moments]:
+    """The site's moments with the prior towards its weights in them, its strength chosen by held-out images.
+
+    What is returned makes them, from sums over the site's inputs: the walk is over by then, and the algebra may be done
+    while the next one is under way.
+    """
     batch = frontier.data.batch
 
     def rows() -> Iterator[Array]:
@@ -261,13 +266,13 @@ def collect_block(block: Branch, first: Site, frontier: Frontier, sample: Sample
             wanted[start : start + len(shortcut)] -= shortcut
             yield patches(block.outline, found[x], positions)
 
-    return _gathered((block.name, lambda: block.conv.matrix), frontier.data, sample, rows(), wanted)
+    return _gathered((block.name, lambda: block.conv.matrix), frontier.data, sample, rows(), wanted)()
 
 
 def _gathered(
     layer: tuple[str, Callable[[], Array]], data: Data, sample: Sample, found: Iterator[Array], reference: Array
-) -> Moments:
-    """Moments from patches, a batch at a time, and the responses (rows, n_o), read when the patches have been.
+) -> Callable[[], Moments]:
+    """What makes moments from patches, a batch at a time, and the responses (rows, n_o), read after the patches.
 
     layer: its name, and what gives the weight (n_o, n) that the prior is at.
     """
@@ -290,7 +295,7 @@ def _gathered(
             sums.add(np.concatenate(block), reference[start:end])
             block, start = [], end
     assert sums is not None
-    return _with_prior(layer[0], layer[1](), sums, held, reference[held_from:])
+    return partial(_with_prior, layer, sums, held, reference[held_from:])
 
 
 def answers(
@@ -319,7 +324,8 @@ def _held_from(data: Data, each: int) -> int:
     return (batches - count) * data.batch * each
 
 
-def _with_prior(name: str, weight: Array, sums: Sums, held: list[Array], y: Array) -> Moments:
+def _with_prior(layer: tuple[str, Callable[[], Array]], sums: Sums, held: list[Array], y: Array) -> Moments:
+    name, weight = layer[0], layer[1]()
     moments = sums.moments()
     x = np.concatenate(held) if held else np.zeros((0, weight.shape[1]), np.float32)
     strength = choose_strength(moments, weight, x, y)

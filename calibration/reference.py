@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,10 @@ class Calibration:
         return Frontier(graph, self.data, self.memory)
 
     def moments(self, site: Site, frontier: Frontier) -> Moments:
+        return self.sums(site, frontier)()
+
+    def sums(self, site: Site, frontier: Frontier) -> Callable[[], Moments]:
+        """What makes the moments, when the frontier has passed the site."""
         return collect(site, frontier, self.chosen[site.name], self.responses[site.name])
 
     def block_moments(self, block: Branch, first: Site, frontier: Frontier) -> Moments:

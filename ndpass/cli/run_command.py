@@ -206,13 +206,13 @@ def run(
         ),
     ] = "1GB",
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
-            help="Layers planned side by side. They share the cores and the memory.",
+            help="Layers planned side by side; left out, one for each core, as far as --memory goes.",
             rich_help_panel=EFFORT,
         ),
-    ] = 1,
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a calibrated run was cut off.", rich_help_panel=EFFORT)
     ] = False,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from typing import TypeVar
 
 from ndpass.calibration.collect import Frontier
 from ndpass.calibration.moments import Moments
@@ -25,10 +25,12 @@ from ndpass.planning.compositions import key
 from ndpass.planning.estimates import Estimates, Known
 from ndpass.planning.ledger import Ledger, Table, decided
 from ndpass.planning.sensitivity import Slopes, slopes_of
-from ndpass.planning.shelf import Shelf
-from ndpass.planning.threads import blas_threads, side_by_side
+from ndpass.planning.shelf import DERIVED, Shelf
+from ndpass.planning.threads import Room, blas_threads, cores, side_by_side
 from ndpass.planning.trials import Trials
 from ndpass.planning.work import planning_work
+
+T = TypeVar("T")
 
 NARROW = 1_024  # elements of a patch; with fewer all compositions take less time to fit than plans to ask for some
 
@@ -38,17 +40,18 @@ class Planner:
     """Plans for one graph, which stays as it is.
 
     calibration: None plans on the weights alone. most: passes that are composed in a layer, at most; None: all.
-    jobs: layers that are planned side by side. store: where what is known of each layer is kept as it comes; effects:
-    the same of what its errors do to the outputs. shelf: where moments are kept for compositions that are fitted only
-    when a plan asks for them; without one, all are fitted. weighed_by: what tells how much an error in a layer moves
-    the outputs, where that is not the calibration data; with neither all layers weigh alike.
+    jobs: layers that are planned side by side, None: one for each core, as memory allows. store: where what is known of
+    each layer is kept as it comes; effects: the same of what its errors do to the outputs. shelf: where moments are
+    kept for compositions that are fitted only when a plan asks for them; without one, all are fitted. weighed_by: what
+    tells how much an error in a layer moves the outputs, where that is not the calibration data; with neither all
+    layers weigh alike.
     """
 
     graph: Graph
     passes: Sequence[Pass]
     calibration: Calibration | None
     most: int | None = None
-    jobs: int = 1
+    jobs: int | None = None
     store: CandidateStore | None = None
     shelf: Shelf | None = None
     weighed_by: Calibration | None = None
@@ -106,12 +109,12 @@ class Planner:
                     merged.update(self._merged(site, blocks[site.name], walk, trials))
                 if known is None:
                     own = merged.pop(site.name, Merged())
-                    yield site.name, partial(self._planned, site, walk.moments(site), waits, own)
+                    yield site.name, partial(self._planned, site, walk.sums(site), waits, own)
                 else:
                     walk.past(site)
                     yield site.name, partial(self._restored, site, known, partial(self._moments, sites, site))
 
-        return side_by_side(tasks(), self.jobs)
+        return self._side_by_side(sites, tasks())
 
     def _known(self, layer: str) -> Known | None:
         return self.store.load_layer(layer, Known.unpack) if self.store else None
@@ -128,9 +131,8 @@ class Planner:
     def _merged(self, first: Site, block: Mergeable, walk: _Walk, trials: Trials | None) -> dict[str, Merged]:
         """Last layer -> the candidates of its block, fitted to the network as it is now, and their damage."""
         moments = walk.of_block(block, first)
-        with self._threads(first):
-            ways = block.candidates(moments)
-            convs = {key(c.setting): block.fitted(c, moments)[0] for c in ways}
+        ways = block.candidates(moments)
+        convs = {key(c.setting): block.fitted(c, moments)[0] for c in ways}
         damages = {name: trials.damage(block.branch, conv) for name, conv in convs.items()} if trials else {}
         return {block.branch.last: Merged(ways, damages)}
 
@@ -140,18 +142,18 @@ class Planner:
             return False
         return self.calibration is None or (self.shelf is not None and self.shelf.has_room(site))
 
-    def _planned(self, site: Site, moments: Moments | None, waits: bool, merged: Merged) -> Estimates:
-        """waits: whether compositions are fitted when they are asked for, not now; merged: of the block it ends."""
-        group = channel_group(self.graph, site, self.passes)
-        with self._threads(site):
-            known = known_of(site, self.passes, moments, group)
-            known.merged, known.damages = merged.ways, dict(merged.damages)
-            known.ways = [replace(c, block=None) for c in known.ways]  # layers before it change before it is written
-            found = self._estimates_for(site, known)
-            if found.is_open and moments is not None:
-                waits = waits and self.shelf is not None and self.shelf.put(site.name, moments)
-            if not waits:
-                found.settle_all(lambda: moments)
+    def _planned(self, site: Site, made: Callable[[], Moments] | None, waits: bool, merged: Merged) -> Estimates:
+        """made: makes the layer's moments; waits: whether compositions are fitted when they are asked for, not now;
+        merged: of the block it ends."""
+        moments, group = made() if made else None, channel_group(self.graph, site, self.passes)
+        known = known_of(site, self.passes, moments, group)
+        known.merged, known.damages = merged.ways, dict(merged.damages)
+        known.ways = [replace(c, block=None) for c in known.ways]  # layers before it change before it is written
+        found = self._estimates_for(site, known)
+        if found.is_open and moments is not None:
+            waits = waits and self.shelf is not None and self.shelf.put(site.name, moments)
+        if not waits:
+            found.settle_all(lambda: moments)
         known.whole = not waits
         self._keep(site, found)
         return found
@@ -177,8 +179,7 @@ class Planner:
         """Fit what makes candidates exact."""
 
         def task(site: Site) -> None:
-            with self._threads(site):
-                found[site.name].settle(wanted[site.name].setting, cache(partial(self._moments, sites, site)))
+            found[site.name].settle(wanted[site.name].setting, cache(partial(self._moments, sites, site)))
             self._keep(site, found[site.name])
 
         def tasks() -> Iterator[tuple[str, Callable[[], None]]]:
@@ -187,7 +188,7 @@ class Planner:
                     tell(listen, Step("fitting candidates", 0, 1, site.name))  # how many come after these is not known
                     yield site.name, partial(task, site)
 
-        side_by_side(tasks(), self.jobs)
+        self._side_by_side(sites, tasks())
 
     def _moments(self, sites: Sequence[Site], site: Site) -> Moments | None:
         """Of a layer that was planned before; from the data again where they are not on the shelf."""
@@ -205,8 +206,12 @@ class Planner:
         if self.store:
             self.store.save_layer(site.name, found.known.pack())
 
-    def _threads(self, site: Site) -> AbstractContextManager[None]:
-        return blas_threads(site) if self.jobs == 1 else nullcontext()
+    def _side_by_side(self, sites: Sequence[Site], tasks: Iterable[tuple[str, Callable[[], T]]]) -> dict[str, T]:
+        """All tasks, named after sites, as many at once as there are cores and room for their moments."""
+        widths = {site.name: site.outline.n_i * site.outline.kernel_size for site in sites}
+        memory = self.calibration.memory if self.calibration else 0
+        room = Room(memory, lambda name: DERIVED * 8 * widths[name] ** 2) if memory else None
+        return side_by_side(tasks, cores() if self.jobs is None else self.jobs, room)
 
 
 @dataclass(frozen=True)
@@ -231,10 +236,15 @@ class _Walk:
 
     def moments(self, site: Site) -> Moments | None:
         """Of the next site."""
+        made = self.sums(site)
+        return made() if made else None
+
+    def sums(self, site: Site) -> Callable[[], Moments] | None:
+        """What makes the moments of the next site, which need not be done before the one after it."""
         if self._calibration is None or self.frontier is None:
             return None
         self._catch_up(self.frontier)
-        return self._calibration.moments(site, self.frontier)
+        return self._calibration.sums(site, self.frontier)
 
     def of_block(self, block: Mergeable, first: Site) -> Moments:
         """Of a block whose first layer is the next site."""

@@ -94,14 +94,15 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """What a run may take. memory: bytes of activations that calibration keeps; jobs: layers planned side by side.
+    """What a run may take. memory: bytes of activations that calibration keeps; jobs: layers planned side by side,
+    None: one for each core, as memory allows.
 
     cache: folder of remembered latencies. resume: go on where a run into the same output was cut off. latency: time the
     original and the result in turns at the end, whatever the budget.
     """
 
     memory: int = 1 << 30
-    jobs: int = 1
+    jobs: int | None = None
     cache: Path | None = None
     resume: bool = False
     latency: bool = True

@@ -83,7 +83,7 @@ class Tuner:
     loss: Callable[[Graph], float]
     checkpoint: Checkpoint | None
     listen: Listener
-    jobs: int = 1
+    jobs: int | None = None
     clock: Clock = field(default_factory=Clock)
 
     def run(self, budget: Budget) -> Tuned:
@@ -217,7 +217,7 @@ class Tuner:
 
 
 def planner_for(
-    graph: Graph, network: Network, checkpoint: Checkpoint | None, jobs: int, most: int | None = None
+    graph: Graph, network: Network, checkpoint: Checkpoint | None, jobs: int | None, most: int | None = None
 ) -> Planner:
     """A planner of the graph as it is now that keeps what it does in the checkpoint. most: passes that are composed."""
     calibration = network.calibration

@@ -122,7 +122,7 @@ def test_moments_are_those_of_the_activations() -> None:
         positions = chosen[site.name].positions
         x = taken(rows_of(site.outline, values[TAPS[site.name]]), positions)
         y = taken(responses_of(site.outline, values[site.name]), positions)
-        got = collect(site, frontier, chosen[site.name], found[site.name])
+        got = collect(site, frontier, chosen[site.name], found[site.name])()
         # the original weights answer without error, so any strength of the prior is as good as the others
         strength = min(SHRINKAGES, key=lambda s: abs(np.trace(got.C) / np.trace(naive(x, y)[0]) - 1 - s))
         assert got.count == positions.size
@@ -139,7 +139,7 @@ def walk(memory: int, threads: int, batch: int = BATCH) -> Mapping[str, Moments]
     chosen = samples(graph, sites, data)
     found = references(graph, sites, chosen, data)
     frontier = Frontier(graph, data, memory)
-    return {s.name: collect(s, frontier, chosen[s.name], found[s.name]) for s in sites}
+    return {s.name: collect(s, frontier, chosen[s.name], found[s.name])() for s in sites}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -210,7 +210,7 @@ def test_later_moments_are_of_drifted_inputs_and_original_responses() -> None:
         y = taken(responses_of(site.outline, original[site.name]), positions)
         held = BATCH * positions.shape[1]  # one of five batches: the least, and more than HELD_OUT of the images
         assert HELD_OUT * IMAGES <= BATCH
-        got = collect(site, frontier, chosen[site.name], found[site.name])
+        got = collect(site, frontier, chosen[site.name], found[site.name])()
         assert_moments(got, with_prior(site.conv, x, y, best_strength(site.conv, x, y, held)))
 
 
@@ -260,7 +260,7 @@ def collected(model: onnx.ModelProto, images: F, name: str) -> Moments:
     data = Data.of(feeds_for(graph, images), None, 1, 0)
     chosen = samples(graph, [site], data)
     found = references(graph, [site], chosen, data)
-    return collect(site, Frontier(graph, data, PLENTY), chosen[name], found[name])
+    return collect(site, Frontier(graph, data, PLENTY), chosen[name], found[name])()
 
 
 def test_activations_that_are_not_finite_name_the_layer() -> None:
@@ -289,7 +289,7 @@ def test_inputs_that_are_no_longer_finite_name_the_layer() -> None:
     first = sites[0].conv
     graph.splice(sites[0], first.with_bias(np.full(first.n_o, np.inf, np.float32)))  # OpenVINO's Relu makes 0 of NaN
     with pytest.raises(InputError, match="layer 'b' gives NaN"):
-        collect(sites[1], Frontier(graph, data, PLENTY), chosen["b"], found["b"])
+        collect(sites[1], Frontier(graph, data, PLENTY), chosen["b"], found["b"])()
 
 
 def test_fewer_images_than_the_model_takes_at_once() -> None:

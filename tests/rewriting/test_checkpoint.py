@@ -49,6 +49,7 @@ def options(which: str = "pinned", count: int = 36, **changed: Any) -> Options:
         calibration=lambda inputs: open_feeds(images[:count], inputs),
         validation=lambda inputs: open_feeds(images[-16:], inputs),
         threads=1,
+        jobs=1,  # so that layers end one after the other
     )
     return changed_options(chosen, **changed)
 
