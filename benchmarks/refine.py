@@ -6,7 +6,7 @@ Guo et al. 2018 (Table 4) train a network again that was decoupled in every laye
 pipeline is fitted once with `ndpass run` and kept in built/, then trained by `ndpass refine` to the original's outputs
 for each of `--epochs`, on each number of `--images` of the calibration data, whose labels are not used. Rows are
 appended to benchmarks/results/refine_<model>.json as they come; those already there are not run again. Points are of
-accuracy on the validation data. `--quick`: cd:rank=4 on 200 digits, 5 epochs. Needs torch.
+accuracy on as many of the validation data. `--quick`: cd:rank=4 on 200 digits, 5 epochs. Needs torch.
 """
 
 from __future__ import annotations

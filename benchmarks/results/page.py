@@ -48,7 +48,8 @@ def read(folder: Path) -> Files:
 def results_page(found: Files) -> str:
     """The page of the results: accuracy, and the times of the first kind of CPU."""
     kept = {
-        name: rows.of_cpu(own, FIRST_CPU) if name.startswith((*TIMED, "peers_")) else own for name, own in found.items()
+        name: rows.of_cpu(own, FIRST_CPU) if name.startswith((*TIMED, "peers_", "refine_")) else own
+        for name, own in found.items()
     }
     kept = {name: own for name, own in kept.items() if own}
     return f"# Results\n\n{_rendered(kept, FIRST_CPU, others(found))}\n"
