@@ -87,7 +87,10 @@ class Variant(Part):
 
 
 class Seconds(Part):
-    """Wall-clock time of each stage; null where there was none, as calibration without data."""
+    """Wall-clock time of each stage; null where there was none, as calibration without data.
+
+    stages: the same by the stages that progress shows, in their order.
+    """
 
     calibrate: float | None = None
     plan: float | None = None
@@ -95,6 +98,7 @@ class Seconds(Part):
     refine: float | None = None
     verify: float | None = None
     total: float
+    stages: dict[str, float] = Field(default_factory=dict)
 
 
 class Verified(Part):

@@ -18,6 +18,7 @@ LEGEND = (
     ("skipped", "no pass can rewrite it"),
 )
 SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer counts as slower
+BRIEF = 0.1  # seconds; a stage that took less is not worth a word
 LAYER_HEADS = (
     "layer",
     "op",
@@ -228,10 +229,7 @@ def _warnings(report: Report) -> Iterator[Section]:
 def _target(report: Report) -> Section:
     target, seconds = report.target, report.seconds
     memory = "" if report.peak_memory_bytes is None else human(report.peak_memory_bytes, "B")
-    stages = ("calibrate", seconds.calibrate), ("plan", seconds.plan), ("rewrite", seconds.rewrite)
-    spent = ", ".join(
-        f"{name} {took:.1f} s" for name, took in (*stages, ("verify", seconds.verify)) if took is not None
-    )
+    spent = ", ".join(f"{name} {took:.1f} s" for name, took in seconds.stages.items() if took >= BRIEF)
     pairs = (
         ("CPU", target.cpu),
         ("device", target.device),

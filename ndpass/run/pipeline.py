@@ -39,6 +39,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     others = {"--json": wanted.json, "--save-plan": wanted.save_plan, "--report": wanted.report}
     check_outputs((model, options.plan), others, output, wanted.model_server)
     clock = Clock()
+    listen = clock.hearing(listen)
     checkpoint = Checkpoint.beside(output) if options.data.calibration else None
     if options.effort.resume and checkpoint is None:
         raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
@@ -53,7 +54,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
         with clock("verify"):
             found = verdict(job, done, written, stage, listen)
         sizes = sum(p.stat().st_size for p in (model, *job.beside)), stored_bytes(stage.path)
-        report = report_of(Result(job, done, found, sizes, clock.seconds, made.refinement))
+        report = report_of(Result(job, done, found, sizes, clock.seconds, clock.told, made.refinement))
         if wanted.save_plan:
             outputs.text(wanted.save_plan, plan_of(done.layers, job).to_json())
         if wanted.json:

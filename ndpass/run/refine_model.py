@@ -40,6 +40,7 @@ def refine_model(model: Path, original: Path, output: Path, options: Options, li
     wanted = options.output
     check_outputs((model, original), {"--json": wanted.json, "--report": wanted.report}, output)
     clock, checkpoint = Clock(), Checkpoint.beside(output)
+    listen = clock.hearing(listen)
     with Outputs() as outputs, kept_if_cut_off(checkpoint):
         stage = outputs.stage(output, wanted.compress)
         job = read(original, options, listen)
@@ -60,7 +61,7 @@ def refine_model(model: Path, original: Path, output: Path, options: Options, li
         with clock("verify"):
             checked = verdict(job, done, written, stage, listen)
         sizes = sum(p.stat().st_size for p in (original, *job.beside)), stored_bytes(stage.path)
-        report = report_of(Result(job, done, checked, sizes, clock.seconds, found))
+        report = report_of(Result(job, done, checked, sizes, clock.seconds, clock.told, found))
         if wanted.json:
             outputs.text(wanted.json, report.to_json())
         if wanted.report:

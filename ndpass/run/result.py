@@ -20,7 +20,8 @@ from ndpass.version import VERSION
 class Result:
     """The job, the rewritten graph's rows, what was measured, bytes of the files before and after, seconds by stage.
 
-    refinement: what came of --refine, None where it was not asked for.
+    stages: the same by the stages that progress shows. refinement: what came of --refine, None where it was not asked
+    for.
     """
 
     job: Job
@@ -28,6 +29,7 @@ class Result:
     verdict: Verdict
     file_bytes: tuple[int, int]
     seconds: Mapping[str, float]
+    stages: Mapping[str, float]
     refinement: Refinement | None = None
 
 
@@ -45,7 +47,7 @@ def report_of(result: Result) -> Report:
         variants=list(found.variants),
         plans=list(done.plans),
         refinement=result.refinement,
-        seconds=Seconds(**result.seconds),
+        seconds=Seconds(**result.seconds, stages=dict(result.stages)),
         peak_memory_bytes=peak_memory_bytes(),
         layers=list(done.layers),
         verified=_verified(job, found),
