@@ -140,6 +140,8 @@ The held-out figure (KL of class scores, else error over variance) rises at
 first and falls below its start only towards the end: give it time. What came
 out is kept if that figure has fallen, otherwise the fitted weights are written.
 Ctrl-C keeps the best so far. 100 images are few, some thousand are good.
+With --max-drop or --max-error the budget is met after training: at most three
+plans are trained, each for so long, and the fastest within it is written.
 
   ndpass run model.onnx --calibration images/ --passes nd:rank=2 --refine 30min
   ndpass refine fast.onnx --original model.onnx --calibration images/ --for 20
