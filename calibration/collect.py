@@ -126,7 +126,9 @@ def _check_finite(name: str, array: Array) -> None:
 
 
 def _check_enough(site: Site, images: int, rows: int) -> None:
-    """Warn where the patches are fewer than what is unknown of each output."""
+    """Warn where the patches are fewer than what is unknown of each output; nothing is fitted to that is grouped."""
+    if site.outline.group > 1:
+        return
     unknowns = site.outline.n_i * site.outline.kernel_size
     if rows < unknowns:
         needed = -(-ENOUGH * unknowns * images // rows)

@@ -32,6 +32,7 @@ UNARY = frozenset(
     {
         "Abs",
         "Add",
+        "BatchNormalization",
         "Cast",
         "Celu",
         "Clip",
@@ -130,10 +131,12 @@ def blocks(graph: gs.Graph, shapes: dict[str, tuple[int, ...]], read: Callable[[
             continue
         sides = [_Side.up_from(t, outputs) for t in node.inputs]
         pairs = [(side, other) for side, other in zip(sides, reversed(node.inputs), strict=True) if side.convs]
-        if pairs:
-            found.append(_block(node, *max(pairs, key=lambda pair: len(pair[0].convs)), read))
-        elif why := next((side.why for side in sides if side.why), ""):
-            found.append(Unmerged(node.name, (), why))
+        block = _block(node, *max(pairs, key=lambda pair: len(pair[0].convs)), read) if pairs else None
+        why = next((side.why for side in sides if side.why), "")
+        if why and not isinstance(block, Branch):
+            block = Unmerged(node.name, block.layers if block else (), why)
+        if block is not None:
+            found.append(block)
     return found
 
 

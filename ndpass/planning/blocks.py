@@ -15,6 +15,7 @@ from ndpass.conv import Conv
 from ndpass.graph.branches import Branch, Unmerged
 from ndpass.graph.graph import Found, Graph, Site
 from ndpass.passes import Merging, Pass, Setting
+from ndpass.passes.options import setting_text
 from ndpass.planning.candidate import Candidate, Choice
 
 MOST_REFITTED = 2_304  # elements of a patch of a layer that is only fitted anew: 256 channels of 3x3
@@ -41,8 +42,9 @@ class Mergeable:
         settings = rule.settings(outline, moments.count)
         wanted = rule.settings(outline)
         if wanted and settings[-1:] != wanted[-1:]:
+            tried = f"up to {setting_text(settings[-1])} is tried" if settings else "none is tried"
             text = "the data are too few for a larger kernel"
-            log.warning("block '%s': %s: %s, %s", self.branch.name, rule.name, text, f"up to {settings[-1:]} is tried")
+            log.warning("block '%s': %s: %s, %s", self.branch.name, rule.name, text, tried)
         conv = self.branch.conv
         errors = rule.errors(conv, settings, moments)
         return [

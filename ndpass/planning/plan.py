@@ -120,8 +120,10 @@ class Planner:
         return self.store.load_layer(layer, Known.unpack) if self.store else None
 
     def blocks(self, sites: Sequence[Site]) -> dict[str, Mergeable]:
-        """Last layer -> residual block that may be merged."""
-        return mergeable(self.graph, self.passes, [site.name for site in sites], self.calibration is not None)
+        """Last layer -> residual block that may be merged: there are data for it."""
+        calibration = self.calibration
+        found = mergeable(self.graph, self.passes, [site.name for site in sites], calibration is not None)
+        return {n: one for n, one in found.items() if calibration and one.branch.name in calibration.responses}
 
     def _trials(self, blocks: Mapping[str, Mergeable]) -> Trials | None:
         """What measures the damage of merging; None where there is nothing to merge."""
@@ -240,8 +242,14 @@ class _Walk:
         return made() if made else None
 
     def sums(self, site: Site) -> Callable[[], Moments] | None:
-        """What makes the moments of the next site, which need not be done before the one after it."""
+        """What makes the moments of the next site, which need not be done before the one after it.
+
+        None without data, and of grouped layers, which are here only as a part of a block.
+        """
         if self._calibration is None or self.frontier is None:
+            return None
+        if site.outline.group > 1:
+            self.past(site)
             return None
         self._catch_up(self.frontier)
         return self._calibration.sums(site, self.frontier)

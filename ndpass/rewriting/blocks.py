@@ -41,7 +41,8 @@ class Blocks:
     def of(
         cls, graph: Graph, passes: Sequence[Pass], names: Collection[str], calibration: Calibration | None
     ) -> Blocks:
-        found = mergeable(graph, passes, names, calibration is not None).values()
+        every = mergeable(graph, passes, names, calibration is not None).values()
+        found = [one for one in every if calibration and one.branch.name in calibration.responses]
         sites = {site.name: site for site in graph.sites() if isinstance(site, Site)} if found else {}
         return cls(calibration, {block.branch.first: block for block in found}, sites)
 

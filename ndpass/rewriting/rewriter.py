@@ -166,7 +166,10 @@ class Rewriter:
         return self._blocks.refitted(site, row, frontier)
 
     def _moments(self, site: Site, frontier: Frontier | None) -> Moments | None:
-        return None if frontier is None or self.calibration is None else self.calibration.moments(site, frontier)
+        """None without data, and of grouped layers, which are here only as a part of a block."""
+        if frontier is None or self.calibration is None or site.outline.group > 1:
+            return None
+        return self.calibration.moments(site, frontier)
 
     def _build(self, site: Site, candidate: Candidate, moments: Moments | None) -> Record:
         """The layer written as the candidate says, fitted."""

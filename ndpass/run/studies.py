@@ -261,7 +261,8 @@ def _opened(model: Path, data: Data) -> tuple[Graph, Feeds, Feeds]:
 def _sites(model: Path, graph: Graph, passes: Sequence[Pass]) -> list[Site]:
     """What can be looked at, in graph order: where there are passes, only what one of them can rewrite."""
     known = [f for f in graph.sites() if isinstance(f, Site) and f.in_hw is not None]
-    sites = [s for s in known if not passes or refused(graph, s, passes, True) is None]
+    inside = [rule for rule in passes if not isinstance(rule, Merging)]  # a block is no layer
+    sites = [s for s in known if not passes or (inside and refused(graph, s, inside, True) is None)]
     if not sites:
         names = "+".join(rule.name for rule in passes)
         why = f"that {names} can rewrite" if passes else "with weights of its own"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -27,11 +28,12 @@ def net(body: str, **changed: np.ndarray) -> onnx.ModelProto:
         "W4": normal(8, 8, 1, 1),
         "WD": normal(8, 1, 3, 3),
         "W5": normal(5, 8),
+        **{name: np.full(8, 0.5, np.float32) for name in "GHMV"},
     }
     text = f"""(float[N,3,8,8] image) => (float[N,5] scores) {{
         a = Conv<pads=[1,1,1,1]>(image, W1)  r = Relu(a)  {body}  e = Relu(d)  {HEAD}
     }}"""
-    used = {name: w for name, w in {**weights, **changed}.items() if name in text}
+    used = {name: w for name, w in {**weights, **changed}.items() if re.search(rf"\b{name}\b", text)}
     return network(text, **used)
 
 
@@ -40,6 +42,8 @@ PROJECTION = """b = Conv<strides=[2,2], pads=[1,1,1,1]>(r, W2)  s = Relu(b)  c =
                 q = Conv<strides=[2,2]>(r, W4)  d = Add(q, c)"""
 BEFORE = """n = Relu(r)  b = Conv<pads=[1,1,1,1]>(n, W2)  s = Sigmoid(b)  c = Conv<pads=[1,1,1,1]>(s, W3)
             d = Add(r, c)"""
+NORMALISED = """o = BatchNormalization(r, G, H, M, V)  n = Relu(o)  b = Conv<pads=[1,1,1,1]>(n, W2)  s = Relu(b)
+                c = Conv<pads=[1,1,1,1]>(s, W3)  d = Add(r, c)"""
 DEPTHWISE = """b = Conv(r, W4)  s = Relu(b)  c = Conv<pads=[1,1,1,1], group=8>(s, WD)  t = Relu(c)
                u = Conv<pads=[1,1,1,1]>(t, W3)  d = Add(u, r)"""
 
@@ -50,9 +54,10 @@ DEPTHWISE = """b = Conv(r, W4)  s = Relu(b)  c = Conv<pads=[1,1,1,1], group=8>(s
         (IDENTITY, 2, 3, (5, 5), (1, 1), (2, 2, 2, 2)),
         (PROJECTION, 2, 3, (7, 7), (2, 2), (3, 3, 3, 3)),
         (BEFORE, 2, 3, (5, 5), (1, 1), (2, 2, 2, 2)),
+        (NORMALISED, 2, 3, (5, 5), (1, 1), (2, 2, 2, 2)),
         (DEPTHWISE, 3, 5, (5, 5), (1, 1), (2, 2, 2, 2)),
     ],
-    ids=["identity", "projection", "pre-activation", "depthwise"],
+    ids=["identity", "projection", "pre-activation", "normalised before", "depthwise"],
 )
 @pytest.mark.parametrize("ir", [False, True], ids=["onnx", "ir"])
 def test_a_branch_has_the_geometry_of_one_convolution(

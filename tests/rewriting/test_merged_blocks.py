@@ -56,11 +56,11 @@ def images(count: int, seed: int = 0) -> F:
     return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
 
 
-def options_for(spec: str, budget: Budget | None = None, **changed: Any) -> Options:
+def options_for(spec: str, budget: Budget | None = None, count: int = 150, **changed: Any) -> Options:
     return run_options(
         parse(spec),
         budget or Budget("pinned"),
-        calibration=lambda inputs: open_feeds(images(150), inputs),
+        calibration=lambda inputs: open_feeds(images(count), inputs),
         validation=lambda inputs: open_feeds(images(16, seed=1), inputs),
         threads=1,
         **changed,
@@ -151,6 +151,25 @@ def test_a_plan_that_merges_what_is_no_block_is_refused() -> None:
     plan.save(Path("plan.json"))
     with pytest.raises(InputError, match="it is the last layer of none"):
         run(Path("in.onnx"), "bm", plan=Path("plan.json"))
+
+
+def test_a_block_with_a_depthwise_layer_is_merged(caplog: pytest.LogCaptureFixture) -> None:
+    text = """(float[N,3,8,8] image) => (float[N,8,8,8] y) {
+        a = Conv<pads=[1,1,1,1]>(image, A)  b = Conv(a, B)  r = Relu(b)
+        c = Conv<pads=[1,1,1,1], group=24>(r, C)  s = Relu(c)  d = Conv(s, D)  y = Add(a, d)
+    }"""
+    weights = {"A": normal(8, 3, 3, 3), "B": normal(24, 8, 1, 1), "C": normal(24, 1, 3, 3), "D": normal(8, 24, 1, 1)}
+    report = run(network(text, **weights), "bm,sd", Budget("macs", 0.6))
+    merged = by_name(report)["d"]
+    assert merged.reason == "stands for b, c, d"
+    assert "bm" in merged.setting
+    assert not [record for record in caplog.records if "patches" in record.getMessage()]
+
+
+def test_too_few_images_make_the_kernel_smaller_and_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    report = run(blocks(), "bm:kernel=full", count=3)  # 192 positions, 200 unknowns
+    assert by_name(report)["c"].setting == {"bm": {"kernel": 3}}
+    assert "block 'd': bm: the data are too few for a larger kernel" in caplog.text
 
 
 def test_an_ignored_layer_keeps_its_block() -> None:
