@@ -55,6 +55,7 @@ RUNS = {
     "default": Run("", data=False),
     "sd": Run("--passes sd --speedup 1.3"),
     "auto": Run("--passes auto --speedup 1.5"),
+    "auto f32": Run("--passes auto --speedup 1.5 --precision f32"),
     "error": Run("--passes auto --max-error 0.05"),
     "auto int8": Run("--passes auto --speedup 1.5", int8=True),
     "error int8": Run("--passes auto --max-error 0.05", int8=True),
