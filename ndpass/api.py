@@ -30,6 +30,7 @@ from ndpass.run.arguments import (
     opener,
     optional_whole,
     parse_bytes,
+    parse_limit,
     parsed,
     passes_and_budget,
     refinement_of,
@@ -137,6 +138,7 @@ def run(
     seed: int = 0,
     memory: int | str = 1 << 30,
     jobs: int | None = None,
+    time_limit: str | float | None = None,
     refine: str | float | None = None,
     refine_labels: bool = False,
     latency: bool = True,
@@ -153,8 +155,9 @@ def run(
     metric: its name (top1, top5, agreement, iou, psnr, detection or explained; left out: the one that goes with the
     outputs) or a function of a compiled OpenVINO model. int8: quantise the result by NNCF, which makes it an ov.Model.
     memory: bytes of activations that are kept; jobs: layers that are planned side by side, None: one for each core, as
-    far as memory goes. refine: then train the weights to the original's outputs, for a time, as "10min", or a number
-    of epochs; refine_labels: to labels, too. progress: called with
+    far as memory goes; time_limit: about how long the run may take, in seconds or as "10min". refine: then train the
+    weights to the original's outputs, for a time, as "10min", or a number of epochs; refine_labels: to labels, too.
+    progress: called with
     (stage, steps done, steps in all); left out: a bar on a terminal and in a notebook, else nothing. size: height and
     width where the model leaves them open, as "320x480". anyway: go on although another preprocessing makes the
     original right far more often. latency: time the original and the result at the end. Raises UsageError, InputError,
@@ -198,7 +201,11 @@ def run(
             target=target_options(device, precision, threads, batch, int8=int8),
             output=Output(int8=int8, save_plan=saved),
             effort=Effort(
-                memory=parse_bytes(memory), jobs=optional_whole("jobs", jobs), cache=cache_folder(), latency=latency
+                memory=parse_bytes(memory),
+                jobs=optional_whole("jobs", jobs),
+                cache=cache_folder(),
+                latency=latency,
+                time_limit=parse_limit(time_limit, budget),
             ),
         )
         names = {source: "the model in memory", output: "the rewritten model", folder / "given.json": "the plan"}

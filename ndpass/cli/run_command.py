@@ -42,6 +42,7 @@ from ndpass.run.arguments import (
     metric_of,
     opener,
     parse_bytes,
+    parse_limit,
     parsed,
     passes_and_budget,
     refinement_of,
@@ -213,6 +214,14 @@ def run(
             rich_help_panel=EFFORT,
         ),
     ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="About how long the run may take, as 10min: small layers are left alone and fewer plans fitted.",
+            metavar="TIME",
+            rich_help_panel=EFFORT,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a calibrated run was cut off.", rich_help_panel=EFFORT)
     ] = False,
@@ -292,7 +301,13 @@ def run(
             model_server=model_server,
             given=given,
         ),
-        effort=Effort(memory=parse_bytes(memory), jobs=jobs, resume=resume, latency=latency),
+        effort=Effort(
+            memory=parse_bytes(memory),
+            jobs=jobs,
+            resume=resume,
+            latency=latency,
+            time_limit=parse_limit(time_limit, budget),
+        ),
     )
     if compress_to_fp16 and output.suffix != IR:
         raise UsageError(f"--compress-to-fp16 is about OpenVINO IR: give an .xml as output, not {output}")

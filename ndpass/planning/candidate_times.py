@@ -19,6 +19,7 @@ from ndpass.passes import Pass
 from ndpass.planning.blocks import Mergeable, mergeable
 from ndpass.planning.candidate import Candidate, CandidateStore, seconds_of
 from ndpass.planning.candidates import block_of, channel_group
+from ndpass.planning.deadline import TIMED, Deadline
 from ndpass.planning.latency_table import CORRECTION, VISIBLE, LatencyTable
 from ndpass.planning.stand_in import time_original
 from ndpass.planning.timed_rounds import Timer, timed_in_rounds
@@ -32,20 +33,25 @@ def timed_table(
     latencies: Latencies,
     listen: Listener = lambda *_: None,
     store: CandidateStore | None = None,
+    deadline: Deadline | None = None,
 ) -> LatencyTable:
     """The table of a graph that has not been rewritten yet.
 
     candidates: of each site, the first as the layer is. store: where the timed candidates of each layer are kept as
-    they come.
+    they come. deadline: when the rest of the layers, those with the fewest MACs, is left as it is.
     """
     small: dict[str, list[Candidate]] = {}
     named = {site.name: site for site in sites}
     merged = mergeable(graph, passes, list(named), calibrated=True)
-    for i, site in enumerate(sites):
+    for i, site in enumerate(sorted(sites, key=lambda site: -(site.macs(site.outline) or 0))):
         tell(listen, Step("timing", i, len(sites), site.name))
         known = store.load_candidates(site.name) if store else None
         if known is not None:
             small[site.name] = known
+            continue
+        if deadline and (site.name in deadline.left_out or deadline.is_near(TIMED)):
+            deadline.leave_out(site)
+            small[site.name] = timed_in_rounds(candidates[site.name][:1], _timer(graph, site, passes, latencies))
             continue
         block, batch = merged.get(site.name), latencies.machine.target.batch
         inside = [c for c in candidates[site.name] if not _merges(block, c)]
@@ -57,8 +63,8 @@ def timed_table(
             store.save_candidates(site.name, small[site.name])
     whole, in_place = time_original(graph, latencies.machine, list(small))
     others = {last: list(block.branch.layers[:-1]) for last, block in merged.items()}
-    ways = {name: corrected(own, in_place[name]) for name, own in small.items()}
-    return LatencyTable(ways, whole, in_place, blocks=others)
+    ways = {name: corrected(small[name], in_place[name]) for name in named}
+    return LatencyTable(ways, whole, in_place, blocks=others, left_out=list(deadline.left_out) if deadline else ())
 
 
 def _merged(block: Mergeable, ways: Sequence[Candidate], latencies: Latencies, rows: int) -> list[Candidate]:

@@ -47,11 +47,13 @@ def within_drop(
     fit: Callable[[TimedPlan, int], tuple[float, T]],
     at_least: float = 1.0,
     wish: str = "",
+    enough: Callable[[], bool] = lambda: False,
 ) -> Fit[T]:
     """The fastest plan whose measured drop is at most `limit` points.
 
     settle: (damage, number) -> a plan that does as much damage, timed in place; fit: (plan, number) -> its drop and its
     result. at_least: the speedup that is asked for too. wish: the budget as it was typed, by default --max-drop LIMIT.
+    enough: whether a plan that meets the limit is not to be improved any more.
     Raises BudgetError where no plan meets both.
     """
     passing: list[Fit[T]] = []
@@ -74,6 +76,8 @@ def within_drop(
         else:
             failed = min(failed, now.damage)
         wanted = _next(limit, now, passed, failed)
+        if passing and enough():
+            break
         if passed and search.aim_for(wanted) > search.aim_for(passed) * (1 - WORTH):
             break  # hardly anything is faster
     best = _fastest(search, passing) if passing else None

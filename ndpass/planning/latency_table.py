@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ndpass.planning.candidate import Candidate, Choice, damage, pareto, seconds_of
+from ndpass.planning.deadline import REASON
 
 CORRECTION = (0.25, 4.0)  # limits; beyond them counters and clock do not speak of the same nodes
 COUNTABLE = 10e-6  # seconds; a shorter layer is not judged by its own counters
@@ -58,7 +59,8 @@ class LatencyTable:
 
     whole: seconds of the original by the clock; in_place: layer -> its seconds inside the original, by the counters;
     reverted: layer -> why what was tried there was taken back; scale: the table's seconds now over those at first;
-    blocks: last layer of a block -> the others, which go where the block is merged.
+    blocks: last layer of a block -> the others, which go where the block is merged; left_out: layers that
+    there was no time for.
     """
 
     candidates: dict[str, list[Candidate]]
@@ -67,6 +69,7 @@ class LatencyTable:
     reverted: dict[str, str] = field(default_factory=dict)
     scale: float = 1.0
     blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
     @property
     def rest(self) -> float:
@@ -80,6 +83,8 @@ class LatencyTable:
     def kept(self, name: str) -> Choice:
         """The layer as it is, with the reason."""
         ways = self.candidates[name]
+        if name in self.left_out:
+            return Choice(ways[0], REASON)
         if name in self.reverted:
             return Choice(ways[0], self.reverted[name], "reverted")
         if len(pareto(ways, seconds_of)) == 1:

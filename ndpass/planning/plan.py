@@ -21,7 +21,8 @@ from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
 from ndpass.planning.candidates import candidates_for, channel_group, estimates_for, known_of
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
-from ndpass.planning.compositions import key
+from ndpass.planning.compositions import key, site_macs
+from ndpass.planning.deadline import REASON, Deadline, Ration
 from ndpass.planning.estimates import Estimates, Known
 from ndpass.planning.ledger import Ledger, Table, decided
 from ndpass.planning.sensitivity import Slopes, slopes_of
@@ -44,7 +45,7 @@ class Planner:
     each layer is kept as it comes; effects: the same of what its errors do to the outputs. shelf: where moments are
     kept for compositions that are fitted only when a plan asks for them; without one, all are fitted. weighed_by: what
     tells how much an error in a layer moves the outputs, where that is not the calibration data; with neither all
-    layers weigh alike.
+    layers weigh alike. deadline: what leaves out layers for want of time.
     """
 
     graph: Graph
@@ -56,10 +57,13 @@ class Planner:
     shelf: Shelf | None = None
     weighed_by: Calibration | None = None
     effects: CandidateStore | None = None
+    deadline: Deadline | None = None
 
     def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
         """A choice for every site. Raises BudgetError where none meets the budget."""
-        return self.plan_with(self.ledger(sites, listen), sites, budget)
+        plan = self.plan_with(self.ledger(sites, listen), sites, budget)
+        out = self.deadline.left_out if self.deadline else {}
+        return {name: Choice(choice.candidate, REASON) if name in out else choice for name, choice in plan.items()}
 
     def plan_with(self, ledger: Ledger, sites: Sequence[Site], budget: Budget) -> dict[str, Choice]:
         """A choice for every site, whose candidates the ledger has. Raises BudgetError where none meets the budget."""
@@ -85,7 +89,9 @@ class Planner:
         return Ledger(found, slopes, partial(self._settle, sites, found, listen))
 
     def _slopes(self, data: Calibration, sites: Sequence[Site], listen: Listener) -> Slopes:
-        return slopes_of(data, self.graph, sites, self.passes, listen, self.effects)
+        out = self.deadline.left_out if self.deadline else {}
+        probed = [site for site in sites if site.name not in out]
+        return slopes_of(data, self.graph, probed, self.passes, listen, self.effects).beside(out)
 
     def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
         """Site name -> all its candidates, fitted, with data on the activations of the network as it is now."""
@@ -98,6 +104,7 @@ class Planner:
         blocks = {block.branch.first: block for block in self.blocks(sites).values()}
         merged: dict[str, Merged] = {}
         trials = self._trials(blocks)
+        ration = Ration(sites, self.deadline) if self.deadline else None
 
         def tasks() -> Iterator[tuple[str, Callable[[], Estimates]]]:
             done = shares([planning_work(site) for site in sites])
@@ -105,6 +112,11 @@ class Planner:
                 tell(listen, Step("planning", i, len(sites), site.name, done[i]))
                 waits = not fitted and self._can_wait(site)
                 known = self._known(site.name)
+                if known is None and self.deadline and ration and not ration.has(i):
+                    self.deadline.leave_out(site)
+                    walk.past(site)
+                    yield site.name, partial(_left_out, site)
+                    continue
                 if site.name in blocks and not (self.store and self._known(blocks[site.name].branch.last)):
                     merged.update(self._merged(site, blocks[site.name], walk, trials))
                 if known is None:
@@ -214,6 +226,11 @@ class Planner:
         memory = self.calibration.memory if self.calibration else 0
         room = Room(memory, lambda name: DERIVED * 8 * widths[name] ** 2) if memory else None
         return side_by_side(tasks, cores() if self.jobs is None else self.jobs, room)
+
+
+def _left_out(site: Site) -> Estimates:
+    """A layer that stays as it is."""
+    return Estimates(site, [], Known([Candidate(site_macs(site, [], {}))], whole=True), None, 1)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,13 @@ class Slopes:
     pruned: Mapping[str, float]
     pruning: Collection[str] = ()
 
+    def beside(self, others: Collection[str]) -> Slopes:
+        """With the steepest slope for layers that were not probed."""
+        plain, pruned = (
+            {**dict.fromkeys(others, max(of.values(), default=1.0)), **of} for of in (self.plain, self.pruned)
+        )
+        return Slopes(plain, pruned, self.pruning)
+
     def damage(self, name: str, candidate: Candidate) -> float:
         """The divergence that a candidate's error makes: (slope · error)²."""
         slopes = self.pruned if any(name in candidate.setting for name in self.pruning) else self.plain

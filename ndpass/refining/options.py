@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from ndpass.errors import UsageError
 
 UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+LENGTH = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*")
 LAW = "write a time, as 10min, 90s or 2h, or a number of epochs, as 20"
 PIP = "pip install 'ndpass[refine]'"
 
@@ -41,7 +42,7 @@ def parse(length: str | float | None, labels: bool = False) -> Refine | None:
         if labels:
             raise UsageError("--refine-labels is about --refine: say how long, as --refine 10min")
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(length).lower())
+    found = LENGTH.fullmatch(str(length).lower())
     number, unit = (float(found[1]), found[2]) if found else (0.0, "")
     if not number or (unit and unit not in UNITS) or (not unit and number % 1):
         raise UsageError(f"--refine {length}: {LAW}")

@@ -45,6 +45,26 @@ def parse_bytes(size: str | int) -> int:
     return int(count)
 
 
+def parse_limit(limit: str | float | None, budget: Budget) -> float | None:
+    """What --time-limit says, in seconds; a number is seconds. Raises UsageError, also where a run does not plan.
+
+    >>> from ndpass.planning.candidate import Budget
+    >>> parse_limit("10min", Budget("speedup", 2.0))
+    600.0
+    """
+    from ndpass.refining.options import LENGTH
+    from ndpass.refining.options import UNITS as LENGTHS
+
+    if limit is None:
+        return None
+    found = LENGTH.fullmatch(str(limit).lower())
+    if not found or not float(found[1]) or (found[2] or "s") not in LENGTHS:
+        raise UsageError(f"--time-limit {limit}: write a time, as 10min, 90s or 2h")
+    if not budget.is_shared:
+        raise UsageError("--time-limit is about budgets that layers share: --max-drop, --max-error, --speedup, --macs")
+    return float(found[1]) * LENGTHS[found[2] or "s"]
+
+
 def whole(name: str, value: object, least: int = 1) -> int:
     """A whole number, as such or as text. Raises UsageError."""
     if isinstance(value, str) and value.strip().isdecimal():

@@ -43,6 +43,11 @@ class Clock:
         self._mark = now
 
     @property
+    def passed(self) -> float:
+        """Seconds since the clock was made."""
+        return self._now() - self._start
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Stage -> seconds, and `total` since the clock was made."""
         return {**self._stages, "total": self._now() - self._start}

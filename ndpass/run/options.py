@@ -98,7 +98,8 @@ class Effort:
     None: one for each core, as memory allows.
 
     cache: folder of remembered latencies. resume: go on where a run into the same output was cut off. latency: time the
-    original and the result in turns at the end, whatever the budget.
+    original and the result in turns at the end, whatever the budget. time_limit: seconds, after which what is known is
+    made the best of.
     """
 
     memory: int = 1 << 30
@@ -106,6 +107,7 @@ class Effort:
     cache: Path | None = None
     resume: bool = False
     latency: bool = True
+    time_limit: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

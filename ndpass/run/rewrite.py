@@ -14,6 +14,7 @@ from ndpass.measuring.block_latency import Latencies
 from ndpass.measuring.runtime import Runnable
 from ndpass.planning.blocks import mergeable, refittable
 from ndpass.planning.candidate import Budget, Choice
+from ndpass.planning.deadline import Deadline
 from ndpass.planning.keep_faster import keep_faster
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.stand_in import StandIns
@@ -65,21 +66,25 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     opened = job.open()
     calibration = _calibrated(job, opened, checkpoint, clock, listen)
     checkpoint = checkpoint if calibration else None
+    limit = job.options.effort.time_limit
+    deadline = None if limit is None else Deadline(limit, lambda: clock.passed)
     warnings: Sequence[str] = ()
     plans: Sequence[TriedPlan] = ()
     tuned = None
     if job.options.budget.in_milliseconds and job.options.plan is None and opened.sites:
         with clock("plan"):
-            tuned = _tuned(job, calibration, checkpoint, clock, listen)
+            tuned = _tuned(job, calibration, checkpoint, clock, listen, deadline)
         graph, layers, warnings, plans = tuned.graph, tuned.layers, tuned.warnings, tuned.plans
     else:
-        graph, layers = opened.graph, _planned(job, opened, calibration, checkpoint, clock, listen)
+        graph, layers = opened.graph, _planned(job, opened, calibration, checkpoint, clock, listen, deadline)
     if not any(layer.status == "done" for layer in layers):
         text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
         names = "+".join(p.name for p in job.options.passes)
         within = opened.sites and job.options.budget.kind != "pinned"  # passes could act, but not within the budget
         error = BudgetError if within else InputError
         raise error(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all)")
+    if deadline and (left := deadline.warning(job.macs)):
+        warnings = [*warnings, left]
     return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings), plans, tuned)
 
 
@@ -110,11 +115,12 @@ def _planned(
     checkpoint: Checkpoint | None,
     clock: Clock,
     listen: Listener,
+    deadline: Deadline | None,
 ) -> list[Layer]:
     """One plan, from a file or chosen by the budget, fitted once."""
     times: tuple[TimedPlan, LatencyTable] | None = None
     with clock("plan"):
-        plan = _plan(job, opened, calibration, checkpoint, listen)
+        plan = _plan(job, opened, calibration, checkpoint, listen, deadline)
         if job.options.budget.faster and not isinstance(plan, Budget) and _rewrites(plan):
             times = _only_faster(job, opened, plan, listen)
             plan = times[0].plan
@@ -141,7 +147,12 @@ def _only_faster(
 
 
 def _plan(
-    job: Job, opened: Opened, calibration: Calibration | None, checkpoint: Checkpoint | None, listen: Listener
+    job: Job,
+    opened: Opened,
+    calibration: Calibration | None,
+    checkpoint: Checkpoint | None,
+    listen: Listener,
+    deadline: Deadline | None,
 ) -> Mapping[str, Choice] | Budget:
     """A choice for every layer; the budget itself where it is chosen layer by layer, on the network as rewritten."""
     options = job.options
@@ -154,7 +165,7 @@ def _plan(
         return known
     natural = _natural(job, opened) if calibration is None and options.budget.is_shared else None
     network = Network(job.open, options.passes, calibration, natural)
-    planner = planner_for(opened.graph, network, checkpoint, options.effort.jobs)
+    planner = planner_for(opened.graph, network, checkpoint, options.effort.jobs, deadline=deadline)
     plan = planner.plan(opened.sites, options.budget, listen)
     if checkpoint:
         checkpoint.save_plan(plan)
@@ -182,7 +193,12 @@ def measured_loss(job: Job, model: Runnable) -> float:
 
 
 def _tuned(
-    job: Job, calibration: Calibration | None, checkpoint: Checkpoint | None, clock: Clock, listen: Listener
+    job: Job,
+    calibration: Calibration | None,
+    checkpoint: Checkpoint | None,
+    clock: Clock,
+    listen: Listener,
+    deadline: Deadline | None,
 ) -> Tuned:
     """Plans that are timed, and fitted until the metric has no more room; with what the user should know of them."""
     options = job.options
@@ -193,4 +209,5 @@ def _tuned(
     natural = None if calibration else _natural(job, job.open())
     network = Network(job.open, options.passes, calibration, natural)
     latencies = Latencies(options.target.machine(job.target), options.effort.cache)
-    return Tuner(network, latencies, loss, checkpoint, listen, options.effort.jobs, clock).run(options.budget)
+    tuner = Tuner(network, latencies, loss, checkpoint, listen, options.effort.jobs, clock, deadline)
+    return tuner.run(options.budget)

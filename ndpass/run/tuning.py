@@ -23,6 +23,7 @@ from ndpass.planning.blocks import without_merged
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidate_times import timed_table
 from ndpass.planning.channel_savings import Coupling
+from ndpass.planning.deadline import Deadline
 from ndpass.planning.drop_search import MOST_FITS, within_drop
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.ledger import Ledger
@@ -76,7 +77,8 @@ class Tuned:
 @dataclass(frozen=True)
 class Tuner:
     """latencies: what blocks take on the machine; loss: what the budget counts of the rewritten graph on the validation
-    data, in points; jobs: layers that are planned side by side; clock: what counts the seconds of fits."""
+    data, in points; jobs: layers that are planned side by side; clock: what counts the seconds of fits; deadline: what
+    leaves out layers and fits for want of time."""
 
     network: Network
     latencies: Latencies
@@ -85,6 +87,7 @@ class Tuner:
     listen: Listener
     jobs: int | None = None
     clock: Clock = field(default_factory=Clock)
+    deadline: Deadline | None = None
 
     def run(self, budget: Budget) -> Tuned:
         """The graph within the budget, which is in milliseconds. Raises BudgetError where there is none."""
@@ -126,6 +129,11 @@ class Tuner:
         """The fastest plan that was fitted and lost no more than the budget allows, its graph, and all plans fitted."""
 
         fitted: list[tuple[TimedPlan, float]] = []
+        begun = self.clock.passed
+
+        def enough() -> bool:
+            each = (self.clock.passed - begun) / max(len(fitted), 1)
+            return self.deadline is not None and self.deadline.is_near(1.0, each)
 
         def settle(damage: float, number: int) -> TimedPlan:
             return self._timed(search, number, lambda: search.fastest(damage))
@@ -136,18 +144,18 @@ class Tuner:
             return loss, build
 
         wish = f"--{budget.kind.replace('_', '-')} {budget.value:g}"
-        best = within_drop(search, budget.loss_limit or 0.0, settle, fit, budget.speedup or 1.0, wish)
+        best = within_drop(search, budget.loss_limit or 0.0, settle, fit, budget.speedup or 1.0, wish, enough)
         plans = [TriedPlan(speedup=one.speedup, loss=loss, chosen=one.plan is best.timed.plan) for one, loss in fitted]
         return best.timed, best.result(), plans
 
     def _search(self) -> TimedSearch:
         """The candidates' errors, slopes and seconds; as the checkpoint has them if it does."""
         opened, passes = self.network.open(), self.network.passes
-        planner = planner_for(opened.graph, self.network, self.checkpoint, self.jobs, MOST_COMPOSED)
+        planner = planner_for(opened.graph, self.network, self.checkpoint, self.jobs, MOST_COMPOSED, self.deadline)
         ledger = planner.ledger(opened.sites, self.listen)
         packed = self.checkpoint.read("table.json") if self.checkpoint else None
         table = self._table(opened, ledger) if packed is None else unpack_table(packed)
-        if self.checkpoint and packed is None:
+        if self.checkpoint and packed is None and not table.left_out:  # else --resume goes on with them
             self.checkpoint.write("table.json", pack_table(table))
         timer = StandIns(lambda: self.network.open().graph, passes, self.latencies.machine)
         blocks = planner.blocks(opened.sites)
@@ -159,7 +167,9 @@ class Tuner:
 
     def _table(self, opened: Opened, ledger: Ledger) -> LatencyTable:
         kept, passes = self._kept("timed"), self.network.passes
-        return timed_table(opened.graph, opened.sites, ledger.table(), passes, self.latencies, self.listen, kept)
+        return timed_table(
+            opened.graph, opened.sites, ledger.table(), passes, self.latencies, self.listen, kept, self.deadline
+        )
 
     def _warnings(self) -> list[str]:
         if not self.latencies.noisy:
@@ -217,14 +227,19 @@ class Tuner:
 
 
 def planner_for(
-    graph: Graph, network: Network, checkpoint: Checkpoint | None, jobs: int | None, most: int | None = None
+    graph: Graph,
+    network: Network,
+    checkpoint: Checkpoint | None,
+    jobs: int | None,
+    most: int | None = None,
+    deadline: Deadline | None = None,
 ) -> Planner:
     """A planner of the graph as it is now that keeps what it does in the checkpoint. most: passes that are composed."""
     calibration = network.calibration
     store, folder = (checkpoint.part("candidates"), checkpoint.part("moments").folder) if checkpoint else (None, None)
     shelf = Shelf(folder, calibration.memory) if calibration else None
     effects = checkpoint.part("effects") if checkpoint else None
-    return Planner(graph, network.passes, calibration, most, jobs, store, shelf, network.weighed_by, effects)
+    return Planner(graph, network.passes, calibration, most, jobs, store, shelf, network.weighed_by, effects, deadline)
 
 
 def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTable) -> list[Layer]:

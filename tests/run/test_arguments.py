@@ -8,7 +8,8 @@ import pytest
 
 from ndpass.errors import UsageError
 from ndpass.passes import ChannelDecomposition, NetworkDecoupling
-from ndpass.run.arguments import passes_of
+from ndpass.planning.candidate import Budget
+from ndpass.run.arguments import parse_limit, passes_of
 
 
 def test_auto_is_the_registry_s() -> None:
@@ -36,3 +37,19 @@ def test_what_is_no_list_of_passes_is_refused(spec: Any, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         passes_of(spec, calibrated=False)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10min", 600), ("1.5h", 5400), (90, 90), ("45s", 45), (None, None)])
+def test_a_time_limit_is_a_time(text: str | float | None, seconds: float | None) -> None:
+    assert parse_limit(text, Budget("speedup", 2.0)) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "10 parsecs", "0min", "-3s", ""])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--time-limit.*write a time, as 10min"):
+        parse_limit(text, Budget("speedup", 2.0))
+
+
+def test_a_time_limit_is_about_runs_that_plan() -> None:
+    with pytest.raises(UsageError, match=r"--time-limit is about budgets that layers share"):
+        parse_limit("10min", Budget("energy", 0.9))

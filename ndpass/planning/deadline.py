@@ -1,0 +1,69 @@
+"""A time limit: which layers are planned so that the rest of a run has its time, and which are left out.
+
+Planning goes through the layers in the graph's order and cannot begin with those that matter most. But what a layer
+will take is known beforehand (`ndpass.planning.work`), and what has been done tells how fast the machine is. So before
+each layer the time that is left is dealt out to the layers that are still to come, those with the most MACs for their
+work first, and a layer that gets none is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ndpass.graph.graph import Site
+from ndpass.planning.work import planning_work
+
+PLANNED, TIMED = 0.4, 0.7  # shares of the limit when candidates have to be known, and timed
+REASON = "the time limit left no time for it"
+
+
+@dataclass
+class Deadline:
+    """limit: seconds from the begin of the run until it should end; passed: seconds since then; left_out: layers."""
+
+    limit: float
+    passed: Callable[[], float]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def is_near(self, share: float, more: float = 0.0) -> bool:
+        """Whether this share of the limit will be over in `more` seconds."""
+        return self.passed() + more >= share * self.limit
+
+    def leave_out(self, site: Site) -> None:
+        self.left_out[site.name] = site.macs(site.outline) or 0
+
+    def warning(self, total: int) -> str | None:
+        """What is to be said of the layers that were left out, None where there are none; total: MACs of the model."""
+        if not self.left_out:
+            return None
+        count, share = len(self.left_out), sum(self.left_out.values()) / max(total, 1)
+        layers = "1 layer" if count == 1 else f"{count} layers"
+        return f"--time-limit left no time for {layers} with {share:.1%} of the MACs: more time may give a faster model"
+
+
+class Ration:
+    """Deals out the time for planning; `has` is asked of one layer after the other, in the graph's order."""
+
+    def __init__(self, sites: Sequence[Site], deadline: Deadline) -> None:
+        self._deadline, self._begun = deadline, deadline.passed()
+        self._work = [planning_work(site) for site in sites]
+        gain = [(site.macs(site.outline) or 0) / work for site, work in zip(sites, self._work, strict=True)]
+        self._order = sorted(range(len(sites)), key=lambda i: -gain[i])
+        self._done = 0.0
+
+    def has(self, number: int) -> bool:
+        """Whether there is time for this layer; if so, it counts as done when the next one is asked for."""
+        left = PLANNED * self._deadline.limit - self._deadline.passed()
+        took = self._deadline.passed() - self._begun
+        room = left * self._done / took if self._done and took > 0 else float("inf")
+        for i in self._order:
+            if left <= 0 or i < number:
+                continue
+            room -= self._work[i]
+            if room < 0:
+                break
+            if i == number:
+                self._done += self._work[i]
+                return True
+        return False
