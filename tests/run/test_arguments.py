@@ -13,7 +13,7 @@ from ndpass.run.arguments import parse_limit, passes_of
 
 
 def test_auto_is_the_registry_s() -> None:
-    assert [p.name for p in passes_of("auto", calibrated=True)] == ["cp", "cd", "sd", "nd"]
+    assert [p.name for p in passes_of("auto", calibrated=True)] == ["bm", "cp", "cd", "sd", "nd"]
     assert [p.name for p in passes_of("auto", calibrated=False)] == ["cd", "sd", "nd"]
 
 
