@@ -2,14 +2,16 @@
 
 What a network's inferences take is measured: the original has just run on the validation data. What the algebra takes
 is in proportion to the layers' work (`ndpass.planning.work`), and what timing takes to the number of candidates. The
-constants were measured on one core of a server's CPU (VGG16 and ResNet-20 for CIFAR-10, 300 and 500 images), where they
-give planning and fitting within a third. Progress corrects itself by what the stages behind have taken.
+constants were measured on two cores of a server's CPU (VGG16 and ResNet-20 for CIFAR-10, 300 and 500 images; a VGG16 of
+240×240 pixels, 120 images), where they give planning, timing and fitting within a third. Progress corrects itself by
+what the stages behind have taken.
 """
 
 from __future__ import annotations
 
 from ndpass.passes import Pruning
 from ndpass.planning.drop_search import MOST_FITS
+from ndpass.planning.threads import cores
 from ndpass.run.job import Job
 
 MACS_PER_SECOND = 3e10  # where no inference was measured
@@ -18,8 +20,9 @@ PLAN = 4e-4  # seconds for a unit of work, of the first composition; the layer's
 FURTHER = 0.25  # of that for each further composition
 FIT = 3.6e-4  # seconds for a unit of work
 FREE = 1e-4  # of planning or fitting without data
-BLOCKS = {1: 9, 2: 25}  # candidates that are timed in a layer, by the number of passes
-MORE_BLOCKS = 40  # of three passes or more
+BLOCKS = {1: 6, 2: 14}  # candidates that are timed in a layer, by the number of passes
+MORE_BLOCKS = 22  # of three passes or more
+CORES = 2, 8  # that the constants were measured on, and that layers side by side make use of at most
 BLOCK = 0.3  # seconds for a candidate that is timed, if it is not remembered
 TRAINED = 9.0  # inferences that training on a sample takes: the original's, there and back
 PLANS = 3  # that are timed until one holds
@@ -50,17 +53,20 @@ def forecast(job: Job, inference: float | None) -> dict[str, float]:
         stages["quantising"] = 4.0 + 6 * min(fit, 300) * one
     if options.effort.latency or options.budget.in_milliseconds or options.budget.faster:
         stages["timing the result"] = 3.0 + 150 * one
-    return stages
+    limit, total = options.effort.time_limit, sum(stages.values())
+    return stages if limit is None or total <= limit else {name: s * limit / total for name, s in stages.items()}
 
 
 def _planning(job: Job, one: float) -> dict[str, float]:
     options, rules = job.options, len(job.options.passes)
     compositions = rules * (rules + 1) // 2
     algebra = (FREE if job.fit is None else PLAN) * (1 + FURTHER * (compositions - 1)) * job.work
+    algebra *= CORES[0] / min(options.effort.jobs or cores(), CORES[1])
     stages = {"planning": algebra + 2 * len(job.fit or ()) * one}
     if job.fit is not None or options.budget.is_shared or options.budget.in_milliseconds:
         turns = 4 if any(isinstance(rule, Pruning) for rule in options.passes) else 2
-        stages["probing"] = max(2 * len(job.fit or ()), 16 * turns * len(job.sites)) * one
+        whole = max(2 * len(job.fit or ()), 16 * turns * len(job.sites)) * one
+        stages["probing"] = 0.6 * whole  # half of the network lies behind a layer, in the mean
     if options.budget.in_milliseconds:
         stages["timing"] = BLOCK * BLOCKS.get(rules, MORE_BLOCKS) * len(job.sites)
     elif options.budget.faster:

@@ -70,3 +70,12 @@ def test_more_data_more_passes_and_a_slower_network_take_longer(net: Path, data:
     assert total(short, 1e-5) < total(long, 1e-5)
     assert total(short, 1e-6) < total(short, 1e-5)
     assert total(short, 1e-5) < total(options(Budget("max_error", 0.1), data, "cd,nd"), 1e-5)
+
+
+def test_a_time_limit_bounds_what_is_expected(data: Images, net: Path) -> None:
+    free = options(Budget("speedup", 1.5), data)
+    bound = changed_options(free, time_limit=2.0)
+    whole, short = (forecast(read(net, one, lambda *_: None), 0.1) for one in (free, bound))
+    assert sum(whole.values()) > 2.0
+    assert list(short) == list(whole)
+    assert sum(short.values()) == pytest.approx(2.0)
