@@ -1,7 +1,8 @@
 """Times candidates in small models and makes the table of what they take.
 
-Which ones are timed is in `ndpass.planning.timed_rounds`. The candidates of a layer are then scaled alike so that the
-layer as it is takes what it takes inside the whole network.
+Which ones are timed is in `ndpass.planning.timed_rounds`; of the smallest layers, compositions are not, for what they
+could save is little and to time them takes as long as in large ones. The candidates of a layer are then scaled alike so
+that the layer as it is takes what it takes inside the whole network.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from ndpass.planning.latency_table import CORRECTION, VISIBLE, LatencyTable
 from ndpass.planning.stand_in import time_original
 from ndpass.planning.timed_rounds import Timer, timed_in_rounds
 
+SMALL = 0.1  # of the MACs of all layers, that the smallest ones have together
+
 
 def timed_table(
     graph: Graph,
@@ -43,6 +46,7 @@ def timed_table(
     small: dict[str, list[Candidate]] = {}
     named = {site.name: site for site in sites}
     merged = mergeable(graph, passes, list(named), calibrated=True)
+    small_ones = _smallest(sites, SMALL)
     for i, site in enumerate(sorted(sites, key=lambda site: -(site.macs(site.outline) or 0))):
         tell(listen, Step("timing", i, len(sites), site.name))
         known = store.load_candidates(site.name) if store else None
@@ -55,6 +59,8 @@ def timed_table(
             continue
         block, batch = merged.get(site.name), latencies.machine.target.batch
         inside = [c for c in candidates[site.name] if not _merges(block, c)]
+        if site.name in small_ones:
+            inside = _single(inside)
         small[site.name] = timed_in_rounds(inside, _timer(graph, site, passes, latencies))
         if block is not None:
             rows = rows_of(graph, named[block.branch.first], batch)
@@ -65,6 +71,20 @@ def timed_table(
     others = {last: list(block.branch.layers[:-1]) for last, block in merged.items()}
     ways = {name: corrected(small[name], in_place[name]) for name in named}
     return LatencyTable(ways, whole, in_place, blocks=others, left_out=list(deadline.left_out) if deadline else ())
+
+
+def _smallest(sites: Sequence[Site], share: float) -> set[str]:
+    """The layers with the fewest MACs that have together at most this share of them."""
+    macs = {site.name: site.macs(site.outline) or 0 for site in sites}
+    names = sorted(macs, key=macs.__getitem__)
+    together = np.cumsum([macs[name] for name in names])
+    return {name for name, own in zip(names, together, strict=True) if own <= share * together[-1]}
+
+
+def _single(ways: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those of no pass or one, if there are any of one: with pinned settings all may be compositions."""
+    found = [c for c in ways if len(c.setting) < 2]
+    return found if len(found) > 1 else ways
 
 
 def _merged(block: Mergeable, ways: Sequence[Candidate], latencies: Latencies, rows: int) -> list[Candidate]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 import openvino as ov
 import pytest
@@ -16,11 +18,13 @@ from ndpass.measuring.target import Target
 from ndpass.passes import parse
 from ndpass.planning.candidate import Candidate, seconds_of
 from ndpass.planning.candidate_times import (
+    SMALL,
+    _smallest,
     corrected,
     rows_of,
     timed_table,
 )
-from ndpass.planning.candidates import refused
+from ndpass.planning.candidates import candidates_for, refused
 from ndpass.planning.plan import Planner
 
 
@@ -93,3 +97,15 @@ def test_what_pruning_leaves_is_timed_as_all_else_is() -> None:
     pruned = [c for each in made.values() for c in each if "cp" in c.setting]
     assert pruned
     assert all(0 < seconds_of(c) < seconds_of(each[0]) for each in made.values() for c in each[1:])
+
+
+def test_of_the_smallest_layers_compositions_are_not_timed() -> None:
+    graph, passes = Graph(deep()), parse("cd,sd")
+    sites = [s for s in graph.sites() if isinstance(s, Site) and s.op == "Conv"]
+    small = replace(sites[0], name="small", outline=replace(sites[0].outline, weight=sites[0].outline.weight[:4]))
+    found = {site.name: candidates_for(site, passes) for site in sites}
+    assert all(any(len(c.setting) == 2 for c in ways) for ways in found.values())
+    table = timed_table(graph, sites, found, passes, Latencies(PaperMachine(), None)).candidates
+    assert all(any(len(c.setting) == 2 for c in ways) for ways in table.values())
+    assert _smallest([*sites, small], SMALL) == {"small"}
+    assert _smallest(sites, SMALL) == set()
