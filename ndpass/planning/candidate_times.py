@@ -70,7 +70,7 @@ def timed_table(
     whole, in_place = time_original(graph, latencies.machine, list(small))
     others = {last: list(block.branch.layers[:-1]) for last, block in merged.items()}
     ways = {name: corrected(small[name], in_place[name]) for name in named}
-    return LatencyTable(ways, whole, in_place, blocks=others, left_out=list(deadline.left_out) if deadline else ())
+    return LatencyTable(ways, whole, in_place, blocks=others, left_out=list(deadline.left_out) if deadline else [])
 
 
 def _smallest(sites: Sequence[Site], share: float) -> set[str]:
@@ -81,7 +81,7 @@ def _smallest(sites: Sequence[Site], share: float) -> set[str]:
     return {name for name, own in zip(names, together, strict=True) if own <= share * together[-1]}
 
 
-def _single(ways: Sequence[Candidate]) -> Sequence[Candidate]:
+def _single(ways: list[Candidate]) -> list[Candidate]:
     """Those of no pass or one, if there are any of one: with pinned settings all may be compositions."""
     found = [c for c in ways if len(c.setting) < 2]
     return found if len(found) > 1 else ways

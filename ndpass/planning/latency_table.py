@@ -69,7 +69,7 @@ class LatencyTable:
     reverted: dict[str, str] = field(default_factory=dict)
     scale: float = 1.0
     blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    left_out: Sequence[str] = ()
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def rest(self) -> float:
