@@ -45,7 +45,8 @@ def short(found: Sequence[Row]) -> str:
     for row in found:
         name = f"{row['network']} ({row['run']})"
         kinds.setdefault(_kind(row), []).append(name)
-    return "; ".join(f"{kind}: {len(names)} of {len(found)} runs ({', '.join(names)})" for kind, names in kinds.items())
+    text = "; ".join(f"{kind}: {len(names)} of {len(found)} runs ({', '.join(names)})" for kind, names in kinds.items())
+    return text[:1].upper() + text[1:]
 
 
 def _kind(row: Row) -> str:

@@ -200,7 +200,7 @@ def test_the_page_says_what_pays_and_what_does_not() -> None:
     found = [DONE, slow, REFUSED, {**REFUSED, "network": "craft", "code": 1, "refused": "KeyError: 3"}]
     text = page.results_page({"real": found})
     assert_tables_are_even(text.replace("\\|", ""))
-    assert "a model, faster: 1 of 4 runs (onet (sd))" in text
+    assert "A model, faster: 1 of 4 runs (onet (sd))" in text
     assert "a model, slower: 1 of 4 runs (onet (auto))" in text
     assert "no model, not reachable: 1 of 4 runs (onet (default))" in text
     assert "no model, crashed: 1 of 4 runs (craft (default))" in text
