@@ -3,7 +3,7 @@
 What a network's inferences take is measured: the original has just run on the validation data. What the algebra takes
 is in proportion to the layers' work (`ndpass.planning.work`), and what timing takes to the number of candidates. The
 constants were measured on two cores of a server's CPU (VGG16 and ResNet-20 for CIFAR-10, 300 and 500 images; a VGG16 of
-240×240 pixels, 120 images), where they give planning, timing and fitting within a third. Progress corrects itself by
+240×240 pixels, 120 images; a YOLOv8n, 200 images), where they give the whole within a half. Progress corrects itself by
 what the stages behind have taken.
 """
 
@@ -23,7 +23,7 @@ FREE = 1e-4  # of planning or fitting without data
 BLOCKS = {1: 6, 2: 14}  # candidates that are timed in a layer, by the number of passes
 MORE_BLOCKS = 22  # of three passes or more
 CORES = 2, 8  # that the constants were measured on, and that layers side by side make use of at most
-BLOCK = 0.3  # seconds for a candidate that is timed, if it is not remembered
+BLOCK, CALLS = 0.1, 12  # seconds for a candidate that is timed, if it is not remembered, and runs of the whole layer
 TRAINED = 9.0  # inferences that training on a sample takes: the original's, there and back
 PLANS = 3  # that are timed until one holds
 USUAL_FITS = 4  # of a budget in the metric
@@ -68,7 +68,7 @@ def _planning(job: Job, one: float) -> dict[str, float]:
         whole = max(2 * len(job.fit or ()), 16 * turns * len(job.sites)) * one
         stages["probing"] = 0.6 * whole  # half of the network lies behind a layer, in the mean
     if options.budget.in_milliseconds:
-        stages["timing"] = BLOCK * BLOCKS.get(rules, MORE_BLOCKS) * len(job.sites)
+        stages["timing"] = BLOCKS.get(rules, MORE_BLOCKS) * (BLOCK * len(job.sites) + CALLS * one)
     elif options.budget.faster:
         stages["timing plans"] = _plan(one)
     return stages
