@@ -24,44 +24,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ndpass.conv import Array, Conv
+from ndpass.graph.channel_walk import ELEMENTWISE
 from ndpass.graph.dependencies import reads, upstream
 from ndpass.graph.sites import Found, Site
 
 # element-wise layers with one input that is computed; what else they read is constant
-UNARY = frozenset(
-    {
-        "Abs",
-        "Add",
-        "BatchNormalization",
-        "Cast",
-        "Celu",
-        "Clip",
-        "Div",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mish",
-        "Mul",
-        "Neg",
-        "PRelu",
-        "Relu",
-        "Selu",
-        "Sigmoid",
-        "Softplus",
-        "Softsign",
-        "Sub",
-        "Swish",
-        "Tanh",
-        "ThresholdedRelu",
-    }
-)
+UNARY = frozenset({*ELEMENTWISE, "BatchNormalization"})
 LINEAR = frozenset({"Identity", "Dropout", "Cast"})
 EVERY = slice(None)
 ACTIVE = 0.5  # share of a non-linear layer's input that its linear stand-in lets through: half of it is below zero
