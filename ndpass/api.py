@@ -157,11 +157,10 @@ def run(
     memory: bytes of activations that are kept; jobs: layers that are planned side by side, None: one for each core, as
     far as memory goes; time_limit: about how long the run may take, in seconds or as "10min". refine: then train the
     weights to the original's outputs, for a time, as "10min", or a number of epochs; refine_labels: to labels, too.
-    progress: called with
-    (stage, steps done, steps in all); left out: a bar on a terminal and in a notebook, else nothing. size: height and
-    width where the model leaves them open, as "320x480". anyway: go on although another preprocessing makes the
-    original right far more often. latency: time the original and the result at the end. Raises UsageError, InputError,
-    BudgetError or VerificationError (`ndpass.errors`).
+    progress: called with (stage, steps done, steps in all); left out: a bar on a terminal and in a notebook, else
+    nothing. size: height and width where the model leaves them open, as "320x480". anyway: go on although another
+    preprocessing makes the original right far more often. latency: time the original and the result at the end.
+    Raises UsageError, InputError, BudgetError or VerificationError (`ndpass.errors`).
 
     >>> import ndpass
     >>> from ndpass.run import digits

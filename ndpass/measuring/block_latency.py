@@ -155,7 +155,10 @@ def _parts(missing: Mapping[str, Block]) -> Iterator[dict[str, Block]]:
 
 
 def _turn(call: Timed, now: Clock) -> float:
-    """Seconds of the fastest of CALLS inferences, after one that brings the code back to the caches."""
+    """Seconds of the fastest of some inferences, after one that brings the code back to the caches.
+
+    That one also tells how long they are: of long ones LONG_CALLS are taken, of others CALLS.
+    """
     start = now()
     call()
     best = float("inf")

@@ -48,7 +48,7 @@ class Course:
             if self.file is not None:
                 self._keep(self.file)  # so that it is not done again where what follows is cut off
         except Exception:
-            raise
+            raise  # a fault, which ends the run; what follows is for interruptions, which are no Exceptions
         except BaseException:
             self._look()
             if not self.is_better:
