@@ -141,15 +141,27 @@ def _pinned(site: Site, conv: Conv, passes: Sequence[Decomposition], moments: Mo
 def _products(site: Site, passes: Sequence[Decomposition]) -> Iterator[Settings]:
     """The pinned settings of all passes together, those with the words that a pass names first before others."""
     options: list[list[tuple[str, Setting]]] = []
-    block = outline([], site.outline, {})
-    for rule in passes:
-        leaf = next((leaf for leaf in block.leaves() if rule.refuse(leaf) is None), None)
-        if leaf is None:
-            continue
-        settings = sorted(rule.settings(leaf), key=rule.words_first)
-        options.append([(rule.name, s) for s in settings])
-        block = outline([rule], block.leaves()[0] if len(block.leaves()) == 1 else leaf, {rule.name: settings[0]})
+    for i, rule in enumerate(passes):
+        before = [outline(passes[:i], site.outline, dict(chosen)) for chosen in itertools.product(*options)]
+        leaves = [leaf for block in before for leaf in block.leaves() if rule.refuse(leaf) is None]
+        if leaves:
+            options.append([(rule.name, s) for s in _largest(rule, leaves)])
     return (dict(choice) for choice in itertools.product(*options))
+
+
+def _largest(rule: Decomposition, leaves: Sequence[Conv]) -> list[Setting]:
+    """The pinned settings for leaves of several sizes, of the leaf that can have the most: the others take their own
+    full rank for it. In the order of their words."""
+    found: dict[tuple[int, ...], Setting] = {}
+    for setting in (s for leaf in leaves for s in rule.settings(leaf)):
+        words = tuple(rule.words_first(setting))
+        if words not in found or _number(setting) > _number(found[words]):
+            found[words] = setting
+    return [found[words] for words in sorted(found)]
+
+
+def _number(setting: Setting) -> int:
+    return max((value for value in setting.values() if isinstance(value, int)), default=0)
 
 
 def refused(graph: Graph, site: Site, passes: Sequence[Pass], calibrated: bool) -> str | None:

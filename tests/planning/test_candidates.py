@@ -50,6 +50,26 @@ def measured(site: Site, passes: Sequence[Decomposition], c: Candidate, moments:
     return block_error(site.conv, compose(passes, site.conv, c.setting, moments), moments)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    ["sd:rank=full,cd:rank=full", "sd:rank=full:order=hv,cd:rank=full", "sd:rank=full,cd:rank=full,nd:rank=full"],
+)
+def test_full_rank_is_that_of_every_leaf(spec: str) -> None:
+    """One input channel: sd leaves a first leaf of rank 3 at most, and a second one of rank 4."""
+    text = "(float[1,1,8,8] x) => (float[1,4,6,6] y) { y = Conv(x, w) }"
+    (site,) = sites_of(network(text, w=normal(4, 1, 3, 3)))
+    _, found = candidates_for(site, rules(spec))
+    assert found.error < 1e-12
+
+
+def test_a_rank_is_cut_for_the_leaves_alone_that_have_less() -> None:
+    """cd leaves sd's first leaf at its full rank of 3, and its second at the 4 that were asked for."""
+    text = "(float[1,1,8,8] x) => (float[1,40,6,6] y) { y = Conv(x, w) }"
+    (site,) = sites_of(network(text, w=normal(40, 1, 3, 3)))
+    _, found = candidates_for(site, rules("sd:rank=9,cd:rank=4"))
+    assert found.setting["cd"] == {"rank": 4}
+
+
 @DATA
 @pytest.mark.parametrize("spec", ["nd", "cd", "sd", "cd,nd", "sd,nd", "nd,cd", "cd,sd,nd"])
 @pytest.mark.parametrize("name", ["stem", "down"])
