@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +14,7 @@ from ndpass.errors import InputError, OutputError, blaming, last_words
 from ndpass.files.model_path import check_model_path
 from ndpass.files.weight_files import check_beside, data_file
 from ndpass.graph.openvino.fold import constant_value, name_of
+from ndpass.graph.openvino.graph import BODIES
 
 NEWEST = 11  # version of the format that OpenVINO 2026 writes
 PADDING = 64  # bytes that may follow the last weight
@@ -55,10 +58,29 @@ def write_ir(model: ov.Model, path: Path, compress: bool) -> None:
 
     Raises OutputError where OpenVINO cannot write.
     """
+    name_alike(model)
     try:
         ov.save_model(model, path, compress_to_fp16=compress)
     except RuntimeError as e:  # OpenVINO writes with C++ streams, which do not say why they fail
         raise OutputError(f"{path}: cannot be written by OpenVINO, is the disk full? ({last_words(str(e))})") from e
+
+
+def name_alike(model: ov.Model) -> None:
+    """Name what has no name of its own by its type and place, so that equal models are equal in every byte.
+
+    OpenVINO numbers all that a process has ever made, and orders layers by names. So what the process did before would
+    show in the file.
+    """
+    ops = model.get_ordered_ops()
+    taken = {op.get_friendly_name() for op in ops if op.get_friendly_name() != op.get_name()}
+    numbers: dict[str, Iterator[int]] = {}
+    for op in ops:
+        kind = op.get_type_name()
+        if op.get_friendly_name() == op.get_name():
+            numbered = (f"{kind}_{i}" for i in numbers.setdefault(kind, count()))
+            op.set_friendly_name(next(name for name in numbered if name not in taken))
+        for body in BODIES.get(kind, ()):
+            name_alike(getattr(op, body)())
 
 
 def write_file(source: Path, path: Path, compress: bool) -> None:
