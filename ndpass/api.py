@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import html
 import inspect
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from ndpass.errors import NdpassError, UsageError, did_you_mean
 from ndpass.files import model_file, onnx_file
 from ndpass.files.model_path import check_exported
 from ndpass.files.output_paths import check_kind, check_outputs, default_output
+from ndpass.files.own_folder import temporary_folder
 from ndpass.files.staging import staged, write_text
 from ndpass.listener import Listener
 from ndpass.measuring.latency_cache import cache_folder
@@ -169,8 +169,7 @@ def run(
     >>> [layer.name for layer in result.report.layers if layer.status == "done"]
     ['block1.conv1', 'block1.conv2', 'down', 'block2.conv1', 'block2.conv2', 'head']
     """
-    with tempfile.TemporaryDirectory(prefix="ndpass.") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         source = _file_of(model, folder)
         known = _plan_file(plan, folder)
         given = {"max_drop": max_drop, "max_error": max_error, "speedup": speedup, "macs": macs, "energy": energy}

@@ -24,6 +24,10 @@ from ndpass.run import before_after
 COMMAND = (sys.executable, "-m", "ndpass")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="more kills, more inputs: minutes in the place of seconds")
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a command left: exit code, stdout, stderr."""

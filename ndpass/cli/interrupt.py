@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 
 from ndpass.files.output_paths import resume_folder
+from ndpass.files.own_folder import remove_all
 from ndpass.files.placing import PLACING, SIGNALS
-from ndpass.files.staging import remove_unfinished
 
 SILENT = 2.0  # seconds after the first signal until it is said that a library holds it up
 PATIENCE = 10.0  # seconds that files being put in place are waited for
@@ -62,7 +62,7 @@ def _end_at_the_second(came: int) -> None:
             return
         seen += sum(number in SIGNALS for number in numbers)
     PLACING.acquire(timeout=PATIENCE)
-    remove_unfinished()
+    remove_all()
     print("ndpass: interrupted twice, ended at once", file=sys.stderr, flush=True)
     os._exit(130)
 

@@ -2,7 +2,8 @@
 
 A file that is replaced is first linked (or, where the file system has no hard links, moved) to a path beside it, and
 comes back from there when a later move fails. Ctrl-C and a request to end wait until all files are in place, so that
-they find either everything or nothing. Only a kill or a power cut between two renames can leave a part.
+they find either everything or nothing. A kill between two renames leaves a part, which the next process takes back by
+the journal; a power cut may leave one for good.
 """
 
 from __future__ import annotations
@@ -12,28 +13,14 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from ndpass.errors import writing
+from ndpass.files.journal import Move, write_down
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PLACING = threading.Lock()  # held while files take their places: who ends the process at once waits for it
-
-
-@dataclass(frozen=True)
-class Move:
-    """One rename. source: the file or folder that goes to `place`; None removes the file at `place`.
-
-    aside: where the file at `place` waits meanwhile, a free path on the same file system. output: what the user calls
-    it, for errors.
-    """
-
-    source: Path | None
-    place: Path
-    aside: Path
-    output: Path
 
 
 def place_all(moves: Sequence[Move]) -> None:
@@ -41,15 +28,20 @@ def place_all(moves: Sequence[Move]) -> None:
 
     Raises OutputError naming the output that cannot be written.
     """
+    if not moves:
+        return
     begun: list[Move] = []
     missing = {folder for move in moves for folder in move.place.parents if not folder.exists()}
     with uninterrupted(), PLACING:
         try:
+            with writing(moves[0].output):
+                journal = write_down(moves, list(missing))
             for move in moves:
                 begun.append(move)
                 with writing(move.output):
                     move.place.parent.mkdir(parents=True, exist_ok=True)
                     _make(move)
+            journal.unlink()  # from here on all is in place
         except BaseException:
             for move in reversed(begun):
                 with suppress(OSError):  # the others come back all the same

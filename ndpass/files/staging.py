@@ -14,28 +14,26 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ndpass.errors import NdpassError, OutputError, blamed, writing
-from ndpass.files.placing import Move, place_all, sync
+from ndpass.files.journal import Move
+from ndpass.files.own_folder import OwnFolder, remove_left
+from ndpass.files.placing import place_all, sync
 from ndpass.files.weight_files import IR, MODELS, data_file, weight_files
-
-_UNFINISHED: set[Path] = set()  # hidden folders of this process that are there now
-
-
-def remove_unfinished() -> None:
-    """Remove what is being written, for a process that ends without unwinding."""
-    for folder in list(_UNFINISHED):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A file, or a folder, being written: `path` is where to write it, in a hidden folder beside `target`.
+    """A file, or a folder, being written: `path` is where to write it, in a hidden `folder` beside `target`.
 
     compress: whether IR is to have its weights in float16.
     """
 
-    path: Path
+    folder: OwnFolder
     target: Path
     compress: bool = False
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path / self.target.name
 
     @property
     def onnx(self) -> Path:
@@ -53,7 +51,7 @@ class Staged:
                     from ndpass.files.ir_file import write_file
 
                     write_file(self.onnx, self.path, self.compress)
-                for part in list(self.path.parent.iterdir()):
+                for part in self.folder.contents():
                     if part.name.startswith(self.onnx.name):
                         part.unlink()
 
@@ -67,7 +65,7 @@ class Staged:
         An older model is removed before its weights are replaced, and its own weights only after it: no moment shows a
         model beside weights of another.
         """
-        beside = sorted(p for p in self.path.parent.iterdir() if p != self.path)
+        beside = [path for path in self.folder.contents() if path != self.path]
         with writing(self.target):
             for source in beside:
                 shutil.copymode(self.path, source)  # onnx lets only the owner read external data
@@ -139,12 +137,13 @@ class Outputs:
         place_all([move for stage in reversed(self._stages) for move in stage.moves()])
 
     def _staged(self, target: Path, folder: Path, compress: bool) -> Staged:
+        prefix = f".{target.name}."
         try:
-            hidden = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=folder))
+            remove_left(folder, prefix)
+            hidden = OwnFolder(folder, prefix)
         except OSError as e:
             raise OutputError(f"{target}: cannot write into {folder.resolve()}: {e.strerror}") from e
-        _UNFINISHED.add(hidden)
-        stage = Staged(hidden / target.name, target, compress)
+        stage = Staged(hidden, target, compress)
         self._stages.append(stage)
         return stage
 
@@ -153,8 +152,7 @@ class Outputs:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for stage in self._stages:
-            shutil.rmtree(stage.path.parent, ignore_errors=True)
-            _UNFINISHED.discard(stage.path.parent)
+            stage.folder.remove()
         if isinstance(error, OSError):
             raise self._in_words_of_the_user(blamed(error)) from error
         if isinstance(error, NdpassError) and (better := self._in_words_of_the_user(error)) is not error:

@@ -9,12 +9,14 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from ndpass.errors import OutputError
+from ndpass.files.staging import write_text
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,8 @@ class LatencyCache:
         try:
             if self.path is not None:  # reading may have found that the folder cannot be used
                 self._write(self.path)
-        except OSError as e:
-            log.warning("%s: latencies are not remembered on disk: %s", self.path, e.strerror or e)
+        except (OSError, OutputError) as e:
+            log.warning("latencies are not remembered on disk: %s", e)
             self.path = None
 
     def _read(self) -> dict[str, float]:
@@ -99,14 +101,7 @@ class LatencyCache:
         """Replace the file in one step: whoever reads meanwhile finds the old file or the new one."""
         stored = Stored(version=VERSION, environment=self._environment, latencies=dict(sorted(self._known.items())))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            try:
-                file.write(stored.model_dump_json(indent=1))
-                file.close()
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        write_text(path, stored.model_dump_json(indent=1))
 
 
 def _reason(error: ValidationError) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
-import tempfile
 import weakref
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ndpass.calibration.moments import Moments
+from ndpass.files.own_folder import new_temporary
 from ndpass.graph.graph import Site
 
 log = logging.getLogger(__name__)
@@ -42,9 +41,9 @@ class Shelf:
         """Where they lie; a temporary one is made when it is asked for."""
         if self._given is not None:
             return self._given
-        made = Path(tempfile.mkdtemp(prefix="ndpass-"))
-        weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
-        return made
+        made = new_temporary()
+        weakref.finalize(self, made.remove)
+        return made.path
 
     def has_room(self, site: Site) -> bool:
         """Whether the moments of one more layer find room; asked for in the order of the layers."""

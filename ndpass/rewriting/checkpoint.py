@@ -67,7 +67,7 @@ class Checkpoint:
         self._claim()
         with writing(self.folder):
             self._clear()
-        write_text(self.folder / "run.json", json.dumps(fingerprint, indent=1))
+        write_text(self._about, json.dumps(fingerprint, indent=1))
         self.begun = True
 
     def resume(self, fingerprint: Mapping[str, str]) -> None:
@@ -75,7 +75,7 @@ class Checkpoint:
         if self.folder.exists():
             self._claim()
         try:
-            before = dict(json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
+            before = dict(json.loads(self._about.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as e:
             raise UsageError(f"--resume: no run to go on with at {self.folder}: leave --resume out") from e
         changed = [key for key in fingerprint if before.get(key) != fingerprint[key]]
@@ -109,6 +109,11 @@ class Checkpoint:
         self._lock.release(force=True)
 
     @property
+    def _about(self) -> Path:
+        """Says which run it is."""
+        return self.folder / "run.json"
+
+    @property
     def _lock_file(self) -> Path:
         return Path(self._lock.lock_file)
 
@@ -130,12 +135,13 @@ class Checkpoint:
         raise UsageError(f"{self.folder} cannot be locked, other runs come and go there: name another output")
 
     def _clear(self) -> None:
-        """Remove everything but the lock."""
+        """Remove everything but the lock; last what says of which run it is, so that none goes on with less."""
         for left in self.folder.iterdir():
             if left.is_dir():
                 shutil.rmtree(left)
-            elif left != self._lock_file:
+            elif left not in (self._lock_file, self._about):
                 left.unlink()
+        self._about.unlink(missing_ok=True)
 
     def save_plan(self, plan: Mapping[str, Choice]) -> None:
         """Keep the choice of every layer."""

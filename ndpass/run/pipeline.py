@@ -11,6 +11,7 @@ from ndpass.errors import NdpassError, UsageError
 from ndpass.files import model_file
 from ndpass.files.model_server import stage_version
 from ndpass.files.output_paths import check_kind, check_outputs
+from ndpass.files.own_folder import tidy_temporary
 from ndpass.files.placing import uninterrupted
 from ndpass.files.staging import Outputs, Staged
 from ndpass.files.weight_files import IR, stored_bytes
@@ -38,6 +39,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     check_kind(output, from_ir=model.suffix == IR, int8=wanted.int8)
     others = {"--json": wanted.json, "--save-plan": wanted.save_plan, "--report": wanted.report}
     check_outputs((model, options.plan), others, output, wanted.model_server)
+    tidy_temporary()
     clock = Clock()
     listen = clock.hearing(listen)
     checkpoint = Checkpoint.beside(output) if options.data.calibration else None

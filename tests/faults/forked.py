@@ -1,0 +1,152 @@
+"""The process that `forks.Forks` starts: reads orders, a line each, and forks a run of ndpass for each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import sys
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod")
+RANDOM = re.compile(r"[a-z0-9_]{8}\b")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run is to be like.
+
+    kill: the number of the moment at which it dies, and `signal` the signal that it gets then; after: seconds after it,
+    where it dies by an alarm. paper: times come from MACs. limits: of `resource`, name -> value. leap: the wall clock
+    jumps by hours at each look.
+    """
+
+    root: str
+    args: list[str]
+    kill: int | None = None
+    signal: int = signal.SIGKILL
+    after: float = 0.0
+    paper: bool = False
+    leap: bool = False
+    limits: dict[str, int] = field(default_factory=dict)
+
+
+class Moments:
+    """Counts moments, and kills this process at the one that was ordered."""
+
+    def __init__(self, order: Order) -> None:
+        self._order, self._count, self._stage = order, 0, "begin"
+        self._file = os.open(Path(order.root, "told", "moments"), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        self._root = os.path.realpath(order.root)
+
+    def hear(self, event: str, args: tuple[Any, ...]) -> None:
+        """What `sys.addaudithook` calls."""
+        if event not in CHANGES or (event == "open" and not args[2] & WRITES):
+            return
+        path = args[1] if event in ("os.rename", "os.link") else args[0]
+        if isinstance(path, (str, bytes, os.PathLike)):
+            where = Path(os.fsdecode(path))
+            if not where.is_absolute() or where.is_relative_to(self._root):
+                self.tell(f"{event} {RANDOM.sub('*', where.name)}")
+
+    def step(self, stage: str, number: int) -> None:
+        self._stage = stage
+        self.tell(f"step {number}")
+
+    def tell(self, what: str) -> None:
+        os.write(self._file, f"{self._stage}: {what}\n".encode())
+        self._count += 1
+        if self._count == self._order.kill and self._order.after:
+            signal.setitimer(signal.ITIMER_REAL, self._order.after)  # by default an alarm ends a process at once
+        elif self._count == self._order.kill:
+            os.kill(os.getpid(), self._order.signal)
+
+
+def child(order: Order) -> None:
+    """The run itself; does not return."""
+    root = Path(order.root)
+    os.chdir(root / "work")
+    os.environ.update(NDPASS_CACHE=str(root / "cache"), TMPDIR=str(root / "temp"))
+    for number, name in ((1, "out"), (2, "err")):
+        file = os.open(root / "told" / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
+        os.dup2(file, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    from ndpass.cli import progress
+    from ndpass.cli.app import main
+
+    moments, plain = Moments(order), progress.Lines.step
+
+    def step(lines: progress.Lines, now: Any) -> None:
+        if now.total:  # else it is news
+            moments.step(now.stage, now.done)
+        plain(lines, now)
+
+    progress.Lines.step = step  # type: ignore[method-assign]
+    if order.paper:
+        on_paper()
+    if order.leap:
+        leaping()
+    for name, value in order.limits.items():
+        resource.setrlimit(getattr(resource, name), (value, value))
+    sys.argv = ["ndpass", *order.args]
+    sys.addaudithook(moments.hear)
+    main()
+
+
+def on_paper() -> None:
+    """Times that do not depend on the machine, and a training that is kept after each step."""
+    from paper_machine import PaperMachine
+
+    from ndpass.measuring import machine
+
+    machine.ThisMachine = PaperMachine  # type: ignore[assignment, misc]
+    if find_spec("torch"):
+        from ndpass.refining import course
+
+        course.KEEP_EVERY = -1.0
+
+
+def leaping() -> None:
+    """The wall clock goes back and forth by hours."""
+    import time
+
+    plain, hours = time.time, iter(range(10**9))
+    time.time = lambda: plain() + (-1) ** next(hours) * 3600.0 * 5
+
+
+def imports() -> None:
+    """Everything that runs import."""
+    import_module("ndpass.cli.run_command")
+    import_module("ndpass.run.pipeline")
+    for name in ("openvino", "onnxruntime", "onnx", "scipy.optimize", "sklearn.linear_model", "torch"):
+        if find_spec(name.partition(".")[0]):
+            import_module(name)
+
+
+def serve() -> None:
+    imports()
+    for line in sys.stdin:
+        order = Order(**json.loads(line))
+        if (pid := os.fork()) == 0:
+            try:
+                child(order)
+            except SystemExit as e:
+                os._exit(int(e.code or 0))  # what ends here has been flushed by ndpass
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            os._exit(99)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
