@@ -265,6 +265,7 @@ def test_a_plan_is_applied_again() -> None:
         ({"macs": 2.0}, UsageError, "share lies between"),
         ({"calibration": "none"}, InputError, "none: no such file or folder"),
         ({"passes": "nd", "ignore": ["re:.*"]}, InputError, "the model in memory: nothing to rewrite"),
+        ({"passes": "nd", "ignore": ["re:.*"], "macs": 0.5}, InputError, "nothing to rewrite with nd .*: ignored"),
     ],
 )
 def test_what_cannot_be_done(folder: Path, arguments: dict[str, Any], error: type[Exception], words: str) -> None:

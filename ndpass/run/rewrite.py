@@ -158,6 +158,8 @@ def _plan(
     options = job.options
     if options.plan:
         return PlanFile.load(options.plan, job.digest).choices(opened.graph, opened.sites)
+    if not opened.sites:
+        return {}  # no pass can act: the reasons of the layers say why, not the budget
     if calibration is not None and not options.budget.is_shared:
         return options.budget
     known = checkpoint.load_plan() if checkpoint else None
