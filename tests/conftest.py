@@ -8,9 +8,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads 
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -25,7 +27,7 @@ COMMAND = (sys.executable, "-m", "ndpass")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="more kills, more inputs: minutes in the place of seconds")
+    parser.addoption("--long", action="store_true", help="tests/faults: thousands of trials, not dozens")
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,7 @@ class Finished:
 
 
 Command = Callable[..., Finished]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="tests of faults and bad input: thousands instead of dozens")
+Examples = Callable[[int, int], Any]
 
 
 @pytest.fixture
@@ -127,3 +126,23 @@ def assert_refused(done: Finished, code: int, *words: str) -> None:
     assert len(done.err) < 500, done.err
     for word in words:
         assert word in done.err
+
+
+@pytest.fixture
+def examples(request: pytest.FixtureRequest) -> Examples:
+    """`@examples(few, many)` above `@given`: few in the suite, many with --long; what fails can be drawn again."""
+    from hypothesis import HealthCheck, settings
+
+    def drawn(few: int, many: int) -> Any:
+        count = many if request.config.getoption("--long") else few
+        return settings(max_examples=count, deadline=None, print_blob=True, suppress_health_check=[*HealthCheck])
+
+    return drawn
+
+
+@pytest.fixture
+def seen() -> Iterator[Counter[str]]:
+    """How often each thing came of what was tried; `pytest -rP` shows it."""
+    found: Counter[str] = Counter()
+    yield found
+    print(dict(found))

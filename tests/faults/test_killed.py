@@ -104,7 +104,8 @@ def test_a_run_that_is_killed_ends_with_the_same_bytes(
     count = scenario.many if request.config.getoption("--long") else scenario.few
     for number in chosen(of, count, rng):
         after = rng.choice([0.0, 0.0, rng.uniform(1e-4, 0.05)])
-        what = f"NDPASS_SEED={SEED}, killed {after:.4f} s after moment {number}, {of[number - 1]}: {ended.moments[number - 1]!r}"
+        moment = f"moment {number}, {of[number - 1]}: {ended.moments[number - 1]!r}"
+        what = f"NDPASS_SEED={SEED}, killed {after:.4f} s after {moment}"
         print(what)
         place = prepared(tmp_path / "killed")
         killed = run(forks, place, scenario.args, kill=number, after=after)
