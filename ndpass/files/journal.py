@@ -32,25 +32,28 @@ class Move:
 
 
 def write_down(moves: Sequence[Move], made: Sequence[Path]) -> Path:
-    """Write down moves that are about to be made, beside the first `aside`; made: folders that are made for them.
+    """Write down moves that are about to be made; made: folders that are made for them.
 
-    Returns the file, which goes when all moves are made. Raises OSError.
+    Beside every `aside`, so that whatever is found first leads to all. Returns the first of these files: it holds as
+    long as that is there, and goes when all moves are made. Raises OSError.
     """
     rows = [
         {
-            "source": None if move.source is None else os.path.abspath(move.source),  # noqa: PTH100 - no link followed
-            "place": os.path.abspath(move.place),  # noqa: PTH100
-            "aside": os.path.abspath(move.aside),  # noqa: PTH100
-            "older": os.path.lexists(move.place),
+            "source": None if move.source is None else _absolute(move.source),
+            "place": _absolute(move.place),
+            "aside": _absolute(move.aside),
             "file": None if move.source is None else _stamp(move.source),
         }
         for move in moves
     ]
-    journal = moves[0].aside.parent / JOURNAL
-    part = journal.with_suffix(".part")
-    part.write_text(json.dumps({"moves": rows, "made": [os.path.abspath(path) for path in made]}))  # noqa: PTH100
-    part.replace(journal)
-    return journal
+    folders = list(dict.fromkeys(move.aside.parent for move in moves))
+    first = folders[0] / JOURNAL
+    written = {"first": _absolute(first), "moves": rows, "made": [_absolute(path) for path in made]}
+    for folder in reversed(folders):
+        part = folder / f"{JOURNAL}.part"
+        part.write_text(json.dumps(written))
+        part.replace(folder / JOURNAL)
+    return first
 
 
 def take_back(folder: Path) -> None:
@@ -61,12 +64,20 @@ def take_back(folder: Path) -> None:
     for journal in folder.glob(f"*/{JOURNAL}"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: nothing is known of it
             written = json.loads(journal.read_text())
+            first = Path(written["first"])
+            if not first.exists():
+                continue
             for row in reversed(written["moves"]):
                 with suppress(OSError):
-                    _take_back(Path(row["place"]), Path(row["aside"]), row["file"], row["older"])
+                    _take_back(Path(row["place"]), Path(row["aside"]), row["file"])
             for path in sorted(written["made"], reverse=True):  # the innermost first
                 with suppress(OSError):
                     Path(path).rmdir()
+            first.unlink()
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - `resolve` would follow links
 
 
 def _stamp(path: Path) -> list[int]:
@@ -75,10 +86,10 @@ def _stamp(path: Path) -> list[int]:
     return [found.st_ino, found.st_mtime_ns]
 
 
-def _take_back(place: Path, aside: Path, file: list[int] | None, older: bool) -> None:
+def _take_back(place: Path, aside: Path, file: list[int] | None) -> None:
     there = _stamp(place) if os.path.lexists(place) else None
     if os.path.lexists(aside):
         if there in (None, file):
             aside.replace(place)
-    elif there is not None and there == file and not older:
+    elif there is not None and there == file:  # nothing was there before
         shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
