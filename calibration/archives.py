@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ndpass.errors import InputError
 from ndpass.files.model_path import check_data_path
+from ndpass.measuring.memory import memory_here
 
 
 def load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -27,6 +29,7 @@ def load_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     try:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False), None
+        _check_room(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # numpy leaves damaged ones open
             return _from_archive(archive, path)
     except InputError:
@@ -42,3 +45,13 @@ def _from_archive(archive: Mapping[str, NDArray[Any]], path: Path) -> tuple[NDAr
         law = "an archive has `images`, or one array beside `labels`"
         raise InputError(f"{path}: {law}; found {', '.join(archive) or 'nothing'}; name one array `images`")
     return archive[name], archive.get("labels")
+
+
+def _check_room(path: Path) -> None:
+    """Raise InputError where the archive would fill the memory: a few megabytes can unpack to terabytes."""
+    room = memory_here()
+    with zipfile.ZipFile(path) as archive:
+        most = max((entry.file_size for entry in archive.infolist()), default=0)
+    if room is not None and most > room:
+        law = f"holds an array of {most / 1e9:.0f} GB, this machine has {room / 1e9:.0f} GB of memory"
+        raise InputError(f"{path}: {law}; give a .npy, which is read piece by piece, or fewer samples")

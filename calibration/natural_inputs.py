@@ -18,7 +18,7 @@ from ndpass.calibration.dead_leaves import picture, pink
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.calibration.tensors import check_shape
-from ndpass.graph.input_spec import InputSpec
+from ndpass.graph.input_spec import InputSpec, check_drawn
 
 SAMPLES = 16
 MOST_CHANNELS = 4  # of pictures whose channels come last
@@ -51,6 +51,7 @@ def _values(
     spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, preprocess: Preprocess | None, samples: int
 ) -> NDArray[Any]:
     """(samples, *shape) of the input's type."""
+    check_drawn(spec.name, spec.dtype, shape)
     if len(shape) == 3 and preprocess is not None:
         pictures = np.stack([_preprocessed(rng, shape, preprocess) for _ in range(samples)])
         check_shape(pictures.shape, spec, preprocess, "--preprocess")

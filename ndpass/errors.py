@@ -10,11 +10,28 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST = 2_000  # characters of a message; names in a file may have any number
+
+
+def one_line(text: str) -> str:
+    """Text from anywhere as one line for a terminal: what cannot be printed is written as Python does, and what is too
+    long loses its middle.
+
+    >>> one_line("layer 'a\\nb'")
+    "layer 'a\\\\nb'"
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    half = LONGEST // 2
+    return shown if len(shown) <= LONGEST else f"{shown[:half]} ... {shown[-half:]}"
+
 
 class NdpassError(Exception):
-    """Base class of every error that ndpass raises on purpose."""
+    """Base class of every error that ndpass raises on purpose. Its text is one line, whatever names stand in it."""
 
     exit_code = 1
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(one_line(text))
 
 
 class UsageError(NdpassError):
@@ -78,6 +95,12 @@ def blamed(error: OSError) -> NdpassError:
     if error.errno in DISK_FULL:
         return OutputError(f"{subject} cannot be written: {error.strerror}")
     return InputError(f"{subject} cannot be read: {error.strerror or error}")
+
+
+def out_of_memory(error: MemoryError) -> str:
+    """The one line for a MemoryError, which NumPy's say more of than Python's own."""
+    why = f": {last_words(str(error))}" if str(error).strip() else ""
+    return f"the model or the data need more memory than there is{why} (give --memory less, or fewer samples)"
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ndpass.errors import UsageError, last_words
+from ndpass.errors import NdpassError, UsageError, last_words
 from ndpass.passes.base import Decomposition
 
 GROUP = "ndpass.passes"
@@ -30,8 +31,31 @@ def load(point: EntryPoint) -> type[Decomposition]:
         raise UsageError(f"pass '{point.name}' of {point.value} cannot be loaded: {said}") from e
     for fault in _faults(point, rule):
         raise UsageError(f"pass '{point.name}' of {point.value} {fault}: ndpass.testing.check_pass says what it lacks")
-    checked: type[Decomposition] = rule
-    return checked
+    return _guarded(point, rule)
+
+
+def _guarded(point: EntryPoint, rule: type[Decomposition]) -> type[Decomposition]:
+    """The same class, but that what its methods raise becomes a UsageError of one line that names the pass."""
+
+    def guard(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return method(*args, **options)
+            except (NdpassError, MemoryError):
+                raise
+            except Exception as e:  # whatever somebody else's code can raise
+                said = f"{type(e).__name__}: {last_words(str(e))}"
+                raise UsageError(f"pass '{point.name}' of {point.value} fails in {name}: {said}") from e
+
+        return call
+
+    own: dict[str, Any] = {
+        n: guard(n, m) for n, m in inspect.getmembers(rule, inspect.isfunction) if not n.startswith("_")
+    }
+    own |= {"__module__": rule.__module__, "__qualname__": rule.__qualname__, "__doc__": rule.__doc__}
+    guarded: type[Decomposition] = type(rule.__name__, (rule,), own)
+    return guarded
 
 
 def _faults(point: EntryPoint, rule: Any) -> Iterator[str]:

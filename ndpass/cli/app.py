@@ -19,7 +19,7 @@ from ndpass.cli.measure_commands import bench, evaluate, inspect
 from ndpass.cli.refine_command import refine
 from ndpass.cli.run_command import run
 from ndpass.cli.study_command import sensitivity
-from ndpass.errors import NdpassError, blamed
+from ndpass.errors import InputError, NdpassError, blamed, out_of_memory
 from ndpass.version import VERSION
 
 app = typer.Typer(
@@ -42,6 +42,9 @@ def main() -> None:
             error = blamed(e) if isinstance(e, OSError) else e
             print(f"ndpass: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
+        except MemoryError as e:
+            print(f"ndpass: {out_of_memory(e)}", file=sys.stderr)
+            sys.exit(InputError.exit_code)
         except Interrupted as e:
             print(f"ndpass: interrupted{f', {e}' if str(e) else ''}", file=sys.stderr)
             sys.exit(130)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx.external_data_helper import (
     load_external_data_for_model,
     set_external_data,
 )
 
 from ndpass.errors import InputError, writing
-from ndpass.files.external_data import data_files, tensors_of
+from ndpass.files.external_data import data_files
 from ndpass.files.model_path import check_model_path
+from ndpass.files.onnx_checks import check_types, check_values
 from ndpass.files.weight_files import check_beside, data_file
 from ndpass.graph.node_order import sort_nodes
-from ndpass.graph.onnx_said import weights_of
 
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 EXTERNAL_FROM = 1024  # bytes; smaller weights stay in the model, as onnx itself does it
 PROTOBUF_LIMIT = 2_000_000_000  # bytes; a little under the 2 GiB that one protobuf message can hold
 
@@ -32,8 +29,8 @@ def load(path: Path) -> onnx.ModelProto:
 def read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     """The ONNX model at `path` with its external data in memory, checked, and the files that these data came from.
 
-    Raises InputError where the file is missing, no ONNX, truncated, invalid, holds NaN or infinite weights, or names
-    external data that is missing or outside its folder.
+    Raises InputError where the file is missing, no ONNX, truncated, invalid, holds tensors that do not fit their shapes
+    or NaN or infinite weights, or names external data that is missing or outside its folder.
     """
     check_model_path(path)
     try:
@@ -52,7 +49,8 @@ def read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
         raise
     except Exception as e:  # protobuf, the checker and the loader of external data raise a dozen types between them
         raise InputError(f"{path}: {_why(e)}") from e
-    check_finite(model, str(path))
+    check_types(model, str(path))
+    check_values(model, str(path))
     return model, beside
 
 
@@ -75,21 +73,6 @@ def _why(e: Exception) -> str:
     if "external" in text.lower() or text.startswith("Data of TensorProto") or isinstance(e, FileNotFoundError):
         return f"its external data cannot be used: {text[:200]} (it must lie beside the model, inside its folder)"
     return f"not a valid ONNX model: {text[:300]}"
-
-
-def check_finite(model: onnx.ModelProto, name: str) -> None:
-    """Raise InputError naming the first tensor that holds NaN, or an infinity where it is a layer's weight.
-
-    Masks and bounds, such as those of a Clip, may be infinite.
-    """
-    weights = weights_of(model.graph)
-    for place, tensor in tensors_of(model.graph):
-        if tensor.data_type in FLOATS and not _finite(onnx.numpy_helper.to_array(tensor), place in weights):
-            raise InputError(f"{name}: weights '{place}' hold NaN or infinite values: export the model again")
-
-
-def _finite(array: NDArray[np.floating], weight: bool) -> bool:
-    return bool(np.isfinite(array).all()) or (not weight and not np.isnan(array).any())
 
 
 def save(model: onnx.ModelProto, path: Path, as_external: bool = False) -> None:

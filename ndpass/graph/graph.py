@@ -22,7 +22,7 @@ from ndpass.graph.dependencies import index_of, reads, upstream
 from ndpass.graph.emit import Emitter
 from ndpass.graph.full_inference import FullInference
 from ndpass.graph.input_axes import DEFAULT_HW, OTHER_HW, HeightWidth, likely_size, size_at, with_batches
-from ndpass.graph.input_spec import InputSpec
+from ndpass.graph.input_spec import InputSpec, numpy_type
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
 from ndpass.graph.normalise import import_graph, inlined, normalise
 from ndpass.graph.onnx_export import export_model, export_node, weight
@@ -124,7 +124,9 @@ class Graph:
         """The inputs as the model declares them."""
         return [
             InputSpec(
-                t.name, tuple(d if isinstance(d, int) and d > 0 else None for d in t.shape or ()), np.dtype(t.dtype)
+                t.name,
+                tuple(d if isinstance(d, int) and d > 0 else None for d in t.shape or ()),
+                numpy_type(t.dtype),
             )
             for t in self._graph.inputs
         ]
@@ -159,8 +161,11 @@ class Graph:
         """Multiply-accumulates of one inference, counted from the nodes as they are now."""
         return count_macs(self._graph, self._inferred().shapes)
 
-    def shapes(self, batch: int) -> dict[str, Shape]:
-        """Tensor name -> shape at a batch of `batch` samples, of the graph as it is now; not to be written to."""
+    def shapes(self, batch: int | None) -> dict[str, Shape]:
+        """Tensor name -> shape at a batch of `batch` samples, of the graph as it is now; not to be written to.
+
+        None: at `sizes`, at which costs are counted.
+        """
         return self._inferred(batch).shapes
 
     def input_of(self, site: Site) -> str:

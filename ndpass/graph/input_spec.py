@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ndpass.errors import InputError
+
+NO_TYPE: np.dtype[Any] = np.dtype(np.void)
+MOST_DRAWN = 1 << 29  # elements of an input that is made up, 4 GiB in float64
 
 Bounds = tuple[int, int | None]  # the least and the most that an axis may have; None: any length from the least on
 
@@ -69,6 +75,30 @@ class InputSpec:
             return size
         least, most = self.bounds[axis]
         return max(least, size if most is None else min(size, most))
+
+
+def numpy_type(declared: Any) -> np.dtype[Any]:
+    """The NumPy type of an input that is declared with this one; void where NumPy has none, as for bfloat16."""
+    try:
+        return NO_TYPE if declared is None else np.dtype(declared)
+    except TypeError:
+        return NO_TYPE
+
+
+def check_fed(inputs: Sequence[InputSpec]) -> None:
+    """Raise InputError for an input of a type that NumPy does not have, which no data can feed."""
+    for spec in inputs:
+        if spec.dtype.kind == NO_TYPE.kind:
+            raise InputError(f"input '{spec.name}' takes a type that NumPy does not have: export it as float32")
+
+
+def check_drawn(name: str, dtype: np.dtype[Any], shape: Sequence[int]) -> None:
+    """Raise InputError for an input that cannot be made up: one of strings, or one too large to be meant."""
+    if dtype.kind not in "biuf":
+        raise InputError(f"input '{name}' takes {dtype}, which cannot be made up: give samples as --calibration")
+    if math.prod(shape) > MOST_DRAWN:
+        size = "x".join(map(str, shape))
+        raise InputError(f"input '{name}' takes {size} numbers, more than can be made up: export the model for less")
 
 
 class StaticBatch(NamedTuple):

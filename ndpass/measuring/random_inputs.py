@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.errors import UsageError
-from ndpass.graph.input_spec import InputSpec, static_batch
+from ndpass.graph.input_spec import InputSpec, check_drawn, static_batch
 from ndpass.graph.shapes import Shape
 from ndpass.measuring.runtime import Feed
 from ndpass.measuring.target import Target
@@ -18,10 +18,12 @@ from ndpass.measuring.target import Target
 def random_feed(specs: Sequence[InputSpec], shapes: dict[str, tuple[int, ...]], seed: int) -> Feed:
     """Input name -> array: standard normal floats; integers 0 or 1, which are valid indices almost everywhere."""
     rng = np.random.default_rng(seed)
-    return {spec.name: _random(rng, spec.dtype, shapes[spec.name]) for spec in specs}
+    return {spec.name: _random(rng, spec, shapes[spec.name]) for spec in specs}
 
 
-def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _random(rng: np.random.Generator, spec: InputSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+    check_drawn(spec.name, spec.dtype, shape)
+    dtype = spec.dtype
     values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
     return np.asarray(values, dtype)
 

@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -181,7 +180,7 @@ class Checkpoint:
             return None
         try:
             return unpack(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        except Exception as e:  # whatever the damaged content leads `unpack` to
             log.warning("%s cannot be read (%s): it is made again", path, e)
             return None
 
@@ -209,7 +208,7 @@ class Checkpoint:
                 block = None if about["block"] is None else unpack_block(about["block"], arrays)
                 channels = arrays.get("channels", None)
                 return Record(Layer(**about["row"]), about["looked"], block, channels)
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as e:
+        except Exception as e:  # zip, zlib, header and JSON each have errors of their own
             log.warning("%s cannot be read (%s): this layer is done again", path, e)
             return None
 

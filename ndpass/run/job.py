@@ -14,11 +14,11 @@ from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
 from ndpass.calibration.survey import warnings_of
-from ndpass.errors import UsageError
+from ndpass.errors import UsageError, about
 from ndpass.files import model_file
 from ndpass.files.interface import Interface
 from ndpass.graph.graph import Found, Graph, Site
-from ndpass.graph.input_spec import InputSpec
+from ndpass.graph.input_spec import InputSpec, check_fed
 from ndpass.graph.shapes import Shape
 from ndpass.listener import Listener
 from ndpass.measuring.target import Target
@@ -28,6 +28,7 @@ from ndpass.planning.work import planning_work
 from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
 from ndpass.run.arguments import Opener, height_width
 from ndpass.run.judge import Judge, OwnMetric
+from ndpass.run.memory import check_memory
 from ndpass.run.options import Options
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.preprocessing import better_preprocessing, refuse_worse
@@ -104,9 +105,13 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
     graph = opened.graph
     if options.data.size is not None:
         graph.assume(graph.sizes_at(height_width(options.data.size)))
+    with about(model):
+        check_fed(graph.inputs())
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and options.data.size is None and measured is not None:
         graph.assume_feed(next(measured.batches(1)))
+    with about(model):
+        check_memory(graph)
     found = ignored(graph.sites(), options.ignore)
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
     warned = _surveyed(model, options, fit, measured)

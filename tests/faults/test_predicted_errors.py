@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from conftest import Examples
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import run_ort
@@ -26,7 +27,6 @@ from ndpass.graph.graph import Site
 from ndpass.planning.candidate import Budget
 
 F = NDArray[Any]
-Examples = Callable[[int, int], Any]
 ROUNDING = 1e-5  # of a relative squared error, whose kernels are float32
 SAMPLES = 12  # as `rewritten` fits to
 

@@ -6,10 +6,10 @@ A net that fails is printed as ONNX text with what was asked of it. `pytest --lo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from conftest import Examples
 from hypothesis import given
 from hypothesis import strategies as st
 from net_rewrites import Road, answers, apart, by_openvino, check_form, opened, rewritten
@@ -40,7 +40,6 @@ OPEN = ("nd", "cd,nd", "sd", "cd,sd,nd", "cp:criterion=l2,cd")  # with data or w
 OPEN_FITTED = ("cp,cd", "bm,cp,nd", "bm,cp,cd,sd,nd")
 
 ROADS = st.sampled_from(("onnx", "ir"))
-Examples = Callable[[int, int], Any]
 
 
 def test_full_rank_changes_nothing(examples: Examples, seen: Counter[str]) -> None:
