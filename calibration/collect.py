@@ -35,7 +35,7 @@ HELD_OUT_ROWS = 2_000
 ENOUGH = 4  # patches for each unknown that a warning of too few asks for
 BLOCK_ROWS = 8_192  # patches that enter the moments at once
 MOST_ANSWERS = 32_000_000  # bytes of a kernel's answers to single patches
-BATCHES = range(8, 33)  # sizes that are tried for splitting the images without a remainder
+MOST = 32  # samples in a batch; down to a quarter of that is tried, to split the images without a remainder
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,13 @@ class Data:
     seed: int = 0
 
     @classmethod
-    def of(cls, feeds: Feeds, fixed: int | None, threads: int | None, seed: int) -> Data:
-        """fixed: the model's own batch size if it has one."""
+    def of(cls, feeds: Feeds, fixed: int | None, threads: int | None, seed: int, most: int = MOST) -> Data:
+        """fixed: the model's own batch size if it has one; most: samples that may be run at once if not."""
         count = len(feeds)
         if fixed is not None and count < fixed:
             raise InputError(f"the model takes {fixed} samples at once, {feeds.description} are fewer: give more")
-        batch = fixed or (count if count <= BATCHES.stop else max(BATCHES, key=lambda b: (count - count % b, b)))
+        sizes = range(max(1, most // 4), most + 1)
+        batch = fixed or (count if count <= most else max(sizes, key=lambda b: (count - count % b, b)))
         used = count - count % batch
         if used < count:
             log.info("%d of %d samples used, a multiple of the batch of %d", used, count, batch)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import Data, Frontier, answers, collect, collect_block, references, samples
+from ndpass.calibration.collect import MOST, Data, Frontier, answers, collect, collect_block, references, samples
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample
@@ -16,6 +16,7 @@ from ndpass.conv import Array
 from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import static_batch
+from ndpass.measuring.batch import batch_within
 
 
 @dataclass
@@ -40,7 +41,8 @@ class Calibration:
     ) -> Calibration:
         """blocks: residual branches that may be merged; their sums are kept, too."""
         batch = static_batch(graph.inputs())
-        data = Data.of(feeds, batch.size if batch else None, threads, seed)
+        most = batch_within(graph, memory, MOST)
+        data = Data.of(feeds, batch.size if batch else None, threads, seed, most)
         chosen = samples(graph, sites, data, blocks)
         return cls(data, memory, chosen, references(graph, sites, chosen, data, memory, blocks))
 

@@ -168,6 +168,12 @@ class Graph:
         """
         return self._inferred(batch).shapes
 
+    def widest(self) -> int:
+        """Elements of the largest tensor that is computed from one sample."""
+        shapes = self.shapes(1)
+        made = [t.name for node in self._graph.nodes for t in node.outputs if t.name in shapes]
+        return max((math.prod(shapes[name]) for name in made), default=1)
+
     def input_of(self, site: Site) -> str:
         return str(self._node(site.name).inputs[0].name)
 

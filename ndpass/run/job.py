@@ -21,13 +21,14 @@ from ndpass.graph.graph import Found, Graph, Site
 from ndpass.graph.input_spec import InputSpec, check_fed
 from ndpass.graph.shapes import Shape
 from ndpass.listener import Listener
+from ndpass.measuring.batch import batch_within
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
 from ndpass.planning.work import planning_work
 from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
 from ndpass.run.arguments import Opener, height_width
-from ndpass.run.judge import Judge, OwnMetric
+from ndpass.run.judge import BATCH, Judge, OwnMetric
 from ndpass.run.memory import check_memory
 from ndpass.run.options import Options
 from ndpass.run.plan_file import PlanFile
@@ -114,7 +115,8 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
         check_memory(graph)
     found = ignored(graph.sites(), options.ignore)
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
-    warned = _surveyed(model, options, fit, measured)
+    batch = batch_within(graph, options.effort.memory, BATCH)
+    warned = _surveyed(model, options, fit, measured, batch)
     feeds = measured or natural_feeds(graph.inputs(), graph.sizes, options.data.seed, options.data.preprocess)
     job = Job(
         model=model,
@@ -124,7 +126,13 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
         measured=feeds,
         guessed=measured is None,
         judge=Judge(
-            model, feeds, options.target.threads, options.metric, opened.compared, by_kind=measured is not None
+            model,
+            feeds,
+            options.target.threads,
+            options.metric,
+            opened.compared,
+            by_kind=measured is not None,
+            batch=batch,
         ),
         beside=opened.beside,
         interface=opened.interface,
@@ -154,8 +162,11 @@ def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
     return fit, measured
 
 
-def _surveyed(model: Path, options: Options, fit: Feeds | None, measured: Feeds | None) -> list[str]:
-    """What is suspicious about the data, all of which are read. Raises UsageError for a wrong preprocessing."""
+def _surveyed(model: Path, options: Options, fit: Feeds | None, measured: Feeds | None, batch: int) -> list[str]:
+    """What is suspicious about the data, all of which are read. Raises UsageError for a wrong preprocessing.
+
+    batch: samples that are run at once.
+    """
     said = []
     for what, feeds in (("calibration data", fit), ("validation data", measured)):
         said += [] if feeds is None else warnings_of(feeds, what)
@@ -163,7 +174,7 @@ def _surveyed(model: Path, options: Options, fit: Feeds | None, measured: Feeds 
         log.warning(text)
     opener = options.data.validation or options.data.calibration
     if isinstance(opener, Opener) and measured is not None and measured.labels is not None and not options.data.anyway:
-        refuse_worse(better_preprocessing(model, opener, measured, options.target.threads))
+        refuse_worse(better_preprocessing(model, opener, measured, options.target.threads, batch))
     return said
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEASURED = ("top1", "top5")  # metrics of the original itself, against labels
-BATCH = 32  # samples per inference while the metric is measured
+BATCH = 32  # samples per inference while the metric is measured, if their tensors are small
 
 OwnMetric = str | Callable[[Any], float]
 Model: TypeAlias = "Path | bytes | ov.Model"
@@ -34,7 +34,8 @@ class Judge:
     metric: one of `ndpass.measuring.metrics.NAMES`, a callable (compiled OpenVINO model) -> float, or
     'module:function'; UsageError where there is none such. None: the one that goes with the kind of the outputs where
     `by_kind`, else accuracy where the data have labels. compared: the tensors that models are compared by, None for
-    their outputs. The original runs once, in f32, at the first model that is judged.
+    their outputs; batch: samples that are run at once. The original runs once, in f32, at the first model that is
+    judged.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Judge:
         compared: Sequence[str] | None = None,
         *,
         by_kind: bool = False,
+        batch: int = BATCH,
     ) -> None:
+        self.batch = batch
         self.feeds, self.original, self._threads, self._compared = feeds, original, threads, compared
         self._name = metric if isinstance(metric, str) and metric in NAMES else None
         self._own = None if metric is None or self._name else resolve_metric(metric)
@@ -95,14 +98,14 @@ class Judge:
         reference = self.reference()
         runner = runner or self._runner(shown(model, self._compared), precision)
         if self._own is not None:
-            found = evaluate(reference, runner, self.feeds, BATCH)
+            found = evaluate(reference, runner, self.feeds, self.batch)
             return replace(found, before=self._before, after=self._measured(model, precision, runner))
         if self._named is None:
-            return evaluate(reference, runner, self.feeds, BATCH)
+            return evaluate(reference, runner, self.feeds, self.batch)
         gathering = self._named.begin()
         if self._answers is reference:
-            return evaluate(reference, runner, self.feeds, BATCH, gathering)
-        found = evaluate(reference, runner, replace(self.feeds, labels=None), BATCH)
+            return evaluate(reference, runner, self.feeds, self.batch, gathering)
+        found = evaluate(reference, runner, replace(self.feeds, labels=None), self.batch)
         return self._beside(found, gathering, self._whole(model, precision, runner))
 
     def _beside(self, found: Evaluation, gathering: Gathering, whole: OpenVINO) -> Evaluation:
@@ -116,7 +119,7 @@ class Judge:
         """What the original gives, run now if it has not been: before another model is in memory."""
         if self._reference is None:
             runner = self._runner(shown(self.original, self._compared), "f32")
-            self._reference = stored(runner, self.feeds, BATCH)
+            self._reference = stored(runner, self.feeds, self.batch)
             if self._own is not None:
                 self._before = self._measured(self.original, "f32", runner)
             elif self._name or self._by_kind:
@@ -126,15 +129,15 @@ class Judge:
     def _choose(self, reference: Sequence[Outputs], runner: OpenVINO) -> None:
         """The named metric and what the original gives for it; runner: of what is compared."""
         whole = self._whole(self.original, "f32", runner)
-        answers = reference if whole is runner else stored(whole, self.feeds, BATCH)
-        seen = Seen.of(answers, self.feeds, BATCH)
+        answers = reference if whole is runner else stored(whole, self.feeds, self.batch)
+        seen = Seen.of(answers, self.feeds, self.batch)
         self._named = named_metric(self._name, seen) if self._name else default_metric(seen)
         log.info("metric: %s", self._named)
         self._answers = stored(whole, self.feeds, 1) if self._named.one_by_one else answers
 
     @property
     def _batch(self) -> int:
-        return 1 if self._named is not None and self._named.one_by_one else BATCH
+        return 1 if self._named is not None and self._named.one_by_one else self.batch
 
     def _runner(self, model: Model, precision: Precision) -> OpenVINO:
         return OpenVINO(model, precision=precision, threads=self._threads)

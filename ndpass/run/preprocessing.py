@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.preprocess import PRESETS, Preprocess
@@ -16,9 +15,6 @@ from ndpass.errors import InputError, UsageError
 from ndpass.measuring.evaluate import accuracy
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.run.arguments import Opener
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +37,20 @@ class Better:
     samples: int
 
 
-def better_preprocessing(model: Path, opener: Opener, found: Feeds, threads: int | None) -> Better | None:
+def better_preprocessing(
+    model: Path, opener: Opener, found: Feeds, threads: int | None, batch: int = BATCH
+) -> Better | None:
     """A preprocessing with which the model is right far more often, or None.
 
     opener: of pixels with labels. found: what it opened, or a part. Other presets, the other order of colours and other
-    scales are tried, on SAMPLES samples each.
+    scales are tried, on SAMPLES samples each. batch: samples that are run at once.
     """
     if opener.preprocess is None:
         return None
     few = found.take(_spread(len(found)))
     runner = OpenVINO(model, threads=threads)
     try:
-        now = accuracy(runner, few, BATCH)
+        now = accuracy(runner, few, batch)
     except (InputError, UsageError):  # no labels, or outputs that are no class scores
         return None
     if now >= UNSUSPICIOUS:
@@ -63,7 +61,7 @@ def better_preprocessing(model: Path, opener: Opener, found: Feeds, threads: int
             feeds = Opener(opener.data, other)(runner.inputs).take(few.indices)
         except (InputError, UsageError):  # a preprocessing that does not fit the model's input
             continue
-        seen = accuracy(runner, feeds, BATCH)
+        seen = accuracy(runner, feeds, batch)
         log.info("preprocessing %s: accuracy %.1f %%", preprocess_text(other), seen)
         if best is None or seen > best.accuracy:
             best = Better(preprocess_text(other), seen, now, len(few))

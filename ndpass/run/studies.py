@@ -24,6 +24,7 @@ from ndpass.errors import InputError
 from ndpass.files.model_file import open_graph
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener
+from ndpass.measuring.batch import batch_within
 from ndpass.measuring.evaluate import Evaluation
 from ndpass.passes import Merging, Pass, Pruning, Setting
 from ndpass.planning.candidate import Budget, Candidate, Choice
@@ -31,7 +32,7 @@ from ndpass.planning.candidates import block_of, candidates_for, channel_group, 
 from ndpass.planning.compositions import spread
 from ndpass.planning.sensitivity import slopes
 from ndpass.rewriting.rewriter import Rewriter
-from ndpass.run.judge import Judge
+from ndpass.run.judge import BATCH, Judge
 from ndpass.run.options import Data, Options
 from ndpass.run.resolution import HELD_OUT
 from ndpass.version import VERSION
@@ -124,7 +125,7 @@ class Subject:
         graph, fit, measured = _opened(model, options.data)
         sites = _sites(model, graph, options.passes)
         calibration = _calibration(graph, sites, fit, options)
-        return cls(graph, sites, options.passes, calibration, Yardstick(graph, measured, options.target.threads))
+        return cls(graph, sites, options.passes, calibration, Yardstick(graph, measured, options))
 
     def ranks(self) -> Iterator[Rank]:
         """Layer by layer, pass by pass, setting by setting; each fitted to the original's own activations."""
@@ -217,9 +218,10 @@ class Yardstick:
     class, else, where no output is class scores, the relative error of the outputs. `original`: that of the original.
     """
 
-    def __init__(self, graph: Graph, feeds: Feeds, threads: int | None) -> None:
+    def __init__(self, graph: Graph, feeds: Feeds, options: Options) -> None:
         self.feeds, original = feeds, graph.runnable()
-        self.judge = Judge(original, feeds, threads, compared=graph.compared())
+        batch, threads = batch_within(graph, options.effort.memory, BATCH), options.target.threads
+        self.judge = Judge(original, feeds, threads, compared=graph.compared(), batch=batch)
         found = self.judge(original)
         for warning in found.warnings:
             log.warning(warning)

@@ -23,7 +23,7 @@ from ndpass.measuring.target import Target
 from ndpass.report import Latency, Variant
 from ndpass.run.before_after import Variants, compare_variants, timed
 from ndpass.run.job import Job
-from ndpass.run.judge import BATCH, Model, loss_of
+from ndpass.run.judge import Model, loss_of
 from ndpass.run.quantise import quantise
 from ndpass.run.rewrite import Rewritten
 from ndpass.run.written_file import check_file
@@ -87,7 +87,7 @@ def _checked(job: Job, done: Rewritten, written: Path, listen: Listener) -> Verd
     runner = OpenVINO(shown(written, job.compared), threads=job.target.threads)
     evaluation = job.judge(written, runner=runner)
     listen("verifying", 2, 4)
-    outputs = stored(runner, few, BATCH)
+    outputs = stored(runner, few, job.judge.batch)
     del runner
     listen("verifying", 3, 4)
     if written.suffix == model_file.IR:
@@ -97,7 +97,7 @@ def _checked(job: Job, done: Rewritten, written: Path, listen: Listener) -> Verd
     def original() -> Agreement:
         model = shown(job.judge.original, job.compared)
         return _against_onnxruntime(
-            job.judge.original, stored(OpenVINO(model, threads=job.target.threads), few, BATCH), few, job
+            job.judge.original, stored(OpenVINO(model, threads=job.target.threads), few, job.judge.batch), few, job
         )
 
     warning = check_agreement(agreement, original)
@@ -107,7 +107,7 @@ def _checked(job: Job, done: Rewritten, written: Path, listen: Listener) -> Verd
 def _against_onnxruntime(model: Model, outputs: list[Outputs], few: Feeds, job: Job) -> Agreement:
     """OpenVINO's outputs beside those of onnxruntime."""
     other = OnnxRuntime(shown(model, job.compared), threads=job.target.threads)
-    return evaluate(outputs, other, few, BATCH).agreement
+    return evaluate(outputs, other, few, job.judge.batch).agreement
 
 
 def check_agreement(rewritten: Agreement, original: Callable[[], Agreement], limit: float = AGREEMENT) -> str | None:

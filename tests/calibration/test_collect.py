@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ndpass.calibration.collect import HELD_OUT, Data, Frontier, collect, references, samples
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.moments import SHRINKAGES, Moments
+from ndpass.calibration.reference import Calibration
 from ndpass.conv import Conv
 from ndpass.errors import InputError
 from ndpass.graph.graph import Graph, Site
@@ -301,6 +302,14 @@ def test_fewer_images_than_the_model_takes_at_once() -> None:
 def test_a_static_batch_is_kept() -> None:
     data = Data.of(feeds_for(Graph(residual()), pictures(11)), 4, None, 0)
     assert (data.batch, data.images) == (4, 8)
+
+
+def test_no_more_images_are_run_at_once_than_there_is_memory_for() -> None:
+    graph = Graph(residual())
+    each = 8 * 4 * graph.widest()  # bytes for a sample
+    feeds = feeds_for(graph, pictures(100))
+    sizes = {memory: Calibration.of(graph, [], feeds, 1, 0, memory).data.batch for memory in (1, 6 * each, 40 * each)}
+    assert sizes == {1: 1, 6 * each: 5, 40 * each: 25}  # of what divides 100
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 33, 34, 97, 100, 200])
