@@ -55,6 +55,11 @@ class Feeds:
         classes = len(self.class_names or np.unique(self.labels))
         return f"{text} ({classes} {'class' if classes == 1 else 'classes'})"
 
+    def name_of(self, sample: int) -> str:
+        """The file of the sample with this number, or its number in the source."""
+        place = int(self.indices[sample])
+        return str(self.source.paths[place]) if isinstance(self.source, ImageFiles) else f"{self.noun} {place}"
+
     def batches(self, size: int) -> Iterator[Feed]:
         """Batches of `size` samples, the last one smaller where they do not divide.
 

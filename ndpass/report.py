@@ -177,8 +177,25 @@ class Refinement(Part):
     reason: str = ""
 
 
+class Furthest(Part):
+    """A sample on which the result differs much from the original.
+
+    sample: its number among those that were measured; name: its file, or its number in the data. error: the sum over
+    the outputs of |y − ŷ|² over the mean |y|² of a sample; null where it is not finite. picture: a data address of a
+    small PNG for the page, which report.json is without.
+    """
+
+    sample: int
+    name: str
+    error: float | None
+    picture: str = Field(default="", exclude=True)
+
+
 class Report(Part):
-    """report.json. verified: {what the rewritten model was compared with: result}; plans: as they were fitted."""
+    """report.json. verified: {what the rewritten model was compared with: result}; plans: as they were fitted.
+
+    furthest: the samples on which the result differs most from the original, the furthest first; of given data alone.
+    """
 
     ndpass: str
     passes: list[str]
@@ -194,6 +211,7 @@ class Report(Part):
     peak_memory_bytes: int | None = None
     layers: list[Layer]
     verified: dict[str, Verified] = Field(default_factory=dict)
+    furthest: list[Furthest] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 
     def to_json(self) -> str:

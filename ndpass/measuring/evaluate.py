@@ -10,8 +10,8 @@ Everything streams over batches and sums in float64:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from ndpass.errors import InputError, UsageError
 from ndpass.measuring.class_scores import are_logits, class_scores, log_probabilities, score_output
+from ndpass.measuring.furthest import SampleErrors
 from ndpass.measuring.output_errors import OutputError, OutputErrors, distance, worst
 from ndpass.measuring.own_metric import Metric
 from ndpass.measuring.runtime import Feed, Outputs, Runner
 
 __all__ = ["Agreement", "Evaluation", "accuracy", "at_chance", "compare", "evaluate", "score_output", "stored"]
 
+FURTHEST = 6  # samples that are named
 SAME = 1e-5  # samples whose outputs differ by less, relative to the largest value, have the same output
 
 Floats = NDArray[np.float64]
@@ -50,6 +52,7 @@ class Agreement:
     relative_error: infinite where an output is not finite; distances: that of each output and of its groups of channels
     where their scales differ; worst_output: the output with the largest.
     outputs: of each output E|a − b|² / Var(a), and that of its groups of channels where their scales differ.
+    furthest: the samples that differ most, by number, with their errors (`ndpass.measuring.furthest`).
     """
 
     samples: int
@@ -59,6 +62,7 @@ class Agreement:
     kl: float | None = None
     distances: Mapping[str, float] = field(default_factory=dict)
     outputs: Mapping[str, OutputError] = field(default_factory=dict)
+    furthest: Sequence[tuple[int, float]] = ()
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -123,16 +127,17 @@ def evaluate(
     are of other data or another batch size.
     """
     errors, constancy, top1 = OutputErrors(), _Constancy(), _Top1(feeds.labels if metric is None else None)
-    name = None
+    by_sample, name = SampleErrors(), None
     for number, (feed, a, b) in enumerate(_pairs(reference, runner, feeds, batch)):
         errors.add(a, b)
+        by_sample.add(a, b, len(next(iter(feed.values()))))
         constancy.add(a)
         name = name if number else score_output(a, feed, feeds.labels is not None)
         if name is not None:
             top1.add(class_scores(a[name]), class_scores(b[name]))
         if metric is not None:
             metric.add(a, b)
-    agreement = _agreement(len(feeds), errors, top1)
+    agreement = replace(_agreement(len(feeds), errors, top1), furthest=by_sample.ranked(FURTHEST))
     warnings = [*_not_finite(errors), *constancy.warnings(), *top1.warnings(), *(metric.warnings() if metric else ())]
     before, after = top1.metrics() if metric is None else metric.values() or (None, None)
     return Evaluation(agreement, before, after, warnings)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ndpass.report import Layer, Report
 from ndpass.run.figures import change, human, refinement_text, setting_text
 from ndpass.run.next_steps import Given, NextStep, after_run
-from ndpass.run.page import Bar, Card, Cell, Page, Point, Scatter, Section, Table, Tone, segments
+from ndpass.run.page import Bar, Card, Cell, Page, Picture, Point, Scatter, Section, Table, Tone, segments
 
 LEGEND = (
     ("done", "rewritten"),
@@ -45,6 +45,7 @@ def page_of(report: Report, given: Given | None = None) -> Page:
         *_plans(report),
         _layers(report),
         *_outputs(report),
+        *_furthest(report),
         *_warnings(report),
         _target(report),
         *_steps(report, given),
@@ -215,6 +216,29 @@ def _outputs(report: Report) -> Iterator[Section]:
             rows.append([Cell(other), Cell(name), _figure(variance), relative, samples])
     if rows:
         yield Section("Outputs", table=Table.of(heads, rows, heads[2:]))
+
+
+def _furthest(report: Report) -> Iterator[Section]:
+    """The samples that differ most, as pictures where they are some."""
+    found = report.furthest
+    if not found:
+        return
+    text = (
+        "The samples on which the result differs most from the original: the squared difference of the outputs over "
+        "their mean square. Pictures are shown as the model gets them."
+    )
+    notes = ["not finite" if one.error is None else f"error {one.error:.2g}" for one in found]
+    if all(one.picture for one in found):
+        shown = [Picture(one.picture, _short(one.name), note) for one, note in zip(found, notes, strict=True)]
+        yield Section("Furthest from the original", [text], pictures=shown)
+        return
+    rows = [[Cell(one.name), _figure(one.error)] for one in found]
+    yield Section("Furthest from the original", [text], Table.of(("sample", "error"), rows, ("error",)))
+
+
+def _short(name: str) -> str:
+    """A file by its folder and name."""
+    return "/".join(name.replace("\\", "/").split("/")[-2:])
 
 
 def _figure(value: float | None) -> Cell:

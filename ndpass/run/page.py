@@ -114,6 +114,15 @@ class Scatter:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """source: a data address; name: what it is of; note: what is said below it."""
+
+    source: str
+    name: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Section:
     """What stands under one heading; only what is given is shown."""
 
@@ -123,6 +132,7 @@ class Section:
     bars: Sequence[Bar] = ()
     legend: Sequence[tuple[str, str]] = ()  # kind -> what it means
     scatter: Scatter | None = None
+    pictures: Sequence[Picture] = ()
     steps: Sequence[NextStep] = ()
 
 

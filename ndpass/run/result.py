@@ -12,6 +12,7 @@ from ndpass.report import Layer, Machine, MetricChange, ModelSize, Refinement, R
 from ndpass.run.job import Job, share_held_out
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.rewrite import Rewritten
+from ndpass.run.thumbnails import furthest
 from ndpass.run.verify import Verdict
 from ndpass.version import VERSION
 
@@ -51,6 +52,7 @@ def report_of(result: Result) -> Report:
         peak_memory_bytes=peak_memory_bytes(),
         layers=list(done.layers),
         verified=_verified(job, found),
+        furthest=[] if job.guessed else furthest(found.evaluation.agreement, job.measured),
         warnings=[*job.warnings, *done.warnings, *found.warnings, *found.evaluation.warnings],
     )
 

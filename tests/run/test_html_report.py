@@ -14,13 +14,16 @@ import pytest
 from conftest import Command
 from reports import report
 
-from ndpass.report import Latency, Layer, Report, TriedPlan, Variant, Verified
+from ndpass.report import Furthest, Latency, Layer, Report, TriedPlan, Variant, Verified
 from ndpass.run.html_report import page_of
 from ndpass.run.next_steps import Given
 from ndpass.run.page import Scatter, segments
 
 GIVEN = Given(Path("net.onnx"), Path("out.onnx"), Path("images"), command="ndpass run net.onnx --calibration images")
 EVIL = "</title><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsYF2FQAAAABJRU5ErkJggg=="
+)
 VOID = {"meta", "rect", "path", "circle", "img", "br"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -39,7 +42,8 @@ class Read(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.fetched += [str(value) for key, value in attrs if key in ("src", "href", "srcset", "action")]
+        sources = [str(value) for key, value in attrs if key in ("src", "href", "srcset", "action")]
+        self.fetched += [source for source in sources if not source.startswith("data:image/png;base64,")]
         self.fetched += [f"{tag} {key}" for key, _ in attrs if key.startswith("on")]
         if tag not in VOID:
             self.open.append(tag)
@@ -84,8 +88,18 @@ def full(**changes: object) -> Report:
     verified = {
         "the original": Verified(samples=9, relative_error=0.1, outputs={"a": 0.2, "b": None}, worst_output="a")
     }
+    furthest = [
+        Furthest(sample=i, name=f"images/cat/{i}.jpg", error=error, picture=PIXEL) for i, error in ((4, 0.5), (2, None))
+    ]
     return report(
-        **{"layers": layers, "plans": plans, "variants": variants, "verified": verified, "warnings": ["look here"]}
+        **{
+            "layers": layers,
+            "furthest": furthest,
+            "plans": plans,
+            "variants": variants,
+            "verified": verified,
+            "warnings": ["look here"],
+        }
         | changes
     )
 
@@ -114,6 +128,7 @@ def test_it_says_what_was_asked_what_came_out_and_what_to_do_next() -> None:
         "ndpass bench net.onnx out.onnx",
         "result in int8 1.1 ms, metric 90.00 7.60 times as fast, 7.00 to 8.00",
         "look here",
+        "cat/4.jpg error 0.5 cat/2.jpg not finite",
     ):
         assert words in text, words
 
@@ -133,7 +148,9 @@ def test_names_from_files_are_text_wherever_they_stand() -> None:
     layers = [layer.model_copy(update={"name": EVIL, "reason": EVIL, "op": EVIL}) for layer in full().layers]
     given = Given(Path(EVIL), Path("out.onnx"), Path(EVIL), command=EVIL)
     verified = {EVIL: Verified(samples=1, relative_error=0.1, outputs={EVIL: 0.1})}
-    read = Read(page_of(full(layers=layers, warnings=[EVIL], verified=verified), given).html())
+    furthest = [Furthest(sample=0, name=EVIL, error=0.5)]
+    changes = {"layers": layers, "warnings": [EVIL], "verified": verified, "furthest": furthest}
+    read = Read(page_of(full(**changes), given).html())
     assert read.open == []
     assert read.fetched == []
     assert "img" not in read.tags
