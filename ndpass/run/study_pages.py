@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ndpass.graph.graph import Graph
 from ndpass.passes.base import setting_text
 from ndpass.run.figures import human
-from ndpass.run.inspection import Offer, Row
+from ndpass.run.inspection import RANKS, Offer, Row
 from ndpass.run.next_steps import NextStep
 from ndpass.run.page import Bar, Card, Cell, Page, Point, Scatter, Section, Table, segments
 from ndpass.run.studies import Depth, Rank, Slope, Subject, Yardstick
@@ -45,7 +45,12 @@ def inspection_page(name: str, rows: Sequence[Row], graph: Graph, command: str, 
         f"ndpass inspect: {name}",
         f"At {sizes}.",
         cards,
-        [*_bar(rows), Section("Layers", [text], Table.of(heads, cells, heads[4:-1])), *_ends(command, steps)],
+        [
+            *_bar(rows),
+            Section("Layers", [text], Table.of(heads, cells, heads[4:-1])),
+            *_spectra(rows),
+            *_ends(command, steps),
+        ],
     )
 
 
@@ -59,6 +64,18 @@ def _bar(rows: Sequence[Row]) -> Iterator[Section]:
     bar = Bar(f"{human(total)} MACs", segments([float(row.macs or 0) for row in known], total, kinds, titles))
     legend = [("done", "can be rewritten"), ("skipped", "cannot")]
     yield Section("The network", ["Layer after layer, as wide as its multiply-accumulates."], bars=[bar], legend=legend)
+
+
+def _spectra(rows: Sequence[Row]) -> Iterator[Section]:
+    """What nd keeps of each layer's weights, by the number of branches (Guo et al. 2018, Figure 3)."""
+    known = [(row.name, form, kept) for row in rows for form, kept in (row.energy or {}).items()]
+    if not known:
+        return
+    cells = [
+        [Cell(name), Cell(form), *(Cell(f"{100 * e:.1f} %", e, bar=e) for e in kept)] for name, form, kept in known
+    ]
+    text = "Share of the weights' energy that nd keeps with T branches. With data more is kept of what matters."
+    yield Section("Energy spectra of nd", [text], Table.of(("layer", "form", *(f"T={t}" for t in RANKS)), cells))
 
 
 def _offer(offer: Offer | None) -> Cell:

@@ -14,6 +14,8 @@ import pytest
 from conftest import Command
 from reports import report
 
+from ndpass.files.model_file import open_graph
+from ndpass.passes.network_decoupling import energy
 from ndpass.report import Furthest, Latency, Layer, Report, TriedPlan, Variant, Verified
 from ndpass.run.html_report import page_of
 from ndpass.run.next_steps import Given
@@ -225,6 +227,9 @@ def test_inspect_and_sensitivity_write_theirs(net: Path, ndpass: Command) -> Non
         assert read.open == []
         assert words in read.text
         assert "ndpass run" in read.text or name == "k"
+    kept = energy(open_graph(net).graph.sites()[0].conv.weight, "dw-pw")  # type: ignore[union-attr]
+    spectrum = " ".join(f"{100 * share:.1f} %" for share in kept[:4])
+    assert f"dw-pw {spectrum}" in Read(Path("i.html").read_text(encoding="utf-8")).text
 
 
 # -------------------------------------------------------------------------------------------------------- in a browser
