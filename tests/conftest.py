@@ -27,7 +27,7 @@ COMMAND = (sys.executable, "-m", "ndpass")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="tests/faults: thousands of trials, not dozens")
+    parser.addoption("--long", action="store_true", help="thousands of trials in tests/faults, and the largest models")
 
 
 @dataclass(frozen=True)

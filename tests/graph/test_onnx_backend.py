@@ -21,6 +21,7 @@ Case: TypeAlias = Any  # onnx.backend.test.case.test_case.TestCase, which has no
 
 CONVERTED = [c for c in load_model_tests(kind="pytorch-converted") if "Conv" in c.name]
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
+LARGE = {"light_vgg19", "light_zfnet512"}
 
 
 def full_rank(form: str) -> NetworkDecoupling:
@@ -79,8 +80,10 @@ def he(rng: np.random.Generator, site: Site) -> Conv:
 
 
 @pytest.mark.parametrize("path", LIGHT, ids=lambda p: p.stem)
-def test_light_network_at_full_rank(path: Path) -> None:
+def test_light_network_at_full_rank(path: Path, request: pytest.FixtureRequest) -> None:
     """The file's weights are all 0.02, which has rank 1: each convolution gets seeded weights first."""
+    if path.stem in LARGE and not request.config.getoption("--long"):
+        pytest.skip("a chain of layers as light_bvlc_alexnet is, ten seconds longer: pytest --long")
     rng = np.random.default_rng(0)
     model, sites = rewritten(onnx.load(path), lambda site: he(rng, site))
     assert sites > 0
