@@ -5,6 +5,7 @@ Each holds a lock that ends with its process, however that ends. A folder whose 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ndpass.errors import OutputError
 from ndpass.files.journal import take_back
 
 LOCK = ".ndpass-lock"
@@ -43,13 +45,13 @@ class OwnFolder:
                 self.remove()
                 raise
             return
-        raise OSError(f"{parent}: folders made there go away at once")
+        raise OSError(errno.EAGAIN, "folders made there go away at once", str(parent))
 
     def remove(self) -> None:
         """Remove it with all that is in it, as far as that can be; once is enough."""
-        if _OURS.pop(self.path, None) is not None:
+        if self.path in _OURS:
             _remove(self.path, self._lock)
-            self._lock = None
+            _OURS.pop(self.path, None)  # not before: another thread may be about to end the process
 
     def contents(self) -> list[Path]:
         """What was put into it, by name."""
@@ -67,17 +69,21 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def new_temporary() -> OwnFolder:
-    """The same, to be removed by whoever asked for it."""
+    """The same, to be removed by whoever asked for it. Raises OutputError where none can be made."""
     tidy_temporary()
-    return OwnFolder(Path(tempfile.gettempdir()), TEMPORARY)
+    try:
+        return OwnFolder(Path(tempfile.gettempdir()), TEMPORARY)
+    except OSError as e:
+        raise OutputError(f"temporary files cannot be written: {e.strerror}: let TMPDIR name another folder") from e
 
 
 def tidy_temporary() -> None:
     """Remove what killed processes left among the temporary files; once in a process."""
-    folder = Path(tempfile.gettempdir())
-    if folder not in _LOOKED:
-        _LOOKED.add(folder)
-        remove_left(folder, TEMPORARY)
+    with suppress(OSError):  # there may be no place for temporary files, and no need for any
+        folder = Path(tempfile.gettempdir())
+        if folder not in _LOOKED:
+            _LOOKED.add(folder)
+            remove_left(folder, TEMPORARY)
 
 
 def remove_left(parent: Path, prefix: str) -> None:

@@ -72,10 +72,13 @@ class Shelf:
         try:
             with self._path(layer).open("rb") as file:
                 (count,), *arrays = (np.load(file) for _ in range(1 + len(ARRAYS)))
-        except (OSError, EOFError, ValueError):
+                count = int(count)
+        except Exception as e:  # numpy raises what its parser raises, TokenError for one
+            if not isinstance(e, FileNotFoundError):
+                log.warning("moments of '%s' cannot be read (%s): they are made again", layer, e)
             return None
         x_mean, y_mean, C, B, g, anchor, best = arrays
-        moments = Moments(int(count), x_mean, y_mean, C, B, g, anchor if anchor.size else None)
+        moments = Moments(count, x_mean, y_mean, C, B, g, anchor if anchor.size else None)
         moments.__dict__["best"] = best  # as the cached property leaves it
         size = DERIVED * sum(array.nbytes for array in arrays)
         if size <= self._left:

@@ -17,6 +17,7 @@ from ndpass.calibration.survey import warnings_of
 from ndpass.errors import UsageError, about
 from ndpass.files import model_file
 from ndpass.files.interface import Interface
+from ndpass.files.weight_files import stored_bytes
 from ndpass.graph.graph import Found, Graph, Site
 from ndpass.graph.input_spec import InputSpec, check_fed
 from ndpass.graph.shapes import Shape
@@ -27,6 +28,7 @@ from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
 from ndpass.planning.work import planning_work
 from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
+from ndpass.run.address_space import check_address_space
 from ndpass.run.arguments import Opener, height_width
 from ndpass.run.judge import BATCH, Judge, OwnMetric
 from ndpass.run.memory import check_memory
@@ -102,6 +104,7 @@ Open = Callable[[], Opened]
 def read(model: Path, options: Options, listen: Listener) -> Job:
     """The model's file and the data. Raises InputError, or UsageError for options that do not go with the model."""
     listen("reading", 0, 1)
+    check_address_space(stored_bytes(model), training=options.refine is not None)
     opened = model_file.open_graph(model)
     graph = opened.graph
     if options.data.size is not None:

@@ -9,6 +9,7 @@ from ndpass.errors import BudgetError, InputError, UsageError
 from ndpass.files import model_file
 from ndpass.files.interface import Interface, signature
 from ndpass.files.output_paths import check_kind, check_outputs
+from ndpass.files.own_folder import tidy_temporary
 from ndpass.files.placing import uninterrupted
 from ndpass.files.staging import Outputs
 from ndpass.files.weight_files import IR, stored_bytes
@@ -39,6 +40,7 @@ def refine_model(model: Path, original: Path, output: Path, options: Options, li
     check_kind(output, from_ir=model.suffix == IR, int8=False)
     wanted = options.output
     check_outputs((model, original), {"--json": wanted.json, "--report": wanted.report}, output)
+    tidy_temporary()
     clock, checkpoint = Clock(), Checkpoint.beside(output)
     listen = clock.hearing(listen)
     with Outputs() as outputs, kept_if_cut_off(checkpoint):

@@ -22,6 +22,7 @@ from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
 from ndpass.errors import InputError
 from ndpass.files.model_file import open_graph
+from ndpass.files.weight_files import stored_bytes
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener
 from ndpass.measuring.batch import batch_within
@@ -32,6 +33,7 @@ from ndpass.planning.candidates import block_of, candidates_for, channel_group, 
 from ndpass.planning.compositions import spread
 from ndpass.planning.sensitivity import slopes
 from ndpass.rewriting.rewriter import Rewriter
+from ndpass.run.address_space import check_address_space
 from ndpass.run.judge import BATCH, Judge
 from ndpass.run.options import Data, Options
 from ndpass.run.resolution import HELD_OUT
@@ -248,6 +250,7 @@ def _calibration(graph: Graph, sites: Sequence[Site], fit: Feeds, options: Optio
 
 def _opened(model: Path, data: Data) -> tuple[Graph, Feeds, Feeds]:
     """The model and its data; what is measured on is held out from the calibration data where nothing else is given."""
+    check_address_space(stored_bytes(model), training=False)
     graph = open_graph(model).graph
     assert data.calibration is not None
     fit = data.calibration(graph.inputs())

@@ -8,7 +8,9 @@ import re
 import resource
 import signal
 import sys
-from dataclasses import dataclass, field
+import threading
+import traceback
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +26,9 @@ class Order:
     """What a run is to be like.
 
     kill: the number of the moment at which it dies, and `signal` the signal that it gets then; after: seconds after it,
-    where it dies by an alarm. paper: times come from MACs. limits: of `resource`, name -> value. leap: the wall clock
-    jumps by hours at each look.
+    where it dies by an alarm; twice: the signal comes again at the next moment. full: the moment from which on no file
+    can grow. paper: times come from MACs. leap: the wall clock jumps by hours at each look. memory: bytes that it may
+    take beside what it has when it begins.
     """
 
     root: str
@@ -33,9 +36,11 @@ class Order:
     kill: int | None = None
     signal: int = signal.SIGKILL
     after: float = 0.0
+    twice: bool = False
+    full: int | None = None
     paper: bool = False
     leap: bool = False
-    limits: dict[str, int] = field(default_factory=dict)
+    memory: int | None = None
 
 
 class Moments:
@@ -43,7 +48,7 @@ class Moments:
 
     def __init__(self, order: Order) -> None:
         self._order, self._count, self._stage = order, 0, "begin"
-        self._file = os.open(Path(order.root, "told", "moments"), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        self._file: int | None = os.open(Path(order.root, "told", "moments"), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         self._root = os.path.realpath(order.root)
 
     def hear(self, event: str, args: tuple[Any, ...]) -> None:
@@ -61,8 +66,14 @@ class Moments:
         self.tell(f"step {number}")
 
     def tell(self, what: str) -> None:
-        os.write(self._file, f"{self._stage}: {what}\n".encode())
+        if self._file is not None:
+            os.write(self._file, f"{self._stage}: {what}\n".encode())
         self._count += 1
+        if self._count == self._order.full:
+            self._file = None
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        if self._order.twice and self._order.kill and self._count == self._order.kill + 1:
+            os.kill(os.getpid(), self._order.signal)
         if self._count == self._order.kill and self._order.after:
             signal.setitimer(signal.ITIMER_REAL, self._order.after)  # by default an alarm ends a process at once
         elif self._count == self._order.kill:
@@ -74,9 +85,6 @@ def child(order: Order) -> None:
     root = Path(order.root)
     os.chdir(root / "work")
     os.environ.update(NDPASS_CACHE=str(root / "cache"), TMPDIR=str(root / "temp"))
-    for number, name in ((1, "out"), (2, "err")):
-        file = os.open(root / "told" / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
-        os.dup2(file, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     from ndpass.cli import progress
     from ndpass.cli.app import main
@@ -93,8 +101,10 @@ def child(order: Order) -> None:
         on_paper()
     if order.leap:
         leaping()
-    for name, value in order.limits.items():
-        resource.setrlimit(getattr(resource, name), (value, value))
+    if order.memory is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + order.memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     sys.argv = ["ndpass", *order.args]
     sys.addaudithook(moments.hear)
     main()
@@ -134,18 +144,41 @@ def serve() -> None:
     imports()
     for line in sys.stdin:
         order = Order(**json.loads(line))
+        pipes = [os.pipe(), os.pipe()]  # not files, which may not grow where the disk is full
         if (pid := os.fork()) == 0:
-            try:
-                child(order)
-            except SystemExit as e:
-                os._exit(int(e.code or 0))  # what ends here has been flushed by ndpass
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            os._exit(99)
+            for number, (_, end) in enumerate(pipes, 1):
+                os.dup2(end, number)
+            in_the_child(order)
+        readers = [
+            threading.Thread(target=save, args=(*pipe, order, name))
+            for pipe, name in zip(pipes, ("out", "err"), strict=True)
+        ]
+        for reader in readers:
+            reader.start()
         _, status = os.waitpid(pid, 0)
+        for reader in readers:
+            reader.join()
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def save(end: int, other: int, order: Order, name: str) -> None:
+    """Write what comes from a pipe to a file."""
+    os.close(other)
+    with os.fdopen(end, "rb") as pipe:
+        Path(order.root, "told", name).write_bytes(pipe.read())
+
+
+def in_the_child(order: Order) -> None:
+    try:
+        child(order)
+    except SystemExit as e:
+        code = int(e.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
