@@ -44,7 +44,11 @@ def _from_archive(archive: Mapping[str, NDArray[Any]], path: Path) -> tuple[NDAr
     if name is None:
         law = "an archive has `images`, or one array beside `labels`"
         raise InputError(f"{path}: {law}; found {', '.join(archive) or 'nothing'}; name one array `images`")
-    return archive[name], archive.get("labels")
+    images, labels = archive[name], archive.get("labels")
+    for found in (images, labels):
+        if found is not None and not isinstance(found, np.ndarray):  # numpy gives what is no array as bytes
+            raise InputError(f"{path}: holds something that is no array; save it again with numpy.savez")
+    return images, labels
 
 
 def _check_room(path: Path) -> None:

@@ -259,12 +259,14 @@ def collect_block(block: Branch, first: Site, frontier: Frontier, sample: Sample
     network as it is now, does not: now the sum less the branch. The branch itself must still be as it was.
     """
     batch, x = frontier.data.batch, frontier.graph.input_of(first)
-    wanted = np.array(reference)
+    wide = np.result_type(reference, np.float32)  # differences in float16 may overflow
+    wanted = reference.astype(wide)
 
     def rows() -> Iterator[Array]:
         for number, found in enumerate(frontier.beside(first, (block.output, block.response))):
             positions = sample.of(number * batch, batch)
-            shortcut = responses(found[block.output] - found[block.response], positions, channels_last=False)
+            difference = found[block.output].astype(wide) - found[block.response]
+            shortcut = responses(difference, positions, channels_last=False)
             start = number * batch * positions.shape[1]
             wanted[start : start + len(shortcut)] -= shortcut
             yield patches(block.outline, found[x], positions)

@@ -188,7 +188,9 @@ class Sums:
         """A block of patches (S, n) and responses (S, n_o), S at least 1."""
         if not self.count:
             self.x_shift, self.y_shift = (a.mean(0, dtype=np.float64).astype(a.dtype) for a in (x, y))
-        xc, yc = ((a - shift).astype(np.float32, copy=False) for a, shift in ((x, self.x_shift), (y, self.y_shift)))
+        wide = (a if a.dtype != np.float16 else a.astype(np.float32) for a in (x, y))  # its differences may overflow
+        shifts = (self.x_shift, self.y_shift)
+        xc, yc = ((a - shift).astype(np.float32, copy=False) for a, shift in zip(wide, shifts, strict=True))
         self.count += len(x)
         self.x_sum += x.sum(0, dtype=np.float64)
         self.y_sum += y.sum(0, dtype=np.float64)

@@ -65,4 +65,5 @@ class Calibration:
     ) -> tuple[Array, Array]:
         """A kernel's answers to the site's patches and the responses wanted, (S, n_o) each."""
         found, step = answers(site, frontier, self.chosen[site.name], kernel, columns)
-        return found, self.responses[site.name][::step]
+        wanted = self.responses[site.name][::step]
+        return found, wanted.astype(np.float32) if wanted.dtype == np.float16 else wanted

@@ -225,8 +225,8 @@ def solve(square: Array, right: Array) -> Array:
 
 
 def _ridged(stack: Array, ridge: float = RIDGE) -> Array:
-    """The stack (c, m, m) with `ridge` times the mean diagonal added to each diagonal."""
+    """The stack (c, m, m) with `ridge` times the mean diagonal added to each diagonal; `ridge` where all are 0."""
     m = stack.shape[-1]
-    mean = np.trace(stack, axis1=1, axis2=2) / m
-    ridged: Array = stack + (ridge * mean + np.finfo(float).tiny)[:, None, None] * np.eye(m)
+    added = ridge * np.trace(stack, axis1=1, axis2=2) / m
+    ridged: Array = stack + np.where(added > np.finfo(float).tiny, added, ridge)[:, None, None] * np.eye(m)
     return ridged

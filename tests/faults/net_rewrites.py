@@ -59,8 +59,10 @@ def opened(net: Net, road: Road) -> tuple[Any, Graph]:
     return model, graph
 
 
-def rewritten(net: Net, road: Road, spec: str, budget: Budget, calibrated: bool) -> Rewritten:
-    """What `ndpass run` does between reading and writing."""
+def rewritten(
+    net: Net, road: Road, spec: str, budget: Budget, calibrated: bool, x: NDArray[Any] | None = None
+) -> Rewritten:
+    """What `ndpass run` does between reading and writing. x: what layers are fitted to, left out: normal numbers."""
     before, graph = opened(net, road)
     passes, found = parse(spec), graph.sites()
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, passes, calibrated) is None]
@@ -68,7 +70,7 @@ def rewritten(net: Net, road: Road, spec: str, budget: Budget, calibrated: bool)
     if calibrated and sites:
         blocks = [b.branch for b in mergeable(graph, passes, [s.name for s in sites], True).values()]
         fitted = [*sites, *(refittable(found, {s.name for s in sites}) if blocks else ())]
-        feeds = open_feeds(net.feed(SAMPLES, seed=1), graph.inputs())
+        feeds = open_feeds(net.feed(SAMPLES, seed=1) if x is None else x, graph.inputs())
         calibration = Calibration.of(graph, fitted, feeds, 1, 0, 1 << 30, blocks)
     plan: Any = budget
     if calibration is None or budget.is_shared:
