@@ -53,8 +53,7 @@ class Data:
         count = len(feeds)
         if fixed is not None and count < fixed:
             raise InputError(f"the model takes {fixed} samples at once, {feeds.description} are fewer: give more")
-        sizes = range(max(1, most // 4), most + 1)
-        batch = fixed or (count if count <= most else max(sizes, key=lambda b: (count - count % b, b)))
+        batch = fixed or (count if count <= most else equal_batches(count, most))
         used = count - count % batch
         if used < count:
             log.info("%d of %d samples used, a multiple of the batch of %d", used, count, batch)
@@ -66,6 +65,11 @@ class Data:
 
     def batches(self) -> Iterator[Feed]:
         return self.feeds.batches(self.batch)
+
+
+def equal_batches(count: int, most: int) -> int:
+    """The size of equal batches of `count` samples that leaves the fewest out; at most `most`, at least a quarter."""
+    return max(range(max(1, most // 4), most + 1), key=lambda size: (count - count % size, size))
 
 
 def samples(graph: Graph, sites: Sequence[Site], data: Data, blocks: Sequence[Branch] = ()) -> dict[str, Sample]:

@@ -65,7 +65,7 @@ def _planning(job: Job, one: float) -> dict[str, float]:
     stages = {"planning": algebra + 2 * len(job.fit or ()) * one}
     if job.fit is not None or options.budget.is_shared or options.budget.in_milliseconds:
         turns = 4 if any(isinstance(rule, Pruning) for rule in options.passes) else 2
-        whole = max(2 * len(job.fit or ()), 16 * turns * len(job.sites)) * one
+        whole = max(2 * len(job.fit or ()), job.probed * turns * len(job.sites)) * one
         stages["probing"] = 0.6 * whole  # half of the network lies behind a layer, in the mean
     if options.budget.in_milliseconds:
         stages["timing"] = BLOCKS.get(rules, MORE_BLOCKS) * (BLOCK * len(job.sites) + CALLS * one)

@@ -26,6 +26,7 @@ from ndpass.measuring.batch import batch_within
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
+from ndpass.planning.sensitivity import probing_floor
 from ndpass.planning.work import planning_work
 from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
 from ndpass.run.address_space import check_address_space
@@ -51,7 +52,8 @@ class Job:
     fit: the samples that layers are fitted to, None without data. measured: those of the metric; guessed: whether they
     are made up, for want of data. beside: files that hold the model's external data. compared: the tensors that
     original and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes
-    that costs are counted at. work: of planning and fitting all layers. sites: names of the layers that a pass may
+    that costs are counted at. work: of planning and fitting all layers; probed: images that each probe takes at least.
+    sites: names of the layers that a pass may
     rewrite, convolutional: whether there is any convolution.
     """
 
@@ -70,6 +72,7 @@ class Job:
     macs: int
     params: int
     work: float
+    probed: int
     sites: frozenset[str]
     convolutional: bool
     warnings: tuple[str, ...]
@@ -145,6 +148,7 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
         macs=graph.macs(),
         params=graph.params(),
         work=sum(planning_work(site) for site in sites),
+        probed=probing_floor(graph)[0],
         sites=frozenset(site.name for site in sites),
         convolutional=any(f.op.startswith("Conv") for f in found),
         warnings=tuple(warned),

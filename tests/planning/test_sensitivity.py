@@ -373,7 +373,8 @@ def test_few_images_are_spread_over_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "size", "floor"), [("N", 32, (8, True)), ("N", 8, (16, True)), ("4", 32, (8, False))]
+    ("batch", "size", "floor"),
+    [("N", 100, (4, True)), ("N", 32, (8, True)), ("N", 8, (16, True)), ("4", 32, (8, False))],
 )
 def test_fewer_images_do_where_each_is_an_answer_at_many_places(batch: str, size: int, floor: tuple[int, bool]) -> None:
     text = f"(float[{batch}, 3, {size}, {size}] x) => (float[{batch}, 2, {size}, {size}] y) {{ y = Conv(x, w) }}"
