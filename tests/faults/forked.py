@@ -18,6 +18,7 @@ from typing import Any
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod")
+PROCESSES = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "os.exec")
 RANDOM = re.compile(r"[a-z0-9_]{8}\b")
 
 
@@ -53,6 +54,8 @@ class Moments:
 
     def hear(self, event: str, args: tuple[Any, ...]) -> None:
         """What `sys.addaudithook` calls."""
+        if event in PROCESSES:
+            self.tell(f"process {event} {args[0]}")
         if event not in CHANGES or (event == "open" and not args[2] & WRITES):
             return
         path = args[1] if event in ("os.rename", "os.link") else args[0]

@@ -90,6 +90,14 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, forks: Forks, undist
     assert found(place, scenario)["out.onnx"] == undisturbed.wanted["out.onnx"]
 
 
+def test_a_run_starts_no_process_that_could_die(undisturbed: Undisturbed) -> None:
+    """What works side by side are threads: `planning.threads` hands on what one of them raises.
+
+    The standard library asks `uname` for the platform, and takes no answer for one.
+    """
+    assert {moment.split()[-1] for moment in undisturbed.moments if ": process" in moment} <= {"uname"}
+
+
 @pytest.mark.parametrize("wing", ["ndpass", "passes", "calibration"])
 def test_durations_are_taken_by_clocks_that_only_go_forward(wing: str) -> None:
     """`time.time` and dates may jump; nothing needs them."""
