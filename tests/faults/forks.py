@@ -13,7 +13,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
@@ -61,7 +60,7 @@ class Place:
 
 
 class Forks:
-    """A process that forks once for each run. Use it with `with`."""
+    """A process that forks once for each run, until it is closed."""
 
     def __init__(self) -> None:
         paths = os.pathsep.join([str(TESTS), str(TESTS / "faults"), os.environ.get("PYTHONPATH", "")])
@@ -81,12 +80,8 @@ class Forks:
         out, err, moments = ((place.root / TOLD / n).read_text() for n in ("out", "err", "moments"))
         return Ended(code, out, err, moments.splitlines())
 
-    def __enter__(self) -> Forks:
-        return self
-
-    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
         self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()

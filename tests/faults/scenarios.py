@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,6 +46,21 @@ SCENARIOS = {
 }
 
 
+@cache
+def forks() -> Forks:
+    """The process that runs are forked from, one for all tests."""
+    started = Forks()
+    atexit.register(started.close)
+    return started
+
+
+@cache
+def undisturbed(which: str) -> Undisturbed:
+    """What the scenario does that nothing disturbs."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Undisturbed.of(SCENARIOS[which], Path(folder))
+
+
 def skip_without_torch(which: str) -> None:
     if which == "refined" and not find_spec("torch"):
         pytest.skip("torch is not installed")
@@ -63,9 +81,9 @@ def prepared(root: Path) -> Place:
     return place
 
 
-def run(forks: Forks, place: Place, args: Sequence[str], **how: object) -> Ended:
+def run(place: Place, args: Sequence[str], **how: object) -> Ended:
     fixed = ("--calibration", "data.npz", "--threads", "1", "--jobs", "1", "--save-plan", "saved.json")
-    return forks.run(place, ("run", "net.onnx", *fixed, *args), paper=True, **how)
+    return forks().run(place, ("run", "net.onnx", *fixed, *args), paper=True, **how)
 
 
 @dataclass(frozen=True)
@@ -77,9 +95,9 @@ class Undisturbed:
     stages: Sequence[str]
 
     @classmethod
-    def of(cls, forks: Forks, scenario: Scenario, root: Path) -> Undisturbed:
+    def of(cls, scenario: Scenario, root: Path) -> Undisturbed:
         place = prepared(root)
-        ended = run(forks, place, scenario.args)
+        ended = run(place, scenario.args)
         assert ended.code == 0, ended.err
         assert place.strays([*GIVEN, *scenario.outputs]) == []
         return cls(found(place, scenario), ended.moments, _stages(ended.moments, scenario.outputs))
@@ -107,11 +125,11 @@ def found(place: Place, scenario: Scenario) -> dict[str, bytes]:
     return {n: (place.work / n).read_bytes() for n in scenario.outputs if (place.work / n).exists()}
 
 
-def assert_goes_on(forks: Forks, place: Place, scenario: Scenario, wanted: dict[str, bytes], what: str) -> None:
+def assert_goes_on(place: Place, scenario: Scenario, wanted: dict[str, bytes], what: str) -> None:
     """With --resume, or anew where that says that there is nothing to go on with, it ends as if undisturbed."""
-    ended = run(forks, place, (*scenario.args, "--resume"))
+    ended = run(place, (*scenario.args, "--resume"))
     if ended.code == 2 and NOTHING_TO_GO_ON_WITH in ended.err:
-        ended = run(forks, place, scenario.args)
+        ended = run(place, scenario.args)
     assert ended.code == 0, (what, ended)
     assert found(place, scenario) == wanted, what
     assert place.strays([*GIVEN, *scenario.outputs]) == [], what

@@ -58,7 +58,7 @@ def test_a_damaged_cache_gives_seconds_or_nothing_and_can_be_written(examples: E
     assert cache.path is not None
     whole = cache.path.read_bytes()
 
-    @examples(300, 5_000)
+    @examples(100, 5_000)
     @given(st.data())
     def check(draw: st.DataObject) -> None:
         assert cache.path is not None
@@ -100,7 +100,7 @@ def test_what_a_run_has_kept_may_be_damaged(which: str, examples: Examples, tmp_
     (file,) = [p for p in checkpoint.folder.iterdir() if p.name not in ("run.json", "lock")]
     whole = file.read_bytes()
 
-    @examples(200, 5_000)
+    @examples(80, 5_000)
     @given(st.data())
     def check(draw: st.DataObject) -> None:
         file.write_bytes(damaged(draw, whole))
@@ -119,7 +119,7 @@ def test_moments_that_are_damaged_are_made_again(examples: Examples, tmp_path: P
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
 
-    @examples(200, 5_000)
+    @examples(80, 5_000)
     @given(st.data())
     def check(draw: st.DataObject) -> None:
         file.write_bytes(damaged(draw, whole))

@@ -4,49 +4,41 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forks import Forks
 from scenarios import (
     GIVEN,
     SCENARIOS,
     SEED,
-    Undisturbed,
     assert_goes_on,
     found,
     needs_fork,
     prepared,
     run,
     skip_without_torch,
+    undisturbed,
 )
 
 pytestmark = needs_fork
 
-FULL = {"planned": (4, 40), "timed": (3, 40), "refined": (2, 20)}  # moments in the suite, and with --long
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as started:
-        yield started
+FULL = {"planned": (2, 40), "timed": (1, 40), "refined": (1, 20)}  # moments in the suite, and with --long
 
 
 @pytest.mark.parametrize("which", SCENARIOS)
 def test_a_disk_that_is_full_ends_a_run_in_one_line_and_loses_nothing(
-    which: str, tmp_path: Path, forks: Forks, request: pytest.FixtureRequest
+    which: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """No file grows any more, which the kernel enforces where no small disk can be mounted."""
     skip_without_torch(which)
     scenario, rng = SCENARIOS[which], random.Random(SEED)
-    undisturbed = Undisturbed.of(forks, scenario, tmp_path / "undisturbed")
-    for number in undisturbed.chosen(FULL[which][request.config.getoption("--long")], rng):
-        what = undisturbed.about(number)
+    usual = undisturbed(which)
+    for number in usual.chosen(FULL[which][request.config.getoption("--long")], rng):
+        what = usual.about(number)
         print(what)
         place = prepared(tmp_path / "full")
         (place.work / "saved.json").write_text("older")
-        ended = run(forks, place, scenario.args, full=number)
+        ended = run(place, scenario.args, full=number)
         assert "Traceback" not in ended.err, (what, ended)
         if ended.code != 0:  # it had written everything by then
             assert ended.code == 2, (what, ended)
@@ -54,5 +46,5 @@ def test_a_disk_that_is_full_ends_a_run_in_one_line_and_loses_nothing(
             assert found(place, scenario) == {"saved.json": b"older"}, what
             strays = place.strays([*GIVEN, *scenario.outputs])
             assert all(f".{scenario.model[0]}.resume" in name for name in strays), (what, strays)
-        assert_goes_on(forks, place, scenario, undisturbed.wanted, what)
+        assert_goes_on(place, scenario, usual.wanted, what)
         shutil.rmtree(place.root)

@@ -9,13 +9,12 @@ import ast
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forks import Ended, Forks, Place
+from forks import Ended, Place
 from models import ROOT
-from scenarios import GIVEN, SCENARIOS, SEED, Scenario, Undisturbed, assert_goes_on, found, needs_fork, prepared, run
+from scenarios import GIVEN, SCENARIOS, SEED, Scenario, assert_goes_on, found, needs_fork, prepared, run, undisturbed
 
 from ndpass.rewriting.checkpoint import Checkpoint
 
@@ -23,17 +22,6 @@ pytestmark = needs_fork
 
 TIMES = (1, 15)  # moments for each kind of interruption, in the suite and with --long
 KINDS = {"Ctrl-C": (signal.SIGINT, False), "Ctrl-C twice": (signal.SIGINT, True), "SIGTERM": (signal.SIGTERM, False)}
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def undisturbed(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return Undisturbed.of(forks, SCENARIOS["timed"], tmp_path_factory.mktemp("undisturbed"))
 
 
 def assert_true(ended: Ended, place: Place, scenario: Scenario, wanted: dict[str, bytes], what: str) -> None:
@@ -55,27 +43,27 @@ def assert_true(ended: Ended, place: Place, scenario: Scenario, wanted: dict[str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_run_says_what_is_there_and_goes_on(
-    kind: str, tmp_path: Path, forks: Forks, undisturbed: Undisturbed, request: pytest.FixtureRequest
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     scenario, rng = SCENARIOS["timed"], random.Random(f"{SEED}{kind}")
     number, twice = KINDS[kind]
-    for moment in undisturbed.chosen(TIMES[request.config.getoption("--long")], rng):
-        what = undisturbed.about(moment)
+    for moment in undisturbed("timed").chosen(TIMES[request.config.getoption("--long")], rng):
+        what = undisturbed("timed").about(moment)
         print(what)
         place = prepared(tmp_path / "place")
-        ended = run(forks, place, scenario.args, kill=moment, signal=number, twice=twice)
-        assert_true(ended, place, scenario, undisturbed.wanted, what)
-        assert_goes_on(forks, place, scenario, undisturbed.wanted, what)
+        ended = run(place, scenario.args, kill=moment, signal=number, twice=twice)
+        assert_true(ended, place, scenario, undisturbed("timed").wanted, what)
+        assert_goes_on(place, scenario, undisturbed("timed").wanted, what)
         shutil.rmtree(place.root)
 
 
-def test_a_second_run_into_the_same_output_is_refused_and_the_first_loses_nothing(tmp_path: Path, forks: Forks) -> None:
+def test_a_second_run_into_the_same_output_is_refused_and_the_first_loses_nothing(tmp_path: Path) -> None:
     place, scenario = prepared(tmp_path), SCENARIOS["timed"]
     first = Checkpoint.beside(place.work / "out.onnx")
     (place.work / ".out.onnx.resume").mkdir()
     first.start({"of": "another process"})
     for more in ((), ("--resume",)):
-        ended = run(forks, place, (*scenario.args, *more))
+        ended = run(place, (*scenario.args, *more))
         assert ended.code == 2
         assert "another run with this output is at work" in ended.err.splitlines()[-1]
         assert (place.work / ".out.onnx.resume" / "run.json").read_text() == '{\n "of": "another process"\n}'
@@ -83,19 +71,19 @@ def test_a_second_run_into_the_same_output_is_refused_and_the_first_loses_nothin
     assert place.strays(GIVEN) == []
 
 
-def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, forks: Forks, undisturbed: Undisturbed) -> None:
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
     place, scenario = prepared(tmp_path), SCENARIOS["timed"]
-    ended = run(forks, place, (*scenario.args, "--time-limit", "10min"), leap=True)
+    ended = run(place, (*scenario.args, "--time-limit", "10min"), leap=True)
     assert ended.code == 0, ended.err
-    assert found(place, scenario)["out.onnx"] == undisturbed.wanted["out.onnx"]
+    assert found(place, scenario)["out.onnx"] == undisturbed("timed").wanted["out.onnx"]
 
 
-def test_a_run_starts_no_process_that_could_die(undisturbed: Undisturbed) -> None:
+def test_a_run_starts_no_process_that_could_die() -> None:
     """What works side by side are threads: `planning.threads` hands on what one of them raises.
 
     The standard library asks `uname` for the platform, and takes no answer for one.
     """
-    assert {moment.split()[-1] for moment in undisturbed.moments if ": process" in moment} <= {"uname"}
+    assert {moment.split()[-1] for moment in undisturbed("timed").moments if ": process" in moment} <= {"uname"}
 
 
 @pytest.mark.parametrize("wing", ["ndpass", "passes", "calibration"])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forks import Forks
 from scenarios import GIVEN, SCENARIOS, needs_fork, prepared, run
 
 from ndpass.errors import InputError
@@ -16,18 +14,12 @@ from ndpass.run.address_space import COPIES, LEAST, address_space_left, check_ad
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as started:
-        yield started
-
-
 @needs_fork
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps RLIMIT_AS")
-def test_a_run_that_may_not_take_what_it_needs_says_so_at_once(tmp_path: Path, forks: Forks) -> None:
+def test_a_run_that_may_not_take_what_it_needs_says_so_at_once(tmp_path: Path) -> None:
     place = prepared(tmp_path)
     for megabytes in (1, 600):
-        ended = run(forks, place, SCENARIOS["planned"].args, memory=megabytes * MEGABYTE)
+        ended = run(place, SCENARIOS["planned"].args, memory=megabytes * MEGABYTE)
         assert ended.code == 3
         assert ended.err.startswith("ndpass: reading\nndpass: this process may take ")
         assert ended.err.count("\n") == 2
