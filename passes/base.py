@@ -146,7 +146,8 @@ class Decomposition(Pass):
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> Sequence[float | None]:
         """Relative squared error of each setting: of the weights, or with moments of the response.
 
-        None for a setting that is not worth a try; it is left out. With moments an upper bound will do.
+        None for a setting that is not worth a try; it is left out. With moments an upper bound will do. A rank beyond
+        full rank counts as full rank, as in `rewrite`.
         """
         return [block_error(conv, self.rewrite(conv, s, moments), moments) for s in settings]
 

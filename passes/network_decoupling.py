@@ -132,7 +132,7 @@ class NetworkDecoupling(Decomposition):
         if moments is not None:
             return [self._quick_error(conv, s, moments) for s in settings]
         kept = {form: energy(conv.weight, form) for form in {str(s["form"]) for s in settings}}
-        return [max(0.0, 1.0 - kept[str(s["form"])][int(s["rank"]) - 1]) for s in settings]
+        return [max(0.0, 1.0 - at[min(int(s["rank"]), len(at)) - 1]) for s in settings for at in [kept[str(s["form"])]]]
 
 
 def _fitted(conv: Conv, moments: Moments, rank: int, form: str) -> Factors:

@@ -118,7 +118,7 @@ class SpatialDecomposition(Decomposition):
         for order in {str(s["order"]) for s in settings}:
             wanted = [int(s["rank"]) for s in settings if s["order"] == order]
             curve[order] = _weight_curve(conv, order) if moments is None else _curve(conv, moments, order, wanted)
-        return [float(curve[str(s["order"])][int(s["rank"]) - 1]) for s in settings]
+        return [float(at[min(int(s["rank"]), len(at)) - 1]) for s in settings for at in [curve[str(s["order"])]]]
 
 
 def _geometric(count: int) -> NDArray[np.intp]:

@@ -13,10 +13,22 @@ from typing import ClassVar
 import onnx
 import pytest
 from conftest import Command, small_network
-from models import sites_of
+from models import normal, sites_of
 
+from ndpass.conv import Conv
 from ndpass.errors import UsageError
-from ndpass.passes import IN_AUTO, PASSES, ChannelDecomposition, NetworkDecoupling, auto, names, parse, usable
+from ndpass.passes import (
+    IN_AUTO,
+    PASSES,
+    ChannelDecomposition,
+    Decomposition,
+    NetworkDecoupling,
+    auto,
+    names,
+    parse,
+    usable,
+)
+from ndpass.passes.contract import moments_for
 from ndpass.planning.candidates import candidates_for, is_pinned
 
 PASS = """
@@ -173,3 +185,17 @@ def test_pinned_fully_is_every_number_or_where_there_is_none_every_word() -> Non
     assert [NetworkDecoupling(**o).pinned_fully for o in ({}, {"form": "pw-dw"}, {"rank": 2})] == [False, False, True]
     assert [Words(**o).pinned_fully for o in ({}, {"form": "a"}, {"form": "a", "order": "y"})] == [False, False, True]
     assert [NetworkDecoupling(rank=r).pinned_to_full for r in (2, "full")] == [False, True]
+
+
+@pytest.mark.parametrize("fitted", [False, True], ids=["data-free", "calibrated"])
+@pytest.mark.parametrize("spec", ["nd:form=pw-dw", "nd:form=dw-pw", "cd", "sd:order=vh", "sd:order=hv"])
+def test_errors_take_a_rank_beyond_full_rank_for_full_rank(spec: str, fitted: bool) -> None:
+    """A pass behind another meets leaves of several sizes with one setting."""
+    (rule,) = parse(spec)
+    assert isinstance(rule, Decomposition)
+    weight = normal(6, 3, 3, 3)
+    conv = Conv(weight, None, pads=(1, 1, 1, 1))
+    full = rule.settings(conv)[-1]
+    moments = moments_for(conv) if fitted else None
+    within, beyond = rule.errors(conv, [full, {**full, "rank": 1_000}], moments)
+    assert beyond == pytest.approx(within, abs=1e-9)
