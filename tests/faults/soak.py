@@ -35,7 +35,7 @@ NETWORKS = 10
 @dataclass(frozen=True)
 class Held:
     """What this process holds. memory: bytes in RAM; threads of the system's and of Python's; files: open ones;
-    temporary: files and folders of ndpass among the temporary ones."""
+    temporary: files and folders among the temporary ones."""
 
     memory: int
     threads: int
@@ -47,7 +47,7 @@ class Held:
     def now(cls) -> Held:
         gc.collect()
         about = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        left = [p for p in Path(tempfile.gettempdir()).iterdir() if p.name.startswith(("ndpass", "tmp"))]
+        left = list(Path(tempfile.gettempdir()).iterdir())
         return cls(
             memory=int(about["VmRSS"].split()[0]) * 1024,
             threads=int(about["Threads"]),
@@ -97,14 +97,17 @@ def briefly() -> None:
 
 
 def main() -> None:
-    briefly()
-    logging.disable(logging.WARNING)
-    os.environ.setdefault("NDPASS_CACHE", tempfile.mkdtemp(prefix="soak-"))
-    print("before", Held.now(), flush=True)
-    held = []
-    for number, found in enumerate(rounds(), 1):
-        print(f"after round {number}", found, flush=True)
-        held.append(found)
+    with tempfile.TemporaryDirectory(prefix="soak-") as own:
+        os.environ.update(NDPASS_CACHE=str(Path(own, "cache")), TMPDIR=str(Path(own, "temp")))
+        Path(own, "temp").mkdir()
+        tempfile.tempdir = None  # it is looked up anew
+        briefly()
+        logging.disable(logging.WARNING)
+        print("before", Held.now(), flush=True)
+        held = []
+        for number, found in enumerate(rounds(), 1):
+            print(f"after round {number}", found, flush=True)
+            held.append(found)
     print("threads of Python:", ", ".join(thread.name for thread in threading.enumerate()))
     growth = (held[-1].memory - held[0].memory) / NETWORKS / (len(held) - 1)
     print(f"growth after the first round: {growth / 1e3:.0f} kB a run")
