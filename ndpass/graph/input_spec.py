@@ -111,12 +111,14 @@ class StaticBatch(NamedTuple):
 def static_batch(inputs: Sequence[InputSpec]) -> StaticBatch | None:
     """The batch if it is fixed: axis 0 of the first input that has more axes than that; None if it is free.
 
-    A model with an input that has no axis for samples takes one sample at a time.
+    A model with an input that has no axis for samples takes one sample at a time. Raises InputError for a batch of 0.
     """
     alone = next((spec for spec in inputs if not spec.batched), None)
     if alone is not None:
         return StaticBatch(alone.name, 1)
     spec = next((spec for spec in inputs if len(spec.shape) > 1), None)
+    if spec and spec.shape[0] == 0:
+        raise InputError(f"input '{spec.name}' takes batches of 0 samples: export the model with 1 or an open batch")
     return StaticBatch(spec.name, spec.shape[0]) if spec and spec.shape[0] is not None else None
 
 

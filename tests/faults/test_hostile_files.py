@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 from ndpass.calibration import archives
 from ndpass.calibration.feeds import open_feeds
 from ndpass.errors import InputError, one_line
-from ndpass.graph.input_spec import InputSpec
+from ndpass.graph.input_spec import InputSpec, static_batch
 
 INPUT = 3
 RUN = ("-q", "--passes", "nd:rank=1", "--no-latency")
@@ -82,6 +82,14 @@ HUGE = {
 def test_shapes_of_terabytes(what: str, command: Commands, folder: Path) -> None:
     """Refused before anything of the size is made."""
     assert_refused(run(command, folder, HUGE[what]), folder, "m.onnx", "memory")
+
+
+def test_a_batch_of_nothing(command: Commands, folder: Path) -> None:
+    model = on("(float[0,3,8,8] x) => (float[0,4,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, w) }")
+    found = run(command, folder, model)
+    assert found.is_documented, found
+    with pytest.raises(InputError, match="batches of 0 samples"):
+        static_batch([InputSpec("x", (0, 3, 8, 8), np.dtype(np.float32))])
 
 
 CONTRADICTIONS = {
