@@ -53,8 +53,7 @@ class Job:
     are made up, for want of data. beside: files that hold the model's external data. compared: the tensors that
     original and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes
     that costs are counted at. work: of planning and fitting all layers; probed: images that each probe takes at least.
-    sites: names of the layers that a pass may
-    rewrite, convolutional: whether there is any convolution.
+    sites: names of the layers that a pass may rewrite, convolutional: whether there is any convolution.
     """
 
     model: Path
