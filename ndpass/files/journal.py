@@ -64,16 +64,29 @@ def take_back(folder: Path) -> None:
     for journal in folder.glob(f"*/{JOURNAL}"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: nothing is known of it
             written = json.loads(journal.read_text())
-            first = Path(written["first"])
-            if not first.exists():
+            rows, first = written["moves"], Path(written["first"])
+            if first not in {Path(row["aside"]).parent / JOURNAL for row in rows} or not first.is_file():
                 continue
-            for row in reversed(written["moves"]):
+            if not all(_is_beside(Path(row["place"]), Path(row["aside"])) for row in rows):
+                continue
+            for row in reversed(rows):
                 with suppress(OSError):
                     _take_back(Path(row["place"]), Path(row["aside"]), row["file"])
             for path in sorted(written["made"], reverse=True):  # the innermost first
                 with suppress(OSError):
-                    Path(path).rmdir()
+                    Path(path).rmdir()  # which only an empty one lets happen
             first.unlink()
+
+
+def _is_beside(place: Path, aside: Path) -> bool:
+    """Whether a process of this tool can have written that down: FOLDER/HIDDEN/OLD/aside for FOLDER/.../place.
+
+    A journal may lie among files that somebody else has sent. One that names places outside the folder that its hidden
+    one is in, also by a link or `..`, is not followed: it could put a file anywhere.
+    """
+    folder = aside.parent.parent.parent.resolve()
+    outside = ".." in (*place.parts, *aside.parts) or aside.parent.resolve().parent.parent != folder
+    return not outside and place.parent.resolve().is_relative_to(folder)
 
 
 def _absolute(path: Path) -> str:

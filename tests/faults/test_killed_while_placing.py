@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -129,6 +130,27 @@ def test_what_somebody_has_put_there_since_stays(tmp_path: Path) -> None:
     model.write_text("the user's")
     take_back(tmp_path / "hidden")
     assert model.read_text() == "the user's"
+
+
+@pytest.mark.parametrize("way", ["elsewhere", "up", "link", "first"])
+def test_a_journal_that_somebody_has_sent_moves_nothing_out_of_its_folder(tmp_path: Path, way: str) -> None:
+    """As it may come out of an archive: the next output there would put a file anywhere, or remove one."""
+    home, sent = tmp_path / "home", tmp_path / "sent"
+    waits = sent / ".m.abcdefgh" / ".old"
+    waits.mkdir(parents=True)
+    home.mkdir()
+    (home / "kept").write_text("kept")
+    (sent / "link").symlink_to(home)
+    (waits / "0").write_text("evil")
+    places = {"elsewhere": home / "evil", "up": sent / ".." / "home" / "evil", "link": sent / "link" / "evil"}
+    write_down([Move(waits / "0", places.get(way, sent / "m.xml"), waits / "0", sent / "m.xml")], [])
+    if way == "first":
+        journal = waits / "moves.json"
+        journal.write_text(json.dumps({**json.loads(journal.read_text()), "first": str(home / "kept")}))
+    (sent / ".m.abcdefgh" / LOCK).touch()
+    remove_left(sent, ".m.")
+    assert {path.name for path in home.iterdir()} == {"kept"}
+    assert not (sent / ".m.abcdefgh").exists()
 
 
 def test_a_temporary_folder_goes_at_the_end_of_its_block() -> None:
