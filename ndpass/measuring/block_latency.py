@@ -24,7 +24,7 @@ NOISE = 0.03  # the same, from which on a machine is called noisy
 SECONDS = 0.05  # time for each block; twice that where it is not precise enough by then
 MIN_ROUNDS = 6
 CALLS = 4  # a turn is the fastest of so many inferences: a disturbance only ever adds to one
-LONG, LONG_CALLS = 4e-3, 2  # seconds from which on an inference is long, and how many of these are a turn
+LONG, LONGEST = 4e-3, 16e-3  # seconds from which on two inferences are a turn, or one: caches count for little then
 AT_ONCE = 8  # blocks that are compiled and timed together, beside the dense one
 
 
@@ -157,12 +157,15 @@ def _parts(missing: Mapping[str, Block]) -> Iterator[dict[str, Block]]:
 def _turn(call: Timed, now: Clock) -> float:
     """Seconds of the fastest of some inferences, after one that brings the code back to the caches.
 
-    That one also tells how long they are: of long ones LONG_CALLS are taken, of others CALLS.
+    That one also tells how long they are. Of long ones it counts, too, beside a second one or alone.
     """
     start = now()
     call()
-    best = float("inf")
-    for _ in range(CALLS if now() - start < LONG else LONG_CALLS):
+    first = now() - start
+    if first >= LONGEST:
+        return first
+    best = first if first >= LONG else float("inf")
+    for _ in range(1 if first >= LONG else CALLS):
         start = now()
         call()
         best = min(best, now() - start)
