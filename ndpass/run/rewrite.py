@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ndpass.calibration.natural_inputs import natural_feeds
@@ -71,12 +72,13 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     warnings: Sequence[str] = ()
     plans: Sequence[TriedPlan] = ()
     tuned = None
-    if job.options.budget.in_milliseconds and job.options.plan is None and opened.sites:
-        with clock("plan"):
-            tuned = _tuned(job, calibration, checkpoint, clock, listen, deadline)
-        graph, layers, warnings, plans = tuned.graph, tuned.layers, tuned.warnings, tuned.plans
-    else:
-        graph, layers = opened.graph, _planned(job, opened, calibration, checkpoint, clock, listen, deadline)
+    with _saying_what_was_left_out(deadline, job.macs):
+        if job.options.budget.in_milliseconds and job.options.plan is None and opened.sites:
+            with clock("plan"):
+                tuned = _tuned(job, calibration, checkpoint, clock, listen, deadline)
+            graph, layers, warnings, plans = tuned.graph, tuned.layers, tuned.warnings, tuned.plans
+        else:
+            graph, layers = opened.graph, _planned(job, opened, calibration, checkpoint, clock, listen, deadline)
     if not any(layer.status == "done" for layer in layers):
         text = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:3])
         names = "+".join(p.name for p in job.options.passes)
@@ -86,6 +88,18 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     if deadline and (left := deadline.warning(job.macs)):
         warnings = [*warnings, left]
     return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings), plans, tuned)
+
+
+@contextmanager
+def _saying_what_was_left_out(deadline: Deadline | None, macs: int) -> Iterator[None]:
+    """A budget that is not met may be met with more time: the error says so where --time-limit left out layers."""
+    try:
+        yield
+    except BudgetError as e:
+        left = deadline.warning(macs) if deadline else None
+        if left is None:
+            raise
+        raise BudgetError(f"{e}; {left}") from e
 
 
 def _calibrated(

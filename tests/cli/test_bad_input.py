@@ -306,6 +306,13 @@ def test_bad_usage(name: str, net: Path, folder: Path, ndpass: Command) -> None:
     assert contents(folder) == before
 
 
+def test_a_budget_that_is_missed_for_want_of_time_says_so(net: Path, folder: Path, ndpass: Command) -> None:
+    np.save(folder / "data.npy", np.random.default_rng(0).standard_normal((40, 3, 8, 8), dtype=np.float32))
+    args = ("--passes", "cd", "--macs", "0.5", "--calibration", "data.npy", "--time-limit", "0.001s")
+    done = ndpass("run", net, "-q", *args, "-o", "out.onnx")
+    assert_refused(done, BUDGET, "--macs 0.5 cannot be reached", "--time-limit left no time for 3 layers", "100.0% of")
+
+
 @pytest.mark.parametrize("args", [["--threads", "0"], ["--seed", "-1"], ["--batch", "x"], ["--no-such-option"]])
 def test_option_that_the_parser_refuses(args: list[str], net: Path, folder: Path, ndpass: Command) -> None:
     done = ndpass("run", net, *args, "-o", "out.onnx")
