@@ -43,14 +43,18 @@ def survey(feeds: Feeds) -> dict[str, Survey]:
     return found
 
 
-def warnings_of(feeds: Feeds, what: str) -> list[str]:
-    """What is suspicious about the data, a sentence each. what: their name in these sentences, as calibration data."""
+def warnings_of(feeds: Feeds, what: str, *, preprocessed: bool = False) -> list[str]:
+    """What is suspicious about the data, a sentence each.
+
+    what: their name in these sentences, as calibration data. preprocessed: whether somebody has said how pixels become
+    inputs; some models are meant to see a range of hundreds.
+    """
     said = []
     floats = {name for name, rows in next(feeds.batches(1)).items() if rows.dtype.kind == "f" and rows.ndim > 2}
     for name, seen in survey(feeds).items():
         if seen.constant:
             said.append(f"{seen.constant} of {seen.samples} samples of the {what} are one constant (input '{name}')")
-        if name in floats and max(abs(seen.low), abs(seen.high)) > PIXELS:
+        if not preprocessed and name in floats and max(abs(seen.low), abs(seen.high)) > PIXELS:
             said.append(
                 f"the {what} range from {seen.low:g} to {seen.high:g} (input '{name}'): if these are pixels, give the "
                 "--preprocess that the model was trained with"

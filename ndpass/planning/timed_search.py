@@ -34,7 +34,7 @@ SETTLE = 5  # plans that are made for one wish; after that layers that are slowe
 CLOSE = 0.03  # a wish for a speedup is met within this
 RIVAL = 1.1  # plans within this of the fastest are timed beside it
 SURE = 0.98  # share of a measured speedup that another run can be asked for
-MORE = "allow more passes (--passes auto) or --precision f32"
+MORE = "allow more: a larger budget, more passes (--passes auto tries all), more time, or --precision f32"
 
 
 @dataclass

@@ -42,6 +42,7 @@ from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)
 
+ENOUGH = 100  # samples, with fewer of which an error is said to be of few
 COUNTED = ("top1", "top5", "agreement")  # metrics of which each sample is one answer
 
 
@@ -175,7 +176,7 @@ def _surveyed(model: Path, options: Options, fit: Feeds | None, measured: Feeds 
     """
     said = []
     for what, feeds in (("calibration data", fit), ("validation data", measured)):
-        said += [] if feeds is None else warnings_of(feeds, what)
+        said += [] if feeds is None else warnings_of(feeds, what, preprocessed=options.data.preprocess is not None)
     for text in said:
         log.warning(text)
     opener = options.data.validation or options.data.calibration
@@ -286,6 +287,12 @@ def drop_warnings(job: Job) -> list[str]:
     Runs the original if it has not been.
     """
     options, judge = job.options, job.judge
+    if options.budget.kind == "max_error" and not job.guessed and len(job.measured) < ENOUGH:
+        few = (
+            f"the error is measured on {len(job.measured)} samples, others may err more: give {ENOUGH} as --validation"
+        )
+        log.warning(few)
+        return [few]
     if options.budget.kind != "max_drop" or options.plan is not None or judge.has_own_metric:
         return []  # a metric of the user's own is on samples of its own, and maybe in other units
     if reason := judge.undefined():

@@ -59,13 +59,19 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
     elif done.latency_ms is not None and done.latency_ms.is_slower:
         steps.append(NextStep(command("run", model, *data, "--max-drop", 1), "what is fastest within 1 point"))
     elif not done.variants:
-        steps.append(NextStep(command("run", model, *data, "--int8", "--max-drop", 1), "faster still: int8 by NNCF"))
+        steps.append(NextStep(command("run", model, *data, "--int8", *_limit(done)), "faster still: int8 by NNCF"))
     labelled = given.validation or given.calibration
     if labelled is not None:
         check = command("evaluate", output, "--data", labelled, *_preprocess(given), "--against", model)
         steps.append(NextStep(check, "measure the written model beside the original, here on the same data"))
     steps.append(NextStep(command("bench", model, output), "time both on the machine that it is for"))
     return steps
+
+
+def _limit(done: Report) -> list[object]:
+    """The budget of a loss that was given, or a point."""
+    error, drop = done.budget.get("max_error"), done.budget.get("max_drop")
+    return ["--max-drop", f"{drop or 1:g}"] if error is None else ["--max-error", f"{error:g}"]
 
 
 def after_refine(original: Path, output: Path, data: Path, preprocess: str | None) -> list[NextStep]:

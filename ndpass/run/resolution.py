@@ -34,11 +34,16 @@ def check_resolution(samples: int, limit: float, given: int | None = None) -> st
     if samples >= needed(limit):
         return None
     kind = "validation samples" if given is None else f"samples held out of {given}"
-    remedy = f"give {_more(limit, given)}, or allow {RESOLVED / samples:.2g} points"
+    remedy = f"give {_more(limit, given)}, or allow --max-drop {_allowed(samples):g}, or use --max-error"
     if 100 / samples > limit:
         one = 100 / samples
         raise UsageError(f"--max-drop {limit:g}: one of the {samples} {kind} is {one:.3g} points: {remedy}")
     return f"{samples} {kind} tell a drop of {limit:g} points only roughly: {remedy}"
+
+
+def _allowed(samples: int) -> float:
+    """The least limit, in tenths of a point, that so many samples tell."""
+    return math.ceil(10 * RESOLVED / samples) / 10
 
 
 def _more(limit: float, given: int | None) -> str:

@@ -45,6 +45,11 @@ def test_with_data_int8_is_next_with_the_same_preprocessing() -> None:
     assert steps[1][:5] == ["ndpass", "evaluate", "out.onnx", "--data", "images"]
 
 
+def test_the_budget_that_was_given_stays_in_the_next_step() -> None:
+    steps = offered(Given(NET, OUT, DATA), budget={"max_error": 0.05})
+    assert steps[0][-3:] == ["--int8", "--max-error", "0.05"]
+
+
 def test_a_slower_result_is_answered_by_a_budget_in_time() -> None:
     slow = Latency(before=3.0, after=5.0, speedup=0.6, spread=(0.5, 0.7), is_slower=True)
     assert offered(Given(NET, OUT, DATA), latency_ms=slow)[0][-2:] == ["--max-drop", "1"]

@@ -168,6 +168,7 @@ def test_max_error_is_kept_by_the_worst_output_without_labels(model: Path, data:
     assert errors
     assert 0 < max(error or 0.0 for error in errors.values()) <= 0.2
     assert found.budget == {"max_error": 0.2}
+    assert any(text.startswith("the error is measured on 20 samples") for text in found.warnings)
     (chosen,) = [one for one in found.plans if one.chosen]
     assert 0 < chosen.loss <= 20
     assert found.latency_ms is not None
@@ -320,12 +321,14 @@ def test_a_drop_that_the_samples_cannot_tell(ndpass: Command, model: Path, data:
     done = ndpass("run", model, "--calibration", data, "--max-drop", 1, "-o", "fast.onnx")  # a fifth of 100 is held out
     assert done.code == 2
     assert "one of the 20 samples held out of 100 is 5 points: give --calibration with at least 600" in done.err
-    assert "or --validation with 300, or allow 15 points" in done.err
+    assert "or --validation with 300, or allow --max-drop 15, or use --max-error" in done.err
 
 
 def test_resolution_of_a_drop() -> None:
     assert check_resolution(300, 1.0) is None
-    assert "give --validation with at least 300, or allow 1.5 points" in (check_resolution(200, 1.0) or "")
+    assert "give --validation with at least 300, or allow --max-drop 1.5, or use" in (check_resolution(200, 1.0) or "")
+    assert check_resolution(24, 12.5) is None
+    assert "allow --max-drop 12.5," in (check_resolution(24, 12.4) or "")
     with pytest.raises(UsageError):
         check_resolution(99, 1.0)
 
