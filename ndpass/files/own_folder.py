@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from ndpass.errors import OutputError
 from ndpass.files.journal import take_back
+from ndpass.files.placing import uninterrupted
 
 LOCK = ".ndpass-lock"
 TEMPORARY = "ndpass-"  # what the names of those among the system's temporary files begin with
@@ -49,7 +50,9 @@ class OwnFolder:
 
     def remove(self) -> None:
         """Remove it with all that is in it, as far as that can be; once is enough."""
-        if self.path in _OURS:
+        if self.path not in _OURS:
+            return
+        with uninterrupted():  # half removed it would stay till the next run
             _remove(self.path, self._lock)
             _OURS.pop(self.path, None)  # not before: another thread may be about to end the process
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from ndpass.errors import NdpassError, OutputError, blamed, writing
 from ndpass.files.journal import Move
 from ndpass.files.own_folder import OwnFolder, remove_left
-from ndpass.files.placing import place_all, sync
+from ndpass.files.placing import place_all, sync, uninterrupted
 from ndpass.files.weight_files import IR, MODELS, data_file, weight_files
 
 
@@ -151,8 +151,9 @@ class Outputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for stage in self._stages:
-            stage.folder.remove()
+        with uninterrupted():
+            for stage in self._stages:
+                stage.folder.remove()
         if isinstance(error, OSError):
             raise self._in_words_of_the_user(blamed(error)) from error
         if isinstance(error, NdpassError) and (better := self._in_words_of_the_user(error)) is not error:
