@@ -21,9 +21,11 @@ class SampleErrors:
     def __init__(self) -> None:
         self._off: dict[str, list[Floats]] = {}
         self._square: dict[str, list[Floats]] = {}
+        self._samples = 0
 
     def add(self, a: Outputs, b: Outputs, samples: int) -> None:
         """The next samples' outputs of the reference and of the other model."""
+        self._samples += samples
         for name, value in a.items():
             if value.ndim and len(value) == samples:
                 with np.errstate(invalid="ignore", over="ignore"):
@@ -35,13 +37,11 @@ class SampleErrors:
 
         A sample with an output that is not finite is infinitely far off.
         """
-        total: Floats | None = None
+        total = np.zeros(self._samples)
         for name, parts in self._off.items():
             off, square = np.concatenate(parts), np.concatenate(self._square[name])
-            own = np.nan_to_num(off / (square.mean() or 1.0), nan=np.inf, posinf=np.inf)
-            total = own if total is None else total + own if len(own) == len(total) else total
-        if total is None:
-            return []
+            if len(off) == self._samples:  # else it had a row for each sample of some batches by chance
+                total += np.nan_to_num(off / (square.mean() or 1.0), nan=np.inf, posinf=np.inf)
         return [(int(i), float(total[i])) for i in np.argsort(-total, kind="stable")[:most] if total[i] > 0]
 
 

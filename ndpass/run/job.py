@@ -37,12 +37,11 @@ from ndpass.run.options import Options
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.preprocessing import better_preprocessing, refuse_worse
 from ndpass.run.quantise import check_nncf
-from ndpass.run.resolution import check_resolution, held_out
+from ndpass.run.resolution import check_resolution, few_for_an_error, held_out
 from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)
 
-ENOUGH = 100  # samples, with fewer of which an error is said to be of few
 COUNTED = ("top1", "top5", "agreement")  # metrics of which each sample is one answer
 
 
@@ -282,15 +281,12 @@ def _check_data(job: Job) -> None:
 
 
 def drop_warnings(job: Job) -> list[str]:
-    """Raise UsageError where --max-drop cannot be measured on these data; warn where it can be only roughly.
+    """Raise UsageError where --max-drop cannot be measured on these data; warn where a loss can be only roughly.
 
     Runs the original if it has not been.
     """
     options, judge = job.options, job.judge
-    if options.budget.kind == "max_error" and not job.guessed and len(job.measured) < ENOUGH:
-        few = (
-            f"the error is measured on {len(job.measured)} samples, others may err more: give {ENOUGH} as --validation"
-        )
+    if options.budget.kind == "max_error" and (few := few_for_an_error(len(job.measured))):
         log.warning(few)
         return [few]
     if options.budget.kind != "max_drop" or options.plan is not None or judge.has_own_metric:

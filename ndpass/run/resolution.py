@@ -8,6 +8,7 @@ from ndpass.errors import UsageError
 
 HELD_OUT = 0.2  # of the calibration data, for the metric, where no validation data are given
 FEWEST = 0.5  # of the calibration data that are left to fit to, at least
+ENOUGH = 100  # samples, with fewer of which an output's error is said to be of few
 RESOLVED = 300  # samples for each of which a point of drop is resolved: the share of answers that flip is about 3·drop
 
 
@@ -39,6 +40,13 @@ def check_resolution(samples: int, limit: float, given: int | None = None) -> st
         one = 100 / samples
         raise UsageError(f"--max-drop {limit:g}: one of the {samples} {kind} is {one:.3g} points: {remedy}")
     return f"{samples} {kind} tell a drop of {limit:g} points only roughly: {remedy}"
+
+
+def few_for_an_error(samples: int) -> str | None:
+    """A sentence where the outputs' error is measured on so few samples that others may well err more."""
+    if samples >= ENOUGH:
+        return None
+    return f"the error is measured on {samples} samples, others may err more: give {ENOUGH} as --validation"
 
 
 def _allowed(samples: int) -> float:

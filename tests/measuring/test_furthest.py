@@ -44,3 +44,10 @@ def test_what_is_not_finite_is_furthest_and_what_has_no_rows_tells_nothing() -> 
     alone = SampleErrors()
     alone.add({"count": np.ones(1)}, {"count": np.zeros(1)}, 3)
     assert alone.ranked(9) == []
+
+
+def test_an_output_of_one_row_is_none_of_a_last_batch_of_one_sample() -> None:
+    found, ones = SampleErrors(), np.ones((2, 3))
+    found.add({"count": np.ones(1), "y": ones}, {"count": np.zeros(1), "y": ones}, 2)
+    found.add({"count": np.ones(1), "y": ones[:1]}, {"count": np.zeros(1), "y": 2 * ones[:1]}, 1)
+    assert found.ranked(9) == [(2, pytest.approx(1.0))]
