@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 SHRINKAGES = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the prior among which held-out samples choose
 WIDE = 1024  # unknowns from which on products with C run in float32
+SMALL = 10**6  # multiply-adds of a product that BLAS sums one after another, losing digits in float32 for no time
 JUDGES = 128  # outputs that the strength of the prior is chosen by, evenly spread over those of a wider layer
 
 
@@ -196,7 +197,8 @@ class Sums:
         self.y_sum += y.sum(0, dtype=np.float64)
         self.g += np.einsum("so,so->o", yc, yc, dtype=np.float64)
         self.upper += scipy.linalg.blas.ssyrk(1.0, xc.T, lower=False)  # one triangle: half the work
-        self.B += yc.T @ xc
+        small = xc.size * len(self.B) <= SMALL
+        self.B += np.matmul(yc.T, xc, dtype=np.float64 if small else np.float32)
 
     def moments(self) -> Moments:
         """The moments of all blocks so far."""

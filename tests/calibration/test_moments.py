@@ -88,6 +88,14 @@ def test_float32_samples_are_centred_in_float64() -> None:
         assert_close(value, expected, F32)
 
 
+def test_many_positions_of_a_narrow_layer_cost_no_digits() -> None:
+    """BLAS sums a small product one position after another; what adds up is answered here by the original weight."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((7560, 9)).astype(np.float32), rng.standard_normal((5, 9))
+    moments = Moments.of(x, (x @ weight.T).astype(np.float32))
+    assert np.abs(moments.B - weight @ moments.C).max() < 1e-6
+
+
 def test_best_kernel_and_bias_are_least_squares_on_the_samples() -> None:
     x, y, _ = samples(offset=2.0)
     moments = Moments.of(x, y)
