@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 __all__ = ["Pipeline", "Result", "__version__", "convert_model", "run"]
+
+# Runtimes report to their makers unless they are told not to before they are imported: onnxruntime 1.29 and newer names
+# and digests of the models that it runs, OpenVINO and NNCF how they are used. Those two go without what sends it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _FUNCTIONS = ("Pipeline", "Result", "convert_model")  # of ndpass.api, which loads the runtimes
 _MODULES = ("calibration", "conv", "errors", "openvino", "passes", "report", "testing")
