@@ -10,6 +10,8 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ndpass.errors import UsageError, did_you_mean
 
 Options = Mapping[str, Sequence[str]]  # option -> its words
@@ -62,7 +64,7 @@ def _whole(value: Any) -> int | None:
     """The whole number that a value is; None for all else, for text with a sign among it."""
     if isinstance(value, str):
         return int(value) if value.isdecimal() and len(value) < 20 else None
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):  # before NumPy 2 the latter is an index, too
         return None
     if isinstance(value, float):
         return int(value) if value.is_integer() else None

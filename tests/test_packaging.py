@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,28 +39,39 @@ class Distributions:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
     """Built from a copy: setuptools puts what lies in an old `build/` into a wheel."""
-    if not has_build_backend():
-        pytest.skip("needs setuptools>=77 in this environment, to build without the network")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
-    for folder in (*FOLDERS, "tests", "benchmarks"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    for file in (path for path in ROOT.iterdir() if path.is_file()):
-        shutil.copy(file, source)
-    make = f"from setuptools.build_meta import build_sdist as make; make({str(out)!r})"
-    finished([sys.executable, "-c", make], source)
+    copy_sources(source)
+    make("sdist", source, out)
     (archive,) = out.glob("ndpass-*.tar.gz")
     with tarfile.open(archive) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
         packed.extractall(out, filter="data")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    finished([*pip, "--wheel-dir", str(out), "."], out / archive.name.removesuffix(".tar.gz"))
-    (wheel,) = out.glob("ndpass-*.whl")
+    wheel = make("wheel", out / archive.name.removesuffix(".tar.gz"), out)
     return Distributions(names, set(ZipFile(wheel).namelist()))
 
 
-def finished(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def copy_sources(to: Path) -> None:
+    if not has_build_backend():
+        pytest.skip("needs setuptools>=77 in this environment, to build without the network")
+    for folder in (*FOLDERS, "tests", "benchmarks"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    for file in (path for path in ROOT.iterdir() if path.is_file()):
+        shutil.copy(file, to)
+
+
+def make(what: str, source: Path, out: Path, **environment: str) -> Path:
+    """Build the "sdist" or "wheel" of `source` into `out`, as pip does it, without the network."""
+    build = f"from setuptools.build_meta import build_{what} as make; print(make({str(out)!r}))"
+    said = finished([sys.executable, "-c", build], source, **environment)
+    return out / said.splitlines()[-1]
+
+
+def finished(command: list[str], folder: Path, **environment: str) -> str:
+    """What the command printed."""
+    everything = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=folder, env=everything, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -91,6 +103,20 @@ def test_wheel_holds_the_data(wheel: set[str]) -> None:
 def test_wheel_holds_nothing_else(wheel: set[str]) -> None:
     folders = {name.split("/")[0] for name in wheel}
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"ndpass"}
+
+
+def test_the_same_sources_give_the_same_wheel(tmp_path: Path) -> None:
+    """Whenever and wherever it is built, with SOURCE_DATE_EPOCH as tools that publish set it."""
+    wheels = []
+    for number, day in enumerate((1_000_000_000, 1_700_000_000)):
+        source, out = tmp_path / f"{number}" / "source", tmp_path / f"{number}" / "out"
+        source.mkdir(parents=True)
+        out.mkdir()
+        copy_sources(source)
+        for path in source.rglob("*"):
+            os.utime(path, (day, day))
+        wheels.append(make("wheel", source, out, SOURCE_DATE_EPOCH="1750000000", PYTHONHASHSEED=str(number)))
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
 
 
 @pytest.mark.parametrize("module", ["ndpass.cli.app", "ndpass.run.digits"])
