@@ -29,7 +29,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_is_short_or_long(flag: str, ndpass: Command) -> None:
     assert "COMMAND [ARGS]" in ndpass(flag).out
-    assert " run [OPTIONS] [model]" in ndpass("run", flag).out
+    assert " run [options] [model]" in ndpass("run", flag).out.lower()  # older versions of typer write MODEL
 
 
 def test_options_stand_in_groups_and_examples_below(ndpass: Command) -> None:
