@@ -179,8 +179,6 @@ def _why_not(side: _Side, shortcut: gs.Tensor, sites: Sequence[Found]) -> str | 
     seen = {id(t) for node in upstream([shortcut], {id(side.start)}) for t in reads(node)} | {id(shortcut)}
     if id(side.start) not in seen:
         return "the other side of the sum does not read what the branch reads, so it is no shortcut"
-    if min(merged_outline([site.outline for site in sites if isinstance(site, Site)]).pads, default=0) < 0:
-        return "negative pads"
     return None
 
 

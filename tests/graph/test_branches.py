@@ -110,8 +110,9 @@ def test_a_sum_with_what_does_not_read_the_branch_s_input_is_no_block() -> None:
     assert first.reason.endswith("so it is no shortcut")
 
 
-def test_a_network_without_sums_has_no_blocks() -> None:
-    assert Graph(net("d = Conv(r, W4)")).blocks() == []
+@pytest.mark.parametrize("body", ["d = Conv(r, W4)", "g = GlobalAveragePool(r)  h = Conv(g, W4)  d = Add(r, h)"])
+def test_a_network_without_sums_of_one_shape_has_no_blocks(body: str) -> None:
+    assert Graph(net(body)).blocks() == []
 
 
 def test_the_linear_branch_is_the_branch_without_its_activations() -> None:

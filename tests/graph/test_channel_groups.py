@@ -104,6 +104,7 @@ NETWORKS: dict[str, tuple[str, Weights, set[str], set[str]]] = {
         {"a"},
         {"y"},
     ),
+    "clip from above alone": ("c = Clip(a, , high) y = Conv(c, B)", {"high": np.float32(1)}, {"a"}, {"y"}),
     "batch norm between": (
         "r = Relu(a) n = BatchNormalization(r, s, t, m, v) y = Conv(n, B)",
         {"s": normal(6), "t": normal(6), "m": normal(6), "v": positive(6)},
@@ -225,6 +226,21 @@ def test_a_flattened_channel_is_all_its_columns() -> None:
     assert group.size == 6
     assert group.consumers[0].channels.tolist() == np.repeat(np.arange(6), 64).tolist()
     assert group.consumers[0].kept(np.array([1, 3])).tolist() == [*range(64, 128), *range(192, 256)]
+
+
+def test_a_flatten_beside_the_layer_loses_its_columns_too() -> None:
+    model = network(
+        f"{IN} (float[2,4,6,6] y, float[2,4] z) {{ {FIRST} y = Conv(a, B) f = Flatten(a) z = Gemm(f, G) }}",
+        **BIAS,
+        G=normal(384, 4),
+    )
+    assert_as_masked(model, "y")
+
+
+def test_pads_that_are_an_attribute() -> None:
+    """Before opset 11."""
+    nodes = f"{FIRST} p = Pad<pads=[0,0,1,1,0,0,1,1]>(a) y = Conv(p, B)"
+    assert_as_masked(network(f"{IN} (float[2,4,8,8] y) {{ {nodes} }}", opset=10, **BIAS), "y")
 
 
 def test_channels_on_the_last_axis() -> None:
@@ -355,6 +371,32 @@ REFUSED: dict[str, tuple[str, Weights, str]] = {
         "a = Conv(x, A) p = Resize(a, , , s) y = Conv(p, B)",
         {"s": np.array([2, 6, 9, 9])},
         "its input comes from Resize 'p', whose channels cannot be pruned",
+    ),
+    "crop and resize": (
+        'a = Conv(x, A) p = Resize<coordinate_transformation_mode="tf_crop_and_resize">(a, r, s) y = Conv(p, B)',
+        {"r": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32), "s": np.array([1, 1, 2, 2], np.float32)},
+        "its input comes from Resize 'p', whose channels cannot be pruned",
+    ),
+    "flatten behind the channels": (
+        "a = Conv(x, A) p = Flatten<axis=2>(a) y = Gemm(p, G)",
+        {"G": normal(36, 4)},
+        "its input comes from Flatten 'p', whose channels cannot be pruned",
+    ),
+    "norm in training": (
+        "a = Conv(x, A) p, m, v = BatchNormalization<training_mode=1>(a, s, s, s, s) y = Conv(p, B)",
+        {"s": positive(6)},
+        "its input comes from BatchNormalization 'p', whose channels cannot be pruned",
+    ),
+    "computed norm": (
+        "a = Conv(x, D) s = ReduceMax<axes=[0,2,3], keepdims=0>(x) "
+        "p = BatchNormalization(a, s, t, t, t) y = Conv(p, E)",
+        {"D": normal(3, 3, 3, 3), "E": normal(4, 3, 3, 3), "t": positive(3)},
+        "BatchNormalization 'p' has weights that are computed at run time",
+    ),
+    "a stack of matrices": (
+        "a = Conv(x, A) p = MatMul(a, s) y = Conv(a, B) z = ReduceMax(p)",
+        {"s": normal(1, 6, 6)},
+        "its input also feeds MatMul 'p', whose channels cannot be pruned",
     ),
     "indices": (
         "a = Conv(x, A) p, i = MaxPool<kernel_shape=[2,2]>(a) j = Cast<to=1>(i) k = Add(p, j) y = Conv(k, B)",

@@ -121,6 +121,7 @@ def sizes_of(picked: str, infer: bool = True, **numbers: NDArray[np.int64]) -> l
 
 
 ONE = {"one": np.array([1]), "two": np.array([2])}
+COMPUTED = "m = ReduceMax<keepdims=0>(x) c = Cast<to=7>(m) i = Reshape(c, one) s = Shape(r)"
 
 
 @pytest.mark.parametrize(
@@ -133,12 +134,24 @@ ONE = {"one": np.array([1]), "two": np.array([2])}
         ("s = Shape(r) z = Gather(s, two)", ONE, ["Conv", "Shape", "Gather"]),
         ("s = Shape(r) z = Slice(s, one, two)", ONE, ["Conv"]),
         ("s = Shape(r) z = Slice(s, one, three)", {**ONE, "three": np.array([3])}, ["Conv", "Shape", "Slice"]),
+        (f"{COMPUTED} z = Gather(s, i)", ONE, ["Conv", "ReduceMax", "Cast", "Shape", "Reshape", "Gather"]),
+        (f"{COMPUTED} z = Slice(s, i, two)", ONE, ["Conv", "ReduceMax", "Cast", "Shape", "Reshape", "Slice"]),
     ],
 )
 def test_sizes_that_the_model_fixes_are_folded(
     picked: str, numbers: dict[str, NDArray[np.int64]], left: list[str]
 ) -> None:
     assert sizes_of(picked, **numbers) == left
+
+
+def test_a_slice_of_sizes_whose_ends_are_attributes() -> None:
+    """Before opset 10."""
+    text = """(float[2,3,7,8] x) => (float[2,4,5,6] r, int64[1] z) {
+        r = Conv(x, W) s = Shape(r) z = Slice<starts=[1], ends=[2]>(s) }"""
+    result = normalised(onnx.shape_inference.infer_shapes(network(text, opset=9, ir_version=4, **CONV)))
+    assert operators(result) == ["Conv"]
+    (z,) = (numpy_helper.to_array(t) for t in result.graph.initializer if t.name == "z")
+    assert z.tolist() == [4]
 
 
 def test_shape_gives_the_axes_that_its_attributes_name() -> None:
