@@ -249,9 +249,9 @@ def _gelu(_: _Reader, op: ov.Node, attributes: Attributes) -> Said:  # noqa: ARG
     return "Gelu", (0,), {"approximate": "tanh" if tanh else "none"}
 
 
-def _depth(_: _Reader, op: ov.Node, attributes: Attributes) -> Said:  # noqa: ARG001 - the table calls all alike
+def _blocks(_: _Reader, op: ov.Node, attributes: Attributes) -> Said:
     mode = "DCR" if attributes["mode"] == "blocks_first" else "CRD"
-    return "DepthToSpace", (0,), {"blocksize": attributes["block_size"], "mode": mode}
+    return op.get_type_name(), (0,), {"blocksize": attributes["block_size"], "mode": mode}
 
 
 TOLD: dict[str, Callable[[_Reader, ov.Node, Attributes], Said]] = {
@@ -279,5 +279,6 @@ TOLD: dict[str, Callable[[_Reader, ov.Node, Attributes], Said]] = {
     "Convert": _convert,
     "LRN": _lrn,
     "Gelu": _gelu,
-    "DepthToSpace": _depth,
+    "DepthToSpace": _blocks,
+    "SpaceToDepth": _blocks,
 }

@@ -73,7 +73,27 @@ ONE = [  # operator on x (2, 4, 7, 9), attributes and other inputs as ONNX text
     'Resize<mode="linear">(x, , Scales)',
     'Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , , Sides)',
     'Resize<mode="linear", coordinate_transformation_mode="pytorch_half_pixel">(x, , , Sides)',
+    'Resize<mode="nearest", nearest_mode="ceil", coordinate_transformation_mode="asymmetric">(x, , Scales)',
+    'Resize<mode="nearest", nearest_mode="round_prefer_ceil">(x, , , Sides)',
     "Expand(x, Wide)",
+    "Softplus(x)",
+    "Erf(x)",
+    "Floor(x)",
+    "Ceil(x)",
+    "Min(x, B, Low)",
+    "Max(x, B)",
+    "Sum(x, B, x)",
+    "ReduceMean(x)",
+    "ReduceSum<keepdims=0>(x, Axes)",
+    "ReduceSum<noop_with_empty_axes=1>(x)",
+    "ReduceMax<axes=[1]>(x)",
+    "ReduceMin<axes=[-1, 2], keepdims=0>(x)",
+    "ReduceProd<axes=[1, 3]>(x)",
+    "Tile(x, Steps4)",
+    "MatMul(x, W9)",
+    "LayerNormalization<axis=-1>(x, S9, B9)",
+    "LayerNormalization<axis=2>(x, S9)",
+    'Conv<auto_pad="VALID">(x, W)',
 ]
 CONSTANTS = {
     "S": normal(4, 1, 1),
@@ -100,6 +120,10 @@ CONSTANTS = {
     "Scales": np.array([1, 1, 2, 1.5], np.float32),
     "Sides": np.array([2, 4, 10, 5]),
     "Wide": np.array([2, 1, 1, 1]),
+    "Steps4": np.array([1, 2, 1, 3]),
+    "W9": normal(9, 5),
+    "S9": normal(9, seed=10),
+    "B9": normal(9, seed=11),
 }
 OTHERS = {  # several operators, or those that need inputs of other kinds
     "matrices": "f = Flatten(x)  m = MatMul(f, Wm)  y = Gemm<transB=1, alpha=0.5, beta=2.0>(m, Wg, Bg)",
@@ -108,6 +132,12 @@ OTHERS = {  # several operators, or those that need inputs of other kinds
         r = Reshape(x, t)  q = Squeeze(r, Last)  y = Identity(q)""",
     "powers": "p = Pow(x, Even)  k = Constant<value_float=0.5>()  y = Add(p, k)",
     "blocks": "p = Slice(x, Begin, Even6, Sides2)  y = DepthToSpace<blocksize=2>(p)",
+    "other blocks": """p = Slice(x, Begin, Even6, Sides2)  s = SpaceToDepth<blocksize=2>(p)
+        y = DepthToSpace<blocksize=2, mode="CRD">(s)""",
+    "equal parts": "a, b = Split<axis=1>(x)  y = Add(a, b)",
+    "filled": "z = Shape(x)  c = ConstantOfShape<value = float[1] {1.5}>(z)  y = Mul(x, c)",
+    "signs": """m = Less(x, Nought)  n = Not(m)  o = Where(n, x, Nought)  e = Exp(o)  r = Reciprocal(e)
+        y = Log(r)""",
     "choices": "m = Greater(x, Nought)  c = Cast<to=1>(m)  o = Where(m, x, Nought)  y = Add(o, c)",
 }
 MORE = {
@@ -155,7 +185,8 @@ def together(lines: list[str]) -> onnx.ModelProto:
 
 
 FEED = {"x": normal(2, 4, 7, 9, seed=9)}
-OPENVINOS = [line for line in ONE if "Dropout" not in line]  # which leaves nothing of that
+UNFIT = ("Dropout(x)", "LayerNormalization<axis=2>(x, S9)")  # OpenVINO leaves nothing of the one, refuses the other
+OPENVINOS = [line for line in ONE if line not in UNFIT]
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +243,43 @@ def test_an_attribute_that_is_not_known_is_named() -> None:
     program = from_onnx.read(of('y = Resize<mode="cubic">(x, , Scales)', CONSTANTS))
     with pytest.raises(UnsupportedError, match="resize of mode cubic"):
         computed(program, {"x": normal(2, 4, 7, 9)})
+
+
+REFUSED = [  # operator, opset, what is said of it
+    ("BatchNormalization<training_mode=1>(x, G, S1, M, V)", 17, "BatchNormalization in training mode"),
+    ("AveragePool<kernel_shape=[2,2], dilations=[2,2]>(x)", 19, "AveragePool with dilations"),
+    ('Pad<mode="wrap">(x, Pads)', 19, "padding of mode wrap"),
+    ('Resize<mode="linear", antialias=1>(x, , Scales)', 18, "a resize of mode linear with antialias"),
+    ('Resize<keep_aspect_ratio_policy="not_larger">(x, , , Sides)', 18, "a resize that keeps the ratio of sides"),
+    ('Resize<coordinate_transformation_mode="half_pixel_symmetric">(x, , Scales)', 19, "half_pixel_symmetric"),
+]
+
+
+@pytest.mark.parametrize(("line", "opset", "said"), REFUSED, ids=[said for *_, said in REFUSED])
+def test_what_torch_would_compute_otherwise_is_refused(line: str, opset: int, said: str) -> None:
+    model = of(f"y = {line}", CONSTANTS)
+    model.opset_import[0].version = opset
+    with pytest.raises(UnsupportedError, match=said):
+        computed(from_onnx.read(model), FEED)
+
+
+NEWER = [("Gelu(x)", 20), ('Gelu<approximate="tanh">(x)', 20), ("Mish(x)", 18), ("Pad(x, Two, High, Axes)", 18)]
+
+
+@pytest.mark.parametrize(("line", "opset"), NEWER)
+def test_operators_of_newer_opsets(line: str, opset: int) -> None:
+    model = of(f"y = {line}", {**CONSTANTS, "Two": np.array([1, 2, 0, 1])})
+    model.opset_import[0].version = opset
+    (wanted,) = run_ort(model, FEED)
+    for program in (from_onnx.read(model), of_openvino(model)):
+        assert_alike(wanted, *computed(program, FEED))
+
+
+@pytest.mark.parametrize(("line", "opset"), [("Resize(x, Scales)", 10), ("Upsample(x, Scales)", 9)])
+def test_a_resize_that_knows_no_coordinates(line: str, opset: int) -> None:
+    model = of(f"y = {line}", CONSTANTS)
+    model.opset_import[0].version, model.ir_version = opset, 4
+    assert_alike(*run_ort(model, FEED), *computed(from_onnx.read(model), FEED))
 
 
 def test_an_old_softmax_flattens() -> None:
