@@ -12,7 +12,7 @@ from planted_outputs import BOXES, CLASSES, finals, gathered, seen
 
 from ndpass.errors import UsageError
 from ndpass.measuring.metrics import default_metric, named_metric
-from ndpass.measuring.metrics.boxes import Detections, corners, found_again, iou, suppressed
+from ndpass.measuring.metrics.boxes import MOST_FOUND, Detections, corners, found_again, iou, suppressed
 
 Make = Callable[..., dict[str, Any]]
 
@@ -225,6 +225,14 @@ def test_suppression_leaves_the_best_of_each_class() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 4], [0, 0, 10, 10]], float)
     found = suppressed(Detections(boxes, np.array([0.5, 0.9, 0.3, 0.4]), np.array([0, 0, 0, 1])))
     assert found.scores.tolist() == [0.9, 0.4, 0.3]  # 0.5 is the same as 0.9; 0.3 overlaps by 0.44
+
+
+def test_no_more_than_the_best_of_many_boxes_are_detections() -> None:
+    count = MOST_FOUND + 20
+    boxes = np.arange(count)[:, None] * 10.0 + [0, 0, 9, 9]
+    scores = np.linspace(0.5, 0.9, count)
+    found = suppressed(Detections(boxes, scores, np.zeros(count, int)))
+    assert found.scores.tolist() == scores[::-1][:MOST_FOUND].tolist()
 
 
 def test_each_detection_has_one_partner() -> None:

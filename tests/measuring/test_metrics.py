@@ -57,6 +57,24 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         metric.add({"y": scores(4)}, {"y": scores(4)})
 
 
+def test_an_accuracy_of_guessing_is_warned_of() -> None:
+    labels, guesses = np.arange(200) % 10, np.zeros((200, 10), np.float32)
+    metric = named_metric("top1", seen({"y": guesses}, 200, IMAGE, labels)).begin()
+    metric.add({"y": guesses}, {"y": guesses})
+    (warning,) = metric.warnings()
+    assert warning.startswith("accuracy before is 10 % on 200 samples and guessing among 10 classes gives 10 %")
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [("top1", scores()), ("agreement", scores()), ("psnr", RNG.random((40, 3, 32, 32)).astype(np.float32))],
+)
+def test_without_a_sample_there_is_no_value(name: str, output: np.ndarray) -> None:
+    metric = named_metric(name, seen({"y": output}, 40, IMAGE, np.zeros(40, int))).begin()
+    assert metric.values() is None
+    assert metric.warnings() == []
+
+
 def test_accuracy_without_labels_is_refused() -> None:
     with pytest.raises(UsageError, match="top5 needs labels and the data have none: give labels, or use --metric agr"):
         named_metric("top5", seen({"y": scores()}, 40, IMAGE))
