@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -188,15 +188,18 @@ class Frontier:
         """These tensors, or the inputs, a batch at a time."""
         return self._feeds(consume=False)
 
-    def prune(self, x: str, axis: int, kept: NDArray[np.intp], others: Collection[str]) -> None:
-        """The network's tensor `x` has lost all but these channels; `others` may have lost some too."""
-        if self._cut is None:
-            return
-        if (set(others) - {x}) & set(self._cut):
+    def prune(self, kept: Mapping[str, tuple[int, NDArray[np.intp]]], counted: bool) -> None:
+        """These tensors of the network have lost all but some channels: axis, and positions on it.
+
+        No layer that reads these channels is behind the frontier, so that the others are what they were, but for lists
+        of sizes where the network itself has counted the channels.
+        """
+        if counted:
             self._cut, self._stored = None, deque()
-        elif x in self._cut:
-            for feed in self._stored:
-                feed[x] = np.take(feed[x], kept, axis)
+        for feed in self._stored:
+            for name in kept.keys() & feed.keys():
+                axis, stay = kept[name]
+                feed[name] = np.take(feed[name], stay, axis)
 
     def _size(self, live: Sequence[str]) -> int:
         """Bytes that these tensors take for all images; one whose length depends on values is looked at once."""
@@ -254,6 +257,17 @@ def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) ->
             yield patches(site.outline, x, sample.of(number * batch, batch))
 
     return _gathered((site.name, lambda: site.conv.matrix), frontier.data, sample, rows(), reference)
+
+
+def collect_ahead(site: Site, at: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
+    """The same of a site behind the one that the frontier is at, on the network as it is now."""
+    batch, x = frontier.data.batch, frontier.graph.input_of(site)
+
+    def rows() -> Iterator[Array]:
+        for number, found in enumerate(frontier.beside(at, (x,))):
+            yield patches(site.outline, found[x], sample.of(number * batch, batch))
+
+    return _gathered((site.name, lambda: site.conv.matrix), frontier.data, sample, rows(), reference)()
 
 
 def collect_block(block: Branch, first: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import MOST, Data, Frontier, answers, collect, collect_block, references, samples
+from ndpass.calibration.collect import (
+    MOST,
+    Data,
+    Frontier,
+    answers,
+    collect,
+    collect_ahead,
+    collect_block,
+    references,
+    samples,
+)
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample
 from ndpass.conv import Array
 from ndpass.graph.branches import Branch
+from ndpass.graph.channel_walk import Labels
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import static_batch
 from ndpass.measuring.batch import batch_within
@@ -55,6 +66,15 @@ class Calibration:
     def sums(self, site: Site, frontier: Frontier) -> Callable[[], Moments]:
         """What makes the moments, when the frontier has passed the site."""
         return collect(site, frontier, self.chosen[site.name], self.responses[site.name])
+
+    def moments_ahead(self, site: Site, at: Site, frontier: Frontier) -> Moments:
+        """Of a site behind `at`, where the frontier is, on the network as it is now."""
+        return collect_ahead(site, at, frontier, self.chosen[site.name], self.responses[site.name])
+
+    def narrowed(self, kept: Mapping[str, Labels]) -> Calibration:
+        """The same where sites give these of their outputs alone. kept: site name -> outputs, ascending."""
+        own = {name: self.responses[name][:, stay] for name, stay in kept.items() if name in self.responses}
+        return replace(self, responses={**self.responses, **own})
 
     def block_moments(self, block: Branch, first: Site, frontier: Frontier) -> Moments:
         """Of a branch as one convolution; first: its first layer."""

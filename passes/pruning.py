@@ -68,8 +68,10 @@ class Pruning(Pass):
         """How many channels a setting keeps."""
 
     @abstractmethod
-    def errors(self, reader: Reader, settings: Sequence[Setting], filled: Filled = unfilled) -> Sequence[float]:
-        """Relative squared error of each setting after the refit of the layer that reads the channels.
+    def errors(
+        self, readers: Sequence[Reader], settings: Sequence[Setting], filled: Filled = unfilled
+    ) -> Sequence[Sequence[float]]:
+        """Relative squared error of each setting, for each of the layers that read the channels, after its refit.
 
         filled: the channels that stay where those given are chosen: a branch of a Concat keeps at least one.
         """

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ndpass.graph.channel_walk import Cut, Labels, Refused, Span, Walk, depthwise
+from ndpass.graph.channel_walk import Count, Cut, Labels, Refused, Span, Walk, depthwise
 from ndpass.graph.constants import values
 from ndpass.graph.macs import PRODUCTS
 from ndpass.graph.shapes import Shape
+
+SPLIT_READS_SIZES = 13  # opset from which on they are an input, and no attribute
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,10 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """size: how many channels there are to choose among; the first consumer is the layer that was asked about."""
+    """size: how many channels there are to choose among; the first consumer is the layer that was asked about.
+
+    readers: the names of the consumers in the graph's order: they can only lose channels together.
+    """
 
     size: int
     producers: tuple[Member, ...]
@@ -57,6 +62,21 @@ class Group:
     cuts: tuple[Cut, ...]
     spans: tuple[Span, ...]
     nodes: tuple[gs.Node, ...]
+    readers: tuple[str, ...]
+    counts: tuple[Count, ...] = ()
+
+    @property
+    def counted(self) -> bool:
+        """Whether the network reads off how many channels there are."""
+        return any(node.op == "Shape" for node in self.nodes)
+
+    def seen_by(self, name: str) -> Group:
+        """The same group, asked about by another of its readers."""
+        return replace(self, consumers=tuple(sorted(self.consumers, key=lambda member: member.node.name != name)))
+
+    def left(self, channels: Labels) -> dict[str, tuple[int, Labels]]:
+        """Tensor that carries the channels -> its axis, and what stays of it when the group keeps `channels`."""
+        return {str(s.tensor.name): (s.axis, kept(s.labels, channels)) for s in self.spans}
 
     def filled(self, channels: Labels) -> Labels:
         """`channels`, and one more for every tensor that would be left with none (a branch of a Concat)."""
@@ -85,7 +105,7 @@ def input_group(graph: gs.Graph, node: gs.Node, shapes: Mapping[str, Shape]) -> 
         _refuse_shared(walk)
     except Refused as reason:
         return str(reason)
-    return _group(walk, node)
+    return _group(walk, node, graph)
 
 
 def _refuse_shared(walk: Walk) -> None:
@@ -100,7 +120,7 @@ def _refuse_shared(walk: Walk) -> None:
             )
 
 
-def _group(walk: Walk, asked: gs.Node) -> Group:
+def _group(walk: Walk, asked: gs.Node, graph: gs.Graph) -> Group:
     size, number = _classes(walk, len(walk.spans[id(asked.inputs[0])].labels))
     spans = {key: Span(s.tensor, s.axis, np.where(s.labels < 0, -1, number[s.labels])) for key, s in walk.spans.items()}
     cuts = tuple(Cut(c.node, c.index, c.axis, spans[id(c.span.tensor)]) for c in walk.cuts.values())
@@ -108,7 +128,10 @@ def _group(walk: Walk, asked: gs.Node) -> Group:
     layers.sort(key=lambda n: n is not asked)
     producers = tuple(Member(n, spans[id(n.outputs[0])].labels) for n in layers if id(n.outputs[0]) in spans)
     consumers = tuple(Member(n, spans[id(n.inputs[0])].labels) for n in layers if id(n.inputs[0]) in spans)
-    return Group(size, producers, consumers, cuts, tuple(spans.values()), tuple(walk.nodes.values()))
+    reading = {id(member.node) for member in consumers}
+    readers = tuple(str(n.name) for n in graph.nodes if id(n) in reading)
+    counts = tuple(replace(c, labels=np.where(c.labels < 0, -1, number[c.labels])) for c in walk.counts.values())
+    return Group(size, producers, consumers, cuts, tuple(spans.values()), tuple(walk.nodes.values()), readers, counts)
 
 
 def _classes(walk: Walk, n: int) -> tuple[int, Labels]:
@@ -135,11 +158,34 @@ def keep(graph: gs.Graph, group: Group, channels: Labels) -> None:
             sliced = np.ascontiguousarray(np.take(values(old), stay, cut.axis))
             made[key] = old, gs.Constant(_fresh(old.name, names), sliced)  # old is held: its id must not be used again
         cut.node.inputs[cut.index] = made[key][1]
+    _count(graph, group, channels, names)
     for node in group.nodes:
         if node.attrs.get("group", 1) > 1:
             node.attrs["group"] = int(node.inputs[1].shape[0])
     for tensor in [s.tensor for s in group.spans] + [t for n in group.nodes for t in n.outputs[1:]]:
         tensor.shape = None
+
+
+def _count(graph: gs.Graph, group: Group, channels: Labels, names: set[str]) -> None:
+    """Give lists of sizes, such as those of a Split, the numbers of channels that are left."""
+    by_list: dict[tuple[int, int], list[Count]] = {}
+    for count in group.counts:
+        by_list.setdefault((id(count.node), count.index), []).append(count)
+    for (_, index), counts in by_list.items():
+        node, sizes = counts[0].node, list(counts[0].sizes)
+        for count in counts:
+            sizes[count.position] = len(kept(count.labels, channels))
+        if node.op == "Split" and graph.opset < SPLIT_READS_SIZES:
+            node.attrs["split"] = sizes
+            continue
+        node.attrs.pop("num_outputs", None)  # of a Split that was of equal parts
+        given = index < len(node.inputs)
+        old = node.inputs[index].name if given and node.inputs[index].name else f"{node.name}.sizes"
+        new = gs.Constant(_fresh(old, names), np.array(sizes, np.int64))
+        if given:
+            node.inputs[index] = new
+        else:
+            node.inputs.append(new)
 
 
 def shapes_after(group: Group, channels: Labels, shapes: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ndpass.graph.constants import is_weight, values
+from ndpass.graph.shape_values import source, uses
 from ndpass.graph.shapes import Shape
 
 Labels: TypeAlias = NDArray[np.int64]
@@ -84,6 +85,17 @@ class Cut:
     span: Span
 
 
+@dataclass(frozen=True, eq=False)
+class Count:
+    """Position `position` of input `index` of a node, a list of `sizes`, is the number of channels `labels` (n,)."""
+
+    node: gs.Node
+    index: int
+    position: int
+    labels: Labels
+    sizes: tuple[int, ...]
+
+
 class Walk:
     """Everything that is reached; after `run` the fields are complete."""
 
@@ -91,12 +103,13 @@ class Walk:
         self.spans: dict[int, Span] = {}
         self.nodes: dict[int, gs.Node] = {}
         self.cuts: dict[tuple[int, int, int], Cut] = {}
+        self.counts: dict[tuple[int, int, int], Count] = {}
         self.ties: list[tuple[Labels, Labels]] = []
         self._shapes = shapes
         self._todo: deque[gs.Node] = deque()
         self._top = {id(node) for node in graph.nodes}
         ends = [graph, *graph.subgraphs(recursive=True)]
-        self._outputs = {id(t) for g in ends for t in g.outputs}
+        self.outputs = {id(t) for g in ends for t in g.outputs}
 
     def run(self) -> None:
         while self._todo:
@@ -105,7 +118,8 @@ class Walk:
             if id(node) not in self._top:
                 raise Refused(f"its channels are used inside an If, Loop or Scan, by {node.op} '{node.name}'")
             rule = RULES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
-            if rule is None or any(t.outputs or id(t) in self._outputs for t in node.outputs[1:]):
+            others = [] if node.op == "Split" else node.outputs[1:]
+            if rule is None or any(t.outputs or id(t) in self.outputs for t in others):
                 self.refuse(node)
             else:
                 rule(self, node)
@@ -145,7 +159,7 @@ class Walk:
     def _enter(self, tensor: gs.Tensor, axis: int, size: int) -> Labels:
         for holds, what in (
             (isinstance(tensor, gs.Constant), "constant"),
-            (id(tensor) in self._outputs, "graph output"),
+            (id(tensor) in self.outputs, "graph output"),
             (not tensor.inputs, "graph input"),
         ):
             if holds:
@@ -170,6 +184,10 @@ class Walk:
         if not is_weight(node.inputs[index]):
             raise Refused(f"{node.op} '{node.name}' has weights that are computed at run time")
         self.cuts[id(node), index, axis] = Cut(node, index, axis, self.spans[id(tensor)])
+
+    def count(self, node: gs.Node, index: int, position: int, labels: Labels, sizes: Sequence[int]) -> None:
+        """One of the sizes in a list that the node reads is that of these channels."""
+        self.counts[id(node), index, position] = Count(node, index, position, labels, tuple(sizes))
 
 
 def weight_axes(node: gs.Node) -> tuple[int, int]:
@@ -264,6 +282,50 @@ def _concat(walk: Walk, node: gs.Node) -> None:
         walk.put(t, axis, None if whole_now is None else whole_now[part])
 
 
+def _split(walk: Walk, node: gs.Node) -> None:
+    """A Concat the other way round; its sizes are those of what is left."""
+    x = node.inputs[0]
+    axis = node.attrs.get("axis", 0) % len(walk.shape(x))
+    if any(walk.spans[id(t)].axis != axis for t in (x, *node.outputs) if id(t) in walk.spans):
+        walk.refuse(node)
+    if _has(node, 1) and _constant(node, 1) is None:
+        walk.refuse(node)
+    sizes = [walk.shape(t)[axis] for t in node.outputs]
+    ends = np.cumsum(sizes)
+    for t, part in zip(node.outputs, np.split(np.arange(ends[-1]), ends[:-1]), strict=True):
+        own = walk.labels(t, axis)
+        if own is not None:
+            whole = np.full(ends[-1], -1)
+            whole[part] = own
+            walk.put(x, axis, whole)
+        whole_now = walk.labels(x, axis)
+        walk.put(t, axis, None if whole_now is None else whole_now[part])
+    for number, t in enumerate(node.outputs):
+        own = walk.labels(t, axis)
+        if own is not None:
+            walk.count(node, 1, number, own, sizes)
+
+
+def _shape(walk: Walk, node: gs.Node) -> None:
+    """Sizes that the model reads off a tensor are of the tensor as it is then, so that a Resize may go by them."""
+    x, size = node.inputs[0], node.outputs[0]
+    axis = walk.spans[id(x)].axis
+    at = axis - _first_axis(node, len(walk.shape(x)))
+    if not 0 <= at < walk.shape(size)[0]:
+        return
+    for user, index, position in uses(size, at, walk.shape, walk.outputs):
+        y = user.outputs[0]
+        if user.op != "Resize" or index != 3 or position != axis or "axes" in user.attrs:
+            walk.refuse(node)
+        walk.tie((x, axis), (y, axis))
+        walk.tie((y, axis), (x, axis))
+
+
+def _first_axis(shape: gs.Node, rank: int) -> int:
+    start = int(shape.attrs.get("start", 0))
+    return start + rank if start < 0 else start
+
+
 def _flatten(walk: Walk, node: gs.Node) -> None:
     """(N, C, H, W) -> (N, C·H·W): every channel is H·W columns on end."""
     x, y = node.inputs[0], node.outputs[0]
@@ -285,9 +347,12 @@ def _spatial(walk: Walk, node: gs.Node) -> None:
     """Pad and Resize, where they leave the channel axis alone."""
     x, y = node.inputs[0], node.outputs[0]
     axis = next(walk.spans[id(t)].axis for t in (x, y) if id(t) in walk.spans)
-    if not (_pads_nothing if node.op == "Pad" else _scales_nothing)(node, axis, len(walk.shape(x))):
+    rank = len(walk.shape(x))
+    if not (_pads_nothing(node, axis, rank) if node.op == "Pad" else _scales_nothing(walk, node, axis, rank)):
         walk.refuse(node)
     walk.tie((y, axis), (x, axis))
+    if node.op == "Resize" and _has(node, 3) and (sizes := _constant(node, 3)) is not None and len(sizes) > axis:
+        walk.count(node, 3, axis, walk.spans[id(y)].labels, [int(size) for size in sizes])
 
 
 def _pads_nothing(node: gs.Node, axis: int, rank: int) -> bool:
@@ -300,13 +365,20 @@ def _pads_nothing(node: gs.Node, axis: int, rank: int) -> bool:
     return not any(pads[i] or pads[i + len(of)] for i, a in enumerate(of) if a == axis)
 
 
-def _scales_nothing(node: gs.Node, axis: int, rank: int) -> bool:
-    """`sizes` would name the number of channels; a crop could reach over them."""
+def _scales_nothing(walk: Walk, node: gs.Node, axis: int, rank: int) -> bool:
+    """A crop could reach over channels; of sizes the number of channels must be a constant or what is read off x."""
     if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         return False
-    axes = [a % rank for a in node.attrs.get("axes", range(rank))]
+    listed = node.attrs.get("axes")
+    axes = [a % rank for a in (listed or range(rank))]
+    if axis not in axes:
+        return True
+    if _has(node, 3):
+        x, y, sizes = node.inputs[0], node.outputs[0], _constant(node, 3)
+        whole = listed is None and walk.shape(x)[axis] == walk.shape(y)[axis]
+        return whole and (sizes is not None or source(node.inputs[3], axis, walk.shape) is not None)
     scales = _constant(node, 2)
-    return axis not in axes or (scales is not None and scales.size == len(axes) and scales[axes.index(axis)] == 1)
+    return scales is not None and scales.size == len(axes) and scales[axes.index(axis)] == 1
 
 
 def _has(node: gs.Node, index: int) -> bool:
@@ -326,4 +398,6 @@ RULES: dict[str, Callable[[Walk, gs.Node], None]] = {
     "BatchNormalization": _batchnorm,
     "Concat": _concat,
     "Flatten": _flatten,
+    "Shape": _shape,
+    "Split": _split,
 }

@@ -57,6 +57,8 @@ class Graph:
         self._names = Names(tensor_names(self._graph) | {n.name for n in all_nodes(self._graph)})
         self._inference = FullInference()
         self._written: dict[str, str] = {}  # node -> the site that `splice` put it in the place of
+        self._whole: frozenset[str] = frozenset()  # layers whose input channels are not pruned
+        self._groups: tuple[Inferred, dict[str, Group | str]] | None = None
         self._sums: tuple[Inferred, list[Branch | Unmerged]] | None = None
         self._inputs = with_batches(graph, self._specs())
         self.dynamic_hw = any(axis is None for spec in self._inputs for axis in spec.sample)
@@ -328,9 +330,58 @@ class Graph:
         a, b = (self._inferred().shapes.get(t.name) for t in add.inputs)
         return add if a is not None and a == b else None
 
+    def leave(self, names: Collection[str]) -> None:
+        """Prune no input channels of these layers, nor, as they go together, of others that read the same."""
+        self._whole, self._groups = frozenset(names), None
+
     def channel_group(self, site: Site) -> Group | str:
-        """Who makes and who reads the site's input channels; or why they cannot be pruned."""
-        return input_group(self._graph, self._node(site.name), self._inferred().shapes)
+        """Who makes and who reads the site's input channels; or why they cannot be pruned.
+
+        All that read them are sites, because each is fitted anew to the channels that are left.
+        """
+        group = input_group(self._graph, self._node(site.name), self._inferred().shapes)
+        if isinstance(group, str) or group.readers == (site.name,):
+            return group
+        found = {f.name: f for f in self.sites()}
+        for member in group.consumers:
+            name = member.node.name
+            why = self._why_whole(found[name])
+            if why is not None:
+                return f"its input channels also feed '{name}': {why}"
+        return group
+
+    def channel_groups(self) -> dict[str, Group | str]:
+        """Site name -> the group that its input channels are pruned in, as it sees it, or why they are not.
+
+        Each layer is in one group at most, with all that read the same channels; the first of them reads no others.
+        """
+        inferred = self._inferred()
+        if self._groups is None or self._groups[0] is not inferred:
+            self._groups = inferred, self._apart()
+        return dict(self._groups[1])
+
+    def _apart(self) -> dict[str, Group | str]:
+        found: dict[str, Group | str] = {}
+        for site in (one for one in self.sites() if isinstance(one, Site)):
+            if site.name in found:
+                continue
+            group = self.channel_group(site)
+            taken = None if isinstance(group, str) else next((n for n in group.readers if n in found), None)
+            if isinstance(group, str):
+                found[site.name] = group
+            elif taken is not None:
+                found[site.name] = f"its input channels also feed '{taken}', which has others to share"
+            else:
+                found.update((name, group.seen_by(name)) for name in group.readers)
+        return found
+
+    def _why_whole(self, found: Found) -> str | None:
+        """Why the channels that a layer reads cannot be pruned, whatever others read them."""
+        if isinstance(found, Skipped):
+            return found.reason
+        if found.name in self._whole:
+            return "it is left as it is"
+        return None if found.in_hw is not None else "its input size is not known, so its cost is not"
 
     def keep_channels(self, group: Group, channels: Labels) -> None:
         """Slice every layer of the group, and what lies between, to these channels."""

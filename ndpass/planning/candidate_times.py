@@ -19,9 +19,10 @@ from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass
 from ndpass.planning.blocks import Mergeable, mergeable
 from ndpass.planning.candidate import Candidate, CandidateStore, seconds_of
-from ndpass.planning.candidates import block_of, channel_group
+from ndpass.planning.candidates import block_of
 from ndpass.planning.deadline import TIMED, Deadline
 from ndpass.planning.latency_table import CORRECTION, VISIBLE, LatencyTable
+from ndpass.planning.shared_channels import SharedChannels, channel_group
 from ndpass.planning.stand_in import time_original
 from ndpass.planning.timed_rounds import Timer, timed_in_rounds
 
@@ -70,7 +71,8 @@ def timed_table(
     whole, in_place = time_original(graph, latencies.machine, list(small))
     others = {last: list(block.branch.layers[:-1]) for last, block in merged.items()}
     ways = {name: corrected(small[name], in_place[name]) for name in named}
-    return LatencyTable(ways, whole, in_place, blocks=others, left_out=list(deadline.left_out) if deadline else [])
+    left_out, together = list(deadline.left_out) if deadline else [], SharedChannels.of(graph, sites, passes)
+    return LatencyTable(ways, whole, in_place, blocks=others, left_out=left_out, together=together)
 
 
 def _smallest(sites: Sequence[Site], share: float) -> set[str]:

@@ -21,8 +21,8 @@ from ndpass.planning.blocks import merging, why_unmerged
 from ndpass.planning.candidate import Candidate
 from ndpass.planning.compositions import is_tried, site_macs
 from ndpass.planning.estimates import Estimates, Known, Thinning
-
-MOST_UNKNOWNS = 8_192  # elements of a patch; the moments of more would take over half a gigabyte
+from ndpass.planning.pass_kinds import split
+from ndpass.planning.shared_channels import MOST_UNKNOWNS, channel_group
 
 
 def why_not(site: Site, passes: Sequence[Pass], group: Group | str) -> str | None:
@@ -39,28 +39,26 @@ def why_not(site: Site, passes: Sequence[Pass], group: Group | str) -> str | Non
 
 def _unprunable(site: Site, pruning: Pruning, group: Group | str) -> str | None:
     reason = pruning.refuse(site.outline)
-    if reason is None and isinstance(group, str):
-        return group
-    if reason is None and not isinstance(group, str) and len(group.consumers) > 1:
-        return f"its input channels feed {len(group.consumers)} layers, which would have to be pruned together"
-    return reason
-
-
-def split(passes: Sequence[Pass]) -> tuple[list[Decomposition], Pruning | None]:
-    """The passes that act inside a layer, in order, and the one that prunes channels, which comes before them."""
-    rules = [p for p in passes if isinstance(p, Decomposition)]
-    return rules, next((p for p in passes if isinstance(p, Pruning)), None)
+    return group if reason is None and isinstance(group, str) else reason
 
 
 def candidates_for(
-    site: Site, passes: Sequence[Pass], moments: Moments | None = None, group: Group | str = "", most: int = 4
+    site: Site,
+    passes: Sequence[Pass],
+    moments: Moments | None = None,
+    group: Group | str = "",
+    most: int = 4,
+    others: Sequence[Reader] = (),
 ) -> list[Candidate]:
     """The layer as it is, then every single pass that accepts it, then the compositions, all in the passes' order.
 
     moments: of the layer, None plans on the weights alone; group: who shares its input channels, or why they cannot be
-    pruned; most: how many decompositions are composed at most.
+    pruned; most: how many decompositions are composed at most; others: the layers that read the same channels, of
+    whose errors pruning counts with the largest.
     """
-    found = estimates_for(site, passes, known_of(site, passes, moments, group), group, most)
+    known = known_of(site, passes, moments, group, others)
+    known.pruned = [max(errors) for errors in zip(known.pruned, *known.shared, strict=True)]
+    found = estimates_for(site, passes, known, group, most)
     found.settle_all(lambda: moments)
     return found.candidates()
 
@@ -77,8 +75,14 @@ def estimates_for(
     return Estimates(site, rules if composes else [], known, thinning, most)
 
 
-def known_of(site: Site, passes: Sequence[Pass], moments: Moments | None, group: Group | str) -> Known:
-    """What every single pass does to the layer, or all of them together where their settings are given."""
+def known_of(
+    site: Site, passes: Sequence[Pass], moments: Moments | None, group: Group | str, others: Sequence[Reader] = ()
+) -> Known:
+    """What every single pass does to the layer, or all of them together where their settings are given.
+
+    others: the layers that read the same channels, where this one is the first that does. The errors that pruning makes
+    in another one are left out, because the first one knows them.
+    """
     rules, pruning = split(passes)
     conv = site.conv
     dense = Candidate(site_macs(site, rules, {}), block_error(conv, conv, moments))
@@ -88,9 +92,12 @@ def known_of(site: Site, passes: Sequence[Pass], moments: Moments | None, group:
         ways = list(_pinned(site, conv, rules, moments) if is_pinned(rules) else one_by_one)
     if pruning is None or isinstance(group, str) or _unprunable(site, pruning, group) is not None:
         return Known([dense, *ways])
-    reader = Reader(conv.weight, moments, group.consumers[0].channels)
-    errors = pruning.errors(reader, pruning.settings(conv, size=group.size), group.filled)
-    return Known([dense, *ways], [float(error) for error in errors])
+    if group.readers[0] != site.name:
+        return Known([dense, *ways])
+    readers = [Reader(conv.weight, moments, group.consumers[0].channels), *others]
+    found = pruning.errors(readers, pruning.settings(conv, size=group.size), group.filled)
+    own, *shared = ([float(error) for error in errors] for errors in found)
+    return Known([dense, *ways], own, shared=shared)
 
 
 def is_pinned(passes: Sequence[Pass]) -> bool:
@@ -175,8 +182,3 @@ def refused(graph: Graph, site: Site, passes: Sequence[Pass], calibrated: bool) 
     if reason is None and calibrated and n > MOST_UNKNOWNS:
         return f"patches of {n} elements: their moments would take {8 * n * n / 1e9:.1f} GB"
     return reason
-
-
-def channel_group(graph: Graph, site: Site, passes: Sequence[Pass]) -> Group | str:
-    """Who shares the site's input channels, looked for only if a pass prunes them."""
-    return graph.channel_group(site) if split(passes)[1] else ""

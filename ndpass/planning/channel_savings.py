@@ -8,7 +8,9 @@ linear in the channels lost:
 
 `Coupling.fronts` gives the planner these savings for each pair of choices. They are kept in the written model: layers
 without candidates count too, such as depthwise ones in between. Where it is open which channels go, as before a Concat,
-each branch is taken to lose no more than it must, so the written model may have fewer MACs than promised.
+each branch is taken to lose no more than it must, so the written model may have fewer MACs than promised. So it may
+where a residual sum is pruned, which layers behind the one that decides write to: savings that go round in a circle are
+counted but for the smallest, and a rank may be more than such a layer has outputs left.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from ndpass.graph.graph import WEIGHTED, Graph, Site
 from ndpass.passes import Pass
 from ndpass.planning.blocks import Mergeable
 from ndpass.planning.candidate import Candidate, Cost, macs_of
-from ndpass.planning.candidates import block_of, split
-from ndpass.planning.shared_savings import Pair
+from ndpass.planning.candidates import block_of
+from ndpass.planning.pass_kinds import split
+from ndpass.planning.shared_channels import SharedChannels, channel_groups
+from ndpass.planning.shared_savings import Pair, as_forest
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +85,11 @@ class Coupling:
         self._blocks = blocks or {}
         self._passes, self._sites = passes, {site.name: site for site in sites}
         self._pruning = split(passes)[1]
-        found = {site.name: graph.channel_group(site) for site in sites} if self._pruning else {}
-        self._groups = {n: g for n, g in found.items() if isinstance(g, Group) and len(g.consumers) == 1}
-        self._before = {n: Before.of(graph, self._sites[n], group) for n, group in self._groups.items()}
+        self.together = SharedChannels.of(graph, sites, passes)
+        found = channel_groups(graph, sites, passes) if self._pruning else {}
+        self._groups = {n: g for n, g in found.items() if isinstance(g, Group)}
+        first = {n: g for n, g in self._groups.items() if n == g.readers[0]}
+        self._before = {n: Before.of(graph, self._sites[n], group) for n, group in first.items()}
 
     def fronts(
         self, candidates: Mapping[str, Sequence[Candidate]], cost: Cost = macs_of
@@ -104,7 +110,7 @@ class Coupling:
                 cost,
                 (fixed.get(name, 0), rates.get(name, 0) * most.get(name, 0)),
                 dropped[name],
-                self._merges(name, own),
+                self._kinds(name, own),
             )
             for name, own in candidates.items()
         }
@@ -115,7 +121,33 @@ class Coupling:
                 saved = rates[p][at[p], None] * b.lost[p][dropped[name][at[name]]]
                 pairs.append(Pair(place[p], place[name], saved))
         kept = {n: [candidates[n][i] for i in at[n]] for n in candidates}
-        return kept, [p for p in self._with_blocks(pairs, kept, cost) if p.saved.any()]
+        found = [p for p in self._with_blocks(pairs, kept, cost) if p.saved.any()]
+        return kept, as_forest(len(kept), found, self._bonds(kept, cost))
+
+    def _bonds(self, kept: Mapping[str, Sequence[Candidate]], cost: Cost) -> list[Pair]:
+        """What makes every plan dearer than all layers together in which two that read the same channels are pruned
+        unlike each other."""
+        place = {name: i for i, name in enumerate(kept)}
+        dear = 2 * sum(max(cost(c) for c in ways) for ways in kept.values()) + 1
+        found = [
+            Pair(place[name], place[first], np.where(self._unlike(kept[name], kept[first]), -dear, 0))
+            for name, first in self.together.leaders.items()
+            if name in kept and first in kept
+        ]
+        return [p for p in found if p.saved.any()]
+
+    def _unlike(self, ways: Sequence[Candidate], others: Sequence[Candidate]) -> NDArray[np.bool_]:
+        setting = self.together.setting
+        return np.array([[setting(a) != setting(b) for b in others] for a in ways], bool)
+
+    def _kinds(self, name: str, candidates: Sequence[Candidate]) -> NDArray[np.intp]:
+        """(candidates,) a number for those that can be compared: that merge a block or not, or that are pruned alike
+        where that binds other layers."""
+        kinds = self._merges(name, candidates).astype(np.intp)
+        if name in self.together.groups or name in self.together.leaders:
+            texts = [repr(self.together.setting(c)) for c in candidates]
+            kinds = kinds + 2 * np.unique(texts, return_inverse=True)[1].reshape(-1)
+        return kinds
 
     def _merges(self, name: str, candidates: Sequence[Candidate]) -> NDArray[np.bool_]:
         """(candidates,) whether each merges the block that the layer is the last of."""
@@ -164,7 +196,7 @@ class Coupling:
             if merging is not None and merging.merged(candidate):
                 return merging.branch.cost(merging.shape(candidate)) // site.outline.n_o
             block = block_of(site, self._passes, candidate.setting, group)
-            return _macs(site, block) - _macs(site, fewer_outputs(block, site.outline.n_o - 1))
+            return _macs(site, block) - _macs(site, with_outputs(block, slice(site.outline.n_o - 1)))
 
         return np.array([rate(c) * (cost(c) / c.macs) for c in candidates])
 
@@ -180,19 +212,19 @@ def _undominated(
     cost: Cost,
     saved: tuple[Array | int, Array | int],
     dropped: Labels,
-    merges: NDArray[np.bool_],
+    kinds: NDArray[np.intp],
 ) -> list[int]:
     """Positions of the candidates that no other beats, cheapest first.
 
     saved: (candidates,) or one number, what a candidate saves always and at most; dropped: (candidates,) channels
-    that it takes from the layers before; merges: (candidates,) whether it saves other layers, so that it is compared
-    with its like alone. One candidate beats another if it has no more damage, no more cost with all of
+    that it takes from the layers before; kinds: (candidates,) what it is bound to in other layers, so that it is
+    compared with its like alone. One candidate beats another if it has no more damage, no more cost with all of
     its outputs and with the fewest (costs are linear between), and drops no fewer channels, for savings grow with them.
     """
     costs = np.array([cost(c) for c in candidates]) - saved[0]
     values = np.column_stack([costs, [c.damage for c in candidates], costs - saved[1], -dropped])
-    kinds = [np.flatnonzero(merges == kind) for kind in (False, True)]
-    return sorted((int(own[i]) for own in kinds for i in undominated(values[own])), key=lambda i: costs[i])
+    like = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    return sorted((int(own[i]) for own in like for i in undominated(values[own])), key=lambda i: costs[i])
 
 
 def undominated(values: Array) -> list[int]:
@@ -204,13 +236,14 @@ def undominated(values: Array) -> list[int]:
     return kept
 
 
-def fewer_outputs(block: Block, n: int) -> Block:
-    """The block with its first n outputs, and without what only the others needed; no bias."""
+def with_outputs(block: Block, stay: Labels | slice) -> Block:
+    """The block with these of its outputs, and without what only the others needed."""
     if isinstance(block, Sum):
-        return Sum(*(fewer_outputs(b, n) for b in block.blocks))
+        return Sum(*(with_outputs(b, stay) for b in block.blocks))
     if isinstance(block, Conv):
-        return replace(block, weight=block.weight[:n], bias=None, group=n if block.depthwise else block.group)
+        weight, bias = block.weight[stay], None if block.bias is None else block.bias[stay]
+        return replace(block, weight=weight, bias=bias, group=len(weight) if block.depthwise else block.group)
     *ahead, last = block.blocks
     if ahead and all(leaf.depthwise for leaf in last.leaves()):
-        ahead = [fewer_outputs(Chain(*ahead), n)]
-    return Chain(*ahead, fewer_outputs(last, n))
+        ahead = [with_outputs(Chain(*ahead), stay)]
+    return Chain(*ahead, with_outputs(last, stay))

@@ -11,6 +11,7 @@ import numpy as np
 from ndpass.errors import BudgetError
 from ndpass.planning.candidate import Budget, Candidate, Choice, Cost, macs_of, pareto
 from ndpass.planning.knapsack import knapsack
+from ndpass.planning.shared_channels import SharedChannels
 from ndpass.planning.shared_savings import Forest, Pair
 
 Fronts = Callable[
@@ -23,16 +24,25 @@ def choose(
     budget: Budget,
     total: int,
     fronts: Fronts | None = None,
+    together: SharedChannels | None = None,
 ) -> dict[str, Choice]:
     """A choice for every site; candidates: of each site, the first as the layer is.
 
-    total: MACs of the whole model. fronts: of layers that depend on each other (`ndpass.planning.channel_savings`).
+    total: MACs of the whole model. fronts: of layers that depend on each other (`ndpass.planning.channel_savings`);
+    together: layers that read the same channels.
     Raises BudgetError where no choice meets the budget; the message says what can be reached.
     """
     if budget.kind == "macs":
         assert budget.value is not None
         return _within_macs(candidates, budget.value, total, fronts or separate)
-    return {name: choose_local(ways, budget) for name, ways in candidates.items()}
+    return _each(candidates, budget, together or SharedChannels())
+
+
+def _each(candidates: Mapping[str, Sequence[Candidate]], budget: Budget, together: SharedChannels) -> dict[str, Choice]:
+    """The choice for every layer by itself, but that layers which read the same channels are pruned alike."""
+    chosen = {name: choose_local(ways, budget) for name, ways in {**candidates, **together.worst(candidates)}.items()}
+    alike = {name: choose_local(ways, budget).candidate for name, ways in together.follow(candidates, chosen)}
+    return {**chosen, **{name: Choice(c, "" if c.setting else chosen[name].reason) for name, c in alike.items()}}
 
 
 def choose_local(ways: Sequence[Candidate], budget: Budget) -> Choice:

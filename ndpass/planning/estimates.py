@@ -27,8 +27,9 @@ from ndpass.planning.compositions import MOST_RANKS, Composition, Fit, key, site
 class Known:
     """What took data to find out.
 
-    ways: the layer as it is, then what needs no more fits; pruned: the error of each setting of the pass that prunes;
-    fitted: key of the settings that a fit was asked for -> all that it has told; whole: whether all of them were made
+    ways: the layer as it is, then what needs no more fits; pruned: the error of each setting of the pass that
+    prunes; shared: the same of each other layer that reads these channels, in the order of `Group.readers`; fitted:
+    key of the settings that a fit was asked for -> all that it has told; whole: whether all of them were made
     before any was asked for; merged: candidates of a pass that rewrites blocks, of the block that the layer ends;
     damages: key of the settings of these -> damage, measured.
     """
@@ -39,18 +40,21 @@ class Known:
     whole: bool = False
     merged: Sequence[Candidate] = ()
     damages: dict[str, float] = field(default_factory=dict)
+    shared: Sequence[Sequence[float]] = ()
 
     def pack(self) -> dict[str, Any]:
         """For JSON."""
         ways, merged = ([[c.macs, c.error, c.setting] for c in own] for own in (self.ways, self.merged))
-        known = {"pruned": list(self.pruned), "fitted": self.fitted, "whole": self.whole}
+        pruned = {"pruned": list(self.pruned), "shared": [list(errors) for errors in self.shared]}
+        known = {**pruned, "fitted": self.fitted, "whole": self.whole}
         return {"ways": ways, "merged": merged, "damages": self.damages, **known}
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Any]) -> Known:
         """What `pack` has packed."""
         ways, merged = ([Candidate(*fields) for fields in packed[key]] for key in ("ways", "merged"))
-        return cls(ways, packed["pruned"], packed["fitted"], packed["whole"], merged, packed["damages"])
+        rest = packed["whole"], merged, packed["damages"], packed["shared"]
+        return cls(ways, packed["pruned"], packed["fitted"], *rest)
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,10 @@ class Thinning:
         return self.pruning.settings(self.site.conv, size=self.group.size)
 
     def candidates(self, inside: Sequence[Candidate], errors: Sequence[float]) -> Iterator[Candidate]:
-        """inside: of decompositions, `MOST_RANKS` of which are tried; errors: of each setting."""
-        thinned = spread(possible(inside), MOST_RANKS)
+        """inside: of decompositions, `MOST_RANKS` exact ones and as many bounds are tried; errors: of each setting."""
+        worth = possible(inside)
+        exact, bounds = [c for c in worth if not c.bound], [c for c in worth if c.bound]
+        thinned = [*spread(exact, MOST_RANKS), *spread(bounds, MOST_RANKS)]
         for setting, error in zip(self.settings, errors, strict=True):
             if not (self.pruning.pinned_fully and self.rules and thinned):
                 yield Candidate(self._cost(setting, {}), error, {self.pruning.name: setting})
@@ -120,8 +126,8 @@ class Estimates:
     def _layer(self) -> list[Candidate]:
         """Those of the layer by itself."""
         dense, *inside = self._inside().values()
-        if self.thinning is None:
-            return [dense, *inside]
+        if self.thinning is None or (self.thinning.settings and not self.known.pruned):
+            return [dense, *inside]  # the first layer that reads these channels was left out
         pruned = list(self.thinning.candidates(inside, self.known.pruned))
         pinned = self.thinning.pruning.pinned_fully and all(rule.pinned_fully for rule in self.thinning.rules)
         return [dense, *pruned] if pinned else [dense, *inside, *pruned]

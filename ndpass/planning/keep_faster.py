@@ -17,6 +17,7 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.measuring.machine import Machine
 from ndpass.planning.candidate import Candidate, Choice
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
+from ndpass.planning.shared_channels import SharedChannels
 from ndpass.planning.stand_in import PlanTimer, time_original
 
 log = logging.getLogger(__name__)
@@ -30,17 +31,22 @@ HELP = (
 
 
 def keep_faster(
-    plan: Mapping[str, Choice], opened: tuple[Graph, Sequence[Site]], machine: Machine, timer: PlanTimer
+    plan: Mapping[str, Choice],
+    opened: tuple[Graph, Sequence[Site]],
+    machine: Machine,
+    timer: PlanTimer,
+    together: SharedChannels | None = None,
 ) -> tuple[TimedPlan, LatencyTable]:
     """The plan with every layer that is no faster in place as it was, its times, and those of the original.
 
-    plan: what the budget chose. opened: the original, to be timed, and the sites of the plan. timer: times plans beside
-    it. Raises BudgetError where nothing is left, or the whole is no faster; the message says what would help.
+    plan: what the budget chose. opened: the original, to be timed, and the sites of the plan. timer: times plans
+    beside it. together: layers that read the same channels. Raises BudgetError where nothing is left, or the whole
+    is no faster; the message says what would help.
     """
     graph, sites = opened
     whole, in_place = time_original(graph, machine, list(plan))
     ways = {site.name: _ways(site, plan[site.name], in_place[site.name]) for site in sites}
-    table = LatencyTable(ways, whole, in_place)
+    table = LatencyTable(ways, whole, in_place, together=together or SharedChannels())
     now = dict(plan)
     for _ in range(MOST_ROUNDS):
         times = timer.time(now)

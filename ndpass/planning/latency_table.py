@@ -18,6 +18,7 @@ import numpy as np
 
 from ndpass.planning.candidate import Candidate, Choice, damage, pareto, seconds_of
 from ndpass.planning.deadline import REASON
+from ndpass.planning.shared_channels import SharedChannels
 
 CORRECTION = (0.25, 4.0)  # limits; beyond them counters and clock do not speak of the same nodes
 COUNTABLE = 10e-6  # seconds; a shorter layer is not judged by its own counters
@@ -60,7 +61,7 @@ class LatencyTable:
     whole: seconds of the original by the clock; in_place: layer -> its seconds inside the original, by the counters;
     reverted: layer -> why what was tried there was taken back; scale: the table's seconds now over those at first;
     blocks: last layer of a block -> the others, which go where the block is merged; left_out: layers that
-    there was no time for.
+    there was no time for; together: layers that read the same channels.
     """
 
     candidates: dict[str, list[Candidate]]
@@ -70,6 +71,7 @@ class LatencyTable:
     scale: float = 1.0
     blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    together: SharedChannels = field(default_factory=SharedChannels)
 
     @property
     def rest(self) -> float:
@@ -100,8 +102,9 @@ class LatencyTable:
     def without(self, plan: Mapping[str, Choice], names: Collection[str]) -> dict[str, Choice]:
         """The plan with these layers as they are, and the other candidates with their seconds as they are now.
 
-        The layers of a block that is not merged after all are kept, too.
+        The layers of a block that is not merged after all are kept, too, and those that are pruned with one of these.
         """
+        names = {*names, *self.together.pruned_with(plan, names)}
         names = {*names, *(layer for name in names for layer in self._gone(name, plan))}
         return {
             name: self.kept(name) if name in names else replace(choice, candidate=self.current(name, choice.candidate))

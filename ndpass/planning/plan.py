@@ -16,9 +16,10 @@ from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener, Step, shares, tell
 from ndpass.passes import Pass
+from ndpass.passes.pruning import Reader
 from ndpass.planning.blocks import Mergeable, mergeable, without_merged
 from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
-from ndpass.planning.candidates import candidates_for, channel_group, estimates_for, known_of
+from ndpass.planning.candidates import candidates_for, estimates_for, known_of
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
 from ndpass.planning.compositions import key, site_macs
@@ -26,6 +27,7 @@ from ndpass.planning.deadline import REASON, Deadline, Ration
 from ndpass.planning.estimates import Estimates, Known
 from ndpass.planning.ledger import Ledger, Table, decided
 from ndpass.planning.sensitivity import Slopes, slopes_of
+from ndpass.planning.shared_channels import SharedChannels, channel_groups
 from ndpass.planning.shelf import DERIVED, Shelf
 from ndpass.planning.threads import Room, blas_threads, cores, side_by_side
 from ndpass.planning.trials import Trials
@@ -68,10 +70,10 @@ class Planner:
     def plan_with(self, ledger: Ledger, sites: Sequence[Site], budget: Budget) -> dict[str, Choice]:
         """A choice for every site, whose candidates the ledger has. Raises BudgetError where none meets the budget."""
         blocks, total = self.blocks(sites), self.graph.macs()
-        fronts = Coupling(self.graph, sites, self.passes, blocks).fronts
+        coupling = Coupling(self.graph, sites, self.passes, blocks)
 
         def chosen(table: Table) -> dict[str, Choice]:
-            return choose(table, budget, total, fronts)
+            return choose(table, budget, total, coupling.fronts, coupling.together)
 
         while True:
             table = ledger.table()
@@ -105,6 +107,8 @@ class Planner:
         merged: dict[str, Merged] = {}
         trials = self._trials(blocks)
         ration = Ration(sites, self.deadline) if self.deadline else None
+        named, together = {site.name: site for site in sites}, SharedChannels.of(self.graph, sites, self.passes)
+        groups = channel_groups(self.graph, sites, self.passes)
 
         def tasks() -> Iterator[tuple[str, Callable[[], Estimates]]]:
             done = shares([planning_work(site) for site in sites])
@@ -120,13 +124,19 @@ class Planner:
                 if site.name in blocks and not (self.store and self._known(blocks[site.name].branch.last)):
                     merged.update(self._merged(site, blocks[site.name], walk, trials))
                 if known is None:
-                    own = merged.pop(site.name, Merged())
-                    yield site.name, partial(self._planned, site, walk.sums(site), waits, own)
+                    own, made = merged.pop(site.name, Merged()), walk.sums(site)
+                    others = walk.readers(site, [named[name] for name in together.groups.get(site.name, ())[1:]])
+                    yield site.name, partial(self._planned, site, groups[site.name], made, waits, own, others)
                 else:
                     walk.past(site)
-                    yield site.name, partial(self._restored, site, known, partial(self._moments, sites, site))
+                    again = partial(self._moments, sites, site)
+                    yield site.name, partial(self._restored, site, groups[site.name], known, again)
 
-        return self._side_by_side(sites, tasks())
+        found = self._side_by_side(sites, tasks())
+        for first, readers in together.groups.items():
+            for name, errors in zip(readers[1:], found[first].known.shared, strict=False):
+                found[name].known.pruned = errors
+        return found
 
     def _known(self, layer: str) -> Known | None:
         return self.store.load_layer(layer, Known.unpack) if self.store else None
@@ -156,14 +166,22 @@ class Planner:
             return False
         return self.calibration is None or (self.shelf is not None and self.shelf.has_room(site))
 
-    def _planned(self, site: Site, made: Callable[[], Moments] | None, waits: bool, merged: Merged) -> Estimates:
+    def _planned(
+        self,
+        site: Site,
+        group: Group | str,
+        made: Callable[[], Moments] | None,
+        waits: bool,
+        merged: Merged,
+        others: Sequence[tuple[Site, Moments | None]],
+    ) -> Estimates:
         """made: makes the layer's moments; waits: whether compositions are fitted when they are asked for, not now;
-        merged: of the block it ends."""
-        moments, group = made() if made else None, channel_group(self.graph, site, self.passes)
-        known = known_of(site, self.passes, moments, group)
+        merged: of the block it ends; others: that read the channels after it, and their moments."""
+        moments = made() if made else None
+        known = known_of(site, self.passes, moments, group, readers(group, others))
         known.merged, known.damages = merged.ways, dict(merged.damages)
         known.ways = [replace(c, block=None) for c in known.ways]  # layers before it change before it is written
-        found = self._estimates_for(site, known)
+        found = self._estimates_for(site, group, known)
         if found.is_open and moments is not None:
             waits = waits and self.shelf is not None and self.shelf.put(site.name, moments)
         if not waits:
@@ -172,16 +190,18 @@ class Planner:
         self._keep(site, found)
         return found
 
-    def _restored(self, site: Site, known: Known, moments: Callable[[], Moments | None]) -> Estimates:
+    def _restored(
+        self, site: Site, group: Group | str, known: Known, moments: Callable[[], Moments | None]
+    ) -> Estimates:
         """As it was when it was kept, but for what was fitted later: that is asked for again, and is there."""
-        found = self._estimates_for(site, known)
+        found = self._estimates_for(site, group, known)
         if known.whole:
             found.settle_all(moments)
         return found
 
-    def _estimates_for(self, site: Site, known: Known) -> Estimates:
+    def _estimates_for(self, site: Site, group: Group | str, known: Known) -> Estimates:
         most = len(self.passes) if self.most is None else self.most
-        return estimates_for(site, self.passes, known, channel_group(self.graph, site, self.passes), most)
+        return estimates_for(site, self.passes, known, group, most)
 
     def _settle(
         self,
@@ -228,6 +248,14 @@ class Planner:
         return side_by_side(tasks, cores() if self.jobs is None else self.jobs, room)
 
 
+def readers(group: Group | str, others: Sequence[tuple[Site, Moments | None]]) -> list[Reader]:
+    """What pruning asks about layers of the group, with their moments."""
+    if isinstance(group, str):
+        return []
+    channels = {member.node.name: member.channels for member in group.consumers}
+    return [Reader(site.conv.weight, moments, channels[site.name]) for site, moments in others]
+
+
 def _left_out(site: Site) -> Estimates:
     """A layer that stays as it is."""
     return Estimates(site, [], Known([Candidate(site_macs(site, [], {}))], whole=True), None, 1)
@@ -271,6 +299,12 @@ class _Walk:
         self._catch_up(self.frontier)
         return self._calibration.sums(site, self.frontier)
 
+    def readers(self, at: Site, others: Sequence[Site]) -> list[tuple[Site, Moments | None]]:
+        """Others that read what the site reads, with their moments; the frontier is at the site."""
+        if self._calibration is None or self.frontier is None:
+            return [(other, None) for other in others]
+        return [(other, self._calibration.moments_ahead(other, at, self.frontier)) for other in others]
+
     def of_block(self, block: Mergeable, first: Site) -> Moments:
         """Of a block whose first layer is the next site."""
         assert self._calibration is not None
@@ -284,14 +318,20 @@ class _Walk:
 
 
 def local_choices(
-    site: Site, passes: Sequence[Pass], moments: Moments | None, group: Group | str, budget: Budget
+    site: Site,
+    passes: Sequence[Pass],
+    moments: Moments | None,
+    group: Group | str,
+    budget: Budget,
+    others: Sequence[Reader] = (),
 ) -> Iterator[Choice]:
     """What the budget makes of one layer by itself, best first: the next one is for when a fit misses its estimate.
 
-    budget: energy or pinned settings. The last choice is the layer as it is.
+    budget: energy or pinned settings; others: layers that read the same channels. The last choice is the layer as it
+    is.
     """
     with blas_threads(site):
-        found = candidates_for(site, passes, moments, group)
+        found = candidates_for(site, passes, moments, group, others=others)
     while True:
         choice = choose_local(found, budget)
         yield choice

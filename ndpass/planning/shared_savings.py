@@ -13,7 +13,7 @@ is left out (Lagrangian fixing).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,63 @@ ROUNDING = 1e-12  # of sums, relative
 class Pair:
     """What candidates of two fronts save together; fronts by number.
 
-    saved (candidates of `first`, candidates of `second`): the cost that is saved where both are chosen, 0 or more. With
-    first=None it has a single row: what those of `second` save elsewhere. A front is the first of one pair at most.
+    saved (candidates of `first`, candidates of `second`): the cost that is saved where both are chosen; less than 0
+    where they do not go together. With first=None it has a single row: what those of `second` save elsewhere. A
+    front is the first of one pair at most.
     """
 
     first: int | None
     second: int
     saved: Array
+
+
+def as_forest(fronts: int, savings: Sequence[Pair], bonds: Sequence[Pair]) -> list[Pair]:
+    """Pairs in which every front is the first of one at most, and no two are of the same fronts.
+
+    bonds: pairs with less than nothing saved, without a circle among them; all of them are kept. Of savings that would
+    close a circle the smallest are left out, so that no plan is promised more than it saves.
+    """
+    if not bonds:  # then each front leads to a later one
+        return list(savings)
+    alone = [p for p in savings if p.first is None]
+    edges: dict[tuple[int, int], Array] = {}
+    linked = list(range(fronts))  # each front -> one that it is joined to, itself where it speaks for all of them
+    found = sorted((p for p in savings if p.first is not None), key=lambda p: -float(p.saved.max()))
+    for p in (*bonds, *found):
+        assert p.first is not None
+        ends = (min(p.first, p.second), max(p.first, p.second))
+        saved = p.saved if p.first == ends[0] else p.saved.T
+        one, other = _spoken_for(linked, ends[0]), _spoken_for(linked, ends[1])
+        if ends in edges:
+            edges[ends] = edges[ends] + saved
+        elif one != other:
+            edges[ends], linked[one] = saved, other
+    return [*alone, *_rooted(fronts, edges)]
+
+
+def _spoken_for(linked: Sequence[int], front: int) -> int:
+    while linked[front] != front:
+        front = linked[front]
+    return front
+
+
+def _rooted(fronts: int, edges: Mapping[tuple[int, int], Array]) -> Iterator[Pair]:
+    """The edges of trees as pairs, each from a front to the one nearer the root."""
+    beside: list[list[int]] = [[] for _ in range(fronts)]
+    for a, b in edges:
+        beside[a].append(b)
+        beside[b].append(a)
+    seen: set[int] = set()
+    for root in reversed(range(fronts)):
+        todo = [] if root in seen else [root]
+        seen.add(root)
+        while todo:
+            second = todo.pop()
+            for first in beside[second]:
+                if first not in seen:
+                    seen.add(first)
+                    todo.append(first)
+                    yield Pair(first, second, edges[first, second] if first < second else edges[second, first].T)
 
 
 class Forest:

@@ -21,7 +21,8 @@ from ndpass.measuring.turns import COMPILED, ratios
 from ndpass.passes import Pass
 from ndpass.planning.blocks import mergeable
 from ndpass.planning.candidate import Choice
-from ndpass.planning.candidates import block_of, channel_group, split
+from ndpass.planning.candidates import block_of
+from ndpass.planning.pass_kinds import split
 
 SECONDS, ROUNDS = 1.5, 10  # of a comparison of two whole models
 REPEATS = 2  # comparisons of that length that tell rivals apart
@@ -39,14 +40,16 @@ def stand_in(graph: Graph, plan: Mapping[str, Choice], passes: Sequence[Pass]) -
         if last in plan and block.merged(plan[last].candidate):
             graph.merge(block.branch, block.shape(plan[last].candidate).map_leaves(lambda leaf: filled(leaf, rng)))
             plan = {name: choice for name, choice in plan.items() if name not in block.branch.layers}
+    thinned: set[str] = set()  # layers whose channels have been pruned with those of an earlier one
     for site in [s for s in graph.sites() if isinstance(s, Site) and s.name in plan]:
         setting = plan[site.name].candidate.setting
         if not setting:
             continue
-        group = channel_group(graph, site, passes)
+        group = graph.channel_group(site) if site.name not in thinned else ""
         if pruning is not None and pruning.name in setting and isinstance(group, Group):
             channels = np.arange(pruning.kept(setting[pruning.name]))
             graph.keep_channels(group, group.filled(channels))
+            thinned.update(group.readers)
         now = next(s for s in graph.sites() if s.name == site.name)
         assert isinstance(now, Site)
         inner = {name: s for name, s in setting.items() if pruning is None or name != pruning.name}

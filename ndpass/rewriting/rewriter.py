@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ndpass.calibration.collect import Frontier
 from ndpass.calibration.moments import Moments
@@ -24,13 +25,17 @@ from ndpass.passes.compose import compose
 from ndpass.passes.pruning import Reader
 from ndpass.planning.blocks import is_refittable
 from ndpass.planning.candidate import Budget, Candidate, Choice
-from ndpass.planning.candidates import channel_group, refused, split
+from ndpass.planning.candidates import refused
+from ndpass.planning.channel_savings import with_outputs
+from ndpass.planning.pass_kinds import split
 from ndpass.planning.plan import local_choices
+from ndpass.planning.shared_channels import LEFT, fitted_together
 from ndpass.planning.threads import blas_threads
 from ndpass.planning.work import fitting_work
 from ndpass.report import Layer
 from ndpass.rewriting.blocks import Blocks
 from ndpass.rewriting.checkpoint import Checkpoint, Record
+from ndpass.rewriting.lost_channels import LostChannels, columns, on_inputs, readers_after
 from ndpass.rewriting.relu_refit import asking, linear, refitted, unsuited
 from ndpass.rewriting.rows import done, left_alone
 
@@ -53,6 +58,8 @@ class Rewriter:
     ) -> None:
         self.graph, self.passes, self.calibration, self.checkpoint = graph, passes, calibration, checkpoint
         self._blocks = Blocks(calibration, {}, {})
+        self._names: set[str] = set()
+        self._lost = LostChannels(graph)
 
     def rewrite(
         self,
@@ -69,7 +76,7 @@ class Rewriter:
         fitted to; left out, the one that is being rewritten.
         """
         frontier = self.calibration.frontier(activations or self.graph) if self.calibration else None
-        names = {site.name for site in sites}
+        names = self._names = {site.name for site in sites}
         self._blocks = Blocks.of(self.graph, self.passes, names, self.calibration)
         rows = []
         behind = shares([self._work(one, names, plan) for one in found])
@@ -81,6 +88,7 @@ class Rewriter:
                 rows.append(row)
             else:
                 rows.append(self._one(i, one, plan if isinstance(plan, Budget) else plan[one.name], frontier))
+            self._lost.behind.add(one.name)
         return self._recount(rows)
 
     def _work(self, found: Found, names: Collection[str], plan: Mapping[str, Choice] | Budget) -> float:
@@ -131,19 +139,35 @@ class Rewriter:
 
     def _decide(self, site: Site, plan: Choice | Budget, frontier: Frontier | None) -> Record:
         """What becomes of the layer; without a look at the data where the plan keeps it."""
-        if isinstance(plan, Choice) and not plan.candidate.setting:
+        thinned = self._lost.thinned.get(site.name, {})
+        if isinstance(plan, Choice) and not plan.candidate.setting and not thinned:
             row = left_alone(site, plan.status, plan.reason)
             return self._refitted(site, row, frontier) or Record(row, looked=False)
-        moments = self._moments(site, frontier)
+        now = self._lost.now(site)
+        moments = self._moments(now, frontier)
         if isinstance(plan, Choice):
-            return self._for_relu(site, self._build(site, plan.candidate, moments), moments, frontier)
-        for choice in local_choices(site, self.passes, moments, channel_group(self.graph, site, self.passes), plan):
-            if not choice.candidate.setting:
+            candidate = replace(plan.candidate, setting={**thinned, **plan.candidate.setting})
+            return self._for_relu(now, self._build(site, candidate, moments, frontier), moments, frontier)
+        for choice in self._local(now, moments, frontier, plan):
+            inside = choice.candidate.setting
+            if not inside and not thinned:
                 break
-            record = self._build(site, choice.candidate, moments)
-            if plan.allows(record.row.error_measured or 0.0):  # what was chosen by may be an estimate, and too low
-                return self._for_relu(site, record, moments, frontier)
+            candidate = replace(choice.candidate, setting={**thinned, **inside})
+            record = self._build(site, candidate, moments, frontier)
+            # what was chosen by may be an estimate, and too low
+            if not inside or plan.allows(record.row.error_measured or 0.0):
+                return self._for_relu(now, record, moments, frontier)
         return Record(left_alone(site, "kept", choice.reason), looked=True)
+
+    def _local(self, now: Site, moments: Moments | None, frontier: Frontier | None, budget: Budget) -> Iterator[Choice]:
+        """What the budget makes of one layer by itself, best first; of one that has been thinned by decompositions."""
+        group: Group | str = ""
+        if split(self.passes)[1] is not None and now.name not in self._lost.thinned:
+            group = fitted_together(self.graph, self.graph.channel_group(now), self.passes)
+        if isinstance(group, Group) and not (self._names - self._lost.thinned.keys()).issuperset(group.readers):
+            group = LEFT
+        others = self._readers_after(now, group, frontier) if isinstance(group, Group) else []
+        return local_choices(now, self.passes, moments, group, budget, others)
 
     def _kept(self, number: int, found: Found, row: Layer, frontier: Frontier | None) -> Layer:
         """The row of a layer that no pass rewrites."""
@@ -171,29 +195,40 @@ class Rewriter:
             return None
         return self.calibration.moments(site, frontier)
 
-    def _build(self, site: Site, candidate: Candidate, moments: Moments | None) -> Record:
-        """The layer written as the candidate says, fitted."""
+    def _build(self, site: Site, candidate: Candidate, moments: Moments | None, frontier: Frontier | None) -> Record:
+        """The layer written as the candidate says, fitted. moments: of the layer as it is now."""
         rules, pruning = split(self.passes)
-        conv, settings, channels = site.conv, candidate.setting, None
+        now, settings, channels = self._lost.now(site), candidate.setting, None
+        conv = now.conv
         if candidate.block is not None:
             return Record(done(site, candidate, _macs(site, candidate.block), candidate.error), True, candidate.block)
         with blas_threads(site):
             if pruning is not None and pruning.name in settings:
-                conv, moments, channels = self._prune(site, conv, pruning, settings[pruning.name], moments)
+                inputs = np.arange(conv.n_i)
+                if site.name not in self._lost.thinned:
+                    inputs, channels = self._chosen(now, conv, pruning, settings[pruning.name], moments, frontier)
+                conv, moments = on_inputs(conv, inputs, pruning, moments)
             block = compose(rules, conv, settings, moments)
         row = done(site, candidate, _macs(site, block), block_error(conv, block, moments))
         return Record(row, True, block, channels)
 
-    def _prune(
-        self, site: Site, conv: Conv, pruning: Pruning, setting: Setting, moments: Moments | None
-    ) -> tuple[Conv, Moments | None, Labels]:
-        """The layer on the channels that stay, refitted, its moments, and those channels of its group."""
+    def _chosen(
+        self,
+        site: Site,
+        conv: Conv,
+        pruning: Pruning,
+        setting: Setting,
+        moments: Moments | None,
+        frontier: Frontier | None,
+    ) -> tuple[Labels, Labels]:
+        """The inputs of the layer that stay, and the channels of its group that they are."""
         consumer, group = self._consumer(site)
-        channels = group.filled(pruning.select([Reader(conv.weight, moments, consumer.channels)], setting))
-        inputs = consumer.kept(channels)
-        smaller = pruning.refit(conv, inputs, moments)
-        left = None if moments is None else moments.keep(_columns(conv, inputs), smaller.matrix.astype(np.float64))
-        return smaller, left, channels
+        first = Reader(conv.weight, moments, consumer.channels)
+        channels = group.filled(pruning.select([first, *self._readers_after(site, group, frontier)], setting))
+        return consumer.kept(channels), channels
+
+    def _readers_after(self, site: Site, group: Group, frontier: Frontier | None) -> list[Reader]:
+        return readers_after(site, group, self.graph, self.calibration, frontier)
 
     def _for_relu(self, site: Site, record: Record, moments: Moments | None, frontier: Frontier | None) -> Record:
         """The layer fitted for the ReLU behind it where a pass asks for that, or with the reason why not."""
@@ -203,35 +238,52 @@ class Rewriter:
         why = unsuited(rule, self.passes, self.graph.behind(site), record, moments is not None)
         if why is not None or moments is None or frontier is None or calibration is None:
             return linear(record, rule, why or "")
-        conv, own, columns, pruning = site.conv, moments, None, split(self.passes)[1]
+        conv, own, at = site.conv, moments, None
+        pruning, inputs = split(self.passes)[1], self._inputs(site, record)
         with blas_threads(site):
-            if record.channels is not None and pruning is not None:
-                inputs = self._consumer(site)[0].kept(record.channels)
-                conv, columns = pruning.refit(conv, inputs, moments), _columns(conv, inputs)
-                own = moments.keep(columns, conv.matrix.astype(np.float64))
-            return refitted(record, rule, conv, own, lambda: calibration.rows(site, frontier, own.best, columns))
+            if pruning is not None and inputs is not None:
+                at = columns(conv, inputs)
+                conv, fitted = on_inputs(conv, inputs, pruning, moments)
+                own = fitted or moments
+            return refitted(record, rule, conv, own, lambda: calibration.rows(site, frontier, own.best, at))
+
+    def _inputs(self, site: Site, record: Record) -> Labels | None:
+        """The inputs, of those that the layer reads now, that stay where it is pruned."""
+        if site.name in self._lost.thinned:
+            return np.arange(site.outline.n_i)
+        return None if record.channels is None else self._consumer(site)[0].kept(record.channels)
 
     def _consumer(self, site: Site) -> tuple[Member, Group]:
         group = self.graph.channel_group(site)
         if isinstance(group, str):
             raise VerificationError(f"layer '{site.name}' could be pruned when it was planned, now: {group}")
+        if group.readers[0] != site.name:
+            raise VerificationError(f"layer '{site.name}' is pruned with '{group.readers[0]}' or not at all")
         return group.consumers[0], group
 
     def _apply(self, site: Site, record: Record, frontier: Frontier | None) -> None:
         """Put the decision into the graph; channels go first, where they are made and from what is stored of them."""
+        block = record.block
         if record.channels is not None:
-            consumer, group = self._consumer(site)
-            x, axis = self.graph.input_of(site), 1 if site.outline.kernel else -1
+            group = self._consumer(site)[1]
+            made = next((m.kept(record.channels) for m in group.producers if m.node.name == site.name), None)
+            if made is not None and block is not None:  # what it makes is added to what it reads
+                block = with_outputs(block, made)
             self.graph.keep_channels(group, record.channels)
+            self._note(group, record.channels, record.row)
             if frontier is not None:
-                frontier.prune(x, axis, consumer.kept(record.channels), [span.tensor.name for span in group.spans])
-        if record.block is not None:
-            self.graph.splice(site, record.block)
+                frontier.prune(group.left(record.channels), group.counted)
+        if block is not None:
+            self.graph.splice(site, block)
 
-
-def _columns(conv: Conv, inputs: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Which elements of a patch belong to these input channels."""
-    return (inputs[:, None] * conv.kernel_size + np.arange(conv.kernel_size)).reshape(-1)
+    def _note(self, group: Group, channels: Labels, row: Layer) -> None:
+        """What the layers that come have lost with the one of this row."""
+        pruning = split(self.passes)[1]
+        assert pruning is not None
+        setting = cast(Setting, row.setting[pruning.name])  # a report's row may hold any JSON, a pass's holds these
+        outputs = self._lost.note(group, channels, {pruning.name: setting})
+        if self.calibration is not None:
+            self.calibration = self.calibration.narrowed(outputs)
 
 
 def _macs(site: Site, block: Block) -> int:

@@ -18,7 +18,7 @@ from ndpass.errors import UsageError, about
 from ndpass.files import model_file
 from ndpass.files.interface import Interface
 from ndpass.files.weight_files import stored_bytes
-from ndpass.graph.graph import Found, Graph, Site
+from ndpass.graph.graph import Found, Graph, Site, Skipped
 from ndpass.graph.input_spec import InputSpec, check_fed
 from ndpass.graph.shapes import Shape
 from ndpass.listener import Listener
@@ -97,6 +97,7 @@ class Opened:
 
     @classmethod
     def of(cls, graph: Graph, found: Sequence[Found], names: frozenset[str]) -> Opened:
+        graph.leave([f.name for f in found if isinstance(f, Skipped)])
         return cls(graph, found, [f for f in found if isinstance(f, Site) and f.name in names])
 
 
@@ -119,6 +120,7 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
     with about(model):
         check_memory(graph)
     found = ignored(graph.sites(), options.ignore)
+    graph.leave([f.name for f in found if isinstance(f, Skipped)])
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
     batch = batch_within(graph, options.effort.memory, BATCH)
     warned = _surveyed(model, options, fit, measured, batch)

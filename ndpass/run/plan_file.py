@@ -17,7 +17,8 @@ from ndpass.graph.graph import Graph, Site
 from ndpass.passes import Merging, Pass, Setting, parse
 from ndpass.planning.blocks import Mergeable, mergeable, without_merged
 from ndpass.planning.candidate import Candidate, Choice
-from ndpass.planning.candidates import block_of, channel_group
+from ndpass.planning.candidates import block_of
+from ndpass.planning.shared_channels import SharedChannels, channel_group
 from ndpass.run.resolution import HELD_OUT
 from ndpass.version import VERSION
 
@@ -80,7 +81,17 @@ class PlanFile(BaseModel):
         plan = {
             name: self._choice(graph, site, self.layers.get(name, {}), blocks.get(name)) for name, site in known.items()
         }
+        self._check_together(SharedChannels.of(graph, sites, rules), plan)
         return without_merged(plan, blocks)
+
+    def _check_together(self, together: SharedChannels, plan: Mapping[str, Choice]) -> None:
+        """Raises InputError where layers that read the same channels are not pruned alike."""
+        for name, first in together.leaders.items():
+            if together.setting(plan[name].candidate) != together.setting(plan[first].candidate):
+                raise InputError(
+                    f"the plan's layers '{first}' and '{name}' read the same channels: give both the same "
+                    f"{together.pruning}, or neither"
+                )
 
     def _choice(self, graph: Graph, site: Site, settings: Mapping[str, Setting], block: Mergeable | None) -> Choice:
         rules = self.rules()

@@ -18,6 +18,7 @@ from ndpass.planning.candidate import Budget, Choice
 from ndpass.planning.deadline import Deadline
 from ndpass.planning.keep_faster import keep_faster
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
+from ndpass.planning.shared_channels import SharedChannels
 from ndpass.planning.stand_in import StandIns
 from ndpass.report import Layer, TriedPlan
 from ndpass.rewriting.checkpoint import Checkpoint
@@ -157,7 +158,8 @@ def _only_faster(
     listen("timing plans", 0, 1)
     machine = job.options.target.machine(job.target)
     timer = StandIns(lambda: job.open().graph, job.options.passes, machine)
-    return keep_faster(plan, (opened.graph, opened.sites), machine, timer)
+    together = SharedChannels.of(opened.graph, opened.sites, job.options.passes)
+    return keep_faster(plan, (opened.graph, opened.sites), machine, timer, together)
 
 
 def _plan(

@@ -23,15 +23,17 @@ from ndpass.calibration.reference import Calibration
 from ndpass.errors import InputError
 from ndpass.files.model_file import open_graph
 from ndpass.files.weight_files import stored_bytes
+from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener
 from ndpass.measuring.batch import batch_within
 from ndpass.measuring.evaluate import Evaluation
 from ndpass.passes import Merging, Pass, Pruning, Setting
 from ndpass.planning.candidate import Budget, Candidate, Choice
-from ndpass.planning.candidates import block_of, candidates_for, channel_group, is_pinned, refused
+from ndpass.planning.candidates import block_of, candidates_for, is_pinned, refused
 from ndpass.planning.compositions import spread
 from ndpass.planning.sensitivity import slopes
+from ndpass.planning.shared_channels import channel_group
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.address_space import check_address_space
 from ndpass.run.judge import BATCH, Judge
@@ -142,6 +144,8 @@ class Subject:
         """At most MOST_SETTINGS that save MACs, evenly spread, of each form that the pass has; pinned ones as given."""
         group = channel_group(self.graph, site, [rule])
         if isinstance(rule, Merging) or refused(self.graph, site, [rule], True):  # a block is no layer
+            return []
+        if isinstance(group, Group) and len(group.readers) > 1:  # pruned together with others, which are ranked apart
             return []
         if isinstance(rule, Pruning):  # what goes with a channel is known to `candidates_for` alone
             every = candidates_for(site, [rule], moments, group)[1:]

@@ -28,6 +28,7 @@ from ndpass.planning.drop_search import MOST_FITS, within_drop
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.ledger import Ledger
 from ndpass.planning.plan import Planner
+from ndpass.planning.shared_channels import SharedChannels
 from ndpass.planning.shelf import Shelf
 from ndpass.planning.stand_in import StandIns
 from ndpass.planning.timed_search import TimedSearch
@@ -262,10 +263,13 @@ def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTabl
 def pack_table(table: LatencyTable) -> dict[str, Any]:
     """The table for JSON."""
     candidates = {name: [pack_candidate(c) for c in ways] for name, ways in table.candidates.items()}
-    return {**vars(table), "candidates": candidates}
+    together = {"pruning": table.together.pruning, "groups": dict(table.together.groups)}
+    return {**vars(table), "candidates": candidates, "together": together}
 
 
 def unpack_table(packed: Mapping[str, Any]) -> LatencyTable:
     """What `pack_table` has packed."""
     candidates = {name: [Candidate(*fields) for fields in ways] for name, ways in packed["candidates"].items()}
-    return LatencyTable(**{**packed, "candidates": candidates})
+    groups = {first: tuple(names) for first, names in packed["together"]["groups"].items()}
+    together = SharedChannels(packed["together"]["pruning"], groups)
+    return LatencyTable(**{**packed, "candidates": candidates, "together": together})

@@ -172,6 +172,32 @@ NETWORKS: dict[str, tuple[str, Weights, set[str], set[str]]] = {
         {"a"},
         {"e", "f"},
     ),
+    "split in unequal parts": (
+        f"p, q = Split<axis=1>(a, parts) c = Conv<{PADDED}>(p, C) d = Concat<axis=1>(q, c) y = Conv(d, D)",
+        {"parts": np.array([2, 4]), "C": normal(2, 2, 3, 3), "D": normal(4, 6, 3, 3)},
+        {"a", "c"},
+        {"y"},
+    ),
+    "split in halves, as in a C2f block": (
+        f"p, q = Split<axis=1>(a) c = Conv<{PADDED}>(q, C) s = Add(c, q) d = Concat<axis=1>(p, q, s) y = Conv(d, D)",
+        {"C": normal(3, 3, 3, 3), "D": normal(4, 9, 3, 3)},
+        {"a", "c"},
+        {"c", "y"},
+    ),
+    "resized to given sizes": (
+        'r = Resize<mode="nearest">(a, , , sizes) y = Conv(r, B)',
+        {"sizes": np.array([2, 6, 16, 16])},
+        {"a"},
+        {"y"},
+    ),
+    "resized to the size of another": (
+        "m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a) h = Shape(m) g = Slice(h, zero, two) "
+        "o = Shape(x) w = Slice(o, two, four) sizes = Concat<axis=0>(g, w) "
+        'r = Resize<mode="nearest">(m, , , sizes) y = Conv(r, B)',
+        {"zero": np.array([0]), "two": np.array([2]), "four": np.array([4])},
+        {"a"},
+        {"y"},
+    ),
     "transposed producer": (
         "c = ConvTranspose(a, T, t) y = Conv(c, D)",
         {"T": normal(6, 5, 2, 2), "t": normal(5), "D": normal(4, 5, 3, 3)},
@@ -316,6 +342,11 @@ def test_no_branch_of_a_concat_is_left_without_channels() -> None:
 
 
 REFUSED: dict[str, tuple[str, Weights, str]] = {
+    "a number of channels that is computed with": (
+        "a = Conv(x, A) h = Shape(a) c = Gather(h, one) z = Reshape(a, h) y = Conv(a, B)",
+        {"one": np.array([1])},
+        "its input also feeds Shape 'h', whose channels cannot be pruned",
+    ),
     "the input of the network": ("y = Conv(x, A)", {}, "its channels are those of the graph input 'x'"),
     "softmax": (
         "a = Conv(x, A) p = Softmax<axis=1>(a) q = Mul(p, p) y = Conv(a, B) z = ReduceMax(q)",
@@ -331,11 +362,6 @@ REFUSED: dict[str, tuple[str, Weights, str]] = {
         "a = Conv(x, A) p = Reshape(a, s) y = Conv(p, B)",
         {"s": np.array([2, 6, 6, 6])},
         "its input comes from Reshape 'p', whose channels cannot be pruned",
-    ),
-    "split": (
-        "a = Conv(x, A) p, q = Split<axis=1>(a, s) y = Conv(p, D)",
-        {"s": np.array([3, 3]), "D": normal(4, 3, 3, 3)},
-        "its input comes from Split 'p', whose channels cannot be pruned",
     ),
     "slice": (
         "a = Conv(x, A) p = Slice(a, s, e, i) y = Conv(p, D)",
@@ -365,11 +391,6 @@ REFUSED: dict[str, tuple[str, Weights, str]] = {
     "resize on channels": (
         "a = Conv(x, D) p = Resize(a, , s) y = Conv(p, B)",
         {"D": normal(3, 3, 3, 3), "s": np.array([1, 2, 1, 1], np.float32)},
-        "its input comes from Resize 'p', whose channels cannot be pruned",
-    ),
-    "sizes that name the channels": (
-        "a = Conv(x, A) p = Resize(a, , , s) y = Conv(p, B)",
-        {"s": np.array([2, 6, 9, 9])},
         "its input comes from Resize 'p', whose channels cannot be pruned",
     ),
     "crop and resize": (

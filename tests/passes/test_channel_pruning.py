@@ -189,11 +189,11 @@ def test_layers_that_share_channels_are_weighed_by_their_own_energy() -> None:
 
 def test_errors_by_size_are_those_of_the_refit_and_fall() -> None:
     weight, moments = layer(6, 20)
-    stay, errors = errors_by_size(Reader(weight, moments), range(1, 20))
+    stay, (errors,) = errors_by_size([Reader(weight, moments)], range(1, 20))
     assert [len(s) for s in stay] == list(range(1, 20))
     assert errors == pytest.approx([error(moments, s, K) for s in stay], abs=1e-7)
     assert (np.diff(errors) <= 0).all()
-    stay, errors = errors_by_size(Reader(weight), [5, 20])
+    stay, (errors,) = errors_by_size([Reader(weight)], [5, 20])
     lost = np.delete(weight, stay[0], axis=1)
     assert errors == pytest.approx([np.sum(lost**2) / np.sum(weight**2), 0], abs=1e-12)
 
