@@ -62,7 +62,7 @@ def test_what_refinement_gives_back_is_spent_on_speed(folder: Path, monkeypatch:
     monkeypatch.setenv("NDPASS_CACHE", str(folder / "cache"))
     (images, _), (unseen, _) = digits.images()
     options = run_options(
-        passes.parse("cp"),
+        passes.parse("nd"),
         Budget("max_error", 0.05),
         threads=1,
         precision="f32",
