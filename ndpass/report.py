@@ -59,7 +59,7 @@ class Latency(Part):
 
     speedup: the median over paired rounds of the original's time over the result's; spread: its 10th and 90th
     percentile; before: the median of the original's rounds; after: before / speedup, so that the three agree.
-    is_slower: whether the rounds prove that the result is slower.
+    is_slower, is_faster: whether the rounds prove that the result is slower, or faster.
     """
 
     before: float
@@ -67,6 +67,7 @@ class Latency(Part):
     speedup: float
     spread: tuple[float, float]
     is_slower: bool = False
+    is_faster: bool = True
 
 
 class Variant(Part):

@@ -115,6 +115,12 @@ def test_a_slower_result_is_said_with_what_to_do() -> None:
     assert not any(line.startswith("SLOWER") for line in summary(report()))
 
 
+def test_a_difference_that_the_rounds_do_not_prove_is_not_called_faster() -> None:
+    close = Latency(before=3.0, after=2.9, speedup=1.03, spread=(0.9, 1.2), is_faster=False)
+    assert any(line.startswith("no difference that the rounds prove") for line in summary(report(latency_ms=close)))
+    assert not any("rounds prove" in line for line in summary(report()))
+
+
 def test_without_data_the_accuracy_is_said_to_be_unknown() -> None:
     """No share of answers on inputs that nobody gave."""
     made_up = {"the original on random inputs": Verified(samples=16, relative_error=0.1, top1_agreement=25.0)}

@@ -23,6 +23,7 @@ COLUMNS = (  # of the table of layers; what is least needed goes first on a narr
     Column("reason", need=8),
 )
 SLOWER = "SLOWER"
+UNPROVEN = "time both again with `ndpass bench` when the machine is idle"
 SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer is shown as slower
 GUESSED = "the original on random inputs"  # the key of report.json where there are no data
 SYNTHETIC = "the original on synthetic inputs"  # what they are
@@ -84,6 +85,8 @@ def summary(report: Report) -> Iterator[str]:
         yield f"latency: {times}: median of paired rounds, {low:.2f} to {high:.2f})"
         if latency.is_slower:
             yield f"{SLOWER} than the original on this machine: {_remedy(report)}"
+        elif not latency.is_faster:
+            yield f"no difference that the rounds prove: {UNPROVEN}"
     if metric:
         difference = metric.after - metric.before
         values = f"{metric.before:.2f}{ARROW}{metric.after:.2f}"

@@ -85,11 +85,12 @@ def timed(model: Path, written: Path, machine: Machine, feed: Feed) -> Latency:
 def _latency(before: Sequence[float], after: Sequence[float], milliseconds: float) -> Latency:
     """before, after: seconds in the same rounds; milliseconds: of the first."""
     speedups = ratios(before, after)
-    speedup = float(np.median(speedups))
+    speedup, proven = float(np.median(speedups)), verdict(speedups)
     return Latency(
         before=milliseconds,
         after=milliseconds / speedup,
         speedup=speedup,
         spread=percentiles(speedups),
-        is_slower=verdict(speedups) == "slower",
+        is_slower=proven == "slower",
+        is_faster=proven == "faster",
     )

@@ -62,10 +62,10 @@ def _asked(report: Report) -> str:
 def _cards(report: Report) -> Iterator[Card]:
     latency, metric, model = report.latency_ms, report.metric, report.model
     if latency is not None:
-        tone: Tone = "bad" if latency.is_slower else "good" if latency.speedup > 1 else ""
+        tone: Tone = "bad" if latency.is_slower else "good" if latency.is_faster else ""
         times = f"{latency.before:.3g} ms before, {latency.after:.3g} ms after"
-        slower = "slower than the original; " if latency.is_slower else ""
-        yield Card("times as fast", f"{latency.speedup:.2f}", f"{slower}{times}", tone)
+        said = "slower than the original; " if latency.is_slower else "" if latency.is_faster else "not proven; "
+        yield Card("times as fast", f"{latency.speedup:.2f}", f"{said}{times}", tone)
     if metric is not None:
         difference = metric.after - metric.before
         note = f"{metric.before:.2f} before, {metric.after:.2f} after"

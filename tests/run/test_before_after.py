@@ -45,7 +45,14 @@ def test_before_over_after_is_the_speedup(models: tuple[Path, Path]) -> None:
         assert found.spread[0] <= found.speedup <= found.spread[1]
     assert noisy.speedup == pytest.approx(quiet.speedup, rel=0.05)
     assert quiet.speedup > 1
+    assert quiet.is_faster
     assert not noisy.is_slower
+
+
+def test_what_takes_the_same_time_is_neither_faster_nor_slower(models: tuple[Path, Path]) -> None:
+    found = timed(models[0], models[0], PaperMachine(), feed())
+    assert not found.is_faster
+    assert not found.is_slower
 
 
 def test_a_result_that_is_slower_is_said(models: tuple[Path, Path]) -> None:
