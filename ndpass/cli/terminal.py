@@ -99,9 +99,13 @@ def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> 
     if names:
         kept = "MACs left of the layer where 95 % of its weights' energy are kept; data: with data"
         heads.append(f"{', '.join(names)}: {kept}")
-    paragraphs([*heads, ""])
     width = terminal_width()
-    columns, cells = _inspected(rows, names, wide=width is None or width >= WIDE)
+    wide = width is None or width >= WIDE
+    if wide and any(row.energy for row in rows):
+        kept = "share of the weights' energy that nd keeps with so many pairs; blueprint: that BSConv's keep"
+        heads.append(f"T=1 to 4: {kept}")
+    paragraphs([*heads, ""])
+    columns, cells = _inspected(rows, names, wide=wide)
     if width is None:
         table(columns, cells)
     else:
