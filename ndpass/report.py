@@ -7,12 +7,16 @@ is not finite, which JSON does not have.
 from __future__ import annotations
 
 import json
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Pair = tuple[int, int]  # before, after
 Status = Literal["done", "kept", "skipped", "reverted"]
+
+
+RUINED = 0.5  # of an output's variance: the error is as large as half of what the output says
 
 
 class Part(BaseModel):
@@ -214,6 +218,21 @@ class Report(Part):
     verified: dict[str, Verified] = Field(default_factory=dict)
     furthest: list[Furthest] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
+
+    @property
+    def ruined(self) -> str | None:
+        """The output, or group of its channels, that is RUINED or more of its variance off, if there is one: the worst.
+
+        On the inputs that there were, which may be made up.
+        """
+        found = [
+            (math.inf if error is None else error, name)
+            for against, result in self.verified.items()
+            if against.startswith("the original")
+            for name, error in result.outputs.items()
+        ]
+        error, name = max(found, default=(0.0, ""))
+        return name if error >= RUINED else None
 
     def to_json(self) -> str:
         """Every key, in the order above, with a newline at the end."""

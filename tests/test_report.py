@@ -121,6 +121,18 @@ def test_a_difference_that_the_rounds_do_not_prove_is_not_called_faster() -> Non
     assert not any("rounds prove" in line for line in summary(report()))
 
 
+def test_a_ruined_output_is_said_with_what_to_do() -> None:
+    """Whatever the budget allowed: it is no success that a script or a reader may take for one."""
+    for error in (0.5, 3.0, None):
+        verified = {"the original": Verified(samples=4, relative_error=0.7, outputs={"boxes": 0.01, "scores": error})}
+        (line,) = [line for line in summary(report(verified=verified)) if line.startswith("RUINED")]
+        assert "'scores'" in line
+        assert "--max-error" in line
+    fine = {"the original": Verified(samples=4, relative_error=0.2, outputs={"scores": 0.4})}
+    runtimes = {"itself in onnxruntime": Verified(samples=4, relative_error=0.2, outputs={"scores": 0.9})}
+    assert not any(line.startswith("RUINED") for line in summary(report(verified={**fine, **runtimes})))
+
+
 def test_without_data_the_accuracy_is_said_to_be_unknown() -> None:
     """No share of answers on inputs that nobody gave."""
     made_up = {"the original on random inputs": Verified(samples=16, relative_error=0.1, top1_agreement=25.0)}

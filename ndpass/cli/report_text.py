@@ -22,7 +22,8 @@ COLUMNS = (  # of the table of layers; what is least needed goes first on a narr
     Column("error", need=5, right=True),
     Column("reason", need=8),
 )
-SLOWER = "SLOWER"
+SLOWER, RUINED = "SLOWER", "RUINED"
+REPAIR = "give --max-error 0.05 or --max-drop 1, which say how much may be lost, and ask for less"
 UNPROVEN = "time both again with `ndpass bench` when the machine is idle"
 SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer is shown as slower
 GUESSED = "the original on random inputs"  # the key of report.json where there are no data
@@ -40,7 +41,7 @@ def plain(report: Report) -> str:
 def for_terminal(report: Report, width: int) -> Iterator[Line]:
     """The same for a terminal of `width` columns: reasons stand below the table, each once with its layers."""
     for line in summary(report):
-        yield from wrapped(line, STYLES[SLOWER] if line.startswith(SLOWER) else None, width)
+        yield from wrapped(line, STYLES[SLOWER] if line.startswith((SLOWER, RUINED)) else None, width)
     if not report.layers:
         return
     yield "", None
@@ -87,6 +88,8 @@ def summary(report: Report) -> Iterator[str]:
             yield f"{SLOWER} than the original on this machine: {_remedy(report)}"
         elif not latency.is_faster:
             yield f"no difference that the rounds prove: {UNPROVEN}"
+    if report.ruined is not None:
+        yield f"{RUINED}: output '{report.ruined}' has little left of what the original says: {REPAIR}"
     if metric:
         difference = metric.after - metric.before
         values = f"{metric.before:.2f}{ARROW}{metric.after:.2f}"

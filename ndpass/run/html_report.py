@@ -72,6 +72,8 @@ def _cards(report: Report) -> Iterator[Card]:
         yield Card(metric.name, f"{difference:+.2f}", note)
     else:
         yield Card("accuracy", "unknown", "no data were given to measure it on")
+    if report.ruined is not None:
+        yield Card("ruined", report.ruined, "this output has little left of what the original says", "bad")
     for label, (before, after), unit in (
         ("MACs left", model.macs, ""),
         ("parameters left", model.params, ""),
