@@ -45,14 +45,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     root = tmp_path_factory.mktemp("fresh")
     venv.create(root / "env", with_pip=False)
     scheme = {"base": str(root / "env"), "platbase": str(root / "env")}
-    packages = Path(sysconfig.get_path("purelib", "venv", scheme))
+    kind = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"  # Python 3.10 has no such name
+    packages = Path(sysconfig.get_path("purelib", kind, scheme))
     here = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     (packages / "outer.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in here))
     folder = root / "work"
     folder.mkdir()
     onnx.save(small_network(), folder / "net.onnx")
     shutil.copytree(TEMPLATE, root / "source", ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
-    made = Environment(Path(sysconfig.get_path("scripts", "venv", scheme)) / "python", packages, folder)
+    made = Environment(Path(sysconfig.get_path("scripts", kind, scheme)) / "python", packages, folder)
     done = made("pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", str(root / "source"))
     assert done.code == 0, done.err
     return made
