@@ -82,6 +82,12 @@ def test_many_choices_over_the_room_by_one_leave_one_within() -> None:
     assert knapsack([[*front, way(9 * 10**8, 2.0)]], 10**9 - 1)[0].macs == 9 * 10**8
 
 
+def test_choices_over_the_room_do_not_take_room_from_one_that_fills_it() -> None:
+    """Each is over by less than the solver's tolerance and better than the one that fits, to the last MAC."""
+    over = [way(10**9 + k, k / 1000) for k in range(1, 6)]
+    assert knapsack([[*over, way(10**9, 0.1), way(5 * 10**8, 0.5)]], 10**9)[0].macs == 10**9
+
+
 def test_tiny_errors_still_decide() -> None:
     """A model that is nearly exact everywhere: 1e-9 against 3e-9, with the same cost."""
     a, b = [way(10, 1e-9), way(5, 4e-9)], [way(10, 1e-9), way(5, 2e-9)]
