@@ -196,6 +196,30 @@ def resize(d: Draft) -> None:
     d.hw = tuple(2 * size for size in d.hw)
 
 
+def resize_back(d: Draft) -> None:
+    """A pool, and a Resize to the size that the stream had, read off it when the model runs."""
+    if min(d.hw) < 2:
+        return
+    numbers = [d.constant(np.array([n], np.int64), exact=True) for n in (0, 2, 2 + d.axes)]
+    small = d.node("MaxPool", d.x, kernel_shape=(2,) * d.axes, strides=(2,) * d.axes)
+    parts = [d.node("Slice", d.node("Shape", t), *numbers[i : i + 2]) for i, t in enumerate((small, d.x))]
+    none = d.constant(np.zeros(0, np.float32), exact=True) if d.opset < 13 else ""
+    d.x = d.node("Resize", small, none, none, d.node("Concat", *parts, axis=0), mode="nearest", nearest_mode="floor")
+
+
+def halves(d: Draft) -> None:
+    """A part of the stream as it is beside a layer of the rest, as in a C2f block."""
+    if d.c < 2:
+        return
+    sizes = [k := d.among(*range(1, d.c)), d.c - k]
+    given = [d.constant(np.array(sizes, np.int64), exact=True)] if d.opset >= 13 else []
+    first = d.node("Split", d.x, *given, outputs=2, axis=1, **({} if given else {"split": sizes}))
+    rest = f"{first}_1"
+    other = d.activation(d.conv(rest, d.c - k, d.hw, d.c - k, same=True))
+    parts = [first, other, *([rest] if d.among(True, False) else [])]
+    d.x, d.c = d.node("Concat", *parts, axis=1), k + (len(parts) - 1) * (d.c - k)
+
+
 def transposed(d: Draft) -> None:
     if max(d.hw) > 12:
         return
@@ -224,7 +248,7 @@ def split(d: Draft) -> None:
 
 STEPS: Sequence[Callable[[Draft], None]] = (
     convolution, residual, normalisation, concatenation, depthwise, grouped, squeeze_excite, pad, pooling, resize,
-    transposed, split,
+    transposed, split, halves, resize_back,
 )  # fmt: skip
 
 
