@@ -32,7 +32,7 @@ from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
 from ndpass.run.address_space import check_address_space
 from ndpass.run.arguments import Opener, height_width
 from ndpass.run.judge import BATCH, Judge, OwnMetric
-from ndpass.run.memory import check_memory
+from ndpass.run.memory import Needs, check_memory
 from ndpass.run.options import Options
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.preprocessing import better_preprocessing, refuse_worse
@@ -53,7 +53,8 @@ class Job:
     are made up, for want of data. beside: files that hold the model's external data. compared: the tensors that
     original and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes
     that costs are counted at. work: of planning and fitting all layers; probed: images that each probe takes at least.
-    sites: names of the layers that a pass may rewrite, convolutional: whether there is any convolution.
+    needs: of memory. sites: names of the layers that a pass may rewrite, convolutional: whether there is any
+    convolution.
     """
 
     model: Path
@@ -72,6 +73,7 @@ class Job:
     params: int
     work: float
     probed: int
+    needs: Needs
     sites: frozenset[str]
     convolutional: bool
     warnings: tuple[str, ...]
@@ -150,6 +152,7 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
         params=graph.params(),
         work=sum(planning_work(site) for site in sites),
         probed=probing_floor(graph)[0],
+        needs=Needs.of(graph, sites, batch),
         sites=frozenset(site.name for site in sites),
         convolutional=any(f.op.startswith("Conv") for f in found),
         warnings=tuple(warned),

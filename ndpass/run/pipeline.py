@@ -16,6 +16,7 @@ from ndpass.files.placing import uninterrupted
 from ndpass.files.staging import Outputs, Staged
 from ndpass.files.weight_files import IR, stored_bytes
 from ndpass.listener import Listener, expect
+from ndpass.measuring.memory import memory_here
 from ndpass.report import Report
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.relu_refit import check_data
@@ -23,10 +24,22 @@ from ndpass.run.clock import Clock
 from ndpass.run.forecast import forecast
 from ndpass.run.html_report import page_of
 from ndpass.run.job import Job, read
+from ndpass.run.memory import WORTH_SAYING
 from ndpass.run.options import Options
 from ndpass.run.refined_search import Produced, produced
 from ndpass.run.result import Result, plan_of, report_of
 from ndpass.run.verify import verdict
+
+
+def _say_memory(job: Job, listen: Listener) -> None:
+    """What the run takes at most, where that is worth a line; and whether there is so much."""
+    options, here = job.options, memory_here()
+    further = options.output.int8 + (options.refine is not None)
+    most = job.needs.most(stored_bytes(job.model), len(job.fit or ()), options.effort.memory, further)
+    if here is not None and most > here:
+        listen(f"may take {most / 1e9:.1f} GB of memory, there are {here / 1e9:.1f} GB: see --memory", 0, 0)
+    elif most > WORTH_SAYING:
+        listen(f"takes at most about {most / 1e9:.1f} GB of memory", 0, 0)
 
 
 def run(model: Path, output: Path, options: Options, listen: Listener = lambda *_: None) -> Report:
@@ -50,6 +63,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
         stage = outputs.stage(output, wanted.compress)
         job = read(model, options, listen)
         expect(listen, forecast(job, _baseline(job, listen)))
+        _say_memory(job, listen)
         made = produced(job, checkpoint, clock, listen)
         done = made.rewritten
         written = _written(job, made, stage, clock, listen)
