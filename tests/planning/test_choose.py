@@ -82,6 +82,12 @@ def test_many_choices_over_the_room_by_one_leave_one_within() -> None:
     assert knapsack([[*front, way(9 * 10**8, 2.0)]], 10**9 - 1)[0].macs == 9 * 10**8
 
 
+def test_room_may_be_a_ten_thousandth_of_a_second() -> None:
+    """With choices that are over it by less than the solver tells apart, and more of them than are ruled out."""
+    front = [*(way(10**8 + k, 1 / (1 + k)) for k in range(1, 50)), way(5 * 10**7, 2.0)]
+    assert knapsack([front], 1e-4, lambda c: c.macs * 1e-12)[0].macs == 5 * 10**7
+
+
 def test_choices_over_the_room_do_not_take_room_from_one_that_fills_it() -> None:
     """Each is over by less than the solver's tolerance and better than the one that fits, to the last MAC."""
     over = [way(10**9 + k, k / 1000) for k in range(1, 6)]
