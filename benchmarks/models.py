@@ -1,14 +1,14 @@
-"""`python -m benchmarks.models`: writes VGG16, ResNet-18, SSD300 or U-Net at full size, with seeded or trained weights.
+"""`python -m benchmarks.models`: writes VGG16, ResNet-18, ResNeXt-50, SSD300 or U-Net, with seeded or trained weights.
 
-    python -m benchmarks.models vgg16|resnet18|ssd300|unet OUT.onnx [--weights FILE.onnx] [--seed N]
+    python -m benchmarks.models vgg16|resnet18|resnext50|ssd300|unet OUT.onnx [--weights FILE.onnx] [--seed N]
 
 Needs neither torch nor a download. Seeded weights are for measurements that depend on sizes alone; they keep
 activations of order one at every depth. Trained weights come from an ONNX file of the same network, whatever its layers
 are called: docs/reproduce.md says how to export torchvision's weights and those of an SSD checkpoint.
 
-VGG16 and ResNet-18 take `image` (batch, 3, 224, 224), RGB, normalised with ImageNet's mean and deviation (--preprocess
-imagenet). SSD300 takes pixels, see `benchmarks/networks/ssd300.py`; U-Net takes one channel of 572x572 and has seeded
-weights alone.
+VGG16, ResNet-18 and ResNeXt-50 take `image` (batch, 3, 224, 224), RGB, normalised with ImageNet's mean and deviation
+(--preprocess imagenet). SSD300 takes pixels, see `benchmarks/networks/ssd300.py`; U-Net takes one channel of
+572x572 and has seeded weights alone.
 """
 
 from __future__ import annotations

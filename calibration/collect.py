@@ -34,6 +34,7 @@ HELD_OUT = 0.1  # share of the images whose patches choose the strength of the p
 HELD_OUT_ROWS = 2_000
 ENOUGH = 4  # patches for each unknown that a warning of too few asks for
 BLOCK_ROWS = 8_192  # patches that enter the moments at once
+BLOCK_ELEMENTS = 1 << 26  # of these patches; grouped layers may have more for each than dense ones
 MOST_ANSWERS = 32_000_000  # bytes of a kernel's answers to single patches
 MOST = 32  # samples in a batch; down to a quarter of that is tried, to split the images without a remainder
 
@@ -131,10 +132,8 @@ def _check_finite(name: str, array: Array) -> None:
 
 
 def _check_enough(site: Site, images: int, rows: int) -> None:
-    """Warn where the patches are fewer than what is unknown of each output; nothing is fitted to that is grouped."""
-    if site.outline.group > 1:
-        return
-    unknowns = site.outline.n_i * site.outline.kernel_size
+    """Warn where the patches are fewer than what is unknown of each output."""
+    unknowns = site.outline.unknowns
     if rows < unknowns:
         needed = -(-ENOUGH * unknowns * images // rows)
         log.warning(
@@ -256,7 +255,8 @@ def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) ->
         for number, x in enumerate(frontier.advance(site)):
             yield patches(site.outline, x, sample.of(number * batch, batch))
 
-    return _gathered((site.name, lambda: site.conv.matrix), frontier.data, sample, rows(), reference)
+    layer = _Layer(site.name, lambda: site.conv.matrix, site.outline.group)
+    return _gathered(layer, frontier.data, sample, rows(), reference)
 
 
 def collect_ahead(site: Site, at: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
@@ -289,35 +289,46 @@ def collect_block(block: Branch, first: Site, frontier: Frontier, sample: Sample
             wanted[start : start + len(shortcut)] -= shortcut
             yield patches(block.outline, found[x], positions)
 
-    return _gathered((block.name, lambda: block.conv.matrix), frontier.data, sample, rows(), wanted)()
+    return _gathered(_Layer(block.name, lambda: block.conv.matrix), frontier.data, sample, rows(), wanted)()
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What patches are gathered for. weight: gives the one (n_o, n / groups) that the prior is at."""
+
+    name: str
+    weight: Callable[[], Array]
+    groups: int = 1
+
+    def parts(self, array: Array) -> list[Array]:
+        """The columns of each group, of patches (S, n) or of responses (S, n_o)."""
+        return np.split(array, self.groups, axis=1)
 
 
 def _gathered(
-    layer: tuple[str, Callable[[], Array]], data: Data, sample: Sample, found: Iterator[Array], reference: Array
+    layer: _Layer, data: Data, sample: Sample, found: Iterator[Array], reference: Array
 ) -> Callable[[], Moments]:
-    """What makes moments from patches, a batch at a time, and the responses (rows, n_o), read after the patches.
-
-    layer: its name, and what gives the weight (n_o, n) that the prior is at.
-    """
+    """What makes moments from patches, a batch at a time, and the responses (rows, n_o), read after the patches."""
     batch, each = data.batch, sample.positions.shape[1]
     held_from = _held_from(data, each)
-    sums: Sums | None = None
+    sums: list[Sums] = []
     held: list[Array] = []
     block: list[Array] = []
     start = 0  # first row of the block
     for number, rows in enumerate(found):
         first = number * batch * each
-        sums = sums or Sums(rows.shape[1], reference.shape[1])
-        _check_finite(layer[0], rows)
+        _check_finite(layer.name, rows)
         if first >= held_from:
             held.append(rows)
             continue
         block.append(rows)
         end = first + len(rows)
-        if end - start >= BLOCK_ROWS or end >= held_from:
-            sums.add(np.concatenate(block), reference[start:end])
+        if end - start >= min(BLOCK_ROWS, max(BLOCK_ELEMENTS // rows.shape[1], 1)) or end >= held_from:
+            xs, ys = layer.parts(np.concatenate(block)), layer.parts(reference[start:end])
+            sums = sums or [Sums(x.shape[1], y.shape[1]) for x, y in zip(xs, ys, strict=True)]
+            for own, x, y in zip(sums, xs, ys, strict=True):
+                own.add(x, y)
             block, start = [], end
-    assert sums is not None
     return partial(_with_prior, layer, sums, held, reference[held_from:])
 
 
@@ -347,13 +358,18 @@ def _held_from(data: Data, each: int) -> int:
     return (batches - count) * data.batch * each
 
 
-def _with_prior(layer: tuple[str, Callable[[], Array]], sums: Sums, held: list[Array], y: Array) -> Moments:
-    name, weight = layer[0], layer[1]()
-    moments = sums.moments()
-    x = np.concatenate(held) if held else np.zeros((0, weight.shape[1]), np.float32)
-    strength = choose_strength(moments, weight, x, y)
-    if len(x):
-        sums.add(x, y)
-        moments = sums.moments()
-    log.info("%s: %d patches of %d, prior %g", name, moments.count, weight.shape[1], strength)
-    return moments.shrunk(weight, strength)
+def _with_prior(layer: _Layer, sums: Sequence[Sums], held: list[Array], y: Array) -> Moments:
+    """The moments of the layer, of each group with a prior of its own."""
+    weights = np.split(layer.weight(), layer.groups)
+    n = weights[0].shape[1]
+    x = np.concatenate(held) if held else np.zeros((0, n * layer.groups), np.float32)
+    found, strengths = [], []
+    for own, weight, inputs, outputs in zip(sums, weights, layer.parts(x), layer.parts(y), strict=True):
+        moments = own.moments()
+        strengths.append(choose_strength(moments, weight, inputs, outputs))
+        if len(inputs):
+            own.add(inputs, outputs)
+            moments = own.moments()
+        found.append(moments.shrunk(weight, strengths[-1]))
+    log.info("%s: %d patches of %d, prior %g", layer.name, found[0].count, n, float(np.median(strengths)))
+    return Moments.beside(found)

@@ -9,13 +9,15 @@ A kernel M (n_o, n) with the bias that fits it best, b = ȳ − Mx̄, has the re
 
     E‖y − Mx̂ − b‖² / E‖y − ȳ‖² = (Σg − 2 tr(MBᵀ) + tr(MCMᵀ)) / Σg
 
+Of a grouped convolution each group has moments of its own: C (groups, n, n), n the elements that one group reads.
+
 Blocks are centred, on the mean of the first one, in float32 products that are summed in float64; moments of different
 sets are merged by their means (Chan, Golub & LeVeque 1979). So neither a large offset nor many samples cost digits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -42,9 +44,9 @@ class Moments:
     """
 
     count: int
-    x_mean: Array  # (n,)
+    x_mean: Array  # (n,), or (groups · n,)
     y_mean: Array  # (n_o,)
-    C: Array  # (n, n)
+    C: Array  # (n, n), or (groups, n, n)
     B: Array  # (n_o, n)
     g: Array  # (n_o,)
     anchor: Array | None = None  # (n_o, n): the original weight, once it is the prior
@@ -57,6 +59,34 @@ class Moments:
         sums = Sums(x.shape[1], y.shape[1])
         sums.add(x, y)
         return sums.moments()
+
+    @classmethod
+    def beside(cls, parts: Sequence[Moments]) -> Moments:
+        """The moments of a grouped convolution, of those of its groups in their order; of one alone, itself."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def row(name: str) -> Array:
+            joined: Array = np.concatenate([getattr(part, name) for part in parts])
+            return joined
+
+        C, anchor = np.stack([part.C for part in parts]), None if parts[0].anchor is None else row("anchor")
+        return cls(parts[0].count, row("x_mean"), row("y_mean"), C, row("B"), row("g"), anchor)
+
+    @cached_property
+    def parts(self) -> tuple[Moments, ...]:
+        """Those of each group of a grouped convolution; of a dense one these alone."""
+        if self.C.ndim == 2:
+            return (self,)
+        groups = len(self.C)
+        rows = [
+            [None] * groups if array is None else np.split(array, groups)
+            for array in (self.x_mean, self.y_mean, self.B, self.g, self.anchor)
+        ]
+        return tuple(
+            Moments(self.count, x_mean, y_mean, C, B, g, anchor)
+            for C, x_mean, y_mean, B, g, anchor in zip(self.C, *rows, strict=True)
+        )
 
     def merge(self, other: Moments) -> Moments:
         """Moments over both sets of positions; associative and commutative up to rounding."""
@@ -84,6 +114,8 @@ class Moments:
         a part of the correction in directions where the input hardly varies. There is nothing to correct where the
         responses are those of the weight itself, as an inner leaf's are.
         """
+        if self.C.ndim == 3:
+            return np.concatenate([part.best for part in self.parts])
         if self.anchor is None:
             return _solved(self.C.copy(), self.B)
         if self.exact or np.abs(self._pull).max() <= 1e-12 * np.abs(self.B).max():
@@ -123,6 +155,8 @@ class Moments:
         if self.energy <= 0:
             return 0.0
         kernel = kernel.reshape(self.B.shape)
+        if self.C.ndim == 3:
+            return sum(part.energy * part.error(M) for part, M in self._by_group(kernel)) / self.energy
         start, change = self.energy, kernel
         if self.anchor is not None:
             start -= float(np.vdot(self.anchor, self.B) + np.vdot(self.anchor, self._pull))
@@ -130,6 +164,10 @@ class Moments:
         narrow = change.astype(self.kind)
         quadratic = float(np.einsum("on,on->", narrow @ self.rounded, change))
         return max(0.0, (start - 2 * float(np.vdot(change, self._pull)) + quadratic) / self.energy)
+
+    def _by_group(self, kernel: Array) -> Iterator[tuple[Moments, Array]]:
+        """Every group's moments and part (n_o / groups, n) of a kernel (n_o, n)."""
+        return zip(self.parts, np.split(kernel.reshape(self.B.shape), len(self.C)), strict=True)
 
     @cached_property
     def answered(self) -> tuple[Array, Array]:
@@ -140,6 +178,8 @@ class Moments:
 
     def bias(self, kernel: Array) -> Array:
         """The bias (n_o,) that fits best with a kernel: b = ȳ − Mx̄."""
+        if self.C.ndim == 3:
+            return np.concatenate([part.bias(M) for part, M in self._by_group(kernel)])
         bias: Array = self.y_mean - kernel.reshape(self.B.shape) @ self.x_mean
         return bias
 

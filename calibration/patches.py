@@ -32,8 +32,7 @@ class Sample:
     @classmethod
     def draw(cls, conv: Conv, places: int, images: int, seed: int, layer: int) -> Sample:
         """places: how many positions the output map of one image has; all are taken where that is few enough."""
-        n = conv.n_i * conv.kernel_size
-        wanted = min(max(ROWS_PER_UNKNOWN * n, FEWEST), MOST)
+        wanted = min(max(ROWS_PER_UNKNOWN * conv.unknowns, FEWEST), MOST)
         each = min(places, math.ceil(wanted / images))
         if each == places:
             return cls(np.broadcast_to(np.arange(places), (images, places)))

@@ -69,6 +69,11 @@ class Conv:
         return math.prod(self.kernel)
 
     @property
+    def unknowns(self) -> int:
+        """n_i / group * K, the elements of a patch that each output reads."""
+        return int(self.weight[0].size)
+
+    @property
     def matrix(self) -> Array:
         """The weight as (n_o, n_i / group * K)."""
         return self.weight.reshape(self.n_o, -1)

@@ -166,6 +166,7 @@ def layers() -> tuple[Layer, ...]:
         Layer.of("conv3d", conv(4, 3, 3, 2, 3, pads=(1, 0, 1, 1, 1, 0)), (5, 6, 5)),
         Layer.of("gemm", conv(6, 8), ()),
         Layer.of("grouped", conv(6, 2, 3, 3, group=2), (5, 5)),
+        Layer.of("grouped-strided", conv(12, 4, 3, 3, group=3, strides=(2, 1), pads=(1, 1, 0, 1)), (8, 7)),
         Layer.of("depthwise", conv(4, 1, 3, 3, group=4), (5, 5)),
     )
 

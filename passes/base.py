@@ -14,6 +14,9 @@ error of each setting (the default rewrites with each and compares; a pass that 
 overrides it), `outline` gives the shapes of a block without its weights. A pass that can fit for the error behind a
 ReLU implements `ndpass.passes.relu_fit.ReluFit` too.
 
+A pass with `by_group = True` takes grouped convolutions too and treats each group as a convolution of its own, with
+`moments.parts` as its moments (`ndpass.passes.groups`).
+
 Options are named in the class and stand in `__init__`: those given pin the settings. A package of your own offers its
 pass in the entry-point group "ndpass.passes" under the pass's name; then `ndpass passes` lists it, and `--passes NAME`
 and `--passes auto` use it. `ndpass.testing.check_pass(MyPass)` says whether it keeps what a pass promises.
@@ -29,6 +32,7 @@ import numpy as np
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Conv
+from ndpass.passes.groups import kernel_of, mixes
 from ndpass.passes.options import checked, setting_text, takes_number
 
 Setting: TypeAlias = Mapping[str, int | str]  # option -> value
@@ -102,6 +106,9 @@ class Decomposition(Pass):
     # error of the first one's response is the same error of the layer's.
     isometric: ClassVar[bool] = False
 
+    # Whether it rewrites a grouped convolution group by group (`ndpass.passes.groups`), fitted to the moments of each.
+    by_group: ClassVar[bool] = False
+
     # Whether `errors` takes as long for one setting as for all of the same words.
     errors_at_once: ClassVar[bool] = False
 
@@ -154,8 +161,10 @@ class Decomposition(Pass):
 
 def block_error(conv: Conv, block: Block, moments: Moments | None = None) -> float:
     """Error of `block` in the place of `conv`: ‖W − Ŵ‖² / ‖W‖², or with moments that of the response."""
-    kernel = block.dense().weight
-    return relative_error(conv.dense().weight, kernel) if moments is None else moments.error(kernel)
+    if mixes(block, conv.group):  # what it reads of other groups, moments do not know
+        return relative_error(conv.dense().weight, block.dense().weight)
+    kernel = kernel_of(block, conv.group)
+    return relative_error(conv.weight, kernel) if moments is None else moments.error(kernel)
 
 
 def relative_error(weight: Array, other: Array) -> float:
@@ -166,8 +175,8 @@ def relative_error(weight: Array, other: Array) -> float:
 
 
 def refuse_common(conv: Conv) -> str | None:
-    """What no decomposition can rewrite."""
+    """What a decomposition of dense convolutions cannot rewrite."""
     if conv.group > 1:
-        kind = "depthwise" if conv.depthwise else "grouped"
+        kind = "depthwise" if conv.weight.shape[1] == 1 else "grouped"
         return f"{kind} convolution (group={conv.group})"
     return None

@@ -12,6 +12,8 @@ the error of any kernel M is that of W* = BC⁻¹ plus tr((M − W*) C (M − W*
 
 On a matrix product or a 1×1 convolution this is the classic low-rank layer.
 
+A grouped convolution is rewritten group by group: k×k to d channels in each group, then a grouped 1×1.
+
 With `solver=relu` a layer whose output goes straight into a ReLU is fitted for the error behind the ReLU
 (`relu_regression`): the kernel is LRW*, the bias is the fit's. Ranks are chosen as without it, and all other layers are
 fitted as without it.
@@ -27,9 +29,10 @@ import numpy as np
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
 from ndpass.passes import relu_regression
-from ndpass.passes.base import Decomposition, Setting, refuse_common
+from ndpass.passes.base import Decomposition, Setting
 from ndpass.passes.cost import channel_step
 from ndpass.passes.eigen import eigen
+from ndpass.passes.groups import apart, beside, energies, one_of, refuse_groups, repeated, together
 
 WIDE = 1024  # outputs from which on few directions are found alone, not all at once
 FEW = 16  # few: at most one in so many
@@ -43,28 +46,32 @@ class ChannelDecomposition(Decomposition):
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("full",), "solver": ("linear", "relu")}
     isometric = True  # L has orthonormal columns
     errors_at_once = True
+    by_group = True
     formula = (
         "W (n_o, n) = L (n_o, d) R (d, n): k×k to d channels, then 1×1 to n_o\n"
         "MACs left of k×k: about d/n_o + d/(k² n_i)"
     )
     when = (
         "Layers with many output channels, Gemm and 1×1 too; fast in every precision. cd,nd decouples the "
-        "k×k that is left."
+        "k×k that is left. Of a grouped layer the rank is that of each group."
     )
     cost = "One solve of size n and one eigendecomposition of size n_o, for all ranks together."
     reference = "Zhang et al. 2015, Accelerating Very Deep Convolutional Networks, arXiv 1505.06798"
 
     def refuse(self, conv: Conv) -> str | None:
-        """Grouped convolutions are refused, and weights that have rank 1 already."""
-        if conv.group == 1 and full_rank(conv) == 1:
-            return "weight of one row or column: nothing to split"
-        return refuse_common(conv)
+        """Weights that have rank 1 already are refused, and depthwise convolutions."""
+        if conv.group > 1:
+            return refuse_groups(conv, self.refuse)
+        return "weight of one row or column: nothing to split" if full_rank(conv) == 1 else None
 
     def settings(self, conv: Conv) -> list[Setting]:
         solver: Setting = {"solver": "relu"} if self.for_relu(self.pinned) else {}
-        return [{"rank": d, **solver} for d in ranks(conv.matrix.shape, conv.n_o, self.pinned.get("rank"))]
+        one = one_of(conv)
+        return [{"rank": d, **solver} for d in ranks(one.matrix.shape, one.n_o, self.pinned.get("rank"))]
 
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
+        if conv.group > 1:
+            return beside([self.rewrite(one, setting, own) for one, own in apart(conv, moments)])
         rank = int(setting["rank"])
         if moments is None:
             return assemble(conv, *factors(conv.matrix, rank))
@@ -96,12 +103,17 @@ class ChannelDecomposition(Decomposition):
 
     def outline(self, conv: Conv, setting: Setting) -> Block:
         """From the shapes alone: the factors would take an eigendecomposition."""
+        if conv.group > 1:
+            return repeated(self.outline(one_of(conv), setting), conv.group)
         rank, zero = min(int(setting["rank"]), full_rank(conv)), np.float32(0)
         n_o, n = conv.matrix.shape
         return assemble(conv, np.broadcast_to(zero, (n_o, rank)), np.broadcast_to(zero, (rank, n)))
 
-    def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> list[float]:
+    def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments | None = None) -> Sequence[float | None]:
         """All ranks from one spectrum; exact, with data and without."""
+        if conv.group > 1:
+            every = [self.errors(one, settings, own) for one, own in apart(conv, moments)]
+            return together(every, energies(conv, moments))
         values = spectrum(conv.matrix) if moments is None else moments.answered[0]
         total = float(values.sum()) if moments is None else moments.energy
         if total <= 0:

@@ -4,6 +4,8 @@ Each pass acts on every leaf that it accepts. The moments of an inner leaf follo
 leaf is a linear map T of the layer's patch, one map for each place that the leaf can take in the layer's kernel. The
 leaf's moments are the mean of T C Tᵀ over these places, its target is its own response. The error of an earlier leaf is
 in the maps of the later ones. At the end the last linear factor is solved for again, on the response of the original.
+
+A grouped convolution is composed group by group, by passes that act so.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv, Sum
 from ndpass.passes.base import Decomposition, Setting
 from ndpass.passes.decoupling_fit import RIDGE, solve
+from ndpass.passes.groups import apart, beside, times
 
 Settings = Mapping[str, Setting]  # pass name -> setting; a pass that is not named is left out
 
@@ -39,18 +42,37 @@ def compose(passes: Sequence[Decomposition], conv: Conv, settings: Settings, mom
     With moments each pass is fitted to data, then the last factor and the bias are fitted again. For example
     `compose(parse("cd,nd"), conv, {"cd": {"rank": 32}, "nd": {"rank": 2, "form": "dw-pw"}})`.
     """
-    block: Block = conv.with_bias(None)
     chosen = [rule for rule in passes if rule.name in settings]
+    if is_by_group(chosen, conv):
+        return beside([_composed(chosen, one, settings, own, conv.group) for one, own in apart(conv, moments)])
+    return _composed(chosen, conv, settings, moments if conv.group == 1 else None)
+
+
+def is_by_group(passes: Sequence[Decomposition], conv: Conv) -> bool:
+    """Whether these passes rewrite the convolution group by group."""
+    return conv.group > 1 and all(rule.by_group for rule in passes)
+
+
+def _composed(
+    chosen: Sequence[Decomposition], conv: Conv, settings: Settings, moments: Moments | None, groups: int = 1
+) -> Block:
+    """groups: how many such convolutions stand side by side."""
+    block: Block = conv.with_bias(None)
     for rule in chosen:
-        block = applied(rule, settings[rule.name], block, conv, moments)
+        block = applied(rule, settings[rule.name], block, conv, moments, groups)
     return finished(block, conv, moments, refitted=len(chosen) > 1)
 
 
-def applied(rule: Decomposition, setting: Setting, block: Block, conv: Conv, moments: Moments | None) -> Block:
-    """What one pass makes of `block`, which the passes before it have made of `conv`; without bias."""
+def applied(
+    rule: Decomposition, setting: Setting, block: Block, conv: Conv, moments: Moments | None, groups: int = 1
+) -> Block:
+    """What one pass makes of `block`, which the passes before it have made of `conv`; without bias.
+
+    groups: how many such blocks stand side by side.
+    """
 
     def rewritten(leaf: Conv, before: Conv | None) -> Block:
-        if rule.refuse(leaf) is not None:
+        if rule.refuse(times(leaf, groups)) is not None:
             return leaf
         if moments is None:
             return rule.rewrite(leaf, setting)
@@ -60,7 +82,12 @@ def applied(rule: Decomposition, setting: Setting, block: Block, conv: Conv, mom
 
 
 def sketched(
-    rule: Decomposition, settings: Sequence[Setting], block: Block, conv: Conv, moments: Moments | None
+    rule: Decomposition,
+    settings: Sequence[Setting],
+    block: Block,
+    conv: Conv,
+    moments: Moments | None,
+    groups: int = 1,
 ) -> list[Block]:
     """Roughly what `applied` gives for each setting, to estimate errors.
 
@@ -68,11 +95,11 @@ def sketched(
     computed once for all settings.
     """
     if moments is None:
-        return [applied(rule, setting, block, conv, None) for setting in settings]
+        return [applied(rule, setting, block, conv, None, groups) for setting in settings]
     known: dict[Conv, Moments] = {}
 
     def remember(leaf: Conv, before: Conv | None) -> Block:
-        if rule.refuse(leaf) is None:
+        if rule.refuse(times(leaf, groups)) is None:
             known[leaf] = _own_moments(leaf, before, conv, moments)
         return leaf
 

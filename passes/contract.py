@@ -17,6 +17,7 @@ from ndpass.conv import Block, Conv
 from ndpass.errors import UsageError
 from ndpass.passes.base import Decomposition, Setting, block_error, setting_text
 from ndpass.passes.cost import macs_per_position
+from ndpass.passes.groups import apart, kernel_of
 
 EXACT = 1e-12  # squared relative error of the kernel where a setting is exact
 AGREEMENT = 1e-9  # how far a predicted squared error may be from the measured one
@@ -164,8 +165,8 @@ def check_errors(kind: Kind, where: str, conv: Conv) -> None:
 
 def check_errors_on_data(kind: Kind, where: str, conv: Conv) -> None:
     """With data no fit ends above its predicted error, nor above that of the fit to the weights alone."""
-    if conv.group > 1:
-        return  # nothing is fitted to data that is grouped
+    if conv.group > 1 and not kind.by_group:
+        return  # nothing but what goes by group is fitted to data of a grouped layer
     rule, moments = kind(), moments_for(conv)
     settings = rule.settings(conv)
     settings = (
@@ -178,7 +179,7 @@ def check_errors_on_data(kind: Kind, where: str, conv: Conv) -> None:
         promise(measured <= error + BOUND, f"{text} errs by {measured:.6g}, predicted were {error:.6g}")
         promise(measured <= plain + BOUND, f"{text} errs by {measured:.6g}, without data by {plain:.6g}")
         bias = block.dense().bias
-        wanted = moments.bias(block.dense().matrix)
+        wanted = moments.bias(kernel_of(block, conv.group))
         promise(
             bias is not None and np.allclose(bias, wanted, atol=1e-6 * max(1.0, float(np.abs(wanted).max()))),
             f"{text} does not refit the bias: give block.with_bias(moments.bias(block.dense().matrix))",
@@ -204,7 +205,7 @@ def _predicted(
 
 def check_repeatable(kind: Kind, where: str, conv: Conv) -> None:
     """The same input gives the same bytes, with data and without."""
-    moments = None if conv.group > 1 else moments_for(conv)
+    moments = None if conv.group > 1 and not kind.by_group else moments_for(conv)
     for given in (None, moments):
         first, second = ([*_bytes(kind(), conv, given)] for _ in range(2))
         promise(first == second, f"{kind.name}: rewrite({where}) gives other bytes the second time")
@@ -225,6 +226,8 @@ def without_weights(conv: Conv) -> Conv:
 
 def moments_for(conv: Conv) -> Moments:
     """Moments of seeded patches whose elements depend on each other, the responses those of a slightly other input."""
+    if conv.group > 1:
+        return Moments.beside([moments_for(one) for one, _ in apart(conv)])
     rng, n = np.random.default_rng(0), conv.matrix.shape[1]
     mix = np.eye(n) + 0.5 * rng.standard_normal((n, n)) / np.sqrt(n)
     x = rng.standard_normal((6 * n + 60, n)) @ mix + 0.3

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from benchmarks.networks.layers import Network
 from benchmarks.networks.resnet18 import resnet18
+from benchmarks.networks.resnext50 import resnext50
 from benchmarks.networks.ssd300 import ssd300
 from benchmarks.networks.unet import unet
 from benchmarks.networks.vgg import vgg
@@ -14,6 +15,7 @@ from benchmarks.networks.vgg import vgg
 PUBLISHED: dict[str, Callable[[], Network]] = {  # at full size
     "vgg16": vgg,
     "resnet18": resnet18,
+    "resnext50": resnext50,
     "ssd300": ssd300,
     "unet": unet,
 }

@@ -23,9 +23,9 @@ CLASSES = 1000  # of ImageNet, which the classifiers tell apart
 class Network:
     """A network without its weights, and the methods that write it; a node's output has the node's name.
 
-    shapes: weight name -> shape, convolutions (n_o, n_i, kh, kw), linear layers (n_o, n_i), biases `*.bias` (n_o,).
-    gains: factors on what `seeded` draws. constants: what is not drawn; those named `*.scale` were learnt and are taken
-    from a file like weights.
+    shapes: weight name -> shape, convolutions (n_o, n_i / groups, kh, kw), linear layers (n_o, n_i), biases
+    `*.bias` (n_o,). gains: factors on what `seeded` draws. constants: what is not drawn; those named `*.scale` were
+    learnt and are taken from a file like weights.
     """
 
     name: str
@@ -56,12 +56,14 @@ class Network:
         stride: int = 1,
         pad: int | None = None,
         dilation: int = 1,
+        group: int = 1,
         gain: float = 1.0,
     ) -> str:
         """A convolution with a bias; without `pad` the output has ceil(size / stride) rows and columns."""
         pads = [dilation * (kernel // 2) if pad is None else pad] * 4
-        self._weigh(name, (n_o, n_i, kernel, kernel), gain)
+        self._weigh(name, (n_o, n_i // group, kernel, kernel), gain)
         attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "dilations": [dilation] * 2, "pads": pads}
+        attributes |= {"group": group} if group > 1 else {}
         return self.node("Conv", name, x, f"{name}.weight", f"{name}.bias", **attributes)
 
     def up_conv(self, name: str, x: str, n_i: int, n_o: int) -> str:

@@ -37,6 +37,12 @@ def why_not(site: Site, passes: Sequence[Pass], group: Group | str) -> str | Non
     return unprunable and "; ".join(text for text in (reason, f"{pruning.name}: {unprunable}") if text)
 
 
+def is_fitted(site: Site, passes: Sequence[Pass]) -> bool:
+    """Whether data tell these passes anything about the layer: grouped ones are fitted by passes that go by group."""
+    grouped = [rule for rule in split(passes)[0] if rule.by_group]
+    return site.outline.group == 1 or any(rule.refuse(site.outline) is None for rule in grouped)
+
+
 def _unprunable(site: Site, pruning: Pruning, group: Group | str) -> str | None:
     reason = pruning.refuse(site.outline)
     return group if reason is None and isinstance(group, str) else reason
@@ -122,7 +128,8 @@ def _single(site: Site, conv: Conv, rule: Decomposition, dense: int, moments: Mo
     """Every setting of one pass that saves MACs."""
     costs = [(s, site_macs(site, [rule], {rule.name: s})) for s in rule.settings(site.outline)]
     cheaper = [(s, macs) for s, macs in costs if macs < dense]
-    errors = rule.errors(conv, [s for s, _ in cheaper], moments)
+    known = moments if conv.group == 1 or rule.by_group else None
+    errors = rule.errors(conv, [s for s, _ in cheaper], known)
     for (setting, macs), error in zip(cheaper, errors, strict=True):
         if is_tried(error):
             yield Candidate(macs, error, {rule.name: setting})
@@ -178,7 +185,7 @@ def refused(graph: Graph, site: Site, passes: Sequence[Pass], calibrated: bool) 
         unmerged = why_unmerged(graph, passes, site.name, calibrated)
         named = f"{rule.name}: {unmerged}" if reason else unmerged
         reason = unmerged and "; ".join(text for text in (reason, named) if text)
-    n = site.outline.n_i * site.outline.kernel_size
+    n = site.outline.unknowns
     if reason is None and calibrated and n > MOST_UNKNOWNS:
         return f"patches of {n} elements: their moments would take {8 * n * n / 1e9:.1f} GB"
     return reason

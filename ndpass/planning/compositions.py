@@ -29,7 +29,8 @@ from ndpass.conv import Block, Conv
 from ndpass.graph.graph import Site
 from ndpass.passes import Decomposition, Setting
 from ndpass.passes.base import block_error
-from ndpass.passes.compose import Settings, finished, first_leaf_moments, outline, sketched
+from ndpass.passes.compose import Settings, finished, first_leaf_moments, is_by_group, outline, sketched
+from ndpass.passes.groups import apart, energies, together
 from ndpass.planning.candidate import Candidate
 
 T = TypeVar("T")
@@ -202,17 +203,27 @@ class Composition:
     def _added(
         self, conv: Conv, at: Candidate, settings: Sequence[Setting], moments: Moments | None
     ) -> Sequence[float | None]:
-        """What the last pass adds to the error of the others at `at`."""
+        """What the last pass adds to the error of the others at `at`, relative to what these leave of the response."""
+        if not is_by_group(self.passes, conv):
+            return self._added_to(conv, at, settings, moments if conv.group == 1 else None)[0]
+        found = [self._added_to(one, at, settings, own, conv.group) for one, own in apart(conv, moments)]
+        left = [energy * share for energy, (_, share) in zip(energies(conv, moments), found, strict=True)]
+        return together([added for added, _ in found], left)
+
+    def _added_to(
+        self, conv: Conv, at: Candidate, settings: Sequence[Setting], moments: Moments | None, groups: int = 1
+    ) -> tuple[Sequence[float | None], float]:
+        """The same of one of `groups` convolutions side by side, and what the others leave of its response."""
         if moments is not None and self._through_first_leaf(moments):
             return _errors_of_first_leaf(conv, self.ahead[0], self.last, at.setting, settings, moments)
         ahead: Block = conv.with_bias(None)
         for rule in self.ahead:
-            (ahead,) = sketched(rule, [at.setting[rule.name]], ahead, conv, moments)
+            (ahead,) = sketched(rule, [at.setting[rule.name]], ahead, conv, moments, groups)
         base = block_error(conv, finished(ahead, conv, moments, refitted=len(self.ahead) > 1), moments)
-        blocks = [
-            finished(b, conv, moments, refitted=True) for b in sketched(self.last, settings, ahead, conv, moments)
-        ]
-        return [max(0.0, block_error(conv, b, moments) - base) / max(1 - base, 1e-9) for b in blocks]
+        left = max(1 - base, 1e-9)
+        tried = sketched(self.last, settings, ahead, conv, moments, groups)
+        blocks = [finished(b, conv, moments, refitted=True) for b in tried]
+        return [max(0.0, block_error(conv, b, moments) - base) / left for b in blocks], left
 
 
 def _alone(rule: Decomposition, setting: Setting, known: Sequence[Candidate]) -> float:
@@ -236,13 +247,14 @@ def _errors_of_first_leaf(
     at: Mapping[str, Setting],
     settings: Sequence[Setting],
     moments: Moments,
-) -> Sequence[float | None]:
+) -> tuple[Sequence[float | None], float]:
     """The errors of `last` on the first leaf that `first` leaves; errors of the layer, because `first` is isometric.
 
-    So nothing but the first pass is fitted as a whole.
+    So nothing but the first pass is fitted as a whole. With them the share of the layer's response that the leaf gives.
     """
     leaf = first.rewrite(conv, at[first.name], moments).leaves()[0]
-    return last.errors(leaf, settings, first_leaf_moments(leaf, conv, moments))
+    own = first_leaf_moments(leaf, conv, moments)
+    return last.errors(leaf, settings, own), own.energy / (moments.energy or 1.0)
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

@@ -19,7 +19,7 @@ from ndpass.passes import Pass
 from ndpass.passes.pruning import Reader
 from ndpass.planning.blocks import Mergeable, mergeable, without_merged
 from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
-from ndpass.planning.candidates import candidates_for, estimates_for, known_of
+from ndpass.planning.candidates import candidates_for, estimates_for, is_fitted, known_of
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
 from ndpass.planning.compositions import key, site_macs
@@ -102,7 +102,7 @@ class Planner:
 
     def estimates(self, sites: Sequence[Site], listen: Listener, *, fitted: bool) -> dict[str, Estimates]:
         """What is known of each site, on the activations of the network as it is now; fitted: all that there is."""
-        walk = _Walk(self.calibration, self.graph)
+        walk = _Walk(self.calibration, self.graph, self.passes)
         blocks = {block.branch.first: block for block in self.blocks(sites).values()}
         merged: dict[str, Merged] = {}
         trials = self._trials(blocks)
@@ -162,7 +162,7 @@ class Planner:
 
     def _can_wait(self, site: Site) -> bool:
         """Whether a layer's compositions are fitted only when they are asked for."""
-        if site.outline.n_i * site.outline.kernel_size < NARROW:
+        if site.outline.unknowns < NARROW:
             return False
         return self.calibration is None or (self.shelf is not None and self.shelf.has_room(site))
 
@@ -230,7 +230,7 @@ class Planner:
             return None
         moments = self.shelf.get(site.name) if self.shelf else None
         if moments is None:
-            walk = _Walk(self.calibration, self.graph)
+            walk = _Walk(self.calibration, self.graph, self.passes)
             for before in itertools.takewhile(lambda other: other.name != site.name, sites):
                 walk.past(before)
             moments = walk.moments(site)
@@ -242,9 +242,9 @@ class Planner:
 
     def _side_by_side(self, sites: Sequence[Site], tasks: Iterable[tuple[str, Callable[[], T]]]) -> dict[str, T]:
         """All tasks, named after sites, as many at once as there are cores and room for their moments."""
-        widths = {site.name: site.outline.n_i * site.outline.kernel_size for site in sites}
+        sizes = {site.name: 8 * site.outline.group * site.outline.unknowns**2 for site in sites}
         memory = self.calibration.memory if self.calibration else 0
-        room = Room(memory, lambda name: DERIVED * 8 * widths[name] ** 2) if memory else None
+        room = Room(memory, lambda name: DERIVED * sizes[name]) if memory else None
         return side_by_side(tasks, cores() if self.jobs is None else self.jobs, room)
 
 
@@ -272,8 +272,8 @@ class Merged:
 class _Walk:
     """The moments of one site after the other, in the graph's order. frontier: None without data."""
 
-    def __init__(self, calibration: Calibration | None, graph: Graph) -> None:
-        self._calibration = calibration
+    def __init__(self, calibration: Calibration | None, graph: Graph, passes: Sequence[Pass]) -> None:
+        self._calibration, self._passes = calibration, passes
         self.frontier = calibration.frontier(graph) if calibration else None
         self._behind: list[Site] = []  # that were passed and that the frontier has not gone through
 
@@ -289,11 +289,11 @@ class _Walk:
     def sums(self, site: Site) -> Callable[[], Moments] | None:
         """What makes the moments of the next site, which need not be done before the one after it.
 
-        None without data, and of grouped layers, which are here only as a part of a block.
+        None without data, and of layers that they tell nothing about, which are here as a part of a block.
         """
         if self._calibration is None or self.frontier is None:
             return None
-        if site.outline.group > 1:
+        if not is_fitted(site, self._passes):
             self.past(site)
             return None
         self._catch_up(self.frontier)

@@ -47,8 +47,8 @@ class Shelf:
 
     def has_room(self, site: Site) -> bool:
         """Whether the moments of one more layer find room; asked for in the order of the layers."""
-        n, n_o = site.outline.n_i * site.outline.kernel_size, site.outline.n_o
-        self._taken += 8 * (n * n + 3 * n_o * n)  # C; B, the best kernel and the weight
+        n, n_o = site.outline.unknowns, site.outline.n_o
+        self._taken += 8 * (site.outline.group * n * n + 3 * n_o * n)  # C; B, the best kernel and the weight
         return self._taken <= self.most and self.folder.is_dir()  # made here, while there is one thread
 
     def put(self, layer: str, moments: Moments) -> bool:

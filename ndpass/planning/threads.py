@@ -77,7 +77,7 @@ def blas_threads(site: Site) -> Iterator[None]:
 
     Measured on two busy cores: a plan for the digits model took 130 s with two threads and 14 s with one.
     """
-    if site.outline.n_i * site.outline.kernel_size >= NARROW:
+    if site.outline.unknowns >= NARROW:
         yield
         return
     with threadpool_limits(1, user_api="blas"):

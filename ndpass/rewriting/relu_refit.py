@@ -47,6 +47,8 @@ def unsuited(rule: ReluFit, passes: Sequence[Pass], behind: Sequence[str], recor
     others = [name for name in record.row.setting if name in inside]
     if others:
         return f"{', '.join(others)} acts inside it too"
+    if record.block is not None and record.block.leaves()[-1].group > 1:
+        return "it is a grouped convolution"
     if list(behind) != ["Relu"]:
         return f"its output goes into {', '.join(sorted(set(behind))) or 'nothing'}, not into one Relu alone"
     return None

@@ -25,7 +25,7 @@ from ndpass.passes.compose import compose
 from ndpass.passes.pruning import Reader
 from ndpass.planning.blocks import is_refittable
 from ndpass.planning.candidate import Budget, Candidate, Choice
-from ndpass.planning.candidates import refused
+from ndpass.planning.candidates import is_fitted, refused
 from ndpass.planning.channel_savings import with_outputs
 from ndpass.planning.pass_kinds import split
 from ndpass.planning.plan import local_choices
@@ -190,8 +190,8 @@ class Rewriter:
         return self._blocks.refitted(site, row, frontier)
 
     def _moments(self, site: Site, frontier: Frontier | None) -> Moments | None:
-        """None without data, and of grouped layers, which are here only as a part of a block."""
-        if frontier is None or self.calibration is None or site.outline.group > 1:
+        """None without data, and of layers that they tell nothing about, which are here as a part of a block."""
+        if frontier is None or self.calibration is None or not is_fitted(site, self.passes):
             return None
         return self.calibration.moments(site, frontier)
 

@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 from benchmarks.networks.by_name import PUBLISHED, sized
 from benchmarks.networks.layers import Network, filled, outline, seeded, tensor
 from benchmarks.networks.resnet18 import resnet18
+from benchmarks.networks.resnext50 import resnext50
 from benchmarks.networks.ssd300 import MAPS, prior_boxes, ssd300
 from benchmarks.networks.unet import unet
 from benchmarks.networks.vgg import vgg
@@ -24,6 +25,7 @@ from ndpass.graph.graph import Graph, Skipped
 SIZES = {  # parameters; convolutions, their MACs; MACs of the whole
     "vgg16": (138_357_544, 13, 15_346_630_656, 15_470_264_320),
     "resnet18": (11_684_712, 20, 1_813_561_344, 1_814_073_344),
+    "resnext50": (24_994_792, 53, 4_228_431_872, 4_230_479_872),
     "ssd300": (26_284_974, 35, 31_373_537_792, 31_373_537_792),
     "unet": (31_030_658, 19, 144_797_047_040, 150_428_424_448),
 }
@@ -33,7 +35,7 @@ NAMES = {TensorProto.FLOAT: "float32", TensorProto.INT64: "int64"}
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_networks_have_the_published_size(name: str) -> None:
-    """15.35 GMAC in VGG16's convolutions, 1.81 in ResNet-18's, 31.37 in SSD300's, 144.80 in U-Net's."""
+    """GMAC in the convolutions: VGG16 15.35, ResNet-18 1.81, ResNeXt-50 4.23, SSD300 31.37, U-Net 144.80."""
     net, (params, convolutions, of_convolutions, macs) = PUBLISHED[name](), SIZES[name]
     assert sum(math.prod(shape) for shape in net.shapes.values()) == params
     model = outline(net)
@@ -78,7 +80,9 @@ def test_weights_are_seeded_and_scaled() -> None:
     np.testing.assert_allclose(one["first.weight"].var(), 0.25 * 2 / 27, rtol=0.1)
 
 
-@pytest.mark.parametrize("net", [resnet18(64), ssd300(width=0.25), unet(width=0.125)], ids=lambda net: net.name)
+@pytest.mark.parametrize(
+    "net", [resnet18(64), resnext50(64), ssd300(width=0.25), unet(width=0.125)], ids=lambda net: net.name
+)
 def test_seeded_activations_are_of_order_one_at_every_depth(net: Network) -> None:
     signals = [n.output[0] for n in net.nodes if n.op_type == "Relu"]
     values = run_ort(_with_outputs(seeded(net), signals), _images(net))[len(net.outputs) :]

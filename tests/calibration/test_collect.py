@@ -132,6 +132,37 @@ def test_moments_are_those_of_the_activations() -> None:
         assert_moments(got, with_prior(site.conv, x, y, strength))
 
 
+def test_each_group_has_moments_of_its_own_inputs_and_responses() -> None:
+    """Its prior is as strong as the held-out rows of the group itself ask for."""
+    model = network(
+        """(float[N,6,8,8] image) => (float[N,9,4,8] y) {
+            y = Conv<group=3, strides=[2,1], pads=[1,1,1,1]>(image, W, B) }""",
+        W=normal(9, 2, 3, 3),
+        B=normal(9),
+    )
+    graph = Graph(model)
+    data = Data(feeds_for(graph, pictures(channels=6)), BATCH)
+    (site,) = sites_in(graph)
+    chosen = samples(graph, [site], data)
+    found = references(graph, [site], chosen, data)
+    positions, noisy = chosen[site.name].positions, found[site.name].astype(np.float64)
+    noisy[:, 3:6] *= -1  # another kernel than the layer's, where the others have noise
+    noisy += np.random.default_rng(1).standard_normal(noisy.shape) * np.repeat([1.0, 0.0, 20.0], 3)
+    got = collect(site, Frontier(graph, data, PLENTY), chosen[site.name], noisy)()
+    rows = taken(rows_of(site.outline, pictures(channels=6)), positions)
+    held = round(HELD_OUT * IMAGES / BATCH) or 1
+    strengths = set()
+    for g, part in enumerate(got.parts):
+        one = Conv(site.conv.weight[3 * g : 3 * g + 3])
+        x, y = rows[:, 18 * g : 18 * g + 18], noisy[:, 3 * g : 3 * g + 3]
+        strength = best_strength(one, x, y, held * BATCH * positions.shape[1])
+        strengths.add(strength)
+        assert_moments(part, with_prior(one, x, y, strength))
+        np.testing.assert_array_equal(part.anchor, one.matrix)
+    assert len(strengths) > 1
+    assert got.energy == pytest.approx(sum(part.energy for part in got.parts))
+
+
 def walk(memory: int, threads: int, batch: int = BATCH) -> Mapping[str, Moments]:
     """The moments of every site in turn, of a network that is not changed on the way."""
     graph = Graph(residual())

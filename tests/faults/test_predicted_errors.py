@@ -38,10 +38,11 @@ def layers(draw: Callable[[Any], Any]) -> Net:
     one = lambda *values: tuple(draw(st.sampled_from(values)) for _ in range(axes))  # noqa: E731
     kernel, strides, dilations = one(3, 1, 2), one(1, 2), one(1, 2)
     pads = (*one(0, 1, 2), *one(0, 1))
-    n_o, n_i = draw(st.sampled_from((5, 4, 8))), draw(st.sampled_from((3, 4, 6)))
+    group, n_o, n_i = (draw(st.sampled_from(values)) for values in ((1, 2, 3), (5, 4, 8), (3, 4, 6)))
+    n_o, n_i = (n_o, n_i) if group == 1 else (group * (n_o // 2), group * (n_i // 2))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
-    weights = {"w": rng.standard_normal((n_o, n_i, *kernel)), "b": rng.standard_normal(n_o)}
-    attrs = {"strides": strides, "dilations": dilations, "pads": pads}
+    weights = {"w": rng.standard_normal((n_o, n_i // group, *kernel)), "b": rng.standard_normal(n_o)}
+    attrs = {"strides": strides, "dilations": dilations, "pads": pads, "group": group}
     sizes = [["N", n, *"HWD"[:axes]] for n in (n_i, n_o)]
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", *weights], ["y"], "layer", **attrs)],
@@ -63,9 +64,9 @@ def test_the_reported_error_is_that_of_the_written_model(examples: Examples) -> 
         assume(row.status == "done")
         site = opened(net, "onnx")[1].sites()[0]
         assert isinstance(site, Site)
-        weight = site.conv.matrix.astype(np.float64)
-        off = float(np.sum((kernel_of(done.after, site.conv) - weight) ** 2))
-        found = on_data(net, done.after, site, weight, off) if calibrated else off / float(np.sum(weight**2))
+        weight = site.conv.dense().matrix.astype(np.float64)
+        off = ((kernel_of(done.after, site.conv) - weight) ** 2).sum(1)
+        found = on_data(net, done.after, site, weight, off) if calibrated else float(off.sum() / np.sum(weight**2))
         assert row.error_measured is not None
         assert row.error_predicted is not None
         assert abs(row.error_measured - found) < ROUNDING
@@ -90,15 +91,19 @@ def kernel_of(model: onnx.ModelProto, conv: Conv) -> F:
     return (answers[:-1] - answers[-1]).T
 
 
-def on_data(net: Net, model: onnx.ModelProto, site: Site, weight: F, off: float) -> float:
-    """The relative error on the calibration data and on the white noise that the prior adds to them."""
+def on_data(net: Net, model: onnx.ModelProto, site: Site, weight: F, off: F) -> float:
+    """The relative error on the calibration data and on the white noise that the prior adds to them, to each group.
+
+    off (n_o,): the squared error of the weights of each output.
+    """
     graph = opened(net, "onnx")[1]
     x = net.feed(SAMPLES, seed=1)
     calibration = Calibration.of(graph, [site], open_feeds(x, graph.inputs()), 1, 0, 1 << 30)
-    energy = calibration.moments(site, calibration.frontier(graph)).energy
+    energy = calibration.moments(site, calibration.frontier(graph)).g
     before, after = (run_ort(m, {"x": x})[0].astype(np.float64) for m in (net.model, model))
     outer = (0, *range(2, before.ndim))
-    variance = float(before.var(outer).sum())
-    noise = (energy - variance) / float(np.sum(weight**2))
+    added, square = energy - before.var(outer), (weight**2).sum(1)
+    groups = (array.reshape(site.outline.group, -1).sum(1) for array in (added, off, square))
+    noise = sum(a * o / s for a, o, s in zip(*groups, strict=True))
     error = float(((before - after) ** 2).mean(outer).sum())
-    return (error + noise * off) / energy
+    return float((error + noise) / energy.sum())

@@ -48,6 +48,14 @@ GEOMETRY = {
     ),
     "matmul": network("(float[2,3,8] x) => (float[2,3,6] y) { y = MatMul(x, W) }", W=normal(8, 6)),
     "grouped": network("(float[1,4,5,5] x) => (float[1,6,3,3] y) { y = Conv<group=2>(x, W) }", W=normal(6, 2, 3, 3)),
+    "grouped-1d": network(
+        "(float[2,12,9] x) => (float[2,9,5] y) { y = Conv<group=3, strides=[2], pads=[1,1]>(x, W, B) }",
+        W=normal(9, 4, 3),
+        B=normal(9),
+    ),
+    "grouped-pointwise": network(
+        "(float[1,12,4,4] x) => (float[1,8,4,4] y) { y = Conv<group=2>(x, W) }", W=normal(8, 6, 1, 1)
+    ),
     "depthwise": network("(float[1,4,5,5] x) => (float[1,4,3,3] y) { y = Conv<group=4>(x, W) }", W=normal(4, 1, 3, 3)),
 }
 
