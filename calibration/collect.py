@@ -100,6 +100,7 @@ def references(
     """
     names = {site.name: graph.output_of(site) for site in sites} | {one.name: one.output for one in blocks}
     last = {site.name for site in sites if not site.outline.kernel}  # whose responses have their channels last
+    phased = {site.name: site.transposed for site in sites if site.transposed}
     batch = _fitting(graph, list(names.values()), data, memory)
     runner = OpenVINO(graph.segment(list(names.values()), None, batch), threads=data.threads)
     taken: dict[str, list[Array]] = {name: [] for name in names}
@@ -108,7 +109,8 @@ def references(
         outputs = runner.lent({spec.name: fed[spec.name] for spec in runner.inputs})
         for name, tensor in names.items():
             positions = chosen[name].of(number * batch, batch)
-            taken[name].append(responses(outputs[tensor], positions, name in last))
+            y = phased[name].parted(outputs[tensor]) if name in phased else outputs[tensor]
+            taken[name].append(responses(y, positions, name in last))
     found = {name: np.concatenate(parts) for name, parts in taken.items()}
     for name, own in found.items():
         _check_finite(name, own)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ndpass.conv import Array, Block, Chain, Conv, Sum
+from ndpass.graph.transposed import Transposed
 from ndpass.graph.unique_names import Names
 
 # operator, role in the name, inputs, attributes
@@ -34,6 +35,22 @@ class Emitter:
             return self(block.blocks[-1], x, out)
         return self._sum(block, x, out, carry)
 
+    def phases(self, block: Block, x: gs.Tensor, out: gs.Tensor | None, layer: Transposed) -> gs.Tensor:
+        """Emit a block that makes the phases of a transposed convolution, and what puts them in their places."""
+        if layer.stride == 1:
+            return self(block, x, out)
+        return self._node(("DepthToSpace", "phases", [self(block, x)], {"blocksize": layer.stride}), out)
+
+    def transposed(self, layer: Transposed, weight: Array, bias: Array | None, x: gs.Tensor) -> gs.Tensor:
+        """Emit a transposed convolution itself; weight (n_i, n_o, kh, kw), bias (n_o,)."""
+        inputs = [x, self._constant("weight", weight)]
+        inputs += [] if bias is None else [self._constant("bias", bias)]
+        ends = [k - layer.stride - pad for k, pad in zip(layer.shape[2:], layer.pads, strict=True)]
+        pads = [*layer.pads, *(max(end, 0) for end in ends)]
+        more = [max(-end, 0) for end in ends]
+        attrs: dict[str, object] = {"strides": [layer.stride] * 2, "pads": pads, "output_padding": more}
+        return self._node(("ConvTranspose", "transposed", inputs, attrs), None)
+
     def _sum(self, block: Sum, x: gs.Tensor, out: gs.Tensor | None, carry: gs.Tensor | None) -> gs.Tensor:
         if len(block.blocks) == 1 and carry is None:
             return self(block.blocks[0], x, out)
@@ -44,7 +61,7 @@ class Emitter:
         return carry
 
     def _leaf(self, conv: Conv, x: gs.Tensor) -> Parts:
-        if self.op == "Conv":
+        if self.op in ("Conv", "ConvTranspose"):
             return self._conv(conv, x)
         if self.op == "Gemm":
             return "Gemm", "gemm", [x, self._constant("weight", conv.weight), *self._bias(conv)], {"transB": 1}

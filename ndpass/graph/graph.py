@@ -29,6 +29,7 @@ from ndpass.graph.onnx_export import export_model, export_node, weight
 from ndpass.graph.onnx_said import Said, keep_defaults, listen, shell_of
 from ndpass.graph.shapes import Inferred, Shape
 from ndpass.graph.sites import Found, Site, Skipped, read
+from ndpass.graph.transposed import Transposed
 from ndpass.graph.unique_names import Names, all_nodes, name_nodes, tensor_names
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Graph:
         return None if names == [t.name for t in self._graph.outputs] else names
 
     def sites(self) -> list[Found]:
-        """Every Conv, ConvTranspose, Gemm and MatMul in graph order: what can be rewritten, and what not and why."""
+        """Every operator with weights in graph order: what can be rewritten, and what not and why."""
         shapes = self._inferred().shapes
         found = [read(n, shapes, self._fixed_hw(n)) for n in self._graph.nodes if n.op in WEIGHTED]
         top = {id(node) for node in self._graph.nodes}
@@ -255,7 +256,7 @@ class Graph:
 
     def splice(self, site: Site, block: Block) -> None:
         """Put `block` in the place of the site's node; its output keeps its name, its type and its consumers."""
-        self._put(site.name, block)
+        self._put(site.name, block, site.transposed)
 
     def merge(self, branch: Branch, block: Block) -> None:
         """Put `block` in the place of the branch, in the name of its last layer."""
@@ -266,14 +267,17 @@ class Graph:
                 self._take_out(self._node(name))
         self._put(branch.last, block)
 
-    def _put(self, name: str, block: Block) -> None:
+    def _put(self, name: str, block: Block, transposed: Transposed | None = None) -> None:
         node = self._node(name)
         x, y = node.inputs[0], node.outputs[0]
         plus = "Add" if self._graph.opset >= 7 else "Sum"
         emit = Emitter(name, node.op, np.dtype(node.inputs[1].dtype), plus, self._names)
-        add = self._residual_add(y) if isinstance(block, Sum) and len(block.blocks) > 1 else None
+        sums = isinstance(block, Sum) and len(block.blocks) > 1 and transposed is None
+        add = self._residual_add(y) if sums else None
         index = self._take_out(node)
-        if add is None:
+        if transposed is not None:
+            emit.phases(block, x, y, transposed)
+        elif add is None:
             emit(block, x, y)
         else:  # the identity enters first, so that each branch absorbs one Add
             carry = next(t for t in add.inputs if t is not y)
@@ -339,6 +343,8 @@ class Graph:
 
         All that read them are sites, because each is fitted anew to the channels that are left.
         """
+        if site.transposed:
+            return "transposed convolution: its input channels are left alone"
         group = input_group(self._graph, self._node(site.name), self._inferred().shapes)
         if isinstance(group, str) or group.readers == (site.name,):
             return group
@@ -379,6 +385,8 @@ class Graph:
         """Why the channels that a layer reads cannot be pruned, whatever others read them."""
         if isinstance(found, Skipped):
             return found.reason
+        if found.transposed:
+            return "a transposed convolution"
         if found.name in self._whole:
             return "it is left as it is"
         return None if found.in_hw is not None else "its input size is not known, so its cost is not"

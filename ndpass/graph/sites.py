@@ -15,9 +15,10 @@ from ndpass.graph.constants import is_weight, values
 from ndpass.graph.macs import ATTENTION, RECURRENT, node_macs
 from ndpass.graph.normalise import explicit_pads
 from ndpass.graph.shapes import Shape
+from ndpass.graph.transposed import Transposed
+from ndpass.graph.transposed import read as read_transposed
 
 NO_PASS = {
-    "ConvTranspose": "transposed convolution",
     "DeformConv": "deformable convolution: no pass rewrites it",
     "Einsum": "Einsum: no pass rewrites it",
     ATTENTION: "no weights of its own",
@@ -31,7 +32,8 @@ class Site:
 
     outline: the convolution with weights of zeros that take no memory, for questions of geometry and cost.
     in_hw: spatial input size, None where it is not known; rows: how often the kernel is applied to one such input
-    (the batch; for a matrix product all leading axes).
+    (the batch; for a matrix product all leading axes). transposed: of a ConvTranspose, whose outline and weights are
+    those of the convolution of its phases.
     """
 
     name: str
@@ -40,19 +42,30 @@ class Site:
     in_hw: tuple[int, ...] | None
     rows: int
     load: Callable[[], Conv]
+    transposed: Transposed | None = None
 
     @property
     def conv(self) -> Conv:
         """The convolution with its weights in float32, read anew at each call."""
         return self.load()
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the layer's weights."""
+        return self.transposed.shape if self.transposed else tuple(self.outline.weight.shape)
+
     def macs(self, block: Block) -> int | None:
         """Multiply-accumulates of `block` in this place, for one inference."""
-        return None if self.in_hw is None else self.rows * block.macs(self.in_hw)
+        if self.in_hw is None:
+            return None
+        if self.transposed and isinstance(block, Conv) and block.weight.shape == self.outline.weight.shape:
+            # the layer as it is, without the taps that no phase has
+            return self.rows * self.transposed.macs(self.in_hw)
+        return self.rows * block.macs(self.in_hw)
 
     def skipped(self, reason: str) -> Skipped:
         """This site as one that is left alone."""
-        return Skipped(self.name, self.op, tuple(self.outline.weight.shape), self.macs(self.outline), reason)
+        return Skipped(self.name, self.op, self.shape, self.macs(self.outline), reason)
 
 
 @dataclass(frozen=True)
@@ -74,23 +87,24 @@ def read(node: gs.Node, shapes: Mapping[str, Shape], fixed_hw: tuple[int, ...] |
 
     shapes: at the sizes that costs are counted at. fixed_hw: the spatial input size where the model itself fixes it.
     """
-    outline = _refuse(node) or _outline(node, fixed_hw)
+    transposed = _refuse(node) or (read_transposed(node) if node.op == "ConvTranspose" else None)
+    outline = transposed if isinstance(transposed, str) else _outline(node, fixed_hw, transposed)
     if isinstance(outline, Conv):
-        return _accept(node, outline, shapes)
+        return _accept(node, outline, shapes, None if isinstance(transposed, str) else transposed)
     weight = next((t for t in node.inputs[1:] if isinstance(t, gs.Constant)), None) or next(
         (t for t in node.inputs if isinstance(t, gs.Constant)), node.inputs[min(1, len(node.inputs) - 1)]
     )
     return Skipped(node.name, node.op, shapes.get(weight.name), node_macs(node, shapes), outline)
 
 
-def _accept(node: gs.Node, outline: Conv, shapes: Mapping[str, Shape]) -> Site:
+def _accept(node: gs.Node, outline: Conv, shapes: Mapping[str, Shape], transposed: Transposed | None) -> Site:
     x = shapes.get(node.inputs[0].name)
-    if node.op == "Conv":
+    if node.op in ("Conv", "ConvTranspose"):
         rows, in_hw = (x[0], x[2:]) if x and _fits(outline, x[2:]) else (1, None)
     else:
         rows, in_hw = (math.prod(x[:-1]), ()) if x else (1, None)
     tensors = [t for t in node.inputs[1:3] if not t.is_empty()]
-    return Site(node.name, node.op, outline, in_hw, rows, lambda: _load(node, tensors, outline))
+    return Site(node.name, node.op, outline, in_hw, rows, lambda: _load(node, tensors, outline, transposed), transposed)
 
 
 def _fits(conv: Conv, in_hw: tuple[int, ...]) -> bool:
@@ -134,9 +148,11 @@ def _row_bias(gemm: gs.Node) -> bool:
     return len(gemm.inputs) < 3 or gemm.inputs[2].is_empty() or tuple(gemm.inputs[2].shape) in ((n_o,), (1, n_o))
 
 
-def _outline(node: gs.Node, in_hw: tuple[int, ...] | None) -> Conv | str:
+def _outline(node: gs.Node, in_hw: tuple[int, ...] | None, transposed: Transposed | None) -> Conv | str:
     """Geometry of the node with weights that take no memory, or why it cannot be known."""
     shape = tuple(node.inputs[1].shape)
+    if transposed is not None:
+        return transposed.outline(bias=_zero_bias(node, shape[1]) is not None)
     if node.op != "Conv":
         turned = shape if node.attrs.get("transB", 0) else shape[::-1]
         return Conv(np.broadcast_to(np.float32(0), turned), _zero_bias(node, turned[0]))
@@ -155,12 +171,14 @@ def _zero_bias(node: gs.Node, n_o: int) -> Array | None:
     return np.zeros(n_o, np.float32) if has else None
 
 
-def _load(node: gs.Node, tensors: list[gs.Constant], outline: Conv) -> Conv:
+def _load(node: gs.Node, tensors: list[gs.Constant], outline: Conv, transposed: Transposed | None) -> Conv:
     """The convolution with its weights; Gemm's alpha and beta are multiplied in."""
     weight = values(tensors[0]).astype(np.float32, copy=False)
     bias = values(tensors[1]).astype(np.float32, copy=False).reshape(-1) if len(tensors) > 1 else None
     if node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0)):
         weight = weight.T
+    if transposed is not None:
+        weight, bias = transposed.kernel(weight), None if bias is None else transposed.bias(bias)
     if node.op == "Gemm":
         weight = weight * np.float32(node.attrs.get("alpha", 1.0))
         bias = None if bias is None else bias * np.float32(node.attrs.get("beta", 1.0))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.conv import Block, Conv
+from ndpass.graph.transposed import Transposed
 from ndpass.measuring.block_model import INPUT, copies_for, geometry, small_model, width_of
 from ndpass.measuring.latency_cache import LatencyCache
 from ndpass.measuring.machine import Machine
@@ -93,10 +94,17 @@ class Latencies:
         """Whether some measurement could not tell 6 % apart in twice its time; its figures are given all the same."""
         return self.spread > NOISE
 
-    def of(self, blocks: Sequence[Block], in_hw: tuple[int, ...], rows: int | None = None) -> list[float]:
+    def of(
+        self,
+        blocks: Sequence[Block],
+        in_hw: tuple[int, ...],
+        rows: int | None = None,
+        transposed: Transposed | None = None,
+    ) -> list[float]:
         """Seconds of each block on an input (rows, n_i, *in_hw), in order; blocks[0] is the dense original.
 
-        Only the shapes of the blocks count, not their weights. rows: the batch of the target if left out.
+        Only the shapes of the blocks count, not their weights. rows: the batch of the target if left out. transposed:
+        where the blocks make the phases of this layer.
         A new latency is the block's ratio to the dense original, timed in turns, times the remembered latency of the
         dense original. Raises ValueError where blocks[0] is no `Conv`, InputError where OpenVINO cannot run a block.
         """
@@ -104,7 +112,7 @@ class Latencies:
         if not isinstance(dense, Conv):
             raise ValueError("the first block is the dense original, a Conv")
         copies = copies_for(dense, in_hw, rows)
-        size = f"{'x'.join(map(str, in_hw))} rows={rows} copies={copies}"
+        size = f"{'x'.join(map(str, in_hw))} rows={rows} copies={copies}{f' {transposed}' if transposed else ''}"
         keys = [f"{geometry(block)} @ {size}" for block in blocks]
         missing = {key: block for key, block in zip(keys, blocks, strict=True) if self._remembered.get(key) is None}
         alone = missing.pop(keys[0], None) is not None and not missing
@@ -112,7 +120,7 @@ class Latencies:
             widths = list(dict.fromkeys([dense.n_i, *map(width_of, part.values())]))
             blocks_now = [dense, *part.values()]
             models = [small_model(None, dense, in_hw, rows, copies, width) for width in widths]
-            models += [small_model(block, dense, in_hw, rows, copies) for block in blocks_now]
+            models += [small_model(b, dense, in_hw, rows, copies, transposed=transposed) for b in blocks_now]
             shapes = [(rows, width, *in_hw) for width in (*widths, *map(width_of, blocks_now))]
             calls = [self._compiled(model, shape) for model, shape in zip(models, shapes, strict=True)]
             own = [widths.index(width_of(block)) for block in part.values()]

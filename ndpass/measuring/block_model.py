@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ndpass.conv import Block, Chain, Conv
 from ndpass.graph.emit import Emitter
+from ndpass.graph.transposed import Transposed
 from ndpass.graph.unique_names import Names
 
 MOST_COPIES = 8
@@ -54,11 +55,18 @@ def width_of(block: Block) -> int:
 
 
 def small_model(
-    block: Block | None, dense: Conv, in_hw: tuple[int, ...], rows: int, copies: int, width: int | None = None
+    block: Block | None,
+    dense: Conv,
+    in_hw: tuple[int, ...],
+    rows: int,
+    copies: int,
+    width: int | None = None,
+    transposed: Transposed | None = None,
 ) -> bytes:
     """An ONNX model of `copies` times `block` with seeded random weights; None: the base, without blocks.
 
     Its input, INPUT, is (rows, n_i, *in_hw) with n_i of the block; for the base `width`, or n_i of the dense layer.
+    transposed: where the blocks make the phases of this layer.
     """
     rng, names = np.random.default_rng(0), Names([INPUT, "y"])
     n_i = (width or dense.n_i) if block is None else width_of(block)
@@ -68,16 +76,27 @@ def small_model(
         out = head
         if block is not None:
             emit = Emitter(f"block{copy}", "Conv" if in_hw else "Gemm", np.dtype(np.float32), "Add", names)
-            made = emit(block.map_leaves(lambda leaf: filled(leaf, rng)), head)
+            made = _emitted(emit, block.map_leaves(lambda leaf: filled(leaf, rng)), head, transposed)
             out = gs.Variable(f"relu{copy}.out", np.float32)
             nodes += [*emit.nodes, gs.Node("Relu", f"relu{copy}", {}, [made], [out])]
-        channel = copy % (n_i if block is None else dense.n_o)  # equal slices of the base would be merged
+        n_o = dense.n_o // (transposed.phases if transposed else 1)
+        channel = copy % (n_i if block is None else n_o)  # equal slices of the base would be merged
         ends.append(gs.Variable(f"end{copy}.out", np.float32))
         nodes.append(_corner(f"end{copy}", out, ends[-1], channel, len(in_hw)))
     y = gs.Variable("y", np.float32, (rows, copies, *(1,) * len(in_hw)))
     nodes.append(gs.Node("Concat", "join", {"axis": 1}, ends, [y]))
     graph = gs.Graph(nodes=nodes, inputs=[x], outputs=[y], opset=17)
     return bytes(gs.export_onnx(graph, ir_version=8).SerializeToString())
+
+
+def _emitted(emit: Emitter, block: Block, head: gs.Tensor, transposed: Transposed | None) -> gs.Tensor:
+    """The block, or where it is one convolution that makes phases the transposed layer that it stands for."""
+    if transposed is None:
+        return emit(block, head)
+    if not isinstance(block, Conv):
+        return emit.phases(block, head, None, transposed)
+    bias = None if block.bias is None else block.bias[: transposed.shape[1]]
+    return emit.transposed(transposed, transposed.weight(block.weight), bias, head)
 
 
 def _head(x: gs.Variable, out: gs.Variable, rng: np.random.Generator) -> list[gs.Node]:

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 
 RANGE = 4.0  # of the activations; the value means nothing
+APART = {  # operator -> axes of its weights with a range of their own
+    "Convolution": (0,),
+    "ConvolutionBackpropData": (1,),
+    "GroupConvolution": (0, 1),
+    "GroupConvolutionBackpropData": (0, 2),
+    "MatMul": (0,),
+}
 
 
 def is_int8(model: ov.Model) -> bool:
@@ -30,9 +37,9 @@ def quantised(model: ov.Model) -> ov.Model:
     fold_and_unpack(model)
     for node in list(model.get_ordered_ops()):
         kind = node.get_type_name()
-        if kind in ("Convolution", "GroupConvolution", "MatMul"):
+        if kind in APART and _constant(node.input_value(1)):
             _quantise_weight(node)
-            _quantise_input(node, 0, by_channel=kind == "GroupConvolution")
+            _quantise_input(node, 0, by_channel=_depthwise(node))
         elif kind == "Add" and not _constant(node.input_value(1)):
             _quantise_input(node, 0)
             _quantise_input(node, 1)
@@ -45,10 +52,9 @@ def quantised(model: ov.Model) -> ov.Model:
 def _quantise_weight(node: ov.Node) -> None:
     from openvino import opset13
 
-    weight = node.input_value(1)
-    apart = 2 if node.get_type_name() == "GroupConvolution" else 1  # leading axes with a range of their own
+    weight, apart = node.input_value(1), APART[node.get_type_name()]
     values = weight.get_node().data
-    high = np.abs(values).max(axis=tuple(range(apart, values.ndim)), keepdims=True)
+    high = np.abs(values).max(axis=tuple(a for a in range(values.ndim) if a not in apart), keepdims=True)
     node.input(1).replace_source_output(opset13.fake_quantize(weight, -high, high, -high, high, 255).output(0))
 
 
@@ -69,6 +75,11 @@ def _quantise_input(node: ov.Node, port: int, by_channel: bool = False) -> None:
         low, high = low.astype(np.float32), high.astype(np.float32)
         shared = [opset13.fake_quantize(source, low, high, low, high, 256)]
     node.input(port).replace_source_output(shared[0].output(0))
+
+
+def _depthwise(node: ov.Node) -> bool:
+    grouped = node.get_type_name() == "GroupConvolution"
+    return grouped and bool(node.get_input_partial_shape(1)[0] == node.get_input_partial_shape(0)[1])
 
 
 def _constant(output: ov.Output) -> bool:

@@ -126,7 +126,8 @@ def refittable(found: Sequence[Found], names: Collection[str]) -> list[Site]:
 
 def is_refittable(site: Site) -> bool:
     """Whether fitting the layer anew is possible and takes little time."""
-    return site.outline.group == 1 and site.outline.unknowns <= MOST_REFITTED
+    plain = site.outline.group == 1 and site.transposed is None
+    return plain and site.outline.unknowns <= MOST_REFITTED
 
 
 def without_merged(plan: Mapping[str, Choice], blocks: Mapping[str, Mergeable]) -> dict[str, Choice]:

@@ -105,7 +105,8 @@ def _timer(graph: Graph, site: Site, passes: Sequence[Pass], latencies: Latencie
     group, rows = channel_group(graph, site, passes), rows_of(graph, site, latencies.machine.target.batch)
 
     def times(few: Sequence[Candidate]) -> list[float]:
-        return latencies.of([block_of(site, passes, c.setting, group) for c in few], site.in_hw or (), rows)
+        blocks = [block_of(site, passes, c.setting, group) for c in few]
+        return latencies.of(blocks, site.in_hw or (), rows, site.transposed)
 
     return times
 

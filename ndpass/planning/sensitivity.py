@@ -182,7 +182,9 @@ def effects(
         )
         if known is None:
             deque(frontier.advance(site), maxlen=0)
-            doses = [_Dose(kind(calibration.responses[site.name], error), error) for kind, error in kinds]
+            given = calibration.responses[site.name]
+            y = site.transposed.rows(given) if site.transposed else given
+            doses = [_Dose(kind(y, error), error) for kind, error in kinds]
             moved = _moved(graph, site, doses, frontier, before)
             known = [Effect(each, dose.injected) for each, dose in zip(moved, doses, strict=True)]
             if store:

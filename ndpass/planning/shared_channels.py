@@ -30,7 +30,12 @@ def channel_group(graph: Graph, site: Site, passes: Sequence[Pass]) -> Group | s
 
 def fitted_together(graph: Graph, group: Group | str, passes: Sequence[Pass]) -> Group | str:
     """The group if all layers that read its channels can be fitted together, or why not."""
-    if isinstance(group, str) or len(group.readers) == 1:
+    if isinstance(group, str):
+        return group
+    transposed = next((m.node.name for m in group.producers if m.node.op == "ConvTranspose"), None)
+    if transposed is not None and split(passes)[0]:
+        return f"its input channels are those of ConvTranspose '{transposed}', which may become another layer"
+    if len(group.readers) == 1:
         return group
     return _why_apart(graph, group, passes) or group
 
@@ -49,7 +54,7 @@ def _why_apart(graph: Graph, group: Group, passes: Sequence[Pass]) -> str | None
     """Why layers that read the same channels cannot be fitted together, or None."""
     sites = {f.name: f for f in graph.sites() if isinstance(f, Site) and f.name in group.readers}
     for name, site in sites.items():
-        n = site.outline.n_i * site.outline.kernel_size
+        n = site.outline.unknowns
         if n > MOST_UNKNOWNS:
             return f"its input channels also feed '{name}', which has patches of {n} elements"
     if merging(passes) is not None:

@@ -28,7 +28,7 @@ def done(site: Site, candidate: Candidate, macs: int, error: float) -> Layer:
     return Layer(
         name=site.name,
         op=site.op,
-        shape=shape_text(site.outline.weight.shape),
+        shape=shape_text(site.shape),
         status="done",
         setting=setting,
         macs=(before, macs),

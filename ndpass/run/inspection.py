@@ -79,9 +79,8 @@ def inspect(graph: Graph) -> Iterator[Row]:
         share = None if macs is None else macs / total
         reason = decoupling.refuse(found.outline)
         kept, blueprint = (None, None) if reason else _figures(found)
-        shape = tuple(found.outline.weight.shape)
         offers = offers_of(graph, found, rules)
-        yield Row(found.name, found.op, shape, found.in_hw, macs, share, kept, blueprint, reason, offers)
+        yield Row(found.name, found.op, found.shape, found.in_hw, macs, share, kept, blueprint, reason, offers)
 
 
 def blocks_of(graph: Graph) -> list[str]:

@@ -108,7 +108,7 @@ def layer_slopes(model: Path, options: Options, listen: Listener = lambda *_: No
     found = slopes(calibration, graph, sites, listen).plain
     mean = sum(found.values()) / len(found)
     return [
-        Slope(site.name, site.op, tuple(site.outline.weight.shape), site.macs(site.outline) or 0, slope, slope / mean)
+        Slope(site.name, site.op, site.shape, site.macs(site.outline) or 0, slope, slope / mean)
         for site, slope in ((site, found[site.name]) for site in sites)
     ]
 

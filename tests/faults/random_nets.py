@@ -226,10 +226,18 @@ def transposed(d: Draft) -> None:
     to, group = d.among(4, 3, 2), 1
     if d.among(False, False, True) and d.c % 2 == 0:
         group = 2
-    k, s = d.among(2, 3), d.among(2, 1)
-    shape = (d.c, to, *(k for _ in d.hw))
-    d.x = d.node("ConvTranspose", d.x, d.weight(*shape), strides=(s,) * d.axes, group=group)
-    d.hw, d.c = tuple((size - 1) * s + k for size in d.hw), to * group
+    k, s = d.among(2, 3, 4), d.among(2, 1, 3)
+    attrs: dict[str, Any] = {"strides": (s,) * d.axes, "group": group}
+    if d.among(True, False):  # just `s` times the size
+        begin = d.among(*range(max(k - s, 0) // 2, max(k - s, 0) + 1))
+        attrs["pads"] = (begin,) * d.axes + (max(k - s - begin, 0),) * d.axes
+        attrs["output_padding"] = (begin + max(k - s - begin, 0) - k + s,) * d.axes
+        d.hw = tuple(size * s for size in d.hw)
+    else:
+        d.hw = tuple((size - 1) * s + k for size in d.hw)
+    shape = (d.c, to, *(k for _ in range(d.axes)))
+    inputs = [d.x, d.weight(*shape), *([d.weight(to * group)] if d.among(True, False) else [])]
+    d.x, d.c = d.node("ConvTranspose", *inputs, **attrs), to * group
 
 
 def pooling(d: Draft) -> None:

@@ -15,6 +15,7 @@ from models import normal
 from paper_machine import EACH, PER_MAC, PaperMachine
 
 from ndpass.conv import Block, Chain, Conv, Sum
+from ndpass.graph.transposed import Transposed
 from ndpass.measuring.block_latency import AT_ONCE, PRECISION, Latencies
 from ndpass.measuring.block_model import COLD, copies_for, geometry, small_model
 from ndpass.measuring.fake_int8 import quantised
@@ -170,17 +171,32 @@ def test_the_same_model_twice_is_the_same_bytes() -> None:
     assert small_model(*args) == small_model(*args)
 
 
-def test_int8_runs_every_convolution_of_the_block_in_int8_kernels() -> None:
-    core = ov.Core()
-    read = quantised(core.read_model(small_model(decoupled(64, 2), conv(64, 64, 3, 3), (8, 8), 1, 2)))
+PHASES = Transposed((64, 32, 4, 4), 2, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("block", "count", "transposed"),
+    [
+        (decoupled(64, 2), 4, None),
+        (Chain(conv(32, 64, 3, 3, group=4), conv(64, 32, 1, 1, group=4)), 2, None),
+        (Chain(conv(16, 64, 3, 3), conv(128, 16, 1, 1)), 2, PHASES),
+        (PHASES.outline(bias=True), 1, PHASES),
+    ],
+    ids=["decoupled", "grouped", "phases", "transposed"],
+)
+def test_int8_runs_every_convolution_of_the_block_in_int8_kernels(
+    block: Block, count: int, transposed: Transposed | None
+) -> None:
+    core, dense = ov.Core(), transposed.outline(bias=True) if transposed else conv(64, 64, 3, 3)
+    read = quantised(core.read_model(small_model(block, dense, (8, 8), 1, 2, transposed=transposed)))
     compiled = core.compile_model(read, "CPU", Target("int8").properties())
     infos = [(op.get_friendly_name(), op.get_rt_info()) for op in compiled.get_runtime_model().get_ordered_ops()]
     kernels = [
         str(info["primitiveType"].astype(str))
         for name, info in infos
-        if name.startswith("block") and str(info["layerType"].astype(str)) == "Convolution"
+        if name != "head" and str(info["layerType"].astype(str)) in ("Convolution", "Deconvolution")
     ]
-    assert len(kernels) == 8
+    assert len(kernels) == 2 * count
     assert all(kernel.upper().endswith("I8") for kernel in kernels)
 
 

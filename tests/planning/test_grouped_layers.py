@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import EXACT, feed_of, network, normal, relative, run_options, run_ort, sites_of
+from models import EXACT, feed_of, network, normal, relative, run_options, run_ort, run_ov, sites_of
 
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.moments import Moments
@@ -118,6 +118,16 @@ def test_budgets_rewrite_grouped_layers_and_report_them(budget: Budget, data: bo
     assert len(written) > 1
     for node in written:
         assert next(a.i for a in node.attribute if a.name == "group") == 4
+
+
+@pytest.mark.usefixtures("folder")
+def test_all_passes_together_rewrite_a_network_with_grouped_layers() -> None:
+    """Pruning, merging and decoupling act around them."""
+    rows = rows_of("bm,cp,cd,sd,nd", Budget("macs", 0.4), True)
+    assert set(rows["b"].setting) <= {"cd", "sd"}
+    assert rows["b"].status == "done"
+    feed, written = feed_of(model(), N=2), onnx.load("out.onnx")
+    assert relative(run_ort(written, feed), run_ov(written, feed)) < 1e-4
 
 
 @pytest.mark.usefixtures("folder")

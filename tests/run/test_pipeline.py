@@ -260,7 +260,7 @@ def test_whatever_is_left_alone_says_why() -> None:
             grouped = Conv<pads = [1,1,1,1], group = 2>(plain, g)
             depthwise = Conv<pads = [1,1,1,1], group = 4>(grouped, d)
             thin = Conv(depthwise, o)
-            back = ConvTranspose<pads = [1,1,1,1]>(thin, t)
+            back = ConvTranspose<pads = [1,1,1,1], group = 2>(thin, t)
             late = Conv<pads = [1,1,1,1]>(back, v)
             asked = Conv<pads = [1,1,1,1]>(late, w)
             y = MatMul(asked, m) }""",
@@ -269,7 +269,7 @@ def test_whatever_is_left_alone_says_why() -> None:
         d=normal(4, 1, 3, 3),
         o=normal(4, 4, 1, 1),
         m=normal(8, 8),
-        t=normal(4, 4, 3, 3, seed=1),
+        t=normal(4, 2, 3, 3, seed=1),
     )
     onnx.save(model, "in.onnx")
     options = run_options(passes.parse("nd:rank=1"), Budget("pinned"), ignore=["re:ask.*"])

@@ -166,6 +166,9 @@ class _Writer:
         make = {"Add": ops.add, "Mul": ops.multiply}[node.op]
         return make(*map(self._read, node.inputs)).output(0)
 
+    def depth_to_space(self, node: gs.Node) -> Any:
+        return ops.depth_to_space(self._read(node.inputs[0]), "blocks_first", node.attrs["blocksize"]).output(0)
+
     def flatten(self, node: gs.Node) -> Any:
         return ops.reshape(self._read(node.inputs[0]), np.array([0, -1]), True).output(0)
 
@@ -184,5 +187,6 @@ WRITERS: dict[str, Callable[[_Writer, gs.Node], Any]] = {
     "MatMul": _Writer.gemm,
     "Add": _Writer.binary,
     "Mul": _Writer.binary,
+    "DepthToSpace": _Writer.depth_to_space,
     "Flatten": _Writer.flatten,
 }

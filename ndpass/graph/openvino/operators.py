@@ -110,6 +110,10 @@ def _convolution(met: Met) -> Told:
     if met.attributes["auto_pad"] != "explicit":
         attrs["auto_pad"] = str(met.attributes["auto_pad"]).upper()
         del attrs["pads"]
+    if transposed:
+        attrs["output_padding"] = list(met.attributes["output_padding"])
+    if len(met.inputs) > 2:
+        attrs["output_shape"] = None  # which is computed
     shapes = None
     weight = met.op.get_input_partial_shape(1)
     if grouped and weight.is_static:
