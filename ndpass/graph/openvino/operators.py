@@ -113,7 +113,7 @@ def _convolution(met: Met) -> Told:
     if transposed:
         attrs["output_padding"] = list(met.attributes["output_padding"])
     if len(met.inputs) > 2:
-        attrs["output_shape"] = None  # which is computed
+        attrs["output_shape"] = []  # which is an input
     shapes = None
     weight = met.op.get_input_partial_shape(1)
     if grouped and weight.is_static:
