@@ -257,8 +257,7 @@ def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) ->
         for number, x in enumerate(frontier.advance(site)):
             yield patches(site.outline, x, sample.of(number * batch, batch))
 
-    layer = _Layer(site.name, lambda: site.conv.matrix, site.outline.group)
-    return _gathered(layer, frontier.data, sample, rows(), reference)
+    return _gathered(_of_layer(site), frontier.data, sample, rows(), reference)
 
 
 def collect_ahead(site: Site, at: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
@@ -269,7 +268,7 @@ def collect_ahead(site: Site, at: Site, frontier: Frontier, sample: Sample, refe
         for number, found in enumerate(frontier.beside(at, (x,))):
             yield patches(site.outline, found[x], sample.of(number * batch, batch))
 
-    return _gathered((site.name, lambda: site.conv.matrix), frontier.data, sample, rows(), reference)()
+    return _gathered(_of_layer(site), frontier.data, sample, rows(), reference)()
 
 
 def collect_block(block: Branch, first: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
@@ -305,6 +304,10 @@ class _Layer:
     def parts(self, array: Array) -> list[Array]:
         """The columns of each group, of patches (S, n) or of responses (S, n_o)."""
         return np.split(array, self.groups, axis=1)
+
+
+def _of_layer(site: Site) -> _Layer:
+    return _Layer(site.name, lambda: site.conv.matrix, site.outline.group)
 
 
 def _gathered(

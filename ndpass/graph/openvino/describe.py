@@ -8,6 +8,7 @@ tells.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ from ndpass.graph.openvino.scales import absorb_biases, fold_scales
 from ndpass.graph.unique_names import Names
 
 NUMPYS = (*PLAIN, "i8", "u8", "i16", "u16")  # types that NumPy has too
+
+NAMELESS = re.compile(r"ConvolutionBackpropData_\d+")  # as OpenVINO calls one that has no name
 
 Key = tuple[str, int]  # OpenVINO's unique name of an operator, number of its output
 Place = tuple[int, int]  # number of the operator in the model's order, number of its output
@@ -49,7 +52,8 @@ class Places:
     """Where in the model the parts of its description are.
 
     tensors: name -> operator and output; slots: node -> for each of its inputs, the operator's input that it is;
-    layers: Conv or Gemm -> (names of its constants, of its output) as the model has it, its bias being an Add behind.
+    layers: Conv, Gemm or ConvTranspose -> (names of its constants, of its output) as the model has it, its bias being
+    an Add behind.
     """
 
     tensors: dict[str, Place] = field(default_factory=dict)
@@ -76,10 +80,23 @@ def describe(model: ov.Model) -> tuple[gs.Graph, Places]:
     reader = _Reader(model)
     graph = reader.graph()
     absorb_biases(graph, reader.reshaped)
-    reader.places.layers = {n.name: layer(n) for n in graph.nodes if n.op in ("Conv", "Gemm")}
+    reader.places.layers = {n.name: layer(n) for n in graph.nodes if _is_layer(n)}
     fold_batchnorms(graph)
     fold_scales(graph)
     return graph.cleanup(remove_unused_graph_inputs=False), reader.places
+
+
+def _name_by_bias(op: ov.Node) -> None:
+    """Name a transposed convolution without a name after the Add of its bias, as OpenVINO names convolutions."""
+    readers = [port.get_node() for port in op.output(0).get_target_inputs()] if op.outputs() else []
+    if NAMELESS.fullmatch(op.get_friendly_name()) and len(readers) == 1 and readers[0].get_type_name() == "Add":
+        op.set_friendly_name(f"{readers[0].get_friendly_name()}/WithoutBiases")
+
+
+def _is_layer(node: gs.Node) -> bool:
+    """Whether it may be written anew."""
+    plain = "output_shape" not in node.attrs and node.attrs.get("group", 1) == 1
+    return node.op in ("Conv", "Gemm") or (node.op == "ConvTranspose" and plain)
 
 
 class _Reader:
@@ -122,6 +139,7 @@ class _Reader:
             for i, shape in zip(said.inputs, said.shapes or (None,) * len(said.inputs), strict=True)
         ]
         outputs = [self._tensor(port, None) for port in op.outputs()]
+        _name_by_bias(op)
         name = self.node_names.fresh(op.get_friendly_name())
         self.places.slots[name] = self.number[op.get_name()], said.inputs
         return gs.Node(said.op, name, dict(said.attrs), inputs, outputs, None if said.known else DOMAIN)

@@ -71,7 +71,7 @@ class _Writer:
         """Also where constants that it reads were replaced: these are put in here."""
         if node.name not in self.places.slots or (self.pruned and node.op == "Flatten"):
             return False
-        if node.op in ("Conv", "Gemm") and node.name in self.places.layers:
+        if node.name in self.places.layers:
             return self.places.layers[node.name] == layer(node)
         number, slots = self.places.slots[node.name]
         for slot, tensor in zip(slots, node.inputs, strict=True):
@@ -153,6 +153,21 @@ class _Writer:
         )
         return self._biased(node, product, axes)
 
+    def transposed(self, node: gs.Node) -> Any:
+        axes, attrs = len(node.inputs[1].shape) - 2, node.attrs
+        pads = list(attrs.get("pads", [0] * 2 * axes))
+        return ops.convolution_backprop_data(
+            self._read(node.inputs[0]),
+            self._read(node.inputs[1]),
+            list(attrs.get("strides", [1] * axes)),
+            None,
+            pads[:axes],
+            pads[axes:],
+            list(attrs.get("dilations", [1] * axes)),
+            AUTO_PADS.get(attrs.get("auto_pad", "NOTSET"), "explicit"),
+            list(attrs.get("output_padding", [0] * axes)),
+        ).output(0)
+
     def _rank(self, weight: gs.Constant) -> int:
         return int(self.tensors[weight.name].get_partial_shape().rank.get_length())
 
@@ -183,6 +198,7 @@ def _stored_in_half(operators: list[ov.Node]) -> bool:
 
 WRITERS: dict[str, Callable[[_Writer, gs.Node], Any]] = {
     "Conv": _Writer.conv,
+    "ConvTranspose": _Writer.transposed,
     "Gemm": _Writer.gemm,
     "MatMul": _Writer.gemm,
     "Add": _Writer.binary,
