@@ -50,10 +50,9 @@ def test_full_rank_changes_nothing(examples: Examples, seen: Counter[str]) -> No
         seen[f"{road}, {'some' if done.done else 'no'} layer rewritten"] += 1
         check_form(net, done)
         x, limit = net.feed(), SAME[net.half]
-        expected = answers(net.model, x)
-        assert apart(expected, by_openvino(done.after, x)) < limit
+        assert apart(by_openvino(net.model, x), by_openvino(done.after, x)) < limit
         if road == "onnx":
-            assert apart(expected, answers(done.after, x)) < limit
+            assert apart(answers(net.model, x), answers(done.after, x)) < limit
 
     check()
 
@@ -89,8 +88,13 @@ def test_a_budget_is_met_by_what_is_written(examples: Examples, seen: Counter[st
 
 
 def check_finite(net: Net, model: Any) -> None:
-    """Where the original's answers are finite, so are the result's, in both runtimes, which agree."""
+    """Where the original's answers are finite, so are the result's; where both runtimes agree on it, so they do then.
+
+    OpenVINO 2026.4 takes a Pad into the convolution behind it, and its auto_pad at a stride for none.
+    """
     x = net.feed()
-    found = by_openvino(model, x)
-    if all(np.isfinite(y).all() for y in answers(net.model, x)):
-        assert apart(answers(model, x), found) < SAME[net.half]
+    wanted, found = answers(net.model, x), by_openvino(model, x)
+    if all(np.isfinite(y).all() for y in wanted):
+        assert all(np.isfinite(y).all() for y in found)
+        if apart(wanted, by_openvino(net.model, x)) < SAME[net.half]:
+            assert apart(answers(model, x), found) < SAME[net.half]
