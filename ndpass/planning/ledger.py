@@ -8,6 +8,7 @@ better.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from ndpass.planning.candidate import Candidate, Choice, damage
 from ndpass.planning.compositions import key
 from ndpass.planning.estimates import Estimates
 from ndpass.planning.sensitivity import Slopes, weighed
+from ndpass.planning.shared_channels import SharedChannels
 
 Table = Mapping[str, Sequence[Candidate]]
 Plan = dict[str, Choice]
@@ -27,13 +29,15 @@ CLOSE = 1.01  # times the least damage that is possible: a plan that does no mor
 class Ledger:
     """What is known of the candidates of every layer.
 
-    slopes: what errors do to the outputs, None where that is not known; fit: what candidates of layers wait for.
+    slopes: what errors do to the outputs, None where that is not known; fit: what candidates of layers wait for;
+    together: layers that read the same channels.
     """
 
     estimates: Mapping[str, Estimates]
     slopes: Callable[[], Slopes | None]
     fit: Callable[[Mapping[str, Candidate]], None]
     candidates: dict[str, list[Candidate]] = field(default_factory=dict)
+    together: SharedChannels = field(default_factory=SharedChannels)
 
     def table(self) -> dict[str, list[Candidate]]:
         """Layer -> its candidates with their damage, the first as the layer is."""
@@ -68,8 +72,36 @@ class Ledger:
 
     def _weighed(self, name: str, candidates: Sequence[Candidate]) -> list[Candidate]:
         slopes, measured = self.slopes(), self.estimates[name].known.damages
-        found = list(candidates) if slopes is None else weighed({name: candidates}, slopes)[name]
+        found = list(candidates) if slopes is None else self._all_at_once(name, candidates, slopes)
         return [replace(c, weighed=measured[key(c.setting)]) if key(c.setting) in measured else c for c in found]
+
+    def _all_at_once(self, name: str, candidates: Sequence[Candidate], slopes: Slopes) -> list[Candidate]:
+        """The candidates with their damage; the first of layers that are pruned together bears what all of them do
+        beyond the sum of what each does alone.
+
+        What channels that are lost change in one reader goes with what they change in the others. So it is the roots
+        of the damages that add up: on a YOLOv8n, cp at 0.85 of the MACs, the sum alone had 15 layers pruned that did
+        1.6 times the damage at the scores of 11 others that it thought worse.
+        """
+        found, more = weighed({name: candidates}, slopes)[name], self._together(name, slopes)
+        pruning = self.together.pruning
+        return [replace(c, weighed=c.damage + more.get(str(c.setting.get(pruning)), 0.0)) for c in found]
+
+    def _together(self, name: str, slopes: Slopes) -> dict[str, float]:
+        """How the channels are pruned -> what that does beyond the sum: (Σ d)² − Σ d², d² the damage in a reader."""
+        known, thinning = self.estimates[name].known, self.estimates[name].thinning
+        others = self.together.groups.get(name, ())[1:]
+        if thinning is None or not others or not known.shared:
+            return {}
+        found = {}
+        for setting, *errors in zip(thinning.settings, known.pruned, *known.shared, strict=True):
+            one = {self.together.pruning: setting}
+            alone = [
+                slopes.damage(reader, Candidate(0, error, one))
+                for reader, error in zip((name, *others), errors, strict=True)
+            ]
+            found[str(setting)] = math.fsum(map(math.sqrt, alone)) ** 2 - math.fsum(alone)
+        return found
 
 
 def decided(plan: Plan, table: Table, choose: Callable[[Table], Plan]) -> Plan | None:

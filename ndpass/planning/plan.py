@@ -88,7 +88,8 @@ class Planner:
         found = self.estimates(sites, listen, fitted=fitted)
         data = self.weighed_by or self.calibration
         slopes = cache(lambda: self._slopes(data, sites, listen) if data else None)
-        return Ledger(found, slopes, partial(self._settle, sites, found, listen))
+        together = SharedChannels.of(self.graph, sites, self.passes)
+        return Ledger(found, slopes, partial(self._settle, sites, found, listen), together=together)
 
     def _slopes(self, data: Calibration, sites: Sequence[Site], listen: Listener) -> Slopes:
         out = self.deadline.left_out if self.deadline else {}

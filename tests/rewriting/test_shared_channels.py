@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,24 @@ def detector() -> onnx.ModelProto:
     )
 
 
+def c2f(parts: bool) -> onnx.ModelProto:
+    """A map that is split, and added to a half of it; parts: whether the sizes are given."""
+    weight = normal(9, 24, 1, 1)
+    weight[:, 8:16], weight[:, 16:] = only_read(weight[:, 8:16]), only_read(weight[:, 16:])
+    return network(
+        f"""(float[N,3,8,8] image) => (float[N,9,8,8] y) {{
+            s = Conv<pads=[1,1,1,1]>(image, W0)  t = Relu(s)  h, g = Split<axis=1>(t{", parts" if parts else ""})
+            a = Conv<pads=[1,1,1,1]>(g, W1)  ar = Relu(a)  b = Conv<pads=[1,1,1,1]>(ar, W2)  u = Add(b, g)
+            c = Concat<axis=1>(h, g, u)  y = Conv(c, W3)
+        }}""",
+        W0=normal(16, 3, 3, 3),
+        W1=only_read(normal(9, 8, 3, 3)),
+        W2=normal(8, 9, 3, 3),
+        W3=weight,
+        **({"parts": np.array([8, 8])} if parts else {}),
+    )
+
+
 def as_ir(model: onnx.ModelProto) -> Path:
     onnx.save(model, "in.onnx")
     ov.save_model(ov.Core().read_model("in.onnx"), "in.xml", compress_to_fp16=False)
@@ -100,7 +119,15 @@ def run_ov_file(path: str, feed: dict[str, F]) -> list[F]:
 
 
 @pytest.mark.parametrize("road", ["onnx", "ir"])
-@pytest.mark.parametrize(("make", "readers"), [(fork, {"p", "q", "s"}), (stream, {"a", "c", "y"})])
+@pytest.mark.parametrize(
+    ("make", "readers"),
+    [
+        (fork, {"p", "q", "s"}),
+        (stream, {"a", "c", "y"}),
+        (partial(c2f, parts=True), {"a", "y"}),
+        (partial(c2f, parts=False), {"a", "y"}),
+    ],
+)
 def test_channels_that_no_reader_needs_go_and_nothing_is_lost(
     make: Callable[[], onnx.ModelProto], readers: set[str], road: str
 ) -> None:

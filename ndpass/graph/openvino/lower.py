@@ -74,14 +74,16 @@ class _Writer:
         if node.name in self.places.layers:
             return self.places.layers[node.name] == layer(node)
         number, slots = self.places.slots[node.name]
+        if len(node.inputs) > len(slots):  # a Split that was of equal parts has other sizes now
+            return False
         for slot, tensor in zip(slots, node.inputs, strict=True):
             if isinstance(tensor, gs.Constant) and tensor.name not in self.places.tensors:
                 self.ops[number].input(slot).replace_source_output(self._constant(tensor, values(tensor).shape))
         return True
 
     def _write(self, node: gs.Node) -> None:
-        out, old = WRITERS[node.op](self, node), self.tensors.get(node.outputs[0].name)
-        made = out.get_node()
+        found = WRITERS[node.op](self, node)
+        made, old = found[0].get_node(), self.tensors.get(node.outputs[0].name)
         if old is None or node.outputs[0].name not in self.places.tensors:
             made.set_friendly_name(node.name)
         else:
@@ -89,8 +91,9 @@ class _Writer:
             made.set_friendly_name(before.get_friendly_name())
             for key, value in before.get_rt_info().items():
                 made.set_rt_info(value, key)
-            old.replace(out)
-        self.tensors[node.outputs[0].name] = out
+            for tensor, out in zip(node.outputs, found, strict=True):
+                self.tensors[tensor.name].replace(out)
+        self.tensors.update(zip((tensor.name for tensor in node.outputs), found, strict=True))
 
     def _settle(self, op: ov.Node) -> None:
         """Infer shapes anew up to this operator: a new one is refused where its inputs have still those of before."""
@@ -120,18 +123,18 @@ class _Writer:
             return ov.op.Constant(array, shared_memory=True)
         return ops.convert(ov.op.Constant(array.astype(np.float16)), "f32")
 
-    def _biased(self, node: gs.Node, product: ov.Node, axes: int) -> Any:
+    def _biased(self, node: gs.Node, product: ov.Node, axes: int) -> list[Any]:
         """axes: behind the channels."""
         if len(node.inputs) < 3:
-            return product.output(0)
+            return [product.output(0)]
         product.set_friendly_name(node.name)
         bias = node.inputs[2]
         if bias.name in self.places.tensors:
-            return ops.add(product, self.tensors[bias.name]).output(0)
+            return [ops.add(product, self.tensors[bias.name]).output(0)]
         shape = (1, bias.shape[0], *(1,) * axes) if axes else (bias.shape[0],)
-        return ops.add(product, self._constant(bias, shape)).output(0)
+        return [ops.add(product, self._constant(bias, shape)).output(0)]
 
-    def conv(self, node: gs.Node) -> Any:
+    def conv(self, node: gs.Node) -> list[Any]:
         x, weight, attrs = self._read(node.inputs[0]), node.inputs[1], node.attrs
         axes, groups = len(weight.shape) - 2, int(attrs.get("group", 1))
         grouped = groups > 1 or (weight.name in self.places.tensors and self._rank(weight) == len(weight.shape) + 1)
@@ -153,10 +156,10 @@ class _Writer:
         )
         return self._biased(node, product, axes)
 
-    def transposed(self, node: gs.Node) -> Any:
+    def transposed(self, node: gs.Node) -> list[Any]:
         axes, attrs = len(node.inputs[1].shape) - 2, node.attrs
         pads = list(attrs.get("pads", [0] * 2 * axes))
-        return ops.convolution_backprop_data(
+        made: list[Any] = ops.convolution_backprop_data(
             self._read(node.inputs[0]),
             self._read(node.inputs[1]),
             list(attrs.get("strides", [1] * axes)),
@@ -166,26 +169,32 @@ class _Writer:
             list(attrs.get("dilations", [1] * axes)),
             AUTO_PADS.get(attrs.get("auto_pad", "NOTSET"), "explicit"),
             list(attrs.get("output_padding", [0] * axes)),
-        ).output(0)
+        ).outputs()
+        return made
 
     def _rank(self, weight: gs.Constant) -> int:
         return int(self.tensors[weight.name].get_partial_shape().rank.get_length())
 
-    def gemm(self, node: gs.Node) -> Any:
+    def gemm(self, node: gs.Node) -> list[Any]:
         product = ops.matmul(
             self._read(node.inputs[0]), self._read(node.inputs[1]), False, bool(node.attrs.get("transB", 0))
         )
         return self._biased(node, product, 0)
 
-    def binary(self, node: gs.Node) -> Any:
+    def binary(self, node: gs.Node) -> list[Any]:
         make = {"Add": ops.add, "Mul": ops.multiply}[node.op]
-        return make(*map(self._read, node.inputs)).output(0)
+        return [make(*map(self._read, node.inputs)).output(0)]
 
-    def depth_to_space(self, node: gs.Node) -> Any:
-        return ops.depth_to_space(self._read(node.inputs[0]), "blocks_first", node.attrs["blocksize"]).output(0)
+    def depth_to_space(self, node: gs.Node) -> list[Any]:
+        return [ops.depth_to_space(self._read(node.inputs[0]), "blocks_first", node.attrs["blocksize"]).output(0)]
 
-    def flatten(self, node: gs.Node) -> Any:
-        return ops.reshape(self._read(node.inputs[0]), np.array([0, -1]), True).output(0)
+    def flatten(self, node: gs.Node) -> list[Any]:
+        return [ops.reshape(self._read(node.inputs[0]), np.array([0, -1]), True).output(0)]
+
+    def split(self, node: gs.Node) -> list[Any]:
+        """Of given sizes, whatever it was."""
+        x, sizes = self._read(node.inputs[0]), values(node.inputs[1])
+        return list(ops.variadic_split(x, int(node.attrs["axis"]), [int(size) for size in sizes]).outputs())
 
 
 def _stored_in_half(operators: list[ov.Node]) -> bool:
@@ -196,7 +205,7 @@ def _stored_in_half(operators: list[ov.Node]) -> bool:
     return half > single
 
 
-WRITERS: dict[str, Callable[[_Writer, gs.Node], Any]] = {
+WRITERS: dict[str, Callable[[_Writer, gs.Node], list[Any]]] = {
     "Conv": _Writer.conv,
     "ConvTranspose": _Writer.transposed,
     "Gemm": _Writer.gemm,
@@ -205,4 +214,5 @@ WRITERS: dict[str, Callable[[_Writer, gs.Node], Any]] = {
     "Mul": _Writer.binary,
     "DepthToSpace": _Writer.depth_to_space,
     "Flatten": _Writer.flatten,
+    "Split": _Writer.split,
 }

@@ -156,6 +156,14 @@ def _concat(met: Met) -> Told:
     return Told("Concat", tuple(range(len(met.inputs))), {"axis": int(met.attributes["axis"])}, known=True)
 
 
+def _split(met: Met) -> Told | None:
+    """Of equal parts, or of those that a constant list gives."""
+    if not all(isinstance(t, gs.Constant) for t in met.inputs[1:]):
+        return None
+    axis = int(np.atleast_1d(values(met.inputs[1]))[0])
+    return Told("Split", (0, *range(2, len(met.inputs))), {"axis": axis}, known=True)
+
+
 def _pad(met: Met) -> Told | None:
     if not all(isinstance(t, gs.Constant) for t in met.inputs[1:3]):
         return None
@@ -207,6 +215,7 @@ RULES: dict[str, Callable[[Met], Told | None]] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
     **dict.fromkeys(REDUCED, _reduce),
     **dict.fromkeys(("Reshape", "Squeeze"), _flatten),
+    **dict.fromkeys(("Split", "VariadicSplit"), _split),
     "BatchNormInference": _batchnorm,
     "Concat": _concat,
     "Interpolate": _interpolate,
