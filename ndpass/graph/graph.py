@@ -354,6 +354,12 @@ class Graph:
             why = self._why_whole(found[name])
             if why is not None:
                 return f"its input channels also feed '{name}': {why}"
+        first = index_of(self._graph.nodes, self._node(group.readers[0]))
+        for node in (member.node for member in group.producers):
+            if node.op == "ConvTranspose" and index_of(self._graph.nodes, node) > first:
+                return (
+                    f"'{node.name}', a transposed convolution, is added to its input channels behind the first reader"
+                )
         return group
 
     def channel_groups(self) -> dict[str, Group | str]:
