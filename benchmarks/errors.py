@@ -57,7 +57,7 @@ def errors(path: Path, args: argparse.Namespace, name: str) -> Iterator[list[Row
     )
     sites = sites_of(graph, "nd")
     calibration = calibrated(graph, sites, feeds, args.threads, args.seed)
-    frontier = calibration.frontier(graph)
+    walk = calibration.walk(graph)
     for site in sites:
         keys = [
             {"layer": site.name, "form": form, "rank": rank, "samples": len(feeds), "seed": args.seed}
@@ -66,7 +66,7 @@ def errors(path: Path, args: argparse.Namespace, name: str) -> Iterator[list[Row
         ]
         todo = [key for key in keys if not rows.known(name, key)]
         if todo:
-            moments = calibration.moments(site, frontier)
+            moments = walk.moments(site)
             with blas_threads(site):
                 yield [{**key, **error(site, moments, key)} for key in todo]
 

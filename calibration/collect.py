@@ -1,4 +1,4 @@
-"""Run a model up to its sites and fill their moments, in bounded memory.
+"""Run a model up to its sites, in bounded memory.
 
 `references` runs the original once and keeps its responses at the sampled positions of every site. `Frontier` then
 follows the network as it is rewritten: it stores the tensors that are alive just before a site for all images if they
@@ -11,32 +11,31 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import Feed, Feeds
-from ndpass.calibration.moments import Moments, Sums, choose_strength
-from ndpass.calibration.patches import Sample, patches, responses
+from ndpass.calibration.patches import Sample, responses
+from ndpass.calibration.runners import Runners
 from ndpass.conv import Array
 from ndpass.errors import InputError
 from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import single, static_batch
+from ndpass.graph.transposed import Transposed
 from ndpass.measuring.runtime import OpenVINO
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 0.1  # share of the images whose patches choose the strength of the prior
-HELD_OUT_ROWS = 2_000
 ENOUGH = 4  # patches for each unknown that a warning of too few asks for
-BLOCK_ROWS = 8_192  # patches that enter the moments at once
-BLOCK_ELEMENTS = 1 << 26  # of these patches; grouped layers may have more for each than dense ones
-MOST_ANSWERS = 32_000_000  # bytes of a kernel's answers to single patches
 MOST = 32  # samples in a batch; down to a quarter of that is tried, to split the images without a remainder
+
+Lost: TypeAlias = "Mapping[str, tuple[int, NDArray[np.intp]]]"  # tensor -> axis, and the positions on it that are left
+State: TypeAlias = "tuple[tuple[str, ...] | None, tuple[Feed, ...]]"  # the tensors that are stored, and their batches
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,37 @@ def references(
     blocks: whose sums are kept under their names, too. Raises InputError naming the layer whose responses are not
     finite.
     """
+    found = responses_of(responding(graph, sites, blocks), chosen, data, memory, Runners(graph, data.threads))
+    for site in sites:
+        check_enough(site, data.images, chosen[site.name].rows)
+    return found
+
+
+@dataclass(frozen=True)
+class Responding:
+    """names: of layers and of blocks -> the tensor of their responses; last: those whose channels come last; phased:
+    transposed ones, whose responses are those of their phases."""
+
+    names: Mapping[str, str]
+    last: Collection[str]
+    phased: Mapping[str, Transposed]
+
+
+def responding(graph: Graph, sites: Sequence[Site], blocks: Sequence[Branch]) -> Responding:
+    """Of sites and of the sums of blocks."""
     names = {site.name: graph.output_of(site) for site in sites} | {one.name: one.output for one in blocks}
-    last = {site.name for site in sites if not site.outline.kernel}  # whose responses have their channels last
-    phased = {site.name: site.transposed for site in sites if site.transposed}
-    batch = _fitting(graph, list(names.values()), data, memory)
-    runner = OpenVINO(graph.segment(list(names.values()), None, batch), threads=data.threads)
+    last = {site.name for site in sites if not site.outline.kernel}
+    return Responding(names, last, {site.name: site.transposed for site in sites if site.transposed})
+
+
+def responses_of(
+    wanted: Responding, chosen: Mapping[str, Sample], data: Data, memory: int, runners: Runners
+) -> dict[str, Array]:
+    """As `references`, of the graph that `runners` run."""
+    names, phased, graph = wanted.names, wanted.phased, runners.graph
+    with runners.lock:
+        batch = _fitting(graph, list(names.values()), data, memory)
+    runner = runners(list(names.values()), None, batch)
     taken: dict[str, list[Array]] = {name: [] for name in names}
     for number, feed in enumerate(data.feeds.batches(batch)):
         fed = single(feed, graph.inputs())
@@ -110,12 +135,10 @@ def references(
         for name, tensor in names.items():
             positions = chosen[name].of(number * batch, batch)
             y = phased[name].parted(outputs[tensor]) if name in phased else outputs[tensor]
-            taken[name].append(responses(y, positions, name in last))
+            taken[name].append(responses(y, positions, name in wanted.last))
     found = {name: np.concatenate(parts) for name, parts in taken.items()}
     for name, own in found.items():
-        _check_finite(name, own)
-    for site in sites:
-        _check_enough(site, data.images, chosen[site.name].rows)
+        check_finite(name, own)
     return found
 
 
@@ -128,12 +151,13 @@ def _fitting(graph: Graph, names: Sequence[str], data: Data, memory: int) -> int
     return max(b for b in range(1, data.batch + 1) if data.batch % b == 0 and (b == 1 or b <= most))
 
 
-def _check_finite(name: str, array: Array) -> None:
+def check_finite(name: str, array: Array) -> None:
+    """Raise InputError for a layer that gives anything else."""
     if not np.isfinite(array).all():
         raise InputError(f"layer '{name}' gives NaN or infinite values on the calibration data: does --preprocess fit?")
 
 
-def _check_enough(site: Site, images: int, rows: int) -> None:
+def check_enough(site: Site, images: int, rows: int) -> None:
     """Warn where the patches are fewer than what is unknown of each output."""
     unknowns = site.outline.unknowns
     if rows < unknowns:
@@ -150,10 +174,21 @@ def _check_enough(site: Site, images: int, rows: int) -> None:
 class Frontier:
     """The inputs of one site after the other, in graph order, of a network that is being rewritten behind it."""
 
-    def __init__(self, graph: Graph, data: Data, memory: int) -> None:
+    def __init__(self, graph: Graph, data: Data, memory: int, runners: Runners | None = None) -> None:
+        """memory: bytes for what is stored. runners: of the graph, where several frontiers share them."""
         self.graph, self.data, self.memory = graph, data, memory
+        self._runners = runners or Runners(graph, data.threads)
         self._cut: tuple[str, ...] | None = None
         self._stored: deque[Feed] = deque()
+
+    @property
+    def state(self) -> State:
+        """Where it is; whoever has it may not write to its arrays."""
+        return self._cut, tuple(self._stored)
+
+    def restore(self, state: State) -> None:
+        """Go on from where another one was, on the same data and a graph in the same state."""
+        self._cut, self._stored = state[0], deque(dict(feed) for feed in state[1])
 
     def advance(self, site: Site) -> Iterator[Array]:
         """The site's input, a batch at a time; to be read to its end."""
@@ -161,7 +196,8 @@ class Frontier:
         if self._cut is not None and set(live) <= set(self._cut):
             yield from (feed[x] for feed in self._stored)
             return
-        keep = self._size(live) <= self.memory
+        with self._runners.lock:
+            keep = self._size(live) <= self.memory
         wanted = live if keep else (x,)
         run = self._runner(wanted)
         fresh: deque[Feed] = deque()
@@ -173,9 +209,14 @@ class Frontier:
         if keep:
             self._cut, self._stored = live, fresh
 
+    def past(self, site: Site) -> None:
+        """Go through a site without a look at its input: through the same segments, so that what follows has the same
+        bits."""
+        deque(self.advance(site), maxlen=0)
+
     def beside(self, site: Site, others: Sequence[str]) -> Iterator[Feed]:
         """The site's input and other tensors of the network as it is now, a batch at a time; to be read to its end."""
-        deque(self.advance(site), maxlen=0)
+        self.past(site)
         run = self._runner((self.graph.input_of(site), *others))
         yield from (run(feed) for feed in self._feeds(consume=False))
 
@@ -189,8 +230,8 @@ class Frontier:
         """These tensors, or the inputs, a batch at a time."""
         return self._feeds(consume=False)
 
-    def prune(self, kept: Mapping[str, tuple[int, NDArray[np.intp]]], counted: bool) -> None:
-        """These tensors of the network have lost all but some channels: axis, and positions on it.
+    def prune(self, kept: Lost, counted: bool) -> None:
+        """These tensors of the network have lost all but some channels.
 
         No layer that reads these channels is behind the frontier, so that the others are what they were, but for lists
         of sizes where the network itself has counted the channels.
@@ -217,8 +258,7 @@ class Frontier:
         inner = [name for name in wanted if name not in here]
         if not inner:
             return _Run(None, wanted)
-        model = self.graph.segment(inner, self._cut, self.data.batch)
-        return _Run(OpenVINO(model, threads=self.data.threads), wanted)
+        return _Run(self._runners(inner, self._cut, self.data.batch), wanted)
 
     def _feeds(self, consume: bool) -> Iterator[Feed]:
         """The stored batches, let go of one by one where newer ones take their place, or the data themselves."""
@@ -243,138 +283,3 @@ class _Run:
             return feed
         made = self.runner.lent({spec.name: feed[spec.name] for spec in self.runner.inputs})
         return {name: np.array(made[name]) if name in made else feed[name] for name in self.wanted}
-
-
-def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) -> Callable[[], Moments]:
-    """The site's moments with the prior towards its weights in them, its strength chosen by held-out images.
-
-    What is returned makes them, from sums over the site's inputs: the walk is over by then, and the algebra may be done
-    while the next one is under way.
-    """
-    batch = frontier.data.batch
-
-    def rows() -> Iterator[Array]:
-        for number, x in enumerate(frontier.advance(site)):
-            yield patches(site.outline, x, sample.of(number * batch, batch))
-
-    return _gathered(_of_layer(site), frontier.data, sample, rows(), reference)
-
-
-def collect_ahead(site: Site, at: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
-    """The same of a site behind the one that the frontier is at, on the network as it is now."""
-    batch, x = frontier.data.batch, frontier.graph.input_of(site)
-
-    def rows() -> Iterator[Array]:
-        for number, found in enumerate(frontier.beside(at, (x,))):
-            yield patches(site.outline, found[x], sample.of(number * batch, batch))
-
-    return _gathered(_of_layer(site), frontier.data, sample, rows(), reference)()
-
-
-def collect_block(block: Branch, first: Site, frontier: Frontier, sample: Sample, reference: Array) -> Moments:
-    """The moments of a branch as one convolution: of the input of its first layer and of what it should give.
-
-    reference (rows, n_o): what the original has behind the sum. Of that the branch gives what the shortcut, in the
-    network as it is now, does not: now the sum less the branch. The branch itself must still be as it was.
-    """
-    batch, x = frontier.data.batch, frontier.graph.input_of(first)
-    wide = np.result_type(reference, np.float32)  # differences in float16 may overflow
-    wanted = reference.astype(wide)
-
-    def rows() -> Iterator[Array]:
-        for number, found in enumerate(frontier.beside(first, (block.output, block.response))):
-            positions = sample.of(number * batch, batch)
-            difference = found[block.output].astype(wide) - found[block.response]
-            shortcut = responses(difference, positions, channels_last=False)
-            start = number * batch * positions.shape[1]
-            wanted[start : start + len(shortcut)] -= shortcut
-            yield patches(block.outline, found[x], positions)
-
-    return _gathered(_Layer(block.name, lambda: block.conv.matrix), frontier.data, sample, rows(), wanted)()
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What patches are gathered for. weight: gives the one (n_o, n / groups) that the prior is at."""
-
-    name: str
-    weight: Callable[[], Array]
-    groups: int = 1
-
-    def parts(self, array: Array) -> list[Array]:
-        """The columns of each group, of patches (S, n) or of responses (S, n_o)."""
-        return np.split(array, self.groups, axis=1)
-
-
-def _of_layer(site: Site) -> _Layer:
-    return _Layer(site.name, lambda: site.conv.matrix, site.outline.group)
-
-
-def _gathered(
-    layer: _Layer, data: Data, sample: Sample, found: Iterator[Array], reference: Array
-) -> Callable[[], Moments]:
-    """What makes moments from patches, a batch at a time, and the responses (rows, n_o), read after the patches."""
-    batch, each = data.batch, sample.positions.shape[1]
-    held_from = _held_from(data, each)
-    sums: list[Sums] = []
-    held: list[Array] = []
-    block: list[Array] = []
-    start = 0  # first row of the block
-    for number, rows in enumerate(found):
-        first = number * batch * each
-        _check_finite(layer.name, rows)
-        if first >= held_from:
-            held.append(rows)
-            continue
-        block.append(rows)
-        end = first + len(rows)
-        if end - start >= min(BLOCK_ROWS, max(BLOCK_ELEMENTS // rows.shape[1], 1)) or end >= held_from:
-            xs, ys = layer.parts(np.concatenate(block)), layer.parts(reference[start:end])
-            sums = sums or [Sums(x.shape[1], y.shape[1]) for x, y in zip(xs, ys, strict=True)]
-            for own, x, y in zip(sums, xs, ys, strict=True):
-                own.add(x, y)
-            block, start = [], end
-    return partial(_with_prior, layer, sums, held, reference[held_from:])
-
-
-def answers(
-    site: Site, frontier: Frontier, sample: Sample, kernel: Array, columns: NDArray[np.intp] | None = None
-) -> tuple[Array, int]:
-    """What a kernel (n_o, n) makes of the site's patches, (S, n_o) float32, one for every `step` of them, and `step`.
-
-    For fits that need more than moments, at the cost of another walk over the site's inputs. columns (n,): the part of
-    a patch that the kernel reads; left out, all of it.
-    """
-    batch, each = frontier.data.batch, sample.positions.shape[1]
-    step = -(-4 * len(kernel) * sample.rows // MOST_ANSWERS)
-    thin = np.ascontiguousarray(kernel.T, np.float32)
-    found = []
-    for number, x in enumerate(frontier.advance(site)):
-        rows = patches(site.outline, x, sample.of(number * batch, batch))[-number * batch * each % step :: step]
-        found.append((rows if columns is None else rows[:, columns]) @ thin)
-    return np.concatenate(found), step
-
-
-def _held_from(data: Data, each: int) -> int:
-    """The row from which on patches are held out: whole batches, at least one where there are several."""
-    batches = data.images // data.batch
-    most = max(1, HELD_OUT_ROWS // (data.batch * each))
-    count = min(max(1, round(HELD_OUT * batches)), most) if batches > 1 else 0
-    return (batches - count) * data.batch * each
-
-
-def _with_prior(layer: _Layer, sums: Sequence[Sums], held: list[Array], y: Array) -> Moments:
-    """The moments of the layer, of each group with a prior of its own."""
-    weights = np.split(layer.weight(), layer.groups)
-    n = weights[0].shape[1]
-    x = np.concatenate(held) if held else np.zeros((0, n * layer.groups), np.float32)
-    found, strengths = [], []
-    for own, weight, inputs, outputs in zip(sums, weights, layer.parts(x), layer.parts(y), strict=True):
-        moments = own.moments()
-        strengths.append(choose_strength(moments, weight, inputs, outputs))
-        if len(inputs):
-            own.add(inputs, outputs)
-            moments = own.moments()
-        found.append(moments.shrunk(weight, strengths[-1]))
-    log.info("%s: %d patches of %d, prior %g", layer.name, found[0].count, n, float(np.median(strengths)))
-    return Moments.beside(found)

@@ -75,6 +75,19 @@ class Feeds:
         labels = None if self.labels is None else self.labels[chosen]
         return replace(self, indices=self.indices[chosen], labels=labels)
 
+    def alone(self) -> Feeds:
+        """These samples without all others, to be sent somewhere: files by their paths, arrays in memory as they are.
+
+        Without labels, which nothing is fitted to.
+        """
+        source = self.source.part(self.indices)
+        return replace(self, source=source, indices=np.arange(len(self)), labels=None, class_names=None)
+
+    @property
+    def nbytes(self) -> int:
+        """That the source takes in memory."""
+        return self.source.nbytes
+
     def split(self, fraction: float, seed: int) -> tuple[Feeds, Feeds]:
         """(fit, held-out), disjoint: `fraction` of the samples, drawn at random, is held out; both keep the order.
 

@@ -17,6 +17,7 @@ sets are merged by their means (Chan, Golub & LeVeque 1979). So neither a large 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -239,6 +240,39 @@ class Sums:
         self.upper += scipy.linalg.blas.ssyrk(1.0, xc.T, lower=False)  # one triangle: half the work
         small = xc.size * len(self.B) <= SMALL
         self.B += np.matmul(yc.T, xc, dtype=np.float64 if small else np.float32)
+
+    def merge(self, other: Sums) -> Sums:
+        """Of the blocks of both, which stay as they are.
+
+        About the shift of this one: with t = Σ(x − s') of the other one, d = s' − s its shift less this one's, N' its
+        count,  Σ(x − s)(x − s)ᵀ = Σ(x − s')(x − s')ᵀ + dvᵀ + vdᵀ  for  v = t + N'd/2.
+        """
+        merged = copy.copy(self)
+        merged.count = self.count + other.count
+        merged.x_sum, merged.y_sum = self.x_sum + other.x_sum, self.y_sum + other.y_sum
+        x_shift, y_shift = (np.asarray(shift, np.float64) for shift in (other.x_shift, other.y_shift))
+        dx, dy = x_shift - self.x_shift, y_shift - self.y_shift
+        tx, ty = other.x_sum - other.count * x_shift, other.y_sum - other.count * y_shift
+        merged.g = self.g + other.g + dy * (2 * ty + other.count * dy)
+        merged.upper = self.upper + other.upper
+        v = tx + other.count / 2 * dx
+        merged.upper = scipy.linalg.blas.dsyr2(1.0, dx, v, lower=False, a=merged.upper, overwrite_a=True)
+        merged.B = self.B + other.B
+        merged.B += np.outer(dy, tx + other.count * dx)
+        merged.B += np.outer(ty, dx)
+        return merged
+
+    def owned(self) -> Sums:
+        """The same in arrays that may be written to: what comes from another process may not."""
+        own = copy.copy(self)
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        vars(own).update({name: np.require(value, requirements="W") for name, value in arrays.items()})
+        return own
+
+    @property
+    def nbytes(self) -> int:
+        """Of its largest arrays."""
+        return self.upper.nbytes + self.B.nbytes
 
     def moments(self) -> Moments:
         """The moments of all blocks so far."""

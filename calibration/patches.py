@@ -43,6 +43,11 @@ class Sample:
     def rows(self) -> int:
         return int(self.positions.size)
 
+    @property
+    def each(self) -> int:
+        """How many there are in an image."""
+        return int(self.positions.shape[1])
+
     def of(self, start: int, images: int) -> Positions:
         """Positions of the images from number `start` on."""
         return self.positions[start : start + images]

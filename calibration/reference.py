@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ndpass.calibration.collect import (
-    MOST,
-    Data,
-    Frontier,
-    answers,
-    collect,
-    collect_ahead,
-    collect_block,
-    references,
-    samples,
-)
+from ndpass.calibration.collect import MOST, Data, Frontier, check_enough, references, responding, samples
+from ndpass.calibration.digests import digest_data, digest_of
 from ndpass.calibration.feeds import Feeds
-from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample
+from ndpass.calibration.shards import Shard, ShardedWalk, cut, shard_responses
+from ndpass.calibration.walk import OneWalk, Walk
 from ndpass.conv import Array
 from ndpass.graph.branches import Branch
-from ndpass.graph.channel_walk import Labels
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import static_batch
 from ndpass.measuring.batch import batch_within
@@ -51,39 +39,63 @@ class Calibration:
         blocks: Sequence[Branch] = (),
     ) -> Calibration:
         """blocks: residual branches that may be merged; their sums are kept, too."""
-        batch = static_batch(graph.inputs())
-        most = batch_within(graph, memory, MOST)
-        data = Data.of(feeds, batch.size if batch else None, threads, seed, most)
+        data = batched(graph, feeds, threads, seed, memory)
         chosen = samples(graph, sites, data, blocks)
         return cls(data, memory, chosen, references(graph, sites, chosen, data, memory, blocks))
 
-    def frontier(self, graph: Graph) -> Frontier:
-        return Frontier(graph, self.data, self.memory)
+    def walk(self, graph: Graph) -> Walk:
+        """A walk along the graph, which may be rewritten behind it."""
+        return OneWalk(Frontier(graph, self.data, self.memory), self.chosen, self.responses)
 
-    def moments(self, site: Site, frontier: Frontier) -> Moments:
-        return self.sums(site, frontier)()
+    def digest(self) -> str:
+        """Hash of all samples as the model gets them."""
+        return digest_data(self.data)
 
-    def sums(self, site: Site, frontier: Frontier) -> Callable[[], Moments]:
-        """What makes the moments, when the frontier has passed the site."""
-        return collect(site, frontier, self.chosen[site.name], self.responses[site.name])
+    @property
+    def cuts(self) -> int:
+        """How many shards the images are cut into; 0: not at all."""
+        return 0
 
-    def moments_ahead(self, site: Site, at: Site, frontier: Frontier) -> Moments:
-        """Of a site behind `at`, where the frontier is, on the network as it is now."""
-        return collect_ahead(site, at, frontier, self.chosen[site.name], self.responses[site.name])
 
-    def narrowed(self, kept: Mapping[str, Labels]) -> Calibration:
-        """The same where sites give these of their outputs alone. kept: site name -> outputs, ascending."""
-        own = {name: self.responses[name][:, stay] for name, stay in kept.items() if name in self.responses}
-        return replace(self, responses={**self.responses, **own})
+@dataclass
+class ShardedCalibration(Calibration):
+    """The same with the images cut into shards, `jobs` of which are at work at once (`ndpass.calibration.shards`)."""
 
-    def block_moments(self, block: Branch, first: Site, frontier: Frontier) -> Moments:
-        """Of a branch as one convolution; first: its first layer."""
-        return collect_block(block, first, frontier, self.chosen[block.name], self.responses[block.name])
+    shards: Sequence[Shard] = field(kw_only=True)
+    jobs: int = field(kw_only=True)
 
-    def rows(
-        self, site: Site, frontier: Frontier, kernel: Array, columns: NDArray[np.intp] | None
-    ) -> tuple[Array, Array]:
-        """A kernel's answers to the site's patches and the responses wanted, (S, n_o) each."""
-        found, step = answers(site, frontier, self.chosen[site.name], kernel, columns)
-        wanted = self.responses[site.name][::step]
-        return found, wanted.astype(np.float32) if wanted.dtype == np.float16 else wanted
+    @classmethod
+    def of_shards(
+        cls,
+        graph: Graph,
+        sites: Sequence[Site],
+        data: Data,
+        memory: int,
+        blocks: Sequence[Branch],
+        count: int,
+        jobs: int,
+    ) -> ShardedCalibration:
+        """Into so many shards, fewer where there are fewer batches. data: of `batched`."""
+        chosen = samples(graph, sites, data, blocks)
+        shards = cut(data, chosen, memory, count)
+        found = shard_responses(graph, responding(graph, sites, blocks), shards, memory, jobs)
+        for site in sites:
+            check_enough(site, data.images, chosen[site.name].rows)
+        return cls(data, memory, chosen, found, shards=shards, jobs=jobs)
+
+    def walk(self, graph: Graph) -> Walk:
+        return ShardedWalk(graph, self.shards, self.chosen, self.responses, self.jobs)
+
+    def digest(self) -> str:
+        return digest_of(digest_data(shard.data) for shard in self.shards)
+
+    @property
+    def cuts(self) -> int:
+        return len(self.shards)
+
+
+def batched(graph: Graph, feeds: Feeds, threads: int | None, seed: int, memory: int, least: int = 1) -> Data:
+    """The samples in equal batches, as far as the model leaves their size open. least: batches that are wanted."""
+    batch = static_batch(graph.inputs())
+    most = min(batch_within(graph, memory, MOST), max(1, len(feeds) // least))
+    return Data.of(feeds, batch.size if batch else None, threads, seed, most)

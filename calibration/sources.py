@@ -7,7 +7,7 @@ go through `Preprocess`; other arrays have the shape of the model's input, and o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.calibration import tensors
+from ndpass.calibration.archives import load_arrays
 from ndpass.calibration.images import decode
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.errors import InputError
@@ -24,11 +25,19 @@ Feed = dict[str, NDArray[np.float32]]  # input name -> (batch, ...); of the inpu
 
 
 class Source(Protocol):
-    """Samples by number. `read` takes numbers (n,) and gives each input as (n, ...), in that order."""
+    """Samples by number. `read` takes numbers (n,) and gives each input as (n, ...), in that order.
+
+    `part` is a source of these samples alone, by absolute paths where they are in files; nbytes: that it has in memory.
+    """
 
     def __len__(self) -> int: ...
 
     def read(self, samples: NDArray[np.intp]) -> Feed: ...
+
+    def part(self, samples: NDArray[np.intp]) -> Source: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,13 @@ class ImageFiles:
     def read(self, samples: NDArray[np.intp]) -> Feed:
         paths = [self.paths[i] for i in samples]
         return {self.spec.name: tensors.join([self._load(path) for path in paths], [str(path) for path in paths])}
+
+    def part(self, samples: NDArray[np.intp]) -> ImageFiles:
+        return replace(self, paths=[self.paths[i].absolute() for i in samples])
+
+    @property
+    def nbytes(self) -> int:
+        return 0
 
     def _load(self, path: Path) -> NDArray[Any]:
         """(1, ...)"""
@@ -80,6 +96,23 @@ class Arrays:
         parts = [self._read_run(run) for run in runs]
         places = [self._place(run[0]) for run in runs]
         return {spec.name: tensors.join([part[spec.name] for part in parts], places) for spec in self._specs}
+
+    def part(self, samples: NDArray[np.intp]) -> Source:
+        """Of a .npy file its path, else the rows themselves."""
+        only = self._elements[0] if len(self._elements) == 1 else None
+        if isinstance(only, np.memmap) and only.filename is not None:
+            return FileRows(Path(only.filename).absolute(), self._specs, self._preprocess, samples)
+        runs = np.split(samples, np.flatnonzero(np.diff(self._owner[samples])) + 1)
+        owners = [self._element(int(self._owner[run[0]])) for run in runs]
+        rows = [
+            {name: np.array(array[self._row[run]]) for name, array in element.items()}
+            for element, run in zip(owners, runs, strict=True)
+        ]
+        return Arrays(rows, self._specs, self._preprocess, self._origin)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for i in range(len(self._elements)) for a in self._element(i).values())
 
     def _read_run(self, run: NDArray[np.intp]) -> Feed:
         element = self._element(int(self._owner[run[0]]))
@@ -140,3 +173,27 @@ class Arrays:
             law = "preprocessing is for a model with one input of images"
             raise InputError(f"{self._origin}: {law}; {spec}; leave out --preprocess")
         return self._preprocess.standardise(rows)
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Rows (n,) of the array in a .npy file, which is opened where it is read."""
+
+    path: Path
+    specs: Sequence[InputSpec]
+    preprocess: Preprocess | None
+    rows: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, samples: NDArray[np.intp]) -> Feed:
+        array = tensors.with_channels(load_arrays(self.path)[0], self.preprocess)
+        return Arrays([array], self.specs, self.preprocess, str(self.path)).read(self.rows[samples])
+
+    def part(self, samples: NDArray[np.intp]) -> FileRows:
+        return replace(self, rows=self.rows[samples])
+
+    @property
+    def nbytes(self) -> int:
+        return 0

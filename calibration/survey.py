@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,11 @@ class Survey:
     constant: int
     samples: int
 
+    def merge(self, other: Survey) -> Survey:
+        """Of the samples of both."""
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return Survey(low, high, self.constant + other.constant, self.samples + other.samples)
+
 
 def survey(feeds: Feeds) -> dict[str, Survey]:
     """Input name -> range and count of constant samples, from one pass over the data.
@@ -33,25 +39,26 @@ def survey(feeds: Feeds) -> dict[str, Survey]:
             flat = rows.reshape(len(rows), -1)
             lows, highs = flat.min(axis=1), flat.max(axis=1)
             constant = int(np.sum(lows == highs)) if flat.shape[1] > 1 else 0
-            before = found.get(name, Survey(np.inf, -np.inf, 0, 0))
-            found[name] = Survey(
-                min(before.low, float(lows.min())),
-                max(before.high, float(highs.max())),
-                before.constant + constant,
-                before.samples + len(rows),
-            )
+            own = Survey(float(lows.min()), float(highs.max()), constant, len(rows))
+            found[name] = found[name].merge(own) if name in found else own
     return found
 
 
-def warnings_of(feeds: Feeds, what: str, *, preprocessed: bool = False) -> list[str]:
+def warnings_of(
+    feeds: Feeds,
+    what: str,
+    *,
+    preprocessed: bool = False,
+    look: Callable[[Feeds], Mapping[str, Survey]] = survey,
+) -> list[str]:
     """What is suspicious about the data, a sentence each.
 
     what: their name in these sentences, as calibration data. preprocessed: whether somebody has said how pixels become
-    inputs; some models are meant to see a range of hundreds.
+    inputs; some models are meant to see a range of hundreds. look: how they are surveyed.
     """
     said = []
     floats = {name for name, rows in next(feeds.batches(1)).items() if rows.dtype.kind == "f" and rows.ndim > 2}
-    for name, seen in survey(feeds).items():
+    for name, seen in look(feeds).items():
         if seen.constant:
             said.append(f"{seen.constant} of {seen.samples} samples of the {what} are one constant (input '{name}')")
         if not preprocessed and name in floats and max(abs(seen.low), abs(seen.high)) > PIXELS:

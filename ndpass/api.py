@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import onnx
 
 from ndpass.calibration.preprocess import Preprocess
+from ndpass.engine.address import parse_engine
 from ndpass.errors import NdpassError, UsageError, did_you_mean
 from ndpass.files import model_file, onnx_file
 from ndpass.files.model_path import check_exported
@@ -138,6 +139,8 @@ def run(
     seed: int = 0,
     memory: int | str = 1 << 30,
     jobs: int | None = None,
+    engine: str | None = None,
+    shards: int | None = None,
     time_limit: str | float | None = None,
     refine: str | float | None = None,
     refine_labels: bool = False,
@@ -155,7 +158,9 @@ def run(
     metric: its name (top1, top5, agreement, iou, psnr, detection or explained; left out: the one that goes with the
     outputs) or a function of a compiled OpenVINO model. int8: quantise the result by NNCF, which makes it an ov.Model.
     memory: bytes of activations that are kept; jobs: layers that are planned side by side, None: one for each core, as
-    far as memory goes; time_limit: about how long the run may take, in seconds or as "10min". refine: then train the
+    far as memory goes; engine: a Dask cluster that calibration is spread over, as "dask://HOST:PORT" (explained in the
+    guide "Many machines"); shards: parts that the calibration data are cut into, one machine and many come to the same
+    bytes with as many; time_limit: about how long the run may take, in seconds or as "10min". refine: then train the
     weights to the original's outputs, for a time, as "10min", or a number of epochs; refine_labels: to labels, too.
     progress: called with (stage, steps done, steps in all); left out: a bar on a terminal and in a notebook, else
     nothing. size: height and width where the model leaves them open, as "320x480". anyway: go on although another
@@ -201,6 +206,8 @@ def run(
             effort=Effort(
                 memory=parse_bytes(memory),
                 jobs=optional_whole("jobs", jobs),
+                engine=parse_engine(engine),
+                shards=optional_whole("shards", shards),
                 cache=cache_folder(),
                 latency=latency,
                 time_limit=parse_limit(time_limit, budget),

@@ -58,6 +58,12 @@ class VerificationError(NdpassError):
     exit_code = 5
 
 
+class EngineError(NdpassError):
+    """The machines of --engine cannot be reached, are not fit for the run, or were lost; what was done is kept."""
+
+    exit_code = 6
+
+
 class OutputError(UsageError):
     """A file cannot be written where it was asked for."""
 

@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make a trained CNN faster without training: rewrite its convolutions, verify the result, write it.",
     epilog="ndpass help explains budgets, data, metrics, passes, preprocessing, exit codes. Exit codes: 0 done, "
-    "2 wrong usage, 3 bad input, 4 budget not reachable, 5 verification failed, 130 interrupted.\n\n"
+    "2 wrong usage, 3 bad input, 4 budget not reachable, 5 verification failed, 6 cluster lost, 130 interrupted.\n\n"
     "Begin with: ndpass run, on an embedded model; ndpass inspect model.onnx, on yours.",
 )
 

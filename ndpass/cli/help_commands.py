@@ -61,7 +61,8 @@ def described(rule: type[Pass]) -> Iterator[str]:
 def help_(
     topic: Annotated[str | None, typer.Argument(help="One of the topics. Left out: a list of them.")] = None,
 ) -> None:
-    """Explain a topic: budgets, data, exit-codes, int8, metrics, passes, preprocess, reports, resume."""
+    """Explain a topic: budgets, data, exit-codes, int8, machines, metrics, passes, preprocess, refine,
+    reports, resume."""
     from ndpass.cli.topics import TOPICS
 
     if topic is None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ndpass.errors import EngineError
 from ndpass.files.output_paths import resume_folder
 from ndpass.files.own_folder import remove_all
 from ndpass.files.placing import PLACING, SIGNALS
@@ -69,7 +70,8 @@ def _end_at_the_second(came: int) -> None:
 
 @contextmanager
 def truth_when_interrupted(output: Path, resume: bool) -> Iterator[None]:
-    """Have an Interrupted of the block say whether the model was written, and how to go on where it was not.
+    """Have an Interrupted of the block say whether the model was written, and how to go on where it was not; the latter
+    of an EngineError, too.
 
     output: where the model goes. All outputs appear together, so the model stands for all of them. resume: whether the
     run goes on with what an earlier one has left; otherwise only what it leaves itself counts.
@@ -83,6 +85,11 @@ def truth_when_interrupted(output: Path, resume: bool) -> Iterator[None]:
             raise Interrupted(f"after {output} was written, verified and whole") from e
         rest = f"; {begun.parent} keeps what was done: go on with --resume" if _stamp(begun) != earlier else ""
         raise Interrupted(f"no model was written{rest}") from e
+    except EngineError as e:
+        if _stamp(begun) == earlier:
+            raise
+        how = "go on with --resume, with --engine or, with as many --shards, without"
+        raise EngineError(f"{e}; {begun.parent} keeps what was done: {how}") from e
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

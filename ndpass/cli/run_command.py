@@ -33,6 +33,7 @@ from ndpass.cli.parameters import (
     typed,
 )
 from ndpass.cli.progress import progress
+from ndpass.engine.address import parse_engine
 from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
 from ndpass.files.output_paths import check_kind, check_outputs, default_output
@@ -214,6 +215,25 @@ def run(
             rich_help_panel=EFFORT,
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread calibration over a Dask cluster: dask://HOST:PORT, dask://scheduler.json or dask://local:4. "
+            "Needs the extra dask.",
+            metavar="dask://...",
+            rich_help_panel=EFFORT,
+        ),
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Parts that the calibration data are cut into: with as many, one machine and many give the "
+            "same bytes. Default: 16 with --engine, else the data stay whole.",
+            metavar="N",
+            rich_help_panel=EFFORT,
+        ),
+    ] = None,
     time_limit: Annotated[
         str | None,
         typer.Option(
@@ -304,6 +324,8 @@ def run(
         effort=Effort(
             memory=parse_bytes(memory),
             jobs=jobs,
+            engine=parse_engine(engine),
+            shards=shards,
             resume=resume,
             latency=latency,
             time_limit=parse_limit(time_limit, budget),

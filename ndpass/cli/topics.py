@@ -103,6 +103,7 @@ EXIT_CODES = """\
   3     bad input: a model, data or a plan that cannot be read or used
   4     the budget cannot be reached; says what can; nothing was written
   5     the rewritten model failed its verification; nothing was written
+  6     the machines of --engine cannot be reached, are not fit, or were lost
   130   interrupted; says what was saved and how to go on
 
 Results go to stdout, progress, warnings and errors to stderr. Outputs appear
@@ -124,6 +125,23 @@ When it was cut off, the same command with --resume goes on there; what was
 changed in the options or files meanwhile is told and refused.
 
   ndpass run model.onnx --calibration images/ --resume
+"""
+
+MACHINES = """\
+Calibration and planning on a Dask cluster (pip install 'ndpass[dask]'):
+
+  --engine dask://HOST:PORT       the scheduler's address
+  --engine dask://tls://HOST:PORT  the same with TLS, as Dask is configured
+  --engine dask://scheduler.json  the file that the scheduler writes
+  --engine dask://local:4         four processes here, for this run alone
+  --shards 16                     parts that the images are cut into
+
+With the same --shards one machine and many give the same bytes, and --resume
+goes on from one on the other. Workers need the same versions of ndpass,
+OpenVINO, onnxruntime, NumPy and SciPy, and read data in files themselves, at a
+path that all share. Latencies are those of the machine that asks.
+
+  ndpass run model.onnx --calibration images/ --engine dask://10.0.0.7:8786
 """
 
 REFINE = """\
@@ -189,6 +207,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "data": ("what layers are fitted to and measured on", lambda: DATA),
     "exit-codes": ("what scripts can rely on", lambda: EXIT_CODES),
     "int8": ("quantised results", lambda: INT8),
+    "machines": ("a cluster for calibration and planning", lambda: MACHINES),
     "metrics": ("what is measured before and after", lambda: METRICS),
     "passes": ("which rewrites there are", passes),
     "preprocess": ("how pixels become inputs", lambda: PREPROCESS),

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TypeVar
 
-from ndpass.calibration.collect import Frontier
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
+from ndpass.errors import VerificationError
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener, Step, shares, tell
 from ndpass.passes import Pass
 from ndpass.passes.pruning import Reader
+from ndpass.planning.away import Away
 from ndpass.planning.blocks import Mergeable, mergeable, without_merged
 from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
-from ndpass.planning.candidates import candidates_for, estimates_for, is_fitted, known_of
+from ndpass.planning.candidates import candidates_for, estimates_for, known_of
 from ndpass.planning.channel_savings import Coupling
 from ndpass.planning.choose import choose, choose_local
 from ndpass.planning.compositions import key, site_macs
 from ndpass.planning.deadline import REASON, Deadline, Ration
 from ndpass.planning.estimates import Estimates, Known
 from ndpass.planning.ledger import Ledger, Table, decided
+from ndpass.planning.planning_walk import PlanningWalk
 from ndpass.planning.sensitivity import Slopes, slopes_of
 from ndpass.planning.shared_channels import SharedChannels, channel_groups
 from ndpass.planning.shelf import DERIVED, Shelf
@@ -47,7 +48,8 @@ class Planner:
     each layer is kept as it comes; effects: the same of what its errors do to the outputs. shelf: where moments are
     kept for compositions that are fitted only when a plan asks for them; without one, all are fitted. weighed_by: what
     tells how much an error in a layer moves the outputs, where that is not the calibration data; with neither all
-    layers weigh alike. deadline: what leaves out layers for want of time.
+    layers weigh alike. deadline: what leaves out layers for want of time. away: the machines that have the moments of
+    the calibration, and fit there.
     """
 
     graph: Graph
@@ -60,6 +62,7 @@ class Planner:
     weighed_by: Calibration | None = None
     effects: CandidateStore | None = None
     deadline: Deadline | None = None
+    away: Away | None = None
 
     def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
         """A choice for every site. Raises BudgetError where none meets the budget."""
@@ -103,7 +106,7 @@ class Planner:
 
     def estimates(self, sites: Sequence[Site], listen: Listener, *, fitted: bool) -> dict[str, Estimates]:
         """What is known of each site, on the activations of the network as it is now; fitted: all that there is."""
-        walk = _Walk(self.calibration, self.graph, self.passes)
+        walk = PlanningWalk(self.calibration, self.graph, self.passes)
         blocks = {block.branch.first: block for block in self.blocks(sites).values()}
         merged: dict[str, Merged] = {}
         trials = self._trials(blocks)
@@ -153,7 +156,7 @@ class Planner:
         count = sum(len(block.settings()) for block in blocks.values())
         return Trials(self.graph, self.calibration.data, count) if self.calibration and count else None
 
-    def _merged(self, first: Site, block: Mergeable, walk: _Walk, trials: Trials | None) -> dict[str, Merged]:
+    def _merged(self, first: Site, block: Mergeable, walk: PlanningWalk, trials: Trials | None) -> dict[str, Merged]:
         """Last layer -> the candidates of its block, fitted to the network as it is now, and their damage."""
         moments = walk.of_block(block, first)
         ways = block.candidates(moments)
@@ -174,19 +177,34 @@ class Planner:
         made: Callable[[], Moments] | None,
         waits: bool,
         merged: Merged,
-        others: Sequence[tuple[Site, Moments | None]],
+        others: Sequence[tuple[Site, Callable[[], Moments] | None]],
     ) -> Estimates:
         """made: makes the layer's moments; waits: whether compositions are fitted when they are asked for, not now;
-        merged: of the block it ends; others: that read the channels after it, and their moments."""
-        moments = made() if made else None
-        known = known_of(site, self.passes, moments, group, readers(group, others))
+        merged: of the block it ends; others: that read the channels after it, and what makes their moments."""
+        if self.away is not None and made is not None:
+            known = self.away.known(site, group, made, others, not waits)
+            return self._noted(site, group, known, merged, waits, _not_here)
+        moments, theirs = made() if made else None, [(other, make() if make else None) for other, make in others]
+        known = known_of(site, self.passes, moments, group, readers(group, theirs))
+        if waits and moments is not None and self._estimates_for(site, group, known).is_open:
+            waits = self.shelf is not None and self.shelf.put(site.name, moments)
+        return self._noted(site, group, known, merged, waits, lambda: moments)
+
+    def _noted(
+        self,
+        site: Site,
+        group: Group | str,
+        known: Known,
+        merged: Merged,
+        waits: bool,
+        moments: Callable[[], Moments | None],
+    ) -> Estimates:
+        """The layer as it is kept; moments: asked for where a fit is wanted that is not known."""
         known.merged, known.damages = merged.ways, dict(merged.damages)
         known.ways = [replace(c, block=None) for c in known.ways]  # layers before it change before it is written
         found = self._estimates_for(site, group, known)
-        if found.is_open and moments is not None:
-            waits = waits and self.shelf is not None and self.shelf.put(site.name, moments)
         if not waits:
-            found.settle_all(lambda: moments)
+            found.settle_all(moments)
         known.whole = not waits
         self._keep(site, found)
         return found
@@ -214,7 +232,9 @@ class Planner:
         """Fit what makes candidates exact."""
 
         def task(site: Site) -> None:
-            found[site.name].settle(wanted[site.name].setting, cache(partial(self._moments, sites, site)))
+            settings = wanted[site.name].setting
+            if self.away is None or not self.away.settle(site, found[site.name], settings):
+                found[site.name].settle(settings, cache(partial(self._moments, sites, site)))
             self._keep(site, found[site.name])
 
         def tasks() -> Iterator[tuple[str, Callable[[], None]]]:
@@ -231,7 +251,7 @@ class Planner:
             return None
         moments = self.shelf.get(site.name) if self.shelf else None
         if moments is None:
-            walk = _Walk(self.calibration, self.graph, self.passes)
+            walk = PlanningWalk(self.calibration, self.graph, self.passes)
             for before in itertools.takewhile(lambda other: other.name != site.name, sites):
                 walk.past(before)
             moments = walk.moments(site)
@@ -243,6 +263,8 @@ class Planner:
 
     def _side_by_side(self, sites: Sequence[Site], tasks: Iterable[tuple[str, Callable[[], T]]]) -> dict[str, T]:
         """All tasks, named after sites, as many at once as there are cores and room for their moments."""
+        if self.away is not None:
+            return side_by_side(tasks, self.away.jobs, stop=self.away.stop)
         sizes = {site.name: 8 * site.outline.group * site.outline.unknowns**2 for site in sites}
         memory = self.calibration.memory if self.calibration else 0
         room = Room(memory, lambda name: DERIVED * sizes[name]) if memory else None
@@ -257,6 +279,10 @@ def readers(group: Group | str, others: Sequence[tuple[Site, Moments | None]]) -
     return [Reader(site.conv.weight, moments, channels[site.name]) for site, moments in others]
 
 
+def _not_here() -> Moments | None:
+    raise VerificationError("a layer that was planned elsewhere needs a fit that was not made there")
+
+
 def _left_out(site: Site) -> Estimates:
     """A layer that stays as it is."""
     return Estimates(site, [], Known([Candidate(site_macs(site, [], {}))], whole=True), None, 1)
@@ -268,54 +294,6 @@ class Merged:
 
     ways: Sequence[Candidate] = ()
     damages: Mapping[str, float] = field(default_factory=dict)
-
-
-class _Walk:
-    """The moments of one site after the other, in the graph's order. frontier: None without data."""
-
-    def __init__(self, calibration: Calibration | None, graph: Graph, passes: Sequence[Pass]) -> None:
-        self._calibration, self._passes = calibration, passes
-        self.frontier = calibration.frontier(graph) if calibration else None
-        self._behind: list[Site] = []  # that were passed and that the frontier has not gone through
-
-    def past(self, site: Site) -> None:
-        """Leave a site out."""
-        self._behind.append(site)
-
-    def moments(self, site: Site) -> Moments | None:
-        """Of the next site."""
-        made = self.sums(site)
-        return made() if made else None
-
-    def sums(self, site: Site) -> Callable[[], Moments] | None:
-        """What makes the moments of the next site, which need not be done before the one after it.
-
-        None without data, and of layers that they tell nothing about, which are here as a part of a block.
-        """
-        if self._calibration is None or self.frontier is None:
-            return None
-        if not is_fitted(site, self._passes):
-            self.past(site)
-            return None
-        self._catch_up(self.frontier)
-        return self._calibration.sums(site, self.frontier)
-
-    def readers(self, at: Site, others: Sequence[Site]) -> list[tuple[Site, Moments | None]]:
-        """Others that read what the site reads, with their moments; the frontier is at the site."""
-        if self._calibration is None or self.frontier is None:
-            return [(other, None) for other in others]
-        return [(other, self._calibration.moments_ahead(other, at, self.frontier)) for other in others]
-
-    def of_block(self, block: Mergeable, first: Site) -> Moments:
-        """Of a block whose first layer is the next site."""
-        assert self._calibration is not None
-        assert self.frontier is not None
-        self._catch_up(self.frontier)
-        return self._calibration.block_moments(block.branch, first, self.frontier)
-
-    def _catch_up(self, frontier: Frontier) -> None:
-        while self._behind:  # the same segments as if none was left out, so the same bits
-            deque(frontier.advance(self._behind.pop(0)), maxlen=0)
 
 
 def local_choices(

@@ -36,11 +36,17 @@ class Room:
     of: Callable[[str], int]
 
 
-def side_by_side(tasks: Iterable[tuple[str, Callable[[], T]]], jobs: int, room: Room | None = None) -> dict[str, T]:
+def side_by_side(
+    tasks: Iterable[tuple[str, Callable[[], T]]],
+    jobs: int,
+    room: Room | None = None,
+    stop: Callable[[], None] | None = None,
+) -> dict[str, T]:
     """Name -> result, in the order of the tasks, of which `jobs` run at once, each with one thread for its algebra.
 
     The next task is drawn when fewer than `jobs` are under way, and waits until there is room, so that no more of them
-    hold memory at once. The first error ends the others before they begin.
+    hold memory at once. The first error ends the others before they begin; `stop` is called before those are waited
+    for that are under way.
     """
     found: dict[str, T] = {}
     with threadpool_limits(1, user_api="blas"):
@@ -57,6 +63,10 @@ def side_by_side(tasks: Iterable[tuple[str, Callable[[], T]]], jobs: int, room: 
                     _take(running, found)
             while running:
                 _take(running, found)
+        except BaseException:
+            if stop:
+                stop()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
     return found

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ndpass.calibration.collect import Frontier
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
+from ndpass.calibration.walk import Walk
 from ndpass.graph.graph import Graph, Site
 from ndpass.passes import Pass
 from ndpass.planning.blocks import Mergeable, mergeable
@@ -46,18 +46,18 @@ class Blocks:
         sites = {site.name: site for site in graph.sites() if isinstance(site, Site)} if found else {}
         return cls(calibration, {block.branch.first: block for block in found}, sites)
 
-    def decide(self, block: Mergeable, plan: Mapping[str, Choice] | Budget, frontier: Frontier) -> Record | None:
+    def decide(self, block: Mergeable, plan: Mapping[str, Choice] | Budget, walk: Walk) -> Record | None:
         """The block as one convolution, where the plan or the budget of each block by itself says so."""
         first, last = self.sites[block.branch.first], block.branch.last
         if not isinstance(plan, Budget) and not block.merged(plan[last].candidate):
             return None
         assert self.calibration is not None
-        moments = self.calibration.block_moments(block.branch, first, frontier)
+        moments = walk.block_moments(block.branch, first)
         with blas_threads(first):
             chosen = plan[last].candidate if not isinstance(plan, Budget) else _local(block, moments, plan)
             return self._fitted(block, chosen, moments) if block.merged(chosen) else None
 
-    def refitted(self, site: Site, row: Layer, frontier: Frontier) -> Record | None:
+    def refitted(self, site: Site, row: Layer, walk: Walk) -> Record | None:
         """A layer that stays as it is, fitted anew to the original behind what merged blocks have changed before it.
 
         It costs nothing. The last layer of a block that is not merged makes up for the shortcut, as a merged one does.
@@ -67,10 +67,10 @@ class Blocks:
             return None
         block = next((b.branch for b in self.by_first.values() if b.branch.last == site.name), None)
         if block is None:
-            moments = self.calibration.moments(site, frontier)
+            moments = walk.moments(site)
         else:
             alone = replace(block, outline=site.outline, load=site.load)
-            moments = self.calibration.block_moments(alone, site, frontier)
+            moments = walk.block_moments(alone, site)
         with blas_threads(site):
             conv = site.conv
             bias = moments.bias(moments.best)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import Frontier
 from ndpass.calibration.moments import Moments
-from ndpass.calibration.reference import Calibration
+from ndpass.calibration.walk import Walk
 from ndpass.conv import Conv
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.channel_walk import Labels
@@ -48,15 +47,11 @@ class LostChannels:
         return late
 
 
-def readers_after(
-    site: Site, group: Group, graph: Graph, calibration: Calibration | None, frontier: Frontier | None
-) -> list[Reader]:
+def readers_after(site: Site, group: Group, graph: Graph, walk: Walk | None) -> list[Reader]:
     """The layers that read the site's channels after it, in the graph's order, with their moments as it is now."""
     named = {one.name: one for one in graph.sites() if isinstance(one, Site) and one.name in group.readers[1:]}
     ahead = [named[name] for name in group.readers[1:]]
-    if calibration is None or frontier is None:
-        return readers(group, [(one, None) for one in ahead])
-    return readers(group, [(one, calibration.moments_ahead(one, site, frontier)) for one in ahead])
+    return readers(group, [(one, walk.ahead(one, site)() if walk else None) for one in ahead])
 
 
 def on_inputs(conv: Conv, inputs: Labels, pruning: Pruning, moments: Moments | None) -> tuple[Conv, Moments | None]:

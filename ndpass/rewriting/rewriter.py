@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
-from ndpass.calibration.collect import Frontier
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
+from ndpass.calibration.walk import Edit, Walk
 from ndpass.conv import Block, Conv
 from ndpass.errors import VerificationError
 from ndpass.graph.channel_groups import Group, Member
@@ -75,7 +74,7 @@ class Rewriter:
         when its turn comes, on the network as rewritten so far. activations: the network whose activations layers are
         fitted to; left out, the one that is being rewritten.
         """
-        frontier = self.calibration.frontier(activations or self.graph) if self.calibration else None
+        walk = self.calibration.walk(activations or self.graph) if self.calibration else None
         names = self._names = {site.name for site in sites}
         self._blocks = Blocks.of(self.graph, self.passes, names, self.calibration)
         rows = []
@@ -83,11 +82,11 @@ class Rewriter:
         for i, one in enumerate(found):
             tell(listen, Step("rewriting", i, len(found), one.name, behind[i]))
             if not isinstance(one, Site) or one.name not in names:
-                rows.append(self._kept(i, one, left_alone(one, "skipped", self._why_skipped(one)), frontier))
-            elif (row := self._merged(i, one, plan, frontier)) is not None:
+                rows.append(self._kept(i, one, left_alone(one, "skipped", self._why_skipped(one)), walk))
+            elif (row := self._merged(i, one, plan, walk)) is not None:
                 rows.append(row)
             else:
-                rows.append(self._one(i, one, plan if isinstance(plan, Budget) else plan[one.name], frontier))
+                rows.append(self._one(i, one, plan if isinstance(plan, Budget) else plan[one.name], walk))
             self._lost.behind.add(one.name)
         return self._recount(rows)
 
@@ -106,96 +105,94 @@ class Rewriter:
         now = self.graph.macs_by([row.name for row in rows if row.macs])
         return [row.model_copy(update={"macs": (row.macs[0], now[row.name])}) if row.macs else row for row in rows]
 
-    def _merged(
-        self, number: int, site: Site, plan: Mapping[str, Choice] | Budget, frontier: Frontier | None
-    ) -> Layer | None:
+    def _merged(self, number: int, site: Site, plan: Mapping[str, Choice] | Budget, walk: Walk | None) -> Layer | None:
         """The row of a layer whose block becomes one convolution, which it does at its first layer; None of others."""
         block = self._blocks.by_first.get(site.name)
-        if block is not None and frontier is not None:
+        if block is not None and walk is not None:
             record = self.checkpoint.load(number) if self.checkpoint else None
             if record is None:
-                record = self._blocks.decide(block, plan, frontier)
+                record = self._blocks.decide(block, plan, walk)
                 if record is not None and self.checkpoint:
                     self.checkpoint.save(number, record)
             elif record.row.name == block.branch.last:
-                deque(frontier.advance(site), maxlen=0)  # through the same segments as in the run that was cut off
+                walk.past(site)  # through the same segments as in the run that was cut off
             if record is not None and record.block is not None and record.row.name == block.branch.last:
                 self.graph.merge(block.branch, record.block)
+                walk.edited(Edit(block.branch.last, record.block, merges=True))
                 self._blocks.note(block, record.row)
         return self._blocks.rows.get(site.name)
 
-    def _one(self, number: int, site: Site, plan: Choice | Budget, frontier: Frontier | None) -> Layer:
+    def _one(self, number: int, site: Site, plan: Choice | Budget, walk: Walk | None) -> Layer:
         """One layer: as the checkpoint has it if it was done before, else decided now and noted there."""
         record = self.checkpoint.load(number) if self.checkpoint else None
         if record is None:
-            record = self._decide(site, plan, frontier)
+            record = self._decide(site, plan, walk)
             if self.checkpoint:
                 self.checkpoint.save(number, record)
-        elif record.looked and frontier is not None:
-            for _ in frontier.advance(site):  # through the same segments as in the run that was cut off
-                pass
-        self._apply(site, record, frontier)
+        elif record.looked and walk is not None:
+            walk.past(site)  # through the same segments as in the run that was cut off
+        self._apply(site, record, walk)
         return record.row
 
-    def _decide(self, site: Site, plan: Choice | Budget, frontier: Frontier | None) -> Record:
+    def _decide(self, site: Site, plan: Choice | Budget, walk: Walk | None) -> Record:
         """What becomes of the layer; without a look at the data where the plan keeps it."""
         thinned = self._lost.thinned.get(site.name, {})
         if isinstance(plan, Choice) and not plan.candidate.setting and not thinned:
             row = left_alone(site, plan.status, plan.reason)
-            return self._refitted(site, row, frontier) or Record(row, looked=False)
+            return self._refitted(site, row, walk) or Record(row, looked=False)
         now = self._lost.now(site)
-        moments = self._moments(now, frontier)
+        moments = self._moments(now, walk)
         if isinstance(plan, Choice):
             candidate = replace(plan.candidate, setting={**thinned, **plan.candidate.setting})
-            return self._for_relu(now, self._build(site, candidate, moments, frontier), moments, frontier)
-        for choice in self._local(now, moments, frontier, plan):
+            return self._for_relu(now, self._build(site, candidate, moments, walk), moments, walk)
+        for choice in self._local(now, moments, walk, plan):
             inside = choice.candidate.setting
             if not inside and not thinned:
                 break
             candidate = replace(choice.candidate, setting={**thinned, **inside})
-            record = self._build(site, candidate, moments, frontier)
+            record = self._build(site, candidate, moments, walk)
             # what was chosen by may be an estimate, and too low
             if not inside or plan.allows(record.row.error_measured or 0.0):
-                return self._for_relu(now, record, moments, frontier)
+                return self._for_relu(now, record, moments, walk)
         return Record(left_alone(site, "kept", choice.reason), looked=True)
 
-    def _local(self, now: Site, moments: Moments | None, frontier: Frontier | None, budget: Budget) -> Iterator[Choice]:
+    def _local(self, now: Site, moments: Moments | None, walk: Walk | None, budget: Budget) -> Iterator[Choice]:
         """What the budget makes of one layer by itself, best first; of one that has been thinned by decompositions."""
         group: Group | str = ""
         if split(self.passes)[1] is not None and now.name not in self._lost.thinned:
             group = fitted_together(self.graph, self.graph.channel_group(now), self.passes)
         if isinstance(group, Group) and not (self._names - self._lost.thinned.keys()).issuperset(group.readers):
             group = LEFT
-        others = self._readers_after(now, group, frontier) if isinstance(group, Group) else []
+        others = self._readers_after(now, group, walk) if isinstance(group, Group) else []
         return local_choices(now, self.passes, moments, group, budget, others)
 
-    def _kept(self, number: int, found: Found, row: Layer, frontier: Frontier | None) -> Layer:
+    def _kept(self, number: int, found: Found, row: Layer, walk: Walk | None) -> Layer:
         """The row of a layer that no pass rewrites."""
         record = self.checkpoint.load(number) if self.checkpoint else None
         if isinstance(found, Site) and record is None:
-            record = self._refitted(found, row, frontier)
+            record = self._refitted(found, row, walk)
             if record is not None and self.checkpoint:
                 self.checkpoint.save(number, record)
-        elif isinstance(found, Site) and frontier is not None:
-            deque(frontier.advance(found), maxlen=0)
+        elif isinstance(found, Site) and walk is not None:
+            walk.past(found)
         if not isinstance(found, Site) or record is None:
             return row
-        self._apply(found, record, frontier)
+        self._apply(found, record, walk)
         return record.row
 
-    def _refitted(self, site: Site, row: Layer, frontier: Frontier | None) -> Record | None:
+    def _refitted(self, site: Site, row: Layer, walk: Walk | None) -> Record | None:
         """A layer that stays as it is, fitted anew where blocks before it have been merged."""
-        if frontier is None or not self._blocks.rows or not is_refittable(site):
+        if walk is None or not self._blocks.rows or not is_refittable(site):
             return None
-        return self._blocks.refitted(site, row, frontier)
+        return self._blocks.refitted(site, row, walk)
 
-    def _moments(self, site: Site, frontier: Frontier | None) -> Moments | None:
+    def _moments(self, site: Site, walk: Walk | None) -> Moments | None:
         """None without data, and of layers that they tell nothing about, which are here as a part of a block."""
-        if frontier is None or self.calibration is None or not is_fitted(site, self.passes):
+        if walk is None or not is_fitted(site, self.passes):
             return None
-        return self.calibration.moments(site, frontier)
+        return walk.moments(site)
 
-    def _build(self, site: Site, candidate: Candidate, moments: Moments | None, frontier: Frontier | None) -> Record:
+    def _build(self, site: Site, candidate: Candidate, moments: Moments | None, walk: Walk | None) -> Record:
         """The layer written as the candidate says, fitted. moments: of the layer as it is now."""
         rules, pruning = split(self.passes)
         now, settings, channels = self._lost.now(site), candidate.setting, None
@@ -206,7 +203,7 @@ class Rewriter:
             if pruning is not None and pruning.name in settings:
                 inputs = np.arange(conv.n_i)
                 if site.name not in self._lost.thinned:
-                    inputs, channels = self._chosen(now, conv, pruning, settings[pruning.name], moments, frontier)
+                    inputs, channels = self._chosen(now, conv, pruning, settings[pruning.name], moments, walk)
                 conv, moments = on_inputs(conv, inputs, pruning, moments)
             block = compose(rules, conv, settings, moments)
         row = done(site, candidate, _macs(site, block), block_error(conv, block, moments))
@@ -219,24 +216,24 @@ class Rewriter:
         pruning: Pruning,
         setting: Setting,
         moments: Moments | None,
-        frontier: Frontier | None,
+        walk: Walk | None,
     ) -> tuple[Labels, Labels]:
         """The inputs of the layer that stay, and the channels of its group that they are."""
         consumer, group = self._consumer(site)
         first = Reader(conv.weight, moments, consumer.channels)
-        channels = group.filled(pruning.select([first, *self._readers_after(site, group, frontier)], setting))
+        channels = group.filled(pruning.select([first, *self._readers_after(site, group, walk)], setting))
         return consumer.kept(channels), channels
 
-    def _readers_after(self, site: Site, group: Group, frontier: Frontier | None) -> list[Reader]:
-        return readers_after(site, group, self.graph, self.calibration, frontier)
+    def _readers_after(self, site: Site, group: Group, walk: Walk | None) -> list[Reader]:
+        return readers_after(site, group, self.graph, walk)
 
-    def _for_relu(self, site: Site, record: Record, moments: Moments | None, frontier: Frontier | None) -> Record:
+    def _for_relu(self, site: Site, record: Record, moments: Moments | None, walk: Walk | None) -> Record:
         """The layer fitted for the ReLU behind it where a pass asks for that, or with the reason why not."""
-        rule, calibration = asking(self.passes, record.row.setting), self.calibration
+        rule = asking(self.passes, record.row.setting)
         if rule is None:
             return record
         why = unsuited(rule, self.passes, self.graph.behind(site), record, moments is not None)
-        if why is not None or moments is None or frontier is None or calibration is None:
+        if why is not None or moments is None or walk is None:
             return linear(record, rule, why or "")
         conv, own, at = site.conv, moments, None
         pruning, inputs = split(self.passes)[1], self._inputs(site, record)
@@ -245,7 +242,7 @@ class Rewriter:
                 at = columns(conv, inputs)
                 conv, fitted = on_inputs(conv, inputs, pruning, moments)
                 own = fitted or moments
-            return refitted(record, rule, conv, own, lambda: calibration.rows(site, frontier, own.best, at))
+            return refitted(record, rule, conv, own, lambda: walk.rows(site, own.best, at))
 
     def _inputs(self, site: Site, record: Record) -> Labels | None:
         """The inputs, of those that the layer reads now, that stay where it is pruned."""
@@ -261,7 +258,7 @@ class Rewriter:
             raise VerificationError(f"layer '{site.name}' is pruned with '{group.readers[0]}' or not at all")
         return group.consumers[0], group
 
-    def _apply(self, site: Site, record: Record, frontier: Frontier | None) -> None:
+    def _apply(self, site: Site, record: Record, walk: Walk | None) -> None:
         """Put the decision into the graph; channels go first, where they are made and from what is stored of them."""
         block = record.block
         if record.channels is not None:
@@ -270,20 +267,22 @@ class Rewriter:
             if made is not None and block is not None:  # what it makes is added to what it reads
                 block = with_outputs(block, made)
             self.graph.keep_channels(group, record.channels)
-            self._note(group, record.channels, record.row)
-            if frontier is not None:
-                frontier.prune(group.left(record.channels), group.counted)
+            outputs = self._note(group, record.channels, record.row)
+            if walk is not None:
+                walk.edited(Edit(site.name, channels=record.channels))
+                walk.narrow(outputs)
+                walk.prune(group.left(record.channels), group.counted)
         if block is not None:
             self.graph.splice(site, block)
+            if walk is not None:
+                walk.edited(Edit(site.name, block))
 
-    def _note(self, group: Group, channels: Labels, row: Layer) -> None:
-        """What the layers that come have lost with the one of this row."""
+    def _note(self, group: Group, channels: Labels, row: Layer) -> dict[str, Labels]:
+        """What the layers that come have lost with the one of this row: of the outputs of some, what they have left."""
         pruning = split(self.passes)[1]
         assert pruning is not None
         setting = cast(Setting, row.setting[pruning.name])  # a report's row may hold any JSON, a pass's holds these
-        outputs = self._lost.note(group, channels, {pruning.name: setting})
-        if self.calibration is not None:
-            self.calibration = self.calibration.narrowed(outputs)
+        return self._lost.note(group, channels, {pruning.name: setting})
 
 
 def _macs(site: Site, block: Block) -> int:

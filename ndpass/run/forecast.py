@@ -61,7 +61,8 @@ def _planning(job: Job, one: float) -> dict[str, float]:
     options, rules = job.options, len(job.options.passes)
     compositions = rules * (rules + 1) // 2
     algebra = (FREE if job.fit is None else PLAN) * (1 + FURTHER * (compositions - 1)) * job.work
-    algebra *= CORES[0] / min(options.effort.jobs or cores(), CORES[1])
+    threads = job.cluster.threads if job.cluster else min(options.effort.jobs or cores(), CORES[1])
+    algebra *= CORES[0] / threads
     stages = {"planning": algebra + 2 * len(job.fit or ()) * one}
     if job.fit is not None or options.budget.is_shared or options.budget.in_milliseconds:
         turns = 4 if any(isinstance(rule, Pruning) for rule in options.passes) else 2

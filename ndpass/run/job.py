@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ndpass.calibration.digests import digest_labelled
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
-from ndpass.calibration.survey import warnings_of
 from ndpass.errors import UsageError, about
 from ndpass.files import model_file
 from ndpass.files.interface import Interface
@@ -28,17 +29,20 @@ from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
 from ndpass.planning.sensitivity import probing_floor
 from ndpass.planning.work import planning_work
-from ndpass.rewriting.digests import digest_data, digest_file, digest_labelled
+from ndpass.rewriting.digests import digest_file
 from ndpass.run.address_space import check_address_space
-from ndpass.run.arguments import Opener, height_width
+from ndpass.run.arguments import height_width
 from ndpass.run.judge import BATCH, Judge, OwnMetric
 from ndpass.run.memory import Needs, check_memory
 from ndpass.run.options import Options
 from ndpass.run.plan_file import PlanFile
-from ndpass.run.preprocessing import better_preprocessing, refuse_worse
+from ndpass.run.preprocessing import surveyed
 from ndpass.run.quantise import check_nncf
 from ndpass.run.resolution import check_resolution, few_for_an_error, held_out
 from ndpass.version import VERSION
+
+if TYPE_CHECKING:
+    from ndpass.engine.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ class Job:
     original and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes
     that costs are counted at. work: of planning and fitting all layers; probed: images that each probe takes at least.
     needs: of memory. sites: names of the layers that a pass may rewrite, convolutional: whether there is any
-    convolution.
+    convolution. cluster: of --engine, connected.
     """
 
     model: Path
@@ -77,6 +81,7 @@ class Job:
     sites: frozenset[str]
     convolutional: bool
     warnings: tuple[str, ...]
+    cluster: Cluster | None = None
 
     def open(self) -> Opened:
         """The original's graph, read anew, to be rewritten: weights are in memory only where they are needed."""
@@ -106,7 +111,7 @@ class Opened:
 Open = Callable[[], Opened]
 
 
-def read(model: Path, options: Options, listen: Listener) -> Job:
+def read(model: Path, options: Options, listen: Listener, cluster: Cluster | None = None) -> Job:
     """The model's file and the data. Raises InputError, or UsageError for options that do not go with the model."""
     listen("reading", 0, 1)
     check_address_space(stored_bytes(model), training=options.refine is not None)
@@ -125,7 +130,7 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
     graph.leave([f.name for f in found if isinstance(f, Skipped)])
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
     batch = batch_within(graph, options.effort.memory, BATCH)
-    warned = _surveyed(model, options, fit, measured, batch)
+    warned = surveyed(model, options, fit, measured, batch, cluster)
     feeds = measured or natural_feeds(graph.inputs(), graph.sizes, options.data.seed, options.data.preprocess)
     job = Job(
         model=model,
@@ -156,6 +161,7 @@ def read(model: Path, options: Options, listen: Listener) -> Job:
         sites=frozenset(site.name for site in sites),
         convolutional=any(f.op.startswith("Conv") for f in found),
         warnings=tuple(warned),
+        cluster=cluster,
     )
     _check_data(job)
     graph.release()
@@ -171,22 +177,6 @@ def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:
         fit, measured = fit.split(share_held_out(len(fit), options), data.seed)
         log.info("metric on %d samples held out from the calibration data", len(measured))
     return fit, measured
-
-
-def _surveyed(model: Path, options: Options, fit: Feeds | None, measured: Feeds | None, batch: int) -> list[str]:
-    """What is suspicious about the data, all of which are read. Raises UsageError for a wrong preprocessing.
-
-    batch: samples that are run at once.
-    """
-    said = []
-    for what, feeds in (("calibration data", fit), ("validation data", measured)):
-        said += [] if feeds is None else warnings_of(feeds, what, preprocessed=options.data.preprocess is not None)
-    for text in said:
-        log.warning(text)
-    opener = options.data.validation or options.data.calibration
-    if isinstance(opener, Opener) and measured is not None and measured.labels is not None and not options.data.anyway:
-        refuse_worse(better_preprocessing(model, opener, measured, options.target.threads, batch))
-    return said
 
 
 def ignored(found: Sequence[Found], patterns: Sequence[str]) -> list[Found]:
@@ -227,7 +217,8 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "ndpass": VERSION,
         "openvino": openvino.__version__,
         "model": job.digest,
-        "data": digest_data(calibration.data),
+        "data": calibration.digest(),
+        "shards": str(calibration.cuts or "none"),
         "passes": ",".join(f"{p.name}{sorted(p.pinned.items())}" for p in options.passes),
         "budget": f"{budget.to_json()}{', only faster layers' if budget.faster else ''}",
         "plan": digest_file(options.plan) if options.plan else "",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import Feeds
     from ndpass.calibration.preprocess import Preprocess
+    from ndpass.engine.address import Address
     from ndpass.graph.input_spec import InputSpec
     from ndpass.measuring.machine import Machine
     from ndpass.measuring.runtime import Precision
@@ -99,11 +100,14 @@ class Effort:
 
     cache: folder of remembered latencies. resume: go on where a run into the same output was cut off. latency: time the
     original and the result in turns at the end, whatever the budget. time_limit: seconds, after which what is known is
-    made the best of.
+    made the best of. engine: the cluster that shards of the data are with, None: this process; shards: how many, None:
+    as many as suit the engine, without one none.
     """
 
     memory: int = 1 << 30
     jobs: int | None = None
+    engine: Address | None = None
+    shards: int | None = None
     cache: Path | None = None
     resume: bool = False
     latency: bool = True

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ndpass.errors import NdpassError, UsageError
+from ndpass.errors import EngineError, NdpassError, UsageError
 from ndpass.files import model_file
 from ndpass.files.model_server import stage_version
 from ndpass.files.output_paths import check_kind, check_outputs
@@ -28,6 +28,7 @@ from ndpass.run.memory import WORTH_SAYING
 from ndpass.run.options import Options
 from ndpass.run.refined_search import Produced, produced
 from ndpass.run.result import Result, plan_of, report_of
+from ndpass.run.spread import check_spread, spread
 from ndpass.run.verify import verdict
 
 
@@ -56,12 +57,13 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     clock = Clock()
     listen = clock.hearing(listen)
     checkpoint = Checkpoint.beside(output) if options.data.calibration else None
+    check_spread(options)
     if options.effort.resume and checkpoint is None:
         raise UsageError("--resume goes on with a calibrated run; this one has no --calibration, run it anew")
     check_data(options.passes, options.data.calibration is not None)
-    with Outputs() as outputs, kept_if_cut_off(checkpoint):
+    with Outputs() as outputs, kept_if_cut_off(checkpoint), spread(options, listen) as (cluster, listen):
         stage = outputs.stage(output, wanted.compress)
-        job = read(model, options, listen)
+        job = read(model, options, listen, cluster)
         expect(listen, forecast(job, _baseline(job, listen)))
         _say_memory(job, listen)
         made = produced(job, checkpoint, clock, listen)
@@ -105,13 +107,14 @@ def _written(job: Job, made: Produced, stage: Staged, clock: Clock, listen: List
 
 @contextmanager
 def kept_if_cut_off(checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Keep the checkpoint when the run is interrupted or its command was wrong, remove it with any other error.
+    """Keep the checkpoint when the run is interrupted, its command was wrong or its machines were lost; remove it with
+    any other error.
 
     Its lock goes in any case.
     """
     try:
         yield
-    except UsageError:
+    except (UsageError, EngineError):
         raise
     except NdpassError:
         if checkpoint:

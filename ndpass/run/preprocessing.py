@@ -7,14 +7,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.preprocess import PRESETS, Preprocess
 from ndpass.calibration.preprocess_text import preprocess_text
+from ndpass.calibration.survey import warnings_of
+from ndpass.engine.looking import look_at
 from ndpass.errors import InputError, UsageError
 from ndpass.measuring.evaluate import accuracy
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.run.arguments import Opener
+from ndpass.run.options import Options
+
+if TYPE_CHECKING:
+    from ndpass.engine.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -115,3 +122,22 @@ def _least_gain(per_cent: float, samples: int) -> float:
 def _spread(count: int) -> Sequence[int]:
     """The numbers of at most SAMPLES samples, evenly spread over all classes that lie behind one another."""
     return [round(i * (count - 1) / max(min(count, SAMPLES) - 1, 1)) for i in range(min(count, SAMPLES))]
+
+
+def surveyed(
+    model: Path, options: Options, fit: Feeds | None, measured: Feeds | None, batch: int, cluster: Cluster | None
+) -> list[str]:
+    """What is suspicious about the data, all of which are read. Raises UsageError for a wrong preprocessing.
+
+    batch: samples that are run at once.
+    """
+    said = []
+    for what, feeds in (("calibration data", fit), ("validation data", measured)):
+        if feeds is not None:
+            said += warnings_of(feeds, what, preprocessed=options.data.preprocess is not None, look=look_at(cluster))
+    for text in said:
+        log.warning(text)
+    opener = options.data.validation or options.data.calibration
+    if isinstance(opener, Opener) and measured is not None and measured.labels is not None and not options.data.anyway:
+        refuse_worse(better_preprocessing(model, opener, measured, options.target.threads, batch))
+    return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ndpass.calibration.digests import digest_labelled
 from ndpass.errors import BudgetError, InputError, UsageError
 from ndpass.files import model_file
 from ndpass.files.interface import Interface, signature
@@ -16,7 +17,7 @@ from ndpass.files.weight_files import IR, stored_bytes
 from ndpass.listener import Listener
 from ndpass.report import Report
 from ndpass.rewriting.checkpoint import Checkpoint
-from ndpass.rewriting.digests import digest_file, digest_labelled
+from ndpass.rewriting.digests import digest_file
 from ndpass.run.clock import Clock
 from ndpass.run.html_report import page_of
 from ndpass.run.job import Job, read

@@ -28,6 +28,7 @@ from ndpass.run.job import Job, Opened, drop_warnings, fingerprint
 from ndpass.run.judge import loss_of
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.quantise import quantise
+from ndpass.run.spread import calibrated
 from ndpass.run.tuning import Network, Tuned, Tuner, planner_for, with_latencies
 
 
@@ -109,14 +110,13 @@ def _calibrated(
     """The original's responses to the calibration data; None without data, or with nothing to fit."""
     if job.fit is None or not opened.sites:
         return None
-    options, threads = job.options, job.options.target.threads
+    options = job.options
     with clock("calibrate"):
         listen("calibrating", 0, 1)
-        memory, seed = options.effort.memory, options.data.seed
         blocks = mergeable(opened.graph, options.passes, [site.name for site in opened.sites], True)
         branches = [block.branch for block in blocks.values()]
         sites = [*opened.sites, *(refittable(opened.found, job.sites) if branches else ())]
-        calibration = Calibration.of(opened.graph, sites, job.fit, threads, seed, memory, branches)
+        calibration = calibrated(job, opened.graph, sites, branches)
         if checkpoint:
             begin = checkpoint.resume if options.effort.resume else checkpoint.start
             begin(fingerprint(job, calibration))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ndpass.calibration.collect import Frontier
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
+from ndpass.calibration.walk import OneWalk, Walk
 from ndpass.errors import InputError
 from ndpass.files.model_file import open_graph
 from ndpass.files.weight_files import stored_bytes
@@ -133,9 +134,9 @@ class Subject:
 
     def ranks(self) -> Iterator[Rank]:
         """Layer by layer, pass by pass, setting by setting; each fitted to the original's own activations."""
-        frontier = self.calibration.frontier(self.graph)
+        walk = self.calibration.walk(self.graph)
         for site in self.sites:
-            known = _Known(**vars(self.calibration), known=self.calibration.moments(site, frontier))
+            known = _Known(**vars(self.calibration), known=walk.moments(site))
             for rule in self.passes:
                 for candidate in self._settings(site, rule, known.known):
                     yield self._rank(site, rule, candidate, known)
@@ -213,8 +214,16 @@ class _Known(Calibration):
 
     known: Moments = field(kw_only=True)
 
-    def moments(self, site: Site, frontier: Frontier) -> Moments:  # noqa: ARG002 - the signature is the one that is overridden
-        return self.known
+    def walk(self, graph: Graph) -> Walk:
+        return _KnownWalk(Frontier(graph, self.data, self.memory), self.chosen, self.responses, self.known)
+
+
+@dataclass
+class _KnownWalk(OneWalk):
+    known: Moments
+
+    def sums(self, site: Site) -> Callable[[], Moments]:  # noqa: ARG002 - the signature is the one that is overridden
+        return lambda: self.known
 
 
 class Yardstick:

@@ -38,6 +38,7 @@ from ndpass.rewriting.packing import pack_candidate, pack_plan, unpack_plan
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.clock import Clock
 from ndpass.run.job import Open, Opened
+from ndpass.run.spread import away_of
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +241,19 @@ def planner_for(
     store, folder = (checkpoint.part("candidates"), checkpoint.part("moments").folder) if checkpoint else (None, None)
     shelf = Shelf(folder, calibration.memory) if calibration else None
     effects = checkpoint.part("effects") if checkpoint else None
-    return Planner(graph, network.passes, calibration, most, jobs, store, shelf, network.weighed_by, effects, deadline)
+    return Planner(
+        graph,
+        network.passes,
+        calibration,
+        most,
+        jobs,
+        store,
+        shelf,
+        network.weighed_by,
+        effects,
+        deadline,
+        away_of(calibration, network.passes, most),
+    )
 
 
 def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTable) -> list[Layer]:

@@ -13,8 +13,9 @@ from models import network, normal, residual, run_ort
 from naive import im2col
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import HELD_OUT, Data, Frontier, collect, references, samples
+from ndpass.calibration.collect import Data, Frontier, references, samples
 from ndpass.calibration.feeds import Feeds, open_feeds
+from ndpass.calibration.gather import HELD_OUT, collect
 from ndpass.calibration.moments import SHRINKAGES, Moments
 from ndpass.calibration.reference import Calibration
 from ndpass.conv import Conv

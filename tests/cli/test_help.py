@@ -11,7 +11,7 @@ from conftest import Command, assert_refused
 from ndpass.calibration.preprocess import PRESETS, Preprocess
 from ndpass.cli.help_commands import COLUMNS, described
 from ndpass.cli.topics import TOPICS
-from ndpass.errors import BudgetError, InputError, UsageError, VerificationError
+from ndpass.errors import BudgetError, EngineError, InputError, UsageError, VerificationError
 from ndpass.measuring.metrics import NAMES
 from ndpass.passes import PASSES, NetworkDecoupling
 from ndpass.run.arguments import BUDGETS
@@ -69,7 +69,8 @@ def test_topics_name_all_that_the_code_takes() -> None:
     assert set(NAMES) <= words["metrics"]
     assert set(PRESETS) | {field.name for field in dataclasses.fields(Preprocess)} <= words["preprocess"]
     assert {f"--{name.replace('_', '-')}" for name in BUDGETS} <= words["budgets"]
-    codes = {kind.exit_code for kind in (UsageError, InputError, BudgetError, VerificationError)} | {0, 130}
+    kinds = (UsageError, InputError, BudgetError, VerificationError, EngineError)
+    codes = {kind.exit_code for kind in kinds} | {0, 130}
     assert {str(code) for code in codes} <= words["exit-codes"]
     assert {rule.name for rule in PASSES} <= words["passes"]
 

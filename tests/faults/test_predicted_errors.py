@@ -99,7 +99,7 @@ def on_data(net: Net, model: onnx.ModelProto, site: Site, weight: F, off: F) -> 
     graph = opened(net, "onnx")[1]
     x = net.feed(SAMPLES, seed=1)
     calibration = Calibration.of(graph, [site], open_feeds(x, graph.inputs()), 1, 0, 1 << 30)
-    energy = calibration.moments(site, calibration.frontier(graph)).g
+    energy = calibration.walk(graph).moments(site).g
     before, after = (run_ort(m, {"x": x})[0].astype(np.float64) for m in (net.model, model))
     outer = (0, *range(2, before.ndim))
     added, square = energy - before.var(outer), (weight**2).sum(1)

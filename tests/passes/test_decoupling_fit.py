@@ -273,7 +273,7 @@ def test_a_stem_is_never_worse_than_its_weights_factors() -> None:
         SHARED / "data/cifar10_calibration.npz", graph.inputs(), Preprocess.parse("cifar10"), samples=500
     )
     calibration = Calibration.of(graph, [site], feeds, 1, 0, 1 << 28)
-    moments = calibration.moments(site, calibration.frontier(graph))
+    moments = calibration.walk(graph).moments(site)
     plain, fitted = (NetworkDecoupling().rewrite(site.conv, {"rank": 1, "form": "pw-dw"}, m) for m in (None, moments))
     assert block_error(site.conv, fitted, moments) <= block_error(site.conv, plain, moments)
 

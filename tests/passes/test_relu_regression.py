@@ -12,8 +12,9 @@ from conftest import Command
 from models import changed_options, network, normal, run_options
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import Data, Frontier, answers, samples
+from ndpass.calibration.collect import Data, Frontier, samples
 from ndpass.calibration.feeds import open_feeds
+from ndpass.calibration.gather import answers
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import patches
 from ndpass.conv import Conv
@@ -285,7 +286,7 @@ def test_what_an_output_goes_into() -> None:
 
 @pytest.mark.parametrize("most", [10**9, 4 * 6 * 100])
 def test_answers_are_those_of_the_sampled_patches(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ndpass.calibration.collect.MOST_ANSWERS", most)
+    monkeypatch.setattr("ndpass.calibration.gather.MOST_ANSWERS", most)
     text = "(float[N,3,8,8] x) => (float[N,6,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, W) }"
     model: onnx.ModelProto = network(text, W=normal(6, 3, 3, 3))
     graph = Graph(model)

@@ -33,8 +33,8 @@ def layers() -> tuple[dict[str, Site], dict[str, Moments]]:
     sites = [s for s in graph.sites() if isinstance(s, Site) and s.name in names]
     feeds = open_feeds(digits.images()[0][0][:100], graph.inputs())
     calibration = Calibration.of(graph, sites, feeds, 1, 0, 1 << 30)
-    frontier = calibration.frontier(graph)
-    return {s.name: s for s in sites}, {s.name: calibration.moments(s, frontier) for s in sites}
+    walk = calibration.walk(graph)
+    return {s.name: s for s in sites}, {s.name: walk.moments(s) for s in sites}
 
 
 def layer(name: str, calibrated: bool) -> tuple[Site, Moments | None]:

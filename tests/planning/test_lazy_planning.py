@@ -169,7 +169,7 @@ def test_layers_have_room_on_the_shelf_in_their_order() -> None:
 
 def test_moments_come_back_from_the_shelf_as_they_were() -> None:
     graph, sites, calibration = subject()
-    shelf, moments = Shelf(None, 1 << 30), calibration.moments(sites[0], calibration.frontier(graph))
+    shelf, moments = Shelf(None, 1 << 30), calibration.walk(graph).moments(sites[0])
     assert shelf.get(sites[0].name) is None
     assert shelf.put(sites[0].name, moments)
     found = shelf.get(sites[0].name)

@@ -110,7 +110,7 @@ def test_compensation_undoes_a_planted_drift() -> None:
     graph.splice(sites[0], damaged)
     rewriter = Rewriter(graph, parse("nd:rank=full:form=dw-pw"), calibration)
     assert rewriter.calibration is not None
-    moments = rewriter.calibration.moments(sites[1], calibration.frontier(graph))
+    moments = calibration.walk(graph).moments(sites[1])
     before = moments.error(sites[1].conv.matrix)
     assert before > 0.01
     assert moments.error(moments.best) < 0.01 * before

@@ -1,0 +1,1 @@
+"""Other machines: a Dask cluster that shards of the data and layers are worked on, with one machine's bytes."""
