@@ -96,7 +96,9 @@ def remove_left(parent: Path, prefix: str) -> None:
     known by being empty and having a name that begins with `prefix`.
     """
     with suppress(OSError):  # it may not be readable: nothing is known of it then, and nothing goes
-        for path in [Path(entry) for entry in os.scandir(parent) if _may_be_ours(entry)]:
+        with os.scandir(parent) as entries:
+            found = [Path(entry) for entry in entries if _may_be_ours(entry)]
+        for path in found:
             with suppress(OSError, Timeout, NotImplementedError):
                 if (path / LOCK).is_file():
                     if lock := _locked(path):
@@ -117,7 +119,10 @@ def _may_be_ours(entry: os.DirEntry[str]) -> bool:
     named = entry.name.startswith((".", TEMPORARY)) and RANDOM.fullmatch(entry.name[-8:])
     if not named or not entry.is_dir(follow_symlinks=False):
         return False
-    return not hasattr(os, "getuid") or entry.stat(follow_symlinks=False).st_uid == os.getuid()
+    try:
+        return not hasattr(os, "getuid") or entry.stat(follow_symlinks=False).st_uid == os.getuid()
+    except FileNotFoundError:  # another process has removed it meanwhile
+        return False
 
 
 def _locked(folder: Path) -> FileLock | None:
