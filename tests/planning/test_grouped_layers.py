@@ -53,7 +53,7 @@ def moments() -> Moments:
     graph = Graph(model())
     site = next(found for found in graph.sites() if isinstance(found, Site) and found.outline.group == 4)
     calibration = Calibration.of(graph, [site], open_feeds(images(), graph.inputs()), 1, 0, 1 << 30)
-    return calibration.moments(site, calibration.frontier(graph))
+    return calibration.walk(graph).moments(site)
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
