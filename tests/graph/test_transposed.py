@@ -11,8 +11,9 @@ import pytest
 from models import EXACT, feed_of, network, normal, relative, rewritten, run_options, run_ort, run_ov, sites_of
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import Data, Frontier, collect, references, samples
+from ndpass.calibration.collect import Data, Frontier, references, samples
 from ndpass.calibration.feeds import open_feeds
+from ndpass.calibration.gather import collect
 from ndpass.calibration.reference import Calibration
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Skipped
