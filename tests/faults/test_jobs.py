@@ -42,6 +42,6 @@ def test_jobs_under_load_give_the_same_bytes(which: str, tmp_path: Path, request
     for jobs in JOBS[request.config.getoption("--long")]:
         place = prepared(tmp_path / "busy")
         ended = run(place, (*scenario.args, "--jobs", jobs))
-        assert ended.code == 0, ended
+        assert ended.code == 0, ended.err[-3000:]
         assert found(place, scenario) == undisturbed(which).wanted, jobs
         shutil.rmtree(place.root)
