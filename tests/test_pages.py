@@ -118,7 +118,13 @@ def test_minutes_are_those_of_the_benchmarks() -> None:
 def test_exit_codes_are_those_of_the_errors() -> None:
     from ndpass import errors
 
-    kinds = (errors.UsageError, errors.InputError, errors.BudgetError, errors.VerificationError)
+    kinds = (
+        errors.UsageError,
+        errors.InputError,
+        errors.BudgetError,
+        errors.VerificationError,
+        errors.EngineError,
+    )
     table = re.findall(r"^\| (\d+) \|", text_of("troubleshooting.md"), re.MULTILINE)
     assert table == ["0", *(str(kind.exit_code) for kind in kinds), "130"]
 
