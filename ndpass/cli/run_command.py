@@ -335,8 +335,8 @@ def run(
         raise UsageError(f"--compress-to-fp16 is about OpenVINO IR: give an .xml as output, not {output}")
     check_kind(output, from_ir=model.suffix == IR, int8=int8)
     read = (model, calibration, validation, plan)
-    check_outputs(read, {"--json": json, "--save-plan": save_plan, "--report": report}, output, model_server)
     with truth_when_interrupted(output, resume):
+        check_outputs(read, {"--json": json, "--save-plan": save_plan, "--report": report}, output, model_server)
         _execute(model, options, quiet, given)
 
 
