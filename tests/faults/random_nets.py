@@ -198,13 +198,12 @@ def resize(d: Draft) -> None:
 
 def resize_back(d: Draft) -> None:
     """A pool, and a Resize to the size that the stream had, read off it when the model runs."""
-    if min(d.hw) < 2:
+    if min(d.hw) < 2 or d.opset < 13:  # before that onnx, which MACs are counted by, does not follow such sizes
         return
     numbers = [d.constant(np.array([n], np.int64), exact=True) for n in (0, 2, 2 + d.axes)]
     small = d.node("MaxPool", d.x, kernel_shape=(2,) * d.axes, strides=(2,) * d.axes)
     parts = [d.node("Slice", d.node("Shape", t), *numbers[i : i + 2]) for i, t in enumerate((small, d.x))]
-    none = d.constant(np.zeros(0, np.float32), exact=True) if d.opset < 13 else ""
-    d.x = d.node("Resize", small, none, none, d.node("Concat", *parts, axis=0), mode="nearest", nearest_mode="floor")
+    d.x = d.node("Resize", small, "", "", d.node("Concat", *parts, axis=0), mode="nearest", nearest_mode="floor")
 
 
 def halves(d: Draft) -> None:
