@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from ndpass.graph.constants import is_weight, values
-from ndpass.graph.shape_values import source, uses
+from ndpass.graph.shape_values import first_axis, source, uses
 from ndpass.graph.shapes import Shape
 
 Labels: TypeAlias = NDArray[np.int64]
@@ -271,15 +271,22 @@ def _concat(walk: Walk, node: gs.Node) -> None:
     axis = node.attrs["axis"] % len(walk.shape(y))
     if any(walk.spans[id(t)].axis != axis for t in (y, *node.inputs) if id(t) in walk.spans):
         walk.refuse(node)
-    ends = np.cumsum([walk.shape(t)[axis] for t in node.inputs])
-    for t, part in zip(node.inputs, np.split(np.arange(ends[-1]), ends[:-1]), strict=True):
+    _in_parts(walk, y, node.inputs, axis)
+
+
+def _in_parts(walk: Walk, whole: gs.Tensor, parts: Sequence[gs.Tensor], axis: int) -> list[int]:
+    """The parts lie behind each other in the whole; returns how large each is."""
+    sizes = [walk.shape(t)[axis] for t in parts]
+    ends = np.cumsum(sizes)
+    for t, part in zip(parts, np.split(np.arange(ends[-1]), ends[:-1]), strict=True):
         own = walk.labels(t, axis)
         if own is not None:
-            whole = np.full(ends[-1], -1)
-            whole[part] = own
-            walk.put(y, axis, whole)
-        whole_now = walk.labels(y, axis)
-        walk.put(t, axis, None if whole_now is None else whole_now[part])
+            labels = np.full(ends[-1], -1)
+            labels[part] = own
+            walk.put(whole, axis, labels)
+        now = walk.labels(whole, axis)
+        walk.put(t, axis, None if now is None else now[part])
+    return sizes
 
 
 def _split(walk: Walk, node: gs.Node) -> None:
@@ -290,16 +297,7 @@ def _split(walk: Walk, node: gs.Node) -> None:
         walk.refuse(node)
     if _has(node, 1) and _constant(node, 1) is None:
         walk.refuse(node)
-    sizes = [walk.shape(t)[axis] for t in node.outputs]
-    ends = np.cumsum(sizes)
-    for t, part in zip(node.outputs, np.split(np.arange(ends[-1]), ends[:-1]), strict=True):
-        own = walk.labels(t, axis)
-        if own is not None:
-            whole = np.full(ends[-1], -1)
-            whole[part] = own
-            walk.put(x, axis, whole)
-        whole_now = walk.labels(x, axis)
-        walk.put(t, axis, None if whole_now is None else whole_now[part])
+    sizes = _in_parts(walk, x, node.outputs, axis)
     for number, t in enumerate(node.outputs):
         own = walk.labels(t, axis)
         if own is not None:
@@ -310,7 +308,7 @@ def _shape(walk: Walk, node: gs.Node) -> None:
     """Sizes that the model reads off a tensor are of the tensor as it is then, so that a Resize may go by them."""
     x, size = node.inputs[0], node.outputs[0]
     axis = walk.spans[id(x)].axis
-    at = axis - _first_axis(node, len(walk.shape(x)))
+    at = axis - first_axis(node, walk.shape)
     if not 0 <= at < walk.shape(size)[0]:
         return
     for user, index, position in uses(size, at, walk.shape, walk.outputs):
@@ -319,11 +317,6 @@ def _shape(walk: Walk, node: gs.Node) -> None:
             walk.refuse(node)
         walk.tie((x, axis), (y, axis))
         walk.tie((y, axis), (x, axis))
-
-
-def _first_axis(shape: gs.Node, rank: int) -> int:
-    start = int(shape.attrs.get("start", 0))
-    return start + rank if start < 0 else start
 
 
 def _flatten(walk: Walk, node: gs.Node) -> None:

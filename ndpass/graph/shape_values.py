@@ -29,28 +29,48 @@ def source(tensor: gs.Tensor, position: int, shape: Length) -> Source | None:
         return None
     node = tensor.inputs[0]
     if node.op == "Shape":
-        start = int(node.attrs.get("start", 0))
-        rank = len(shape(node.inputs[0]))
-        return node.inputs[0], position + (start + rank if start < 0 else start)
+        return node.inputs[0], position + first_axis(node, shape)
     before = _moved(node, position, shape)
     return None if before is None else source(*before, shape)
+
+
+def first_axis(node: gs.Node, shape: Length) -> int:
+    """The axis that a Shape begins with."""
+    start = int(node.attrs.get("start", 0))
+    return start + len(shape(node.inputs[0])) if start < 0 else start
 
 
 def uses(tensor: gs.Tensor, at: int, shape: Length, given: Collection[int]) -> Iterator[tuple[gs.Node, int, int]]:
     """Every node that computes with the number at this position: the node, which of its inputs, the position in it.
 
+    So does a moving operator that takes the number for an index, or of which it is not known where it puts it.
     given: ids of the tensors that the model gives; of such a one it is the node that makes it, and no input.
     """
     if id(tensor) in given:
         yield tensor.inputs[0], -1, at
     for node in tensor.outputs:
-        if node.op not in MOVING:
-            yield from ((node, index, at) for index, t in enumerate(node.inputs) if t is tensor)
-            continue
-        out = node.outputs[0]
-        for position in range(max(1, int(np.prod(shape(out))))):
-            if _moved(node, position, shape) == (tensor, at):
-                yield from uses(out, position, shape, given)
+        moved = node.inputs if node.op == "Concat" else node.inputs[:1]
+        handed = node.op in MOVING and any(t is tensor for t in moved)
+        yield from (
+            (node, index, at)
+            for index, t in enumerate(node.inputs)
+            if t is tensor and not (handed and index < len(moved))
+        )
+        if handed:
+            yield from _handed_on(node, tensor, at, shape, given)
+
+
+def _handed_on(
+    node: gs.Node, tensor: gs.Tensor, at: int, shape: Length, given: Collection[int]
+) -> Iterator[tuple[gs.Node, int, int]]:
+    """What computes with the number behind a moving operator, or the operator itself where it hides the number."""
+    out = node.outputs[0]
+    for position in range(max(1, int(np.prod(shape(out))))):
+        before = _moved(node, position, shape)
+        if before is None:
+            yield node, 0, at
+        elif before[0] is tensor and before[1] == at:
+            yield from uses(out, position, shape, given)
 
 
 def _moved(node: gs.Node, position: int, shape: Length) -> tuple[gs.Tensor, int] | None:

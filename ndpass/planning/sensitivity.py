@@ -33,7 +33,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -192,10 +192,6 @@ def effects(
         plain[site.name] = max(known[: len(ERRORS)], key=lambda e: e.slope)
         pruned[site.name] = max(known, key=lambda e: e.slope)
     return plain, pruned if pruning else {}
-
-
-def _unpacked(kept: Mapping[str, Any]) -> list[Effect]:
-    return [Effect(*fields) for fields in kept["effects"]]
 
 
 @dataclass(frozen=True)

@@ -363,6 +363,18 @@ REFUSED: dict[str, tuple[str, Weights, str]] = {
         {"s": np.array([2, 6, 6, 6])},
         "its input comes from Reshape 'p', whose channels cannot be pruned",
     ),
+    "a number of channels that is an index": (
+        "a = Conv(x, A) h = Shape(a) c = Slice(h, one, two) t = ReduceMax<axes=[0,2,3], keepdims=0>(x) "
+        "q = Concat<axis=0>(t, t, t) z = Gather(q, c) y = Conv(a, B)",
+        {"one": np.array([1]), "two": np.array([2])},
+        "its input also feeds Shape 'h', whose channels cannot be pruned",
+    ),
+    "a number of channels that goes where only a run tells": (
+        "a = Conv(x, A) h = Shape(a) m = ReduceMax<keepdims=0>(x) i = Cast<to=7>(m) c = Gather(h, i) "
+        "z = Cast<to=1>(c) y = Conv(a, B)",
+        {},
+        "its input also feeds Shape 'h', whose channels cannot be pruned",
+    ),
     "slice": (
         "a = Conv(x, A) p = Slice(a, s, e, i) y = Conv(p, D)",
         {"s": np.array([0]), "e": np.array([3]), "i": np.array([1]), "D": normal(4, 3, 3, 3)},
