@@ -35,7 +35,7 @@ def test_links_into_a_page_lead_to_a_heading(page: str) -> None:
 
 def test_files_and_folders_that_contributors_are_sent_to_exist() -> None:
     named = set(re.findall(r"`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|md|j2|onnx))?)`", text_of("CONTRIBUTING.md")))
-    assert {"passes/base.py", "graph/channel_walk.py", "ndpass/graph/", "benchmarks/"} <= named
+    assert {"passes/base.py", "graph/channel_rules.py", "ndpass/graph/", "benchmarks/"} <= named
     assert [name for name in sorted(named) if not any((folder / name).exists() for folder in FOLDERS)] == []
 
 
@@ -50,7 +50,7 @@ def test_contributors_read_the_names_that_the_code_has() -> None:
     """Constants and methods of the chapters on passes and operators."""
     from benchmarks import machine
     from benchmarks.results import rows
-    from ndpass.graph import channel_walk, sites
+    from ndpass.graph import channel_rules, sites
     from ndpass.passes import SpatialDecomposition
     from ndpass.testing import check_pass
 
@@ -59,7 +59,7 @@ def test_contributors_read_the_names_that_the_code_has() -> None:
     assert callable(check_pass)
     holders = {
         sites: ["NO_PASS"],
-        channel_walk: ["RULES", "ELEMENTWISE"],
+        channel_rules: ["RULES", "ELEMENTWISE"],
         rows: ["TIMED"],
         machine: ["WANTED"],
         SpatialDecomposition: ["refuse", "settings", "rewrite", "errors", "outline", "name", "summary", "options"],

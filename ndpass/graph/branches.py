@@ -24,7 +24,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ndpass.conv import Array, Conv
-from ndpass.graph.channel_walk import ELEMENTWISE
+from ndpass.graph.channel_rules import ELEMENTWISE
 from ndpass.graph.dependencies import reads, upstream
 from ndpass.graph.sites import Found, Site
 

@@ -17,7 +17,8 @@ import onnx_graphsurgeon as gs
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ndpass.graph.channel_walk import Count, Cut, Labels, Refused, Span, Walk, depthwise
+from ndpass.graph.channel_rules import RULES, depthwise
+from ndpass.graph.channel_walk import Count, Cut, Labels, Refused, Span, Walk
 from ndpass.graph.constants import values
 from ndpass.graph.macs import PRODUCTS
 from ndpass.graph.shapes import Shape
@@ -96,7 +97,7 @@ def input_group(graph: gs.Graph, node: gs.Node, shapes: Mapping[str, Shape]) -> 
     """
     if node.op == "Conv" and node.attrs.get("group", 1) > 1:
         return "grouped convolution: its input channels are not its own to choose"
-    walk = Walk(graph, shapes)
+    walk = Walk(graph, shapes, RULES)
     try:
         x = node.inputs[0]
         axis = 1 if node.op == "Conv" else len(walk.shape(x)) - 1

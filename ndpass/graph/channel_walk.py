@@ -2,13 +2,12 @@
 
 Each tensor reached has an axis and labels (C,): position -> channel of the tensor that the walk began at, -1 where
 that position is none of them (the other branches of a Concat). An operator passes labels on in both directions; where
-two meet at one position the two channels are one (`ties`). What can be sliced on the way is noted as a cut. An
-operator without a rule ends the walk with `Refused`.
+two meet at one position the two channels are one (`ties`). What can be sliced on the way is noted as a cut. What each
+operator does is its rule (`ndpass.graph.channel_rules`); one without a rule ends the walk with `Refused`.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,48 +17,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ndpass.graph.constants import is_weight, values
-from ndpass.graph.shape_values import first_axis, source, uses
+from ndpass.graph.constants import is_weight
 from ndpass.graph.shapes import Shape
 
 Labels: TypeAlias = NDArray[np.int64]
-
-ELEMENTWISE = {
-    "Abs",
-    "Add",
-    "Cast",
-    "Celu",
-    "Clip",
-    "Div",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LeakyRelu",
-    "Max",
-    "Mean",
-    "Min",
-    "Mish",
-    "Mul",
-    "Neg",
-    "PRelu",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Sub",
-    "Sum",
-    "Swish",
-    "Tanh",
-    "ThresholdedRelu",
-}
-POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 
 
 class Refused(Exception):  # noqa: N818 - a result, caught in `groups`
@@ -99,13 +60,13 @@ class Count:
 class Walk:
     """Everything that is reached; after `run` the fields are complete."""
 
-    def __init__(self, graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, graph: gs.Graph, shapes: Mapping[str, Shape], rules: Mapping[str, Rule]) -> None:
         self.spans: dict[int, Span] = {}
         self.nodes: dict[int, gs.Node] = {}
         self.cuts: dict[tuple[int, int, int], Cut] = {}
         self.counts: dict[tuple[int, int, int], Count] = {}
         self.ties: list[tuple[Labels, Labels]] = []
-        self._shapes = shapes
+        self._shapes, self._rules = shapes, rules
         self._todo: deque[gs.Node] = deque()
         self._top = {id(node) for node in graph.nodes}
         ends = [graph, *graph.subgraphs(recursive=True)]
@@ -117,7 +78,7 @@ class Walk:
             self.nodes[id(node)] = node
             if id(node) not in self._top:
                 raise Refused(f"its channels are used inside an If, Loop or Scan, by {node.op} '{node.name}'")
-            rule = RULES.get(node.op) if node.domain in (None, "", "ai.onnx") else None
+            rule = self._rules.get(node.op) if node.domain in (None, "", "ai.onnx") else None
             others = [] if node.op == "Split" else node.outputs[1:]
             if rule is None or any(t.outputs or id(t) in self.outputs for t in others):
                 self.refuse(node)
@@ -190,207 +151,4 @@ class Walk:
         self.counts[id(node), index, position] = Count(node, index, position, labels, tuple(sizes))
 
 
-def weight_axes(node: gs.Node) -> tuple[int, int]:
-    """The axes of the weight that run over output and over input channels."""
-    return (0, 1) if node.op == "Conv" or node.attrs.get("transB", 0) else (1, 0)
-
-
-def depthwise(node: gs.Node) -> bool:
-    weight = node.inputs[1]
-    group = node.attrs.get("group", 1)
-    return node.op == "Conv" and group > 1 and weight.shape is not None and tuple(weight.shape[:2]) == (group, 1)
-
-
-def _conv(walk: Walk, node: gs.Node) -> None:
-    if not depthwise(node):
-        if node.attrs.get("group", 1) > 1:
-            raise Refused(f"{node.op} '{node.name}' is a grouped convolution, whose channels cannot be pruned")
-        return _weighted(walk, node, 1)
-    x, y = node.inputs[0], node.outputs[0]
-    walk.tie((y, 1), (x, 1))
-    for index in (1, 2):
-        walk.cut(node, index, 0, y)
-    return None
-
-
-def _matrix(walk: Walk, node: gs.Node) -> None:
-    if node.attrs.get("transA", 0) or (is_weight(node.inputs[1]) and len(node.inputs[1].shape) != 2):
-        walk.refuse(node)
-    _weighted(walk, node, -1)
-
-
-def _weighted(walk: Walk, node: gs.Node, axis: int) -> None:
-    """A consumer of the channels of its input, a producer of those of its output, or both."""
-    if not all(is_weight(t) or t.is_empty() for t in node.inputs[1:]):
-        raise Refused(f"{node.op} '{node.name}' has weights that are computed at run time")
-    for tensor, weight_axis in zip((node.outputs[0], node.inputs[0]), weight_axes(node), strict=True):
-        if id(tensor) in walk.spans:
-            walk.labels(tensor, axis % len(walk.shape(tensor)))
-            walk.cut(node, 1, weight_axis, tensor)
-    y = node.outputs[0]
-    if id(y) in walk.spans and len(node.inputs) > 2 and tuple(node.inputs[2].shape or ())[-1:] not in ((), (1,)):
-        walk.cut(node, 2, len(node.inputs[2].shape) - 1, y)
-
-
-def _elementwise(walk: Walk, node: gs.Node) -> None:
-    """Operands are aligned at their last axis; one of size 1 on the channel axis belongs to no channel."""
-    y = node.outputs[0]
-    rank = len(walk.shape(y))
-    reached = next(t for t in (y, *node.inputs) if id(t) in walk.spans)
-    axis = walk.spans[id(reached)].axis + rank - len(walk.shape(reached))
-    sides, constants = [(y, axis)], []
-    for index, t in enumerate(node.inputs):
-        if t.is_empty():
-            continue
-        its = axis - rank + len(walk.shape(t))
-        if id(t) not in walk.spans and (its < 0 or walk.shape(t)[its] == 1):
-            continue
-        if isinstance(t, gs.Constant):
-            constants.append((index, its))
-        else:
-            sides.append((t, its))
-    walk.tie(*sides)
-    for index, its in constants:
-        walk.cut(node, index, its, y)
-
-
-def _pool(walk: Walk, node: gs.Node) -> None:
-    walk.tie((node.outputs[0], 1), (node.inputs[0], 1))
-
-
-def _batchnorm(walk: Walk, node: gs.Node) -> None:
-    if node.attrs.get("training_mode", 0) or not node.attrs.get("spatial", 1):
-        walk.refuse(node)
-    _pool(walk, node)
-    for index in range(1, 5):
-        walk.cut(node, index, 0, node.outputs[0])
-
-
-def _concat(walk: Walk, node: gs.Node) -> None:
-    y = node.outputs[0]
-    axis = node.attrs["axis"] % len(walk.shape(y))
-    if any(walk.spans[id(t)].axis != axis for t in (y, *node.inputs) if id(t) in walk.spans):
-        walk.refuse(node)
-    _in_parts(walk, y, node.inputs, axis)
-
-
-def _in_parts(walk: Walk, whole: gs.Tensor, parts: Sequence[gs.Tensor], axis: int) -> list[int]:
-    """The parts lie behind each other in the whole; returns how large each is."""
-    sizes = [walk.shape(t)[axis] for t in parts]
-    ends = np.cumsum(sizes)
-    for t, part in zip(parts, np.split(np.arange(ends[-1]), ends[:-1]), strict=True):
-        own = walk.labels(t, axis)
-        if own is not None:
-            labels = np.full(ends[-1], -1)
-            labels[part] = own
-            walk.put(whole, axis, labels)
-        now = walk.labels(whole, axis)
-        walk.put(t, axis, None if now is None else now[part])
-    return sizes
-
-
-def _split(walk: Walk, node: gs.Node) -> None:
-    """A Concat the other way round; its sizes are those of what is left."""
-    x = node.inputs[0]
-    axis = node.attrs.get("axis", 0) % len(walk.shape(x))
-    if any(walk.spans[id(t)].axis != axis for t in (x, *node.outputs) if id(t) in walk.spans):
-        walk.refuse(node)
-    if _has(node, 1) and _constant(node, 1) is None:
-        walk.refuse(node)
-    sizes = _in_parts(walk, x, node.outputs, axis)
-    for number, t in enumerate(node.outputs):
-        own = walk.labels(t, axis)
-        if own is not None:
-            walk.count(node, 1, number, own, sizes)
-
-
-def _shape(walk: Walk, node: gs.Node) -> None:
-    """Sizes that the model reads off a tensor are of the tensor as it is then, so that a Resize may go by them."""
-    x, size = node.inputs[0], node.outputs[0]
-    axis = walk.spans[id(x)].axis
-    at = axis - first_axis(node, walk.shape)
-    if not 0 <= at < walk.shape(size)[0]:
-        return
-    for user, index, position in uses(size, at, walk.shape, walk.outputs):
-        y = user.outputs[0]
-        if user.op != "Resize" or index != 3 or position != axis or "axes" in user.attrs:
-            walk.refuse(node)
-        walk.tie((x, axis), (y, axis))
-        walk.tie((y, axis), (x, axis))
-
-
-def _flatten(walk: Walk, node: gs.Node) -> None:
-    """(N, C, H, W) -> (N, C·H·W): every channel is H·W columns on end."""
-    x, y = node.inputs[0], node.outputs[0]
-    shape = walk.shape(x)
-    if node.attrs.get("axis", 1) % max(len(shape), 1) != 1:
-        walk.refuse(node)
-    columns = math.prod(shape[2:])
-    below = walk.labels(y, 1)
-    if below is not None:
-        rows = below.reshape(shape[1], columns)
-        top = rows.max(axis=1)
-        walk.ties.append((np.repeat(top, columns)[below >= 0], below[below >= 0]))
-        walk.put(x, 1, top)
-    above = walk.labels(x, 1)
-    walk.put(y, 1, None if above is None else np.repeat(above, columns))
-
-
-def _spatial(walk: Walk, node: gs.Node) -> None:
-    """Pad and Resize, where they leave the channel axis alone."""
-    x, y = node.inputs[0], node.outputs[0]
-    axis = next(walk.spans[id(t)].axis for t in (x, y) if id(t) in walk.spans)
-    rank = len(walk.shape(x))
-    if not (_pads_nothing(node, axis, rank) if node.op == "Pad" else _scales_nothing(walk, node, axis, rank)):
-        walk.refuse(node)
-    walk.tie((y, axis), (x, axis))
-    if node.op == "Resize" and _has(node, 3) and (sizes := _constant(node, 3)) is not None and len(sizes) > axis:
-        walk.count(node, 3, axis, walk.spans[id(y)].labels, [int(size) for size in sizes])
-
-
-def _pads_nothing(node: gs.Node, axis: int, rank: int) -> bool:
-    pads, axes = node.attrs.get("pads"), _constant(node, 3)
-    if pads is None:
-        pads = _constant(node, 1)
-    if pads is None or (axes is None and _has(node, 3)):
-        return False
-    of = [a % rank for a in axes] if axes is not None else list(range(rank))
-    return not any(pads[i] or pads[i + len(of)] for i, a in enumerate(of) if a == axis)
-
-
-def _scales_nothing(walk: Walk, node: gs.Node, axis: int, rank: int) -> bool:
-    """A crop could reach over channels; of sizes the number of channels must be a constant or what is read off x."""
-    if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
-        return False
-    listed = node.attrs.get("axes")
-    axes = [a % rank for a in (listed or range(rank))]
-    if axis not in axes:
-        return True
-    if _has(node, 3):
-        x, y, sizes = node.inputs[0], node.outputs[0], _constant(node, 3)
-        whole = listed is None and walk.shape(x)[axis] == walk.shape(y)[axis]
-        return whole and (sizes is not None or source(node.inputs[3], axis, walk.shape) is not None)
-    scales = _constant(node, 2)
-    return scales is not None and scales.size == len(axes) and scales[axes.index(axis)] == 1
-
-
-def _has(node: gs.Node, index: int) -> bool:
-    return index < len(node.inputs) and not node.inputs[index].is_empty()
-
-
-def _constant(node: gs.Node, index: int) -> NDArray[np.generic] | None:
-    return values(node.inputs[index]) if _has(node, index) and is_weight(node.inputs[index]) else None
-
-
-RULES: dict[str, Callable[[Walk, gs.Node], None]] = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
-    **dict.fromkeys(POOLS, _pool),
-    **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
-    **dict.fromkeys(("Gemm", "MatMul"), _matrix),
-    **dict.fromkeys(("Pad", "Resize"), _spatial),
-    "BatchNormalization": _batchnorm,
-    "Concat": _concat,
-    "Flatten": _flatten,
-    "Shape": _shape,
-    "Split": _split,
-}
+Rule: TypeAlias = Callable[[Walk, gs.Node], None]

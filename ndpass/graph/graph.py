@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ndpass.conv import Block, Conv, Sum
 from ndpass.graph import branches
 from ndpass.graph.branches import Branch, Unmerged
-from ndpass.graph.channel_groups import Group, input_group, keep
+from ndpass.graph.channel_groups import Group, keep
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.comparison_outputs import compared
 from ndpass.graph.dependencies import index_of, reads, upstream
@@ -23,6 +23,7 @@ from ndpass.graph.emit import Emitter
 from ndpass.graph.full_inference import FullInference
 from ndpass.graph.input_axes import DEFAULT_HW, OTHER_HW, HeightWidth, likely_size, size_at, with_batches
 from ndpass.graph.input_spec import InputSpec, numpy_type
+from ndpass.graph.layer_groups import group_of, groups_of
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
 from ndpass.graph.normalise import import_graph, inlined, normalise
 from ndpass.graph.onnx_export import export_model, export_node, weight
@@ -343,24 +344,7 @@ class Graph:
 
         All that read them are sites, because each is fitted anew to the channels that are left.
         """
-        if site.transposed:
-            return "transposed convolution: its input channels are left alone"
-        group = input_group(self._graph, self._node(site.name), self._inferred().shapes)
-        if isinstance(group, str) or group.readers == (site.name,):
-            return group
-        found = {f.name: f for f in self.sites()}
-        for member in group.consumers:
-            name = member.node.name
-            why = self._why_whole(found[name])
-            if why is not None:
-                return f"its input channels also feed '{name}': {why}"
-        first = index_of(self._graph.nodes, self._node(group.readers[0]))
-        for node in (member.node for member in group.producers):
-            if node.op == "ConvTranspose" and index_of(self._graph.nodes, node) > first:
-                return (
-                    f"'{node.name}', a transposed convolution, is added to its input channels behind the first reader"
-                )
-        return group
+        return group_of(self._graph, site, self.sites(), self._inferred().shapes, self._whole)
 
     def channel_groups(self) -> dict[str, Group | str]:
         """Site name -> the group that its input channels are pruned in, as it sees it, or why they are not.
@@ -369,33 +353,8 @@ class Graph:
         """
         inferred = self._inferred()
         if self._groups is None or self._groups[0] is not inferred:
-            self._groups = inferred, self._apart()
+            self._groups = inferred, groups_of(self._graph, self.sites(), inferred.shapes, self._whole)
         return dict(self._groups[1])
-
-    def _apart(self) -> dict[str, Group | str]:
-        found: dict[str, Group | str] = {}
-        for site in (one for one in self.sites() if isinstance(one, Site)):
-            if site.name in found:
-                continue
-            group = self.channel_group(site)
-            taken = None if isinstance(group, str) else next((n for n in group.readers if n in found), None)
-            if isinstance(group, str):
-                found[site.name] = group
-            elif taken is not None:
-                found[site.name] = f"its input channels also feed '{taken}', which has others to share"
-            else:
-                found.update((name, group.seen_by(name)) for name in group.readers)
-        return found
-
-    def _why_whole(self, found: Found) -> str | None:
-        """Why the channels that a layer reads cannot be pruned, whatever others read them."""
-        if isinstance(found, Skipped):
-            return found.reason
-        if found.transposed:
-            return "a transposed convolution"
-        if found.name in self._whole:
-            return "it is left as it is"
-        return None if found.in_hw is not None else "its input size is not known, so its cost is not"
 
     def keep_channels(self, group: Group, channels: Labels) -> None:
         """Slice every layer of the group, and what lies between, to these channels."""

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ndpass.graph.channel_walk import ELEMENTWISE
+from ndpass.graph.channel_rules import ELEMENTWISE
 from ndpass.graph.constants import is_weight, values
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.macs import Shape

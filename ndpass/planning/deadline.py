@@ -4,6 +4,10 @@ Planning goes through the layers in the graph's order and cannot begin with thos
 will take is known beforehand (`ndpass.planning.work`), and what has been done tells how fast the machine is. So before
 each layer the time that is left is dealt out to the layers that are still to come, those with the most MACs for their
 work first, and a layer that gets none is left as it is.
+
+Probing stops when its share is over: a layer that was not probed counts as the most sensitive one. What is left after
+timing is for the fit, which takes no longer than planning did: it makes the same moments, and fits once what planning
+has fitted many times.
 """
 
 from __future__ import annotations
@@ -14,32 +18,43 @@ from dataclasses import dataclass, field
 from ndpass.graph.graph import Site
 from ndpass.planning.work import planning_work
 
-PLANNED, TIMED = 0.4, 0.7  # shares of the limit when candidates have to be known, and timed
+PLANNED, PROBED, TIMED = 0.35, 0.5, 0.65  # shares of the limit when candidates have to be known, weighed and timed
 REASON = "the time limit left no time for it"
 
 
 @dataclass
 class Deadline:
-    """limit: seconds from the begin of the run until it should end; passed: seconds since then; left_out: layers."""
+    """limit: seconds from the begin of the run until it should end; passed: seconds since then; left_out: layers, with
+    their MACs; weighed_alike: how many layers were not probed."""
 
     limit: float
     passed: Callable[[], float]
     left_out: dict[str, int] = field(default_factory=dict)
+    weighed_alike: int = 0
 
     def is_near(self, share: float, more: float = 0.0) -> bool:
         """Whether this share of the limit will be over in `more` seconds."""
         return self.passed() + more >= share * self.limit
 
+    def is_probed(self) -> bool:
+        """Whether there is no more time for probing."""
+        return self.is_near(PROBED)
+
     def leave_out(self, site: Site) -> None:
         self.left_out[site.name] = site.macs(site.outline) or 0
 
     def warning(self, total: int) -> str | None:
-        """What is to be said of the layers that were left out, None where there are none; total: MACs of the model."""
-        if not self.left_out:
-            return None
-        count, share = len(self.left_out), sum(self.left_out.values()) / max(total, 1)
-        layers = "1 layer" if count == 1 else f"{count} layers"
-        return f"--time-limit left no time for {layers} with {share:.1%} of the MACs: more time may give a faster model"
+        """What is to be said of what there was no time for, None where there was time; total: MACs of the model."""
+        said, share = [], sum(self.left_out.values()) / max(total, 1)
+        if self.left_out:
+            said.append(f"for {_layers(len(self.left_out))} with {share:.1%} of the MACs")
+        if self.weighed_alike:
+            said.append(f"to try how much an error in {_layers(self.weighed_alike)} costs")
+        return f"--time-limit left no time {', nor '.join(said)}: more time may give a faster model" if said else None
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 class Ration:

@@ -97,7 +97,11 @@ class Planner:
     def _slopes(self, data: Calibration, sites: Sequence[Site], listen: Listener) -> Slopes:
         out = self.deadline.left_out if self.deadline else {}
         probed = [site for site in sites if site.name not in out]
-        return slopes_of(data, self.graph, probed, self.passes, listen, self.effects).beside(out)
+        enough = self.deadline.is_probed if self.deadline else (lambda: False)
+        found = slopes_of(data, self.graph, probed, self.passes, listen, self.effects, enough)
+        if self.deadline:
+            self.deadline.weighed_alike = len([site for site in probed if site.name not in found.plain])
+        return found.beside([site.name for site in sites])
 
     def candidates(self, sites: Sequence[Site], listen: Listener) -> dict[str, list[Candidate]]:
         """Site name -> all its candidates, fitted, with data on the activations of the network as it is now."""

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -124,13 +124,14 @@ def slopes(
     *,
     pruning: Collection[str] = (),
     store: CandidateStore | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Slopes:
     """What an error of each site costs at the outputs, on the calibration data.
 
     pruning: the names of the passes that prune channels, if any may be what makes the error. store: where the effects
-    of each layer's probes are kept as they come.
+    of each layer's probes are kept as they come. enough: asked before each layer, whether the rest is not probed.
     """
-    plain, pruned = effects(calibration, graph, sites, listen, pruning=bool(pruning), store=store)
+    plain, pruned = effects(calibration, graph, sites, listen, pruning=bool(pruning), store=store, enough=enough)
     return Slopes(_above_zero(plain), _above_zero(pruned), pruning)
 
 
@@ -141,10 +142,11 @@ def slopes_of(
     passes: Sequence[Pass],
     listen: Listener = lambda *_: None,
     store: CandidateStore | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Slopes:
-    """What an error of these passes costs."""
+    """What an error of these passes costs; other arguments: as of `slopes`."""
     pruning = [rule.name for rule in passes if isinstance(rule, Pruning)]
-    return slopes(calibration, graph, sites, listen, pruning=pruning, store=store)
+    return slopes(calibration, graph, sites, listen, pruning=pruning, store=store, enough=enough)
 
 
 def _above_zero(found: Mapping[str, Effect]) -> dict[str, float]:
@@ -162,10 +164,12 @@ def effects(
     *,
     pruning: bool = False,
     store: CandidateStore | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Effect], dict[str, Effect]]:
     """Site name -> the effect with the steepest slope, of a decomposition's probes; with `pruning` also of all probes.
 
-    Other arguments: as of `slopes`. An effect is zero where the response never varies.
+    Other arguments: as of `slopes`. An effect is zero where the response never varies; a layer for which there was
+    no time has none.
     """
     kinds = [(kind, error) for kind in ((probe, spread_probe) if pruning else (probe,)) for error in ERRORS]
     few = probing_data(calibration.data, len(kinds) * len(sites), *probing_floor(graph))
@@ -180,6 +184,8 @@ def effects(
         known = (
             store.load_layer(site.name, lambda kept: [Effect(*fields) for fields in kept["effects"]]) if store else None
         )
+        if known is None and enough():
+            continue
         if known is None:
             deque(frontier.advance(site), maxlen=0)
             given = calibration.responses[site.name]

@@ -14,7 +14,7 @@ from models import EXACT, feed_of, interface, network, normal, relative, rewritt
 from numpy.typing import NDArray
 
 from ndpass.graph.channel_groups import Group, input_group, keep, kept, shapes_after
-from ndpass.graph.channel_walk import weight_axes
+from ndpass.graph.channel_rules import weight_axes
 from ndpass.graph.constants import values
 from ndpass.graph.normalise import import_graph, normalise
 from ndpass.graph.shapes import Shape, infer

@@ -17,7 +17,7 @@ from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import parse
 from ndpass.planning.candidate import Budget
 from ndpass.planning.candidate_times import timed_table
-from ndpass.planning.deadline import PLANNED, REASON, TIMED, Deadline, Ration
+from ndpass.planning.deadline import PLANNED, PROBED, REASON, TIMED, Deadline, Ration
 from ndpass.planning.plan import Planner
 from ndpass.planning.work import planning_work
 
@@ -97,9 +97,33 @@ def test_what_is_left_out_stays_as_it_is_and_is_said(watch: Watch) -> None:
     assert any(plan[name].candidate.setting for name in "abc")
     share = deadline.left_out["d"] / graph.macs()
     assert deadline.warning(graph.macs()) == (
-        f"--time-limit left no time for 1 layer with {share:.1%} of the MACs: more time may give a faster model"
+        f"--time-limit left no time for 1 layer with {share:.1%} of the MACs, nor to try how much an error in 3 layers "
+        "costs: more time may give a faster model"
     )
     assert Deadline(10, watch).warning(graph.macs()) is None
+
+
+def test_layers_that_there_is_no_time_to_probe_count_as_the_most_sensitive_one(watch: Watch) -> None:
+    graph, rules = Graph(layers()), parse("cd")
+    sites, deadline = sites_of(graph), Deadline(10, watch)
+    images = np.random.default_rng(0).standard_normal((24, 3, 16, 16), dtype=np.float32)
+    calibration = Calibration.of(graph, sites, open_feeds(images, graph.inputs()), 1, 0, 1 << 30)
+    probed = []
+
+    def listen(stage: str, done: int, _total: int) -> None:
+        if stage == "probing":
+            probed.append(done)
+            watch.seconds = PROBED * 10 if done == 2 else watch.seconds
+
+    ledger = Planner(graph, rules, calibration, deadline=deadline).ledger(sites, listen)
+    slopes = ledger.slopes()
+    assert slopes is not None
+    assert probed == [0, 1, 2, 3]
+    assert slopes.plain["c"] == slopes.plain["d"] == max(slopes.plain["a"], slopes.plain["b"])
+    assert slopes.plain["a"] != slopes.plain["b"]
+    assert deadline.warning(graph.macs()) == (
+        "--time-limit left no time to try how much an error in 2 layers costs: more time may give a faster model"
+    )
 
 
 def test_layers_are_timed_largest_first_and_the_rest_stays_when_time_is_over(watch: Watch) -> None:

@@ -1,6 +1,6 @@
 """Describe an OpenVINO model in the operators of ONNX, so that sites, channel groups and costs have one implementation.
 
-What has a counterpart that `ndpass.graph.sites` or `ndpass.graph.channel_walk` knows becomes that operator; all else
+What has a counterpart that `ndpass.graph.sites` or `ndpass.graph.channel_rules` knows becomes that operator; all else
 keeps its type as a name that no rule knows. The description names its parts; where they are in the model, `Places`
 tells.
 """
