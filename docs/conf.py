@@ -10,6 +10,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.utils.math.latex2mathml import tex2mathml
 
 from ndpass.version import VERSION
 
@@ -17,7 +18,8 @@ project = "ndpass"
 author = "the ndpass authors"
 copyright = f"{author}, Apache-2.0"  # noqa: A001 - Sphinx's name for it
 release = version = VERSION
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+html_math_renderer = "mathml"  # that browsers draw by themselves: a page needs no script and no network
 html_theme = "furo"
 html_title = f"ndpass {VERSION}"
 html_show_sourcelink = False
@@ -65,6 +67,14 @@ class Help(Directive):
         return [nodes.literal_block(text, text, language="text")]
 
 
+def formula(translator: Any, node: nodes.Element) -> None:
+    block = isinstance(node, nodes.math_block)
+    text = tex2mathml(node.astext(), as_block=block)
+    translator.body.append(f'<div class="formula">{text}</div>' if block else text)
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
+    app.add_html_math_renderer("mathml", inline_renderers=(formula, None), block_renderers=(formula, None))
     app.connect("autodoc-process-docstring", plain)
     app.add_directive("ndpass-help", Help)

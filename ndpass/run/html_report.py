@@ -143,27 +143,29 @@ def _plans(report: Report) -> Iterator[Section]:
     if not report.plans:
         return
     limit = report.budget.get("max_drop", report.budget.get("max_error"))
-    percent = "max_error" in report.budget
-    allowed = None if not isinstance(limit, int | float) else float(limit) * (100 if percent else 1)
+    of_error = "max_error" in report.budget
+    allowed = float(limit) if isinstance(limit, int | float) else None
+    unit, digits = ("worst output's error", 3) if of_error else ("points lost", 2)
+    losses = [one.loss / 100 if of_error else one.loss for one in report.plans]
+    said = [f"error {loss:.{digits}f}" if of_error else f"{loss:.{digits}f} points lost" for loss in losses]
     points = [
         Point(
             one.speedup,
-            one.loss,
-            f"plan {number}: {one.speedup:.2f} times as fast, {one.loss:.2f} lost",
-            "chosen" if one.chosen else "over" if allowed is not None and one.loss > allowed else "",
+            loss,
+            f"plan {number}: {one.speedup:.2f} times as fast, {text}",
+            "chosen" if one.chosen else "over" if allowed is not None and loss > allowed else "",
         )
-        for number, one in enumerate(report.plans, 1)
+        for number, (one, loss, text) in enumerate(zip(report.plans, losses, said, strict=True), 1)
     ]
-    unit = "worst output's error, %" if percent else "points lost"
     scatter = Scatter("times as fast", unit, points, None if allowed is None else (allowed, "allowed"))
     rows = [
         [
             Cell(str(number), number),
             Cell(f"{one.speedup:.2f}", one.speedup),
-            Cell(f"{one.loss:.2f}", one.loss),
-            Cell("chosen" if one.chosen else "too much" if allowed is not None and one.loss > allowed else ""),
+            Cell(f"{loss:.{digits}f}", loss),
+            Cell("chosen" if one.chosen else "too much" if allowed is not None and loss > allowed else ""),
         ]
-        for number, one in enumerate(report.plans, 1)
+        for number, (one, loss) in enumerate(zip(report.plans, losses, strict=True), 1)
     ]
     heads = ("plan", "times as fast", unit, "verdict")
     text = "Each plan was timed before it was fitted, with random weights; its loss was measured after the fit."

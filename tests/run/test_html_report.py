@@ -135,6 +135,16 @@ def test_it_says_what_was_asked_what_came_out_and_what_to_do_next() -> None:
         assert words in text, words
 
 
+def test_plans_within_an_error_have_their_errors_as_they_were_asked_for() -> None:
+    """TriedPlan.loss is in per cent then; an error of 69.6 is not "6961 lost"."""
+    plans = [TriedPlan(speedup=3.1, loss=6961.0, chosen=False), TriedPlan(speedup=1.7, loss=4.0, chosen=True)]
+    page = page_of(full(plans=plans, budget={"max_error": 0.05}), GIVEN).html()
+    text = Read(page).text
+    for words in ("worst output's error", "1 3.10 69.610 too much", "2 1.70 0.040 chosen"):
+        assert words in text, words
+    assert "plan 1: 3.10 times as fast, error 69.610" in page
+
+
 def test_the_bars_are_as_wide_as_the_layers_take_time() -> None:
     page = page_of(full()).html()
     before, after = re.findall(r'<figure class="bar">(.*?)</figure>', page, re.DOTALL)
