@@ -9,9 +9,9 @@ by block coordinate descent over the input channels i, each with its own block C
 dw-pw: the pair (P_i, D_i) is the rank-T part of M_i* in the metric C_ii, a K×K eigenproblem, so both factors of a
 channel are optimal together. pw-dw: channel i of all pointwise rows is a T×T solve for every output; after the sweep
 the T·K depthwise taps of each output are solved together. Then R is updated, R −= ΔM_i C_i: at once for the columns of
-the next CHANNELS channels, for all other columns after these, by one product. One sweep over the channels costs one
-product of (n_o, n) with (n, n). Last, dw-pw solves for all pointwise weights together: their features (n_i·T) are the
-same for every output.
+the next CHANNELS channels, for those behind after these, by one product. One sweep over the channels costs half a
+product of (n_o, n) with (n, n), beside that for R. Last, dw-pw solves for all pointwise weights together: their
+features (n_i·T) are the same for every output.
 
 Wide layers are swept in float32. The residual is computed anew for every sweep, so rounding does not add up.
 """
@@ -104,9 +104,13 @@ class _Solver:
         """Make the factors of channel i optimal, given its kernels and residuals (n_o, K); returns their change."""
         raise NotImplementedError
 
+    def residual(self, kernel: Array) -> Array:
+        """R = B − MC (n_o, n) for the kernel M (n_o, n) of the factors as they are."""
+        return self.B - kernel.astype(self.C.dtype) @ self.C
+
     def sweep(self) -> None:
         kernel = self.kernel().reshape(self.n_o, -1)
-        residual = self.B - kernel.astype(self.C.dtype) @ self.C
+        residual = self.residual(kernel)
         width = CHANNELS * self.K
         for start in range(0, len(self.C), width):
             block = slice(start, start + width)
@@ -117,7 +121,8 @@ class _Solver:
                 change = self.improve((start + a) // self.K, kernel[:, start + a : start + a + self.K], near[:, mine])
                 changes[:, mine] = change
                 near -= change.astype(near.dtype) @ own[mine]
-            residual -= changes @ self.C[block]
+            behind = slice(block.stop, None)  # what is before has had its turn
+            residual[:, behind] -= changes @ self.C[block, behind]
 
 
 class _DwPw(_Solver):
@@ -138,6 +143,14 @@ class _DwPw(_Solver):
     def kernel(self) -> Array:
         kernel: Array = (self.P @ self.D).transpose(1, 0, 2)
         return kernel
+
+    def residual(self, kernel: Array) -> Array:
+        """By the features, which are fewer than elements of a patch: MC = P(DC)."""
+        if self.rank >= self.K:
+            return super().residual(kernel)
+        D, n = self.D.astype(self.C.dtype), len(self.C)
+        features = (D @ self.C.reshape(self.n_i, self.K, n)).reshape(-1, n)  # (n_i·T, n)
+        return self.B - self.P.transpose(1, 0, 2).reshape(self.n_o, -1).astype(self.C.dtype) @ features
 
     def improve(self, i: int, kernel: Array, residual: Array) -> Array:
         scaled = (kernel + residual @ self.inverse[i]) @ self.root[i]
