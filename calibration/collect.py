@@ -1,9 +1,9 @@
 """Run a model up to its sites, in bounded memory.
 
 `references` runs the original once and keeps its responses at the sampled positions of every site. `Frontier` then
-follows the network as it is rewritten: it stores the tensors that are alive just before a site for all images if they
-fit the memory budget, so that the next site costs one segment of the network; where they do not fit, the segment is
-run again from the last cut that did. All inference is OpenVINO in f32.
+follows the network as it is rewritten: it stores the tensors that are alive just before a site for all images, so that
+the next site costs one segment of the network: in memory if they fit the budget, else on disk (`spool`); where there is
+no room either, the segment is run again from the last cut that was stored. All inference is OpenVINO in f32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.calibration.patches import Sample, responses
 from ndpass.calibration.runners import Runners
+from ndpass.calibration.spool import Batch, Spool
 from ndpass.conv import Array
 from ndpass.errors import InputError
 from ndpass.graph.branches import Branch
@@ -174,21 +176,25 @@ def check_enough(site: Site, images: int, rows: int) -> None:
 class Frontier:
     """The inputs of one site after the other, in graph order, of a network that is being rewritten behind it."""
 
-    def __init__(self, graph: Graph, data: Data, memory: int, runners: Runners | None = None) -> None:
-        """memory: bytes for what is stored. runners: of the graph, where several frontiers share them."""
-        self.graph, self.data, self.memory = graph, data, memory
+    def __init__(
+        self, graph: Graph, data: Data, memory: int, runners: Runners | None = None, folder: Path | None = None
+    ) -> None:
+        """memory: bytes for what is stored. runners: of the graph, where several frontiers share them. folder: where
+        what does not fit the memory is put on disk; None: nowhere."""
+        self.graph, self.data, self.memory, self.folder = graph, data, memory, folder
         self._runners = runners or Runners(graph, data.threads)
         self._cut: tuple[str, ...] | None = None
-        self._stored: deque[Feed] = deque()
+        self._stored: deque[Batch] = deque()
+        self._spool: Spool | None = None  # that the last batches were put on
 
     @property
     def state(self) -> State:
         """Where it is; whoever has it may not write to its arrays."""
-        return self._cut, tuple(self._stored)
+        return self._cut, tuple(dict(batch) for batch in self._stored)
 
     def restore(self, state: State) -> None:
         """Go on from where another one was, on the same data and a graph in the same state."""
-        self._cut, self._stored = state[0], deque(dict(feed) for feed in state[1])
+        self._cut, self._stored = state[0], deque(Batch(feed) for feed in state[1])
 
     def advance(self, site: Site) -> Iterator[Array]:
         """The site's input, a batch at a time; to be read to its end."""
@@ -197,28 +203,39 @@ class Frontier:
             yield from (feed[x] for feed in self._stored)
             return
         with self._runners.lock:
-            keep = self._size(live) <= self.memory
-        wanted = live if keep else (x,)
-        run = self._runner(wanted)
-        fresh: deque[Feed] = deque()
-        for feed in self._feeds(consume=keep):
-            outputs = run(feed)
+            size = self._size(live)
+        spool = self._spool_for(size) if size > self.memory else None
+        keep = size <= self.memory or spool is not None
+        run = self._runner(live if keep else (x,))
+        fresh: deque[Batch] = deque()
+        for batch in self._batches(consume=keep):
+            outputs = run(batch)
             if keep:
-                fresh.append({name: outputs[name] for name in live})
+                fresh.append(outputs.of(live, spool))
             yield outputs[x]
         if keep:
-            self._cut, self._stored = live, fresh
+            self._cut, self._stored, self._spool = live, fresh, spool
+
+    def _spool_for(self, size: int) -> Spool | None:
+        """A file for so many bytes, None where there is no room for it."""
+        if self.folder is None:
+            return None
+        try:
+            return Spool(self.folder, size)
+        except OSError as e:
+            log.info("%d MB of activations are not put on disk: %s", size >> 20, e)
+            return None
 
     def past(self, site: Site) -> None:
         """Go through a site without a look at its input: through the same segments, so that what follows has the same
         bits."""
         deque(self.advance(site), maxlen=0)
 
-    def beside(self, site: Site, others: Sequence[str]) -> Iterator[Feed]:
+    def beside(self, site: Site, others: Sequence[str]) -> Iterator[Mapping[str, Array]]:
         """The site's input and other tensors of the network as it is now, a batch at a time; to be read to its end."""
         self.past(site)
         run = self._runner((self.graph.input_of(site), *others))
-        yield from (run(feed) for feed in self._feeds(consume=False))
+        yield from (run(batch) for batch in self._batches(consume=False))
 
     @property
     def cut(self) -> tuple[str, ...] | None:
@@ -228,7 +245,7 @@ class Frontier:
 
     def feeds(self) -> Iterator[Feed]:
         """These tensors, or the inputs, a batch at a time."""
-        return self._feeds(consume=False)
+        yield from (dict(batch) for batch in self._batches(consume=False))
 
     def prune(self, kept: Lost, counted: bool) -> None:
         """These tensors of the network have lost all but some channels.
@@ -238,10 +255,7 @@ class Frontier:
         """
         if counted:
             self._cut, self._stored = None, deque()
-        for feed in self._stored:
-            for name in kept.keys() & feed.keys():
-                axis, stay = kept[name]
-                feed[name] = np.take(feed[name], stay, axis)
+        self._stored = deque(batch.narrowed(kept, self._spool) for batch in self._stored)
 
     def _size(self, live: Sequence[str]) -> int:
         """Bytes that these tensors take for all images; one whose length depends on values is looked at once."""
@@ -249,7 +263,7 @@ class Frontier:
         unknown = [name for name in live if name not in shapes]
         one = sum(4 * int(np.prod(shapes[name])) for name in live if name in shapes)
         if unknown:
-            first = self._runner(unknown)(next(self._feeds(consume=False)))
+            first = self._runner(unknown)(next(self._batches(consume=False)))
             one += sum(first[name].nbytes for name in unknown)
         return one * (self.data.images // self.data.batch)
 
@@ -260,10 +274,10 @@ class Frontier:
             return _Run(None, wanted)
         return _Run(self._runners(inner, self._cut, self.data.batch), wanted)
 
-    def _feeds(self, consume: bool) -> Iterator[Feed]:
+    def _batches(self, consume: bool) -> Iterator[Batch]:
         """The stored batches, let go of one by one where newer ones take their place, or the data themselves."""
         if self._cut is None:
-            yield from (single(feed, self.graph.inputs()) for feed in self.data.batches())
+            yield from (Batch(single(feed, self.graph.inputs())) for feed in self.data.batches())
         elif consume:
             while self._stored:
                 yield self._stored.popleft()
@@ -278,8 +292,8 @@ class _Run:
     runner: OpenVINO | None
     wanted: Sequence[str]
 
-    def __call__(self, feed: Feed) -> Feed:
+    def __call__(self, batch: Batch) -> Batch:
         if self.runner is None:
-            return feed
-        made = self.runner.lent({spec.name: feed[spec.name] for spec in self.runner.inputs})
-        return {name: np.array(made[name]) if name in made else feed[name] for name in self.wanted}
+            return batch
+        made = self.runner.lent({spec.name: batch[spec.name] for spec in self.runner.inputs})
+        return Batch({name: np.array(made[name]) if name in made else batch.parts[name] for name in self.wanted})

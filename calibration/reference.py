@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ndpass.calibration.collect import MOST, Data, Frontier, check_enough, references, responding, samples
 from ndpass.calibration.digests import digest_data, digest_of
@@ -20,12 +21,16 @@ from ndpass.measuring.batch import batch_within
 
 @dataclass
 class Calibration:
-    """The data and the original's responses at the sampled positions of every site that can be fitted."""
+    """The data and the original's responses at the sampled positions of every site that can be fitted.
+
+    folder: where activations go that do not fit the memory; None: nowhere, the network is run again for them.
+    """
 
     data: Data
     memory: int
     chosen: Mapping[str, Sample]
     responses: Mapping[str, Array]
+    folder: Path | None = None
 
     @classmethod
     def of(
@@ -45,7 +50,7 @@ class Calibration:
 
     def walk(self, graph: Graph) -> Walk:
         """A walk along the graph, which may be rewritten behind it."""
-        return OneWalk(Frontier(graph, self.data, self.memory), self.chosen, self.responses)
+        return OneWalk(Frontier(graph, self.data, self.memory, folder=self.folder), self.chosen, self.responses)
 
     def digest(self) -> str:
         """Hash of all samples as the model gets them."""

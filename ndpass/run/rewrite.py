@@ -120,6 +120,7 @@ def _calibrated(
         if checkpoint:
             begin = checkpoint.resume if options.effort.resume else checkpoint.start
             begin(fingerprint(job, calibration))
+            calibration.folder = checkpoint.folder
     return calibration
 
 

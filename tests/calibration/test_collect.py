@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,14 +166,14 @@ def test_each_group_has_moments_of_its_own_inputs_and_responses() -> None:
     assert got.energy == pytest.approx(sum(part.energy for part in got.parts))
 
 
-def walk(memory: int, threads: int, batch: int = BATCH) -> Mapping[str, Moments]:
+def walk(memory: int, threads: int, batch: int = BATCH, folder: Path | None = None) -> Mapping[str, Moments]:
     """The moments of every site in turn, of a network that is not changed on the way."""
     graph = Graph(residual())
     sites = sites_in(graph)
     data = Data(feeds_for(graph, pictures()), batch, threads)
     chosen = samples(graph, sites, data)
     found = references(graph, sites, chosen, data)
-    frontier = Frontier(graph, data, memory)
+    frontier = Frontier(graph, data, memory, folder=folder)
     return {s.name: collect(s, frontier, chosen[s.name], found[s.name])() for s in sites}
 
 
@@ -184,6 +186,15 @@ def test_moments_are_the_same_whatever_the_memory_and_the_threads(memory: int, t
         assert_moments(got[name], (expected.C, expected.B, expected.g), 1e-6)
 
 
+@pytest.mark.parametrize("memory", [0, 40_000])
+def test_what_has_no_room_in_memory_goes_to_disk_and_gives_the_same_bits(memory: int, tmp_path: Path) -> None:
+    kept, spooled = walk(PLENTY, 1), walk(memory, 1, folder=tmp_path)
+    for name, expected in kept.items():
+        np.testing.assert_array_equal(spooled[name].C, expected.C)
+        np.testing.assert_array_equal(spooled[name].B, expected.B)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Watched(Graph):
     """Notes the nodes and the inputs of each segment that is asked for."""
 
@@ -194,10 +205,10 @@ class Watched(Graph):
         return part
 
 
-def segments(memory: int) -> list[tuple[list[str], list[str]]]:
+def segments(memory: int, folder: Path | None = None) -> list[tuple[list[str], list[str]]]:
     """(nodes, inputs) of what runs for the sites' inputs, in order."""
     graph = Watched(residual())
-    frontier = Frontier(graph, Data(feeds_for(graph, pictures()), BATCH), memory)
+    frontier = Frontier(graph, Data(feeds_for(graph, pictures()), BATCH), memory, folder=folder)
     for site in sites_in(graph):
         for _ in frontier.advance(site):
             pass
@@ -212,6 +223,16 @@ def test_a_segment_is_what_runs() -> None:
     assert [inputs for _, inputs in again] == [["image"]] * 3
     assert [nodes[-1] for nodes, _ in again] == ["r", "t", "f"]
     assert [len(nodes) for nodes, _ in again] == [2, 5, 9]
+
+
+def test_on_disk_every_node_runs_once_too(tmp_path: Path) -> None:
+    assert segments(0, tmp_path) == segments(PLENTY)
+
+
+def test_without_room_on_disk_the_network_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    assert segments(0, tmp_path) == segments(0)
 
 
 @pytest.mark.parametrize("memory", [0, 40_000, 100_000, PLENTY])
