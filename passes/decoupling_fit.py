@@ -11,7 +11,8 @@ channel are optimal together. pw-dw: channel i of all pointwise rows is a T×T s
 the T·K depthwise taps of each output are solved together. Then R is updated, R −= ΔM_i C_i: at once for the columns of
 the next CHANNELS channels, for those behind after these, by one product. One sweep over the channels costs half a
 product of (n_o, n) with (n, n), beside that for R. Last, dw-pw solves for all pointwise weights together: their
-features (n_i·T) are the same for every output.
+features (n_i·T) are the same for every output. Before several sweeps it does so, too; before a single one, which
+is an estimate, that takes longer than the sweep and takes off a hundredth of the error.
 
 Wide layers are swept in float32. The residual is computed anew for every sweep, so rounding does not add up.
 """
@@ -45,6 +46,8 @@ def fit(
     solver = (_DwPw if form == "dw-pw" else _PwDw)(moments, n_o, n_i, rank)
     if start is not None:
         solver.begin(*start)
+    elif sweeps > 1:
+        solver.finish()
     for _ in range(sweeps):
         solver.sweep()
     solver.finish()
@@ -135,7 +138,6 @@ class _DwPw(_Solver):
         scaled = self.best.transpose(1, 0, 2) @ self.root
         first = leading(scaled, rank)
         self.P, self.D = scaled @ first, (self.inverse_root @ first).transpose(0, 2, 1)
-        self.finish()
 
     def begin(self, point: Array, depth: Array) -> None:
         self.P, self.D = point.transpose(2, 1, 0).copy(), depth.transpose(1, 0, 2).copy()
@@ -161,10 +163,10 @@ class _DwPw(_Solver):
 
     def finish(self) -> None:
         """Solve for all pointwise weights together, from the features z = Dx̂ (n_i·T)."""
-        m = self.n_i * self.rank
-        half = (self.D @ self.C.reshape(self.n_i, self.K, -1)).reshape(m, self.n_i, self.K).transpose(1, 0, 2)
-        taps = self.D.transpose(0, 2, 1)
-        square = (half @ taps).transpose(1, 0, 2).reshape(m, m)
+        m, D = self.n_i * self.rank, self.D.astype(self.C.dtype)  # C is rounded, so that more digits of D tell nothing
+        half = (D @ self.C.reshape(self.n_i, self.K, -1)).reshape(m, self.n_i, self.K).transpose(1, 0, 2)
+        taps = D.transpose(0, 2, 1)
+        square = (half @ taps).transpose(1, 0, 2).reshape(m, m).astype(np.float64)
         right = (self.B.reshape(self.n_o, self.n_i, self.K).transpose(1, 0, 2) @ taps).transpose(1, 0, 2)
         solved = solve(square, right.reshape(self.n_o, m).T).T
         self.explained = float(np.einsum("om,om->", solved, right.reshape(self.n_o, m), dtype=np.float64))

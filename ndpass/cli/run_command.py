@@ -202,8 +202,8 @@ def run(
     memory: Annotated[
         str,
         typer.Option(
-            help="Most memory for activations in calibration and training, as 4GB. Planning puts up to 4 times that on "
-            "disk.",
+            help="Most memory for activations in calibration and training, as 4GB. What is more goes to disk where "
+            "there is room; planning puts up to 4 times that on disk besides.",
             rich_help_panel=EFFORT,
         ),
     ] = "1GB",
@@ -211,7 +211,8 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Layers planned side by side; left out, one for each core, as far as --memory goes.",
+            help="Layers planned side by side; left out, one for each core, as far as --memory or a quarter of the "
+            "machine's goes.",
             rich_help_panel=EFFORT,
         ),
     ] = None,

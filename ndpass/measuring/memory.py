@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from pathlib import Path
+
+CONTAINER = Path("/sys/fs/cgroup/memory.max")  # of a container, a number or "max"
+SHARE = 4  # what layers that are planned side by side hold is at most this part of the machine's memory
 
 
 def memory_here() -> int | None:
@@ -16,4 +20,11 @@ def memory_here() -> int | None:
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         found += [limit] * (limit != resource.RLIM_INFINITY)
+    with suppress(OSError, ValueError):
+        found.append(int(CONTAINER.read_text()))
     return min((size for size in found if size > 0), default=None)
+
+
+def room_beside(memory: int) -> int:
+    """Bytes that layers which are planned side by side may hold together: `memory`, or a part of the machine's."""
+    return max(memory, (memory_here() or 0) // SHARE)

@@ -14,6 +14,7 @@ from ndpass.errors import VerificationError
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
 from ndpass.listener import Listener, Step, shares, tell
+from ndpass.measuring.memory import room_beside
 from ndpass.passes import Pass
 from ndpass.passes.pruning import Reader
 from ndpass.planning.away import Away
@@ -271,7 +272,7 @@ class Planner:
             return side_by_side(tasks, self.away.jobs, stop=self.away.stop)
         sizes = {site.name: 8 * site.outline.group * site.outline.unknowns**2 for site in sites}
         memory = self.calibration.memory if self.calibration else 0
-        room = Room(memory, lambda name: DERIVED * sizes[name]) if memory else None
+        room = Room(room_beside(memory), lambda name: DERIVED * sizes[name]) if memory else None
         return side_by_side(tasks, cores() if self.jobs is None else self.jobs, room)
 
 

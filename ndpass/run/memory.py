@@ -35,14 +35,15 @@ class Needs:
         moments = [DERIVED * 8 * (s.outline.n_i * s.outline.kernel_size) ** 2 for s in sites]
         return cls(max(moments, default=0), sum(moments), FLOAT * graph.widest(), batch)
 
-    def most(self, weights: int, samples: int, memory: int, further: int = 0) -> int:
+    def most(self, weights: int, samples: int, memory: int, beside: int, further: int = 0) -> int:
         """Bytes that a run takes at most, about.
 
         weights: bytes of the model's file; samples: that it is fitted to; memory: as the option, for what is stored of
-        the samples and for the moments of layers side by side; further: how many of int8 and refinement are asked for.
+        the samples; beside: for the moments of layers side by side; further: how many of int8 and refinement are asked
+        for.
         """
         stored = min(memory, LIVE * samples * self.tensor)
-        moments = max(min(memory, self.layers), self.widest) if samples else 0
+        moments = max(min(beside, self.layers), self.widest) if samples else 0
         return LEAST + COPIES * weights + stored + moments + TENSORS * self.batch * self.tensor + further * MORE
 
 

@@ -16,7 +16,8 @@ from ndpass.files.placing import uninterrupted
 from ndpass.files.staging import Outputs, Staged
 from ndpass.files.weight_files import IR, stored_bytes
 from ndpass.listener import Listener, expect
-from ndpass.measuring.memory import memory_here
+from ndpass.measuring.memory import memory_here, room_beside
+from ndpass.planning.threads import cores
 from ndpass.report import Report
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.relu_refit import check_data
@@ -36,7 +37,9 @@ def _say_memory(job: Job, listen: Listener) -> None:
     """What the run takes at most, where that is worth a line; and whether there is so much."""
     options, here = job.options, memory_here()
     further = options.output.int8 + (options.refine is not None)
-    most = job.needs.most(stored_bytes(job.model), len(job.fit or ()), options.effort.memory, further)
+    effort, samples = options.effort, len(job.fit or ())
+    beside = min(room_beside(effort.memory), (effort.jobs or cores()) * job.needs.widest)
+    most = job.needs.most(stored_bytes(job.model), samples, effort.memory, beside, further)
     if here is not None and most > here:
         listen(f"may take {most / 1e9:.1f} GB of memory, there are {here / 1e9:.1f} GB: see --memory", 0, 0)
     elif most > WORTH_SAYING:

@@ -84,8 +84,8 @@ def left_over(P: F, D: F, form: str, moments: Moments, i: int) -> F:
     return residual.reshape(N_O, N_I, K)[:, i]
 
 
-def naive_dw_pw(moments: Moments, rank: int) -> F:
-    """One sweep; every channel's pair from a singular value decomposition, the residual computed anew each time."""
+def naive_dw_pw(moments: Moments, rank: int, sweeps: int) -> F:
+    """Every channel's pair from a singular value decomposition, the residual computed anew each time."""
     C, best = moments.C.reshape(N_I, K, N_I, K), moments.best.reshape(N_O, N_I, K)
     P, D = np.zeros((N_O, N_I, rank)), np.zeros((N_I, rank, K))
 
@@ -103,40 +103,44 @@ def naive_dw_pw(moments: Moments, rank: int) -> F:
 
     for i in range(N_I):
         put(i, best[:, i])
-    pointwise()
-    for i in range(N_I):
-        own = branches(P, D, "dw-pw")[:, i]
-        put(i, own + left_over(P, D, "dw-pw", moments, i) @ np.linalg.inv(C[i, :, i]))
+    if sweeps > 1:
+        pointwise()
+    for _ in range(sweeps):
+        for i in range(N_I):
+            own = branches(P, D, "dw-pw")[:, i]
+            put(i, own + left_over(P, D, "dw-pw", moments, i) @ np.linalg.inv(C[i, :, i]))
     pointwise()
     return branches(P, D, "dw-pw")
 
 
-def naive_pw_dw(moments: Moments, rank: int) -> F:
-    """One sweep; every output and channel by itself."""
+def naive_pw_dw(moments: Moments, rank: int, sweeps: int) -> F:
+    """Every output and channel by itself."""
     C, best = moments.C.reshape(N_I, K, N_I, K), moments.best.reshape(N_O, N_I, K)
     half = root(np.mean([C[i, :, i] for i in range(N_I)], axis=0))
     P, D = np.zeros((N_O, N_I, rank)), np.zeros((N_O, rank, K))
     for o in range(N_O):
         U, s, Vt = np.linalg.svd(best[o] @ half, full_matrices=False)
         P[o], D[o] = U[:, :rank] * s[:rank], Vt[:rank] @ np.linalg.inv(half)
-    for i in range(N_I):
-        residual = left_over(P, D, "pw-dw", moments, i)
+    for _ in range(sweeps):
+        for i in range(N_I):
+            residual = left_over(P, D, "pw-dw", moments, i)
+            for o in range(N_O):
+                P[o, i] += np.linalg.solve(D[o] @ C[i, :, i] @ D[o].T, D[o] @ residual[o])
         for o in range(N_O):
-            P[o, i] += np.linalg.solve(D[o] @ C[i, :, i] @ D[o].T, D[o] @ residual[o])
-    for o in range(N_O):
-        features = np.einsum("it,kl->tkil", P[o], np.eye(K)).reshape(rank * K, N_I * K)
-        z = features @ moments.C @ features.T
-        D[o] = np.linalg.solve(z, features @ moments.B[o]).reshape(rank, K)
+            features = np.einsum("it,kl->tkil", P[o], np.eye(K)).reshape(rank * K, N_I * K)
+            z = features @ moments.C @ features.T
+            D[o] = np.linalg.solve(z, features @ moments.B[o]).reshape(rank, K)
     return branches(P, D, "pw-dw")
 
 
 @forms
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_one_sweep_is_that_of_the_loop(form: str, rank: int) -> None:
+@pytest.mark.parametrize("sweeps", [1, 2])
+def test_sweeps_are_those_of_the_loop(form: str, rank: int, sweeps: int) -> None:
     weight = weights()
     moments = moments_of(weight, drift=0.3, noise=0.1)
-    naive = (naive_pw_dw if form == "pw-dw" else naive_dw_pw)(moments, rank)
-    got = kernel_of(weight, *fit(weight, moments, rank, form, sweeps=1), form).reshape(naive.shape)
+    naive = (naive_pw_dw if form == "pw-dw" else naive_dw_pw)(moments, rank, sweeps)
+    got = kernel_of(weight, *fit(weight, moments, rank, form, sweeps), form).reshape(naive.shape)
     np.testing.assert_allclose(got, naive, rtol=0, atol=NAIVE * np.abs(naive).max())
 
 
