@@ -152,7 +152,8 @@ class _DwPw(_Solver):
             return super().residual(kernel)
         D, n = self.D.astype(self.C.dtype), len(self.C)
         features = (D @ self.C.reshape(self.n_i, self.K, n)).reshape(-1, n)  # (n_i·T, n)
-        return self.B - self.P.transpose(1, 0, 2).reshape(self.n_o, -1).astype(self.C.dtype) @ features
+        left: Array = self.B - self.P.transpose(1, 0, 2).reshape(self.n_o, -1).astype(self.C.dtype) @ features
+        return left
 
     def improve(self, i: int, kernel: Array, residual: Array) -> Array:
         scaled = (kernel + residual @ self.inverse[i]) @ self.root[i]
