@@ -151,18 +151,18 @@ def run(
     """Rewrite a model's convolutions into cheaper ones and verify the result; the model that is given stays as it is.
 
     model: path of an .onnx or .xml file, ModelProto or ov.Model. passes: as of `--passes`, or passes as objects.
-    calibration, validation: a path (folder of images, .npz, .npy), an array, any iterable of arrays or of
-    {input name: array}, or an nncf.Dataset; what is an iterator is read once. One budget of max_drop (points of the
-    metric), max_error (largest error of any output over its variance, 0..1), speedup (times as fast), macs (share left,
-    0..1), energy (share of each layer's response kept, 0..1); left out: max_drop 1.0 with data, energy 0.95 without.
-    metric: its name (top1, top5, agreement, iou, psnr, detection or explained; left out: the one that goes with the
-    outputs) or a function of a compiled OpenVINO model. int8: quantise the result by NNCF, which makes it an ov.Model.
-    memory: bytes of activations that are kept; jobs: layers that are planned side by side, None: one for each core,
-    as far as a quarter of the machine's memory goes; engine: a Dask cluster that calibration is spread over, as
-    "dask://HOST:PORT" (explained in the guide "Many machines"); shards: parts that the calibration data are cut
-    into, one machine and many come to the same bytes with as many; time_limit: about how long the run may take, in
-    seconds or as "10min". refine: then train the weights to the original's outputs, for a time, as "10min", or a
-    number of epochs; refine_labels: to labels, too.
+    calibration, validation: a path (folder of images, .npz, .npy), an array, any iterable of arrays or of {input
+    name: array}, or an nncf.Dataset; what is an iterator is read once. One budget of max_drop (points of the
+    metric), max_error (largest error of any output over its variance, 0..1), speedup (times as fast), macs (share
+    left, 0..1), energy (share of each layer's response kept, 0..1); left out: max_drop 1.0 with data (of pictures
+    60 dB of 100), energy 0.95 without. metric: its name (top1, top5, agreement, iou, psnr, detection or explained;
+    left out: the one that goes with the outputs) or a function of a compiled OpenVINO model. int8: quantise the
+    result by NNCF, which makes it an ov.Model. memory: bytes of activations that are kept; jobs: layers that are
+    planned side by side, None: one for each core, as far as a quarter of the machine's memory goes; engine: a Dask
+    cluster that calibration is spread over, as "dask://HOST:PORT" (explained in the guide "Many machines"); shards:
+    parts that the calibration data are cut into, one machine and many come to the same bytes with as many;
+    time_limit: about how long the run may take, in seconds or as "10min". refine: then train the weights to the
+    original's outputs, for a time, as "10min", or a number of epochs; refine_labels: to labels, too.
     progress: called with (stage, steps done, steps in all); left out: a bar on a terminal and in a notebook, else
     nothing. size: height and width where the model leaves them open, as "320x480". anyway: go on although another
     preprocessing makes the original right far more often. latency: time the original and the result at the end.

@@ -115,7 +115,7 @@ def run(
         float | None,
         typer.Option(
             help="Largest allowed drop of the metric, in points. Finds the fastest model within it. Default with data: "
-            "1.0.",
+            "1.0, of pictures 60 dB of 100.",
             rich_help_panel=BUDGET,
         ),
     ] = None,

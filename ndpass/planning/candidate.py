@@ -25,13 +25,14 @@ class Budget:
     model's MACs that is left; speedup: how many times as fast, measured; max_drop: points that the metric may fall.
     max_error: largest relative error of any output. speedup: beside max_drop or max_error, how many times as fast at
     least. faster: whether a layer that is no faster on this machine stays as it is, although the budget says nothing of
-    time.
+    time. by_default: whether nobody asked for it.
     """
 
     kind: BudgetKind
     value: float | None = None
     speedup: float | None = None
     faster: bool = False
+    by_default: bool = False
 
     @property
     def in_milliseconds(self) -> bool:

@@ -127,7 +127,8 @@ def budget_of(given: Mapping[str, object], default: tuple[BudgetKind, float] | N
             return Budget(kind, values[kind])
     if default is None:
         return Budget("pinned")
-    return Budget(*default, faster=default == DEFAULT[False])  # nobody who asks for nothing wants a slower model
+    faster = default == DEFAULT[False]  # nobody who asks for nothing wants a slower model
+    return Budget(*default, faster=faster, by_default=True)
 
 
 def passes_of(spec: str | Sequence[str | Pass], *, calibrated: bool) -> list[Pass]:

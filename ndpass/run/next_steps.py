@@ -48,7 +48,9 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
     if model is None:
         return [
             NextStep(command("inspect", "MODEL.onnx"), "what can be rewritten in a model of yours"),
-            NextStep(command("run", "MODEL.onnx", "--calibration", "IMAGES"), "make it fast, at most 1 point lost"),
+            NextStep(
+                command("run", "MODEL.onnx", "--calibration", "IMAGES"), "make it fast, within a point of the metric"
+            ),
         ]
     steps = []
     passes = [] if list(done.passes) == [DEFAULT] else ["--passes", ",".join(done.passes)]
@@ -90,7 +92,9 @@ def after_inspect(rows: Sequence[Row], model: Path) -> list[NextStep]:
         return []
     return [
         NextStep(command("run", model), "without data: only what is faster, accuracy not known"),
-        NextStep(command("run", model, "--calibration", "IMAGES"), "fitted to your images, at most 1 point lost"),
+        NextStep(
+            command("run", model, "--calibration", "IMAGES"), "fitted to your images, within a point of the metric"
+        ),
     ]
 
 

@@ -22,6 +22,7 @@ from ndpass.report import Report
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.relu_refit import check_data
 from ndpass.run.clock import Clock
+from ndpass.run.default_drop import with_drop
 from ndpass.run.forecast import forecast
 from ndpass.run.html_report import page_of
 from ndpass.run.job import Job, read
@@ -67,7 +68,9 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     with Outputs() as outputs, kept_if_cut_off(checkpoint), spread(options, listen) as (cluster, listen):
         stage = outputs.stage(output, wanted.compress)
         job = read(model, options, listen, cluster)
-        expect(listen, forecast(job, _baseline(job, listen)))
+        seconds = _baseline(job, listen)
+        job = with_drop(job, listen)
+        expect(listen, forecast(job, seconds))
         _say_memory(job, listen)
         made = produced(job, checkpoint, clock, listen)
         done = made.rewritten
