@@ -64,6 +64,11 @@ class Preprocess:
         if self.size and self.crop and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
             raise wrong("crop fits into size", f"crop={self.crop}, size={self.size}", f"size={size_text(self.crop)}")
 
+    @property
+    def changes_range(self) -> bool:
+        """Whether the values of an input are others than those of the pixels."""
+        return self.scale != 1 or any(mean != 0 for mean in self.mean) or any(std != 1 for std in self.std)
+
     @classmethod
     def parse(cls, spec: str) -> Preprocess:
         """Read a specification as the module describes it; UsageError names what is wrong with it."""

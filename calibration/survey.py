@@ -11,6 +11,8 @@ from ndpass.calibration.feeds import Feeds
 
 BATCH = 32
 PIXELS = 16.0  # a float input whose values reach beyond this holds pixels that nobody scaled
+NO_PREPROCESS = "if these are pixels, give the --preprocess that the model was trained with"
+NO_SCALE = "if the model takes pixels from 0 to 1, add scale=1/255 to --preprocess"
 
 
 @dataclass(frozen=True)
@@ -48,24 +50,22 @@ def warnings_of(
     feeds: Feeds,
     what: str,
     *,
-    preprocessed: bool = False,
+    remedy: str | None = NO_PREPROCESS,
     look: Callable[[Feeds], Mapping[str, Survey]] = survey,
 ) -> list[str]:
     """What is suspicious about the data, a sentence each.
 
-    what: their name in these sentences, as calibration data. preprocessed: whether somebody has said how pixels become
-    inputs; some models are meant to see a range of hundreds. look: how they are surveyed.
+    what: their name in these sentences, as calibration data. remedy: what to do about values that look like pixels;
+    None: somebody has said how pixels become inputs, and some models are meant to see a range of hundreds. look: how
+    they are surveyed.
     """
     said = []
     floats = {name for name, rows in next(feeds.batches(1)).items() if rows.dtype.kind == "f" and rows.ndim > 2}
     for name, seen in look(feeds).items():
         if seen.constant:
             said.append(f"{seen.constant} of {seen.samples} samples of the {what} are one constant (input '{name}')")
-        if not preprocessed and name in floats and max(abs(seen.low), abs(seen.high)) > PIXELS:
-            said.append(
-                f"the {what} range from {seen.low:g} to {seen.high:g} (input '{name}'): if these are pixels, give the "
-                "--preprocess that the model was trained with"
-            )
+        if remedy is not None and name in floats and max(abs(seen.low), abs(seen.high)) > PIXELS:
+            said.append(f"the {what} range from {seen.low:g} to {seen.high:g} (input '{name}'): {remedy}")
     if feeds.labels is not None and len(feeds) > 1 and len(set(feeds.labels.tolist())) == 1:
         said.append(f"all labels of the {what} are {int(feeds.labels[0])}: a metric on one class says little")
     return said

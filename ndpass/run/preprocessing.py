@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.preprocess import PRESETS, Preprocess
 from ndpass.calibration.preprocess_text import preprocess_text
-from ndpass.calibration.survey import warnings_of
+from ndpass.calibration.survey import NO_PREPROCESS, NO_SCALE, warnings_of
 from ndpass.engine.looking import look_at
 from ndpass.errors import InputError, UsageError
 from ndpass.measuring.evaluate import accuracy
@@ -131,13 +131,20 @@ def surveyed(
 
     batch: samples that are run at once.
     """
-    said = []
+    said, remedy = [], remedy_for(options.data.preprocess)
     for what, feeds in (("calibration data", fit), ("validation data", measured)):
         if feeds is not None:
-            said += warnings_of(feeds, what, preprocessed=options.data.preprocess is not None, look=look_at(cluster))
+            said += warnings_of(feeds, what, remedy=remedy, look=look_at(cluster))
     for text in said:
         log.warning(text)
     opener = options.data.validation or options.data.calibration
     if isinstance(opener, Opener) and measured is not None and measured.labels is not None and not options.data.anyway:
         refuse_worse(better_preprocessing(model, opener, measured, options.target.threads, batch))
     return said
+
+
+def remedy_for(preprocess: Preprocess | None) -> str | None:
+    """What to do about data that look like pixels as they are stored; None where their range is what was asked for."""
+    if preprocess is None:
+        return NO_PREPROCESS
+    return None if preprocess.changes_range else NO_SCALE

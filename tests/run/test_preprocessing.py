@@ -13,7 +13,7 @@ from ndpass.errors import UsageError
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.run import digits
 from ndpass.run.arguments import Opener
-from ndpass.run.preprocessing import Better, better_preprocessing, refuse_worse
+from ndpass.run.preprocessing import Better, better_preprocessing, refuse_worse, remedy_for
 
 COUNT = 250
 
@@ -63,3 +63,19 @@ def test_nothing_better_is_no_reason_to_stop() -> None:
     refuse_worse(None)
     with pytest.raises(UsageError, match=r"right on 12\.0 % of 200 labelled samples .* and on 88\.0 %"):
         refuse_worse(Better("imagenet,size=32x32", 88.0, 12.0, 200))
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (None, "give the --preprocess that the model was trained with"),
+        ("size=32x32,crop=24x24", "add scale=1/255 to --preprocess"),
+        ("size=32x32,scale=1/255", None),
+        ("size=32x32,mean=127.5,std=127.5", None),
+        ("imagenet", None),
+    ],
+)
+def test_pixels_as_they_are_stored_are_said_unless_a_range_was_asked_for(spec: str | None, said: str | None) -> None:
+    """A size alone leaves them from 0 to 255, for which few networks are made."""
+    remedy = remedy_for(None if spec is None else Preprocess.parse(spec))
+    assert remedy == said or (said and remedy and said in remedy)
