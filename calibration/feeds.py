@@ -96,7 +96,9 @@ class Feeds:
         if not 0 < fraction < 1:
             raise UsageError(f"the part that is held out is between 0 and 1; got {fraction}; give for example 0.2")
         if len(self) < 2:
-            raise InputError(f"holding out a part needs two samples; {self.origin} has {len(self)}; give more")
+            raise InputError(
+                f"holding out a part needs two samples; {self.origin} has {len(self)}; give more, or hundreds"
+            )
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
         held_out = _draw(len(self), count, seed)
         return self.take(np.setdiff1d(np.arange(len(self)), held_out)), self.take(held_out)

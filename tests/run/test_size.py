@@ -39,3 +39,12 @@ def test_height_and_width_may_stand_before_the_channels(ndpass: Command) -> None
     assert json.loads(Path("i.json").read_text())[0]["macs"] == 16 * 24 * 8 * 3 * 9
     bench = ("bench", "open.onnx", "--size", "16x24", "--precision", "f32", "--seconds", "0.1")
     assert ndpass(*bench, "--runtime", "onnxruntime").code == 0
+
+
+def test_what_is_taken_for_an_open_size_is_said_where_neither_data_nor_an_option_give_it(ndpass: Command) -> None:
+    text = "(float[n,3,h,w] x) => (float[n,8,h,w] y) { y = Conv<pads=[1,1,1,1]>(x, W) }"
+    onnx.save(network(text, W=normal(8, 3, 3, 3)), "open.onnx")
+    args = ("run", "open.onnx", "--passes", "cd:rank=2", "--no-latency", "-o", "out.onnx")
+    line = "open axes are taken as x 1x3x224x224: --size HxW sets height and width"
+    assert line in ndpass(*args).err
+    assert "open axes" not in ndpass(*args, "--size", "16").err
