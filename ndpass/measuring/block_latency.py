@@ -22,7 +22,7 @@ from ndpass.measuring.turns import Clock, Timed
 
 PRECISION = 0.015  # half-width of a latency's interval at which two latencies that are 3 % apart can be told apart
 NOISE = 0.03  # the same, from which on a machine is called noisy
-SECONDS = 0.05  # time for each block; twice that where it is not precise enough by then
+SECONDS = 0.03  # time for each block; twice that where it is not precise enough by then
 MIN_ROUNDS = 6
 CALLS = 4  # a turn is the fastest of so many inferences: a disturbance only ever adds to one
 LONG, LONGEST = 4e-3, 16e-3  # seconds from which on two inferences are a turn, or one: caches count for little then

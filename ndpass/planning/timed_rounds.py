@@ -3,12 +3,14 @@
 Seconds rise with MACs almost along a straight line within a kind (passes and forms), and no kind does more MACs a
 second than the layer itself by more than a little. So of each pass alone the cheapest and the dearest are timed first.
 A kind that is a composition is timed only if some candidate of it might be worth having, at the best rate seen: not if
-an exact one is known that takes no longer and errs no more. In the end more of those kinds are timed that candidates of
-the front are of, where they lie far from what was timed. The others' seconds are interpolated by MACs.
+an exact one is known that takes no longer and errs no more. It begins with one of those, in the middle. In the end more
+of those kinds are timed that candidates of the front are of, where they lie far from what was timed. The others'
+seconds are interpolated by MACs, and beyond what was timed they follow a power of them.
 
 On a VGG16 of 240×240 pixels, ten layers of different shapes, this took 399 of the 641 timings that six of each pass and
 three of each composition take, and at a trade of seconds for damage at any rate the choice in a layer was at most 8 %
-dearer (0.1 % in the mean).
+dearer (0.1 % in the mean). To begin a composition with one timing instead of both its ends took 585 instead of 778 in
+21 layers of a YOLOv8n; the choice was at most 6 % dearer than by those (0.1 % in the mean).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ PER_KIND = 4  # of a kind are timed at most
 KINDS_AT_ONCE = 4  # compositions that are begun in one round: what one shows may rule out the next
 OPTIMISM = 0.9  # of the fewest seconds per MAC that were seen, for what was not timed
 FAR = 1.5  # times as many MACs as the nearest one that was timed
+FEWER, MORE = 0.6, 0.8  # powers of the MACs that seconds follow below and above what was timed
 
 Timer = Callable[[Sequence[Candidate]], Sequence[float]]  # seconds of candidates, the first as the layer is
 
@@ -42,13 +45,13 @@ class _Kind:
     timed: dict[int, float] = field(default_factory=dict)
 
     def estimated(self) -> list[Candidate]:
-        """All with seconds: by MACs between those that were timed; fewer take no less, more take more alike."""
+        """All with seconds: by MACs between those that were timed, by a power of them beyond."""
         macs = sorted(self.timed)
         seconds = [self.timed[m] for m in macs]
-        beyond = [max(1.0, c.macs / macs[-1]) for c in self.front]
+        beyond = [min(1.0, c.macs / macs[0]) ** FEWER * max(1.0, c.macs / macs[-1]) ** MORE for c in self.front]
         return [
-            replace(c, seconds=float(np.interp(c.macs, macs, seconds)) * more)
-            for c, more in zip(self.front, beyond, strict=True)
+            replace(c, seconds=float(np.interp(c.macs, macs, seconds)) * factor)
+            for c, factor in zip(self.front, beyond, strict=True)
         ]
 
     def farthest(self, wanted: Sequence[Candidate]) -> Candidate | None:
@@ -101,7 +104,7 @@ class _Rounds:
         self.count += len(wanted)
 
     def _rivals(self) -> list[tuple[_Kind, Candidate]]:
-        """Of kinds that were not timed, those with the most candidates that might be worth having."""
+        """Of kinds that were not timed, those with the most candidates that might be worth having, one of each."""
         rate, front = self._best_rate(), pareto([c for c in self.known() if not c.bound], seconds_of)
         seconds, damage = (np.array([of(c) for c in front]) for of in (seconds_of, lambda c: c.damage))
 
@@ -110,7 +113,7 @@ class _Rounds:
 
         rivals = [(each, [c for c in each.front if worth(c)]) for each in self._kinds if not each.timed]
         rivals = sorted((one for one in rivals if one[1]), key=lambda one: -len(one[1]))[:KINDS_AT_ONCE]
-        return [(each, c) for each, found in rivals for c in _ends(found)]
+        return [(each, found[len(found) // 2]) for each, found in rivals]
 
     def _best_rate(self) -> float:
         """The fewest seconds per MAC that were seen."""

@@ -14,7 +14,7 @@ from ndpass.passes import parse
 from ndpass.planning.candidate import Candidate, pareto, seconds_of
 from ndpass.planning.candidates import candidates_for
 from ndpass.planning.latency_table import kind
-from ndpass.planning.timed_rounds import PER_KIND, fronts_of, timed_in_rounds
+from ndpass.planning.timed_rounds import FEWER, MORE, PER_KIND, fronts_of, timed_in_rounds
 
 RATES = {"cd": 1.0, "sd": 1.2, "nd": 2.0}  # seconds per MAC on the paper machine, times the layer's own
 EACH = 2e-3  # of the layer's seconds, that a candidate of one more pass takes besides
@@ -86,7 +86,7 @@ def test_a_composition_that_nothing_speaks_for_is_not_timed_and_a_bound_does_not
 
 
 def test_what_is_not_timed_lies_between_what_is() -> None:
-    """Fewer MACs than all that was timed take no less time, more take more in proportion."""
+    """On the line by MACs."""
     dense = Candidate(1000)
     ways = [dense, *(Candidate(macs, 1 / macs, {"sd": {"rank": macs}}) for macs in (100, 110, 120, 130))]
     seconds = {1000: 1.0, 100: 0.1, 110: 0.5, 130: 0.4}
@@ -95,7 +95,8 @@ def test_what_is_not_timed_lies_between_what_is() -> None:
 
 
 def test_candidates_beyond_what_was_worth_timing_are_no_bargain() -> None:
-    """Of a composition only the middle was open: what lies outside is kept with a time that it can have."""
+    """Of a composition only the middle was open: what lies outside is kept with a time that it can have, less than in
+    proportion below and above."""
     dense = Candidate(1000)
     alone = [Candidate(macs, error, {"cd": {"rank": macs}}) for macs, error in ((50, 0.5), (190, 0.4), (600, 0.1))]
     both = [
@@ -104,8 +105,27 @@ def test_candidates_beyond_what_was_worth_timing_are_no_bargain() -> None:
     ]
     found = timed_in_rounds([dense, *alone, *both], Paper(dense))
     by_macs = {c.macs: seconds_of(c) for c in found if len(c.setting) == 2}
-    assert by_macs[60] == pytest.approx(by_macs[200])
-    assert by_macs[800] == pytest.approx(by_macs[300] * 800 / 300)
+    (least, most) = (200, 300) if by_macs[200] < by_macs[300] else (300, 300)
+    assert by_macs[60] == pytest.approx(by_macs[least] * (60 / least) ** FEWER)
+    assert by_macs[800] == pytest.approx(by_macs[most] * (800 / most) ** MORE)
+
+
+def test_a_composition_begins_with_one_timing_and_gets_more_where_it_has_a_part_in_the_front() -> None:
+    dense = Candidate(1000)
+    cd = [Candidate(macs, 90 / macs, {"cd": {"rank": macs}}) for macs in (500, 900)]
+    both = [
+        Candidate(macs, 0.5 / macs, {"cd": {"rank": macs}, "sd": {"rank": 1}}) for macs in (100, 200, 400, 600, 800)
+    ]
+    asked: list[list[int]] = []
+
+    def time(few: Sequence[Candidate]) -> list[float]:
+        asked.append([c.macs for c in few[1:]])
+        return [c.macs / 1000 for c in few]
+
+    found = timed_in_rounds([dense, *cd, *both], time)
+    assert asked[:2] == [[500, 900], [400]]
+    assert sorted(macs for later in asked[2:] for macs in later) == [100, 800]
+    assert [seconds_of(c) for c in found if len(c.setting) == 2] == pytest.approx([0.1, 0.2, 0.4, 0.6, 0.8])
 
 
 def test_pinned_compositions_alone_are_timed() -> None:
