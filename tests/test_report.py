@@ -99,7 +99,7 @@ def test_the_summary_has_a_line_for_each_thing_measured() -> None:
         "layers: 1 done, 1 skipped",
         "MACs: 15.35 G -> 313 M (2.0 %)",
         "accuracy: 91.50 -> 91.25 (-0.25, 400 samples)",
-        "latency: 8.34 ms -> 3.1 ms (2.70 times as fast: median of paired rounds, 2.50 to 2.90)",
+        "latency: 8.34 ms -> 3.1 ms (2.70 times as fast in f32: median of paired rounds, 2.50 to 2.90)",
         "against onnxruntime: relative error 1e-06, top-1 agreement 100.00 %, 32 samples",
         "took: 10.0 s, peak memory 2.00 GB",
         "warning: look here",
@@ -119,6 +119,22 @@ def test_a_difference_that_the_rounds_do_not_prove_is_not_called_faster() -> Non
     close = Latency(before=3.0, after=2.9, speedup=1.03, spread=(0.9, 1.2), is_faster=False)
     assert any(line.startswith("no difference that the rounds prove") for line in summary(report(latency_ms=close)))
     assert not any("rounds prove" in line for line in summary(report()))
+
+
+def test_what_latencies_are_of_is_said() -> None:
+    """A gain in f32 may be none in the precision that the runtime picks."""
+    target = report().target
+    for threads, text in ((1, "in bf16 on 1 thread:"), (2, "in bf16 on 2 threads:"), (None, "in bf16:")):
+        own = target.model_copy(update={"precision": "bf16", "threads": threads})
+        assert text in next(iter(summary(report(target=own))))
+
+
+def test_less_than_the_speed_that_was_asked_for_is_said() -> None:
+    close = Latency(before=3.0, after=2.34, speedup=1.28, spread=(1.1, 1.6))
+    (line,) = [x for x in summary(report(latency_ms=close, budget={"speedup": 1.3})) if x.startswith("asked for")]
+    assert line.startswith("asked for 1.3 times as fast")
+    for budget in ({"speedup": 1.25}, {"max_drop": 1.0}):
+        assert not any(x.startswith("asked for") for x in summary(report(latency_ms=close, budget=budget)))
 
 
 def test_a_ruined_output_is_said_with_what_to_do() -> None:

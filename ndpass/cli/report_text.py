@@ -23,6 +23,7 @@ COLUMNS = (  # of the table of layers; what is least needed goes first on a narr
     Column("reason", need=8),
 )
 SLOWER, RUINED = "SLOWER", "RUINED"
+SHORT = "time both again with ndpass bench, or ask for a little more"
 REPAIR = "give --max-error 0.05 or --max-drop 1, which say how much may be lost, and ask for less"
 UNPROVEN = "time both again with `ndpass bench` when the machine is idle"
 SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer is shown as slower
@@ -83,11 +84,14 @@ def summary(report: Report) -> Iterator[str]:
     if latency:
         low, high = latency.spread
         times = f"{latency.before:.3g} ms{ARROW}{latency.after:.3g} ms ({latency.speedup:.2f} times as fast"
-        yield f"latency: {times}: median of paired rounds, {low:.2f} to {high:.2f})"
+        yield f"latency: {times} in {_target(report)}: median of paired rounds, {low:.2f} to {high:.2f})"
         if latency.is_slower:
             yield f"{SLOWER} than the original on this machine: {_remedy(report)}"
         elif not latency.is_faster:
             yield f"no difference that the rounds prove: {UNPROVEN}"
+        asked = report.budget.get("speedup")
+        if isinstance(asked, int | float) and latency.speedup < asked:
+            yield f"asked for {asked:g} times as fast, which the plan was when it was chosen: {SHORT}"
     if report.ruined is not None:
         yield f"{RUINED}: output '{report.ruined}' has little left of what the original says: {REPAIR}"
     if metric:
@@ -123,6 +127,13 @@ def summary(report: Report) -> Iterator[str]:
     memory = "" if report.peak_memory_bytes is None else f", peak memory {human(report.peak_memory_bytes, 'B')}"
     yield f"took: {report.seconds.total:.1f} s{memory}"
     yield from (f"warning: {text}" for text in report.warnings)
+
+
+def _target(report: Report) -> str:
+    """What the latencies are of."""
+    threads = report.target.threads
+    on = "" if threads is None else f" on {threads} thread{'s' * (threads != 1)}"
+    return f"{report.target.precision}{on}"
 
 
 def _remedy(report: Report) -> str:

@@ -301,7 +301,19 @@ def run(
     spec = passes if passes is not None else DEMO_PASSES if demo else "nd"
     rules, budget = passes_and_budget(spec, budgets, plan, default, calibrated=fit is not None)
     output = output or default_output(model, int8)
-    given = Given(None if demo else model, output, calibration, validation, preprocess, typed())
+    chosen = precision.value if precision else None
+    given = Given(
+        None if demo else model,
+        output,
+        calibration,
+        validation,
+        preprocess,
+        typed(),
+        size,
+        samples,
+        threads,
+        None if int8 else chosen,
+    )
     options = Options(
         passes=rules,
         budget=budget,
@@ -312,7 +324,7 @@ def run(
         data=Data(
             calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess), anyway=anyway, size=size
         ),
-        target=target_options(device, precision.value if precision else None, threads, batch, int8=int8),
+        target=target_options(device, chosen, threads, batch, int8=int8),
         output=Output(
             compress=compress_to_fp16,
             int8=int8,

@@ -26,7 +26,7 @@ class NextStep(NamedTuple):
 class Given(NamedTuple):
     """What a run was given, as typed: the model (None: the embedded one), the files and the preprocessing.
 
-    command: what repeats the run, as a shell takes it.
+    command: what repeats the run, as a shell takes it; size, samples, threads, precision: as the options.
     """
 
     model: Path | None
@@ -35,6 +35,10 @@ class Given(NamedTuple):
     validation: Path | None = None
     preprocess: str | None = None
     command: str = ""
+    size: str | None = None
+    samples: int | None = None
+    threads: int | None = None
+    precision: str | None = None
 
 
 def command(*words: object) -> str:
@@ -54,20 +58,28 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
         ]
     steps = []
     passes = [] if list(done.passes) == [DEFAULT] else ["--passes", ",".join(done.passes)]
-    data = [*_data(given), *passes]
+    size = _option("--size", given.size)
+    target = [*_option("--precision", given.precision), *_option("--threads", given.threads)]
+    data = [*_data(given), *size, *target, *passes]
     if given.calibration is None:
-        fit = command("run", model, "--calibration", "IMAGES", "--max-drop", 1)
+        fit = command("run", model, "--calibration", "IMAGES", *size, *target, *passes, "--max-drop", 1)
         steps.append(NextStep(fit, "fit the layers to your images, and measure what is lost"))
     elif done.latency_ms is not None and done.latency_ms.is_slower:
         steps.append(NextStep(command("run", model, *data, "--max-drop", 1), "what is fastest within 1 point"))
     elif not done.variants:
-        steps.append(NextStep(command("run", model, *data, "--int8", *_limit(done)), "faster still: int8 by NNCF"))
+        quantised = [*_data(given), *size, *_option("--threads", given.threads), *passes, "--int8", *_limit(done)]
+        steps.append(NextStep(command("run", model, *quantised), "faster still: int8 by NNCF"))
     labelled = given.validation or given.calibration
     if labelled is not None:
         check = command("evaluate", output, "--data", labelled, *_preprocess(given), "--against", model)
         steps.append(NextStep(check, "measure the written model beside the original, here on the same data"))
-    steps.append(NextStep(command("bench", model, output), "time both on the machine that it is for"))
+    bench = command("bench", model, output, *size, *target)
+    steps.append(NextStep(bench, "time both on the machine that it is for"))
     return steps
+
+
+def _option(name: str, value: object) -> list[str]:
+    return [] if value is None else [name, str(value)]
 
 
 def _limit(done: Report) -> list[object]:
@@ -113,8 +125,8 @@ def after_slopes(rows: Sequence[Slope], model: Path, calibration: Path, preproce
 
 
 def _data(given: Given) -> list[str]:
-    options = (("--calibration", given.calibration), ("--validation", given.validation))
-    return [*(str(word) for pair in options if pair[1] is not None for word in pair), *_preprocess(given)]
+    paths = [*_option("--calibration", given.calibration), *_option("--validation", given.validation)]
+    return [*paths, *_preprocess(given), *_option("--samples", given.samples)]
 
 
 def _preprocess(given: Given) -> list[str]:

@@ -45,6 +45,22 @@ def test_with_data_int8_is_next_with_the_same_preprocessing() -> None:
     assert steps[1][:5] == ["ndpass", "evaluate", "out.onnx", "--data", "images"]
 
 
+def test_size_samples_and_target_stay_in_the_next_steps() -> None:
+    """Else `bench` stands still at an open size, and the next run is timed on another target."""
+    given = Given(NET, OUT, DATA, size="64x48", samples=60, threads=1, precision="f32")
+    int8, _, bench = offered(given)
+    assert bench[4:] == ["--size", "64x48", "--precision", "f32", "--threads", "1"]
+    assert int8[3:] == [
+        *("--calibration", "images", "--samples", "60", "--size", "64x48", "--threads", "1"),
+        *("--passes", "cd,nd", "--int8", "--max-drop", "1"),
+    ]
+    fit, _ = offered(given._replace(calibration=None), metric=None)
+    assert fit[3:] == [
+        *("--calibration", "IMAGES", "--size", "64x48", "--precision", "f32", "--threads", "1"),
+        *("--passes", "cd,nd", "--max-drop", "1"),
+    ]
+
+
 def test_the_budget_that_was_given_stays_in_the_next_step() -> None:
     steps = offered(Given(NET, OUT, DATA), budget={"max_error": 0.05})
     assert steps[0][-3:] == ["--int8", "--max-error", "0.05"]
