@@ -41,7 +41,8 @@ class Moments:
     """Centred moments over `count` positions; float64.
 
     exact: whether the responses are those of the anchor, so that there is nothing to correct. derived: what fits have
-    made of C alone, by a key of their own; moments with the same C share it.
+    made of C alone, by a key of their own; moments with the same C share it. told: Σg of the data alone, where a prior
+    is in them.
     """
 
     count: int
@@ -53,6 +54,7 @@ class Moments:
     anchor: Array | None = None  # (n_o, n): the original weight, once it is the prior
     exact: bool = False
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+    told: float | None = None
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
@@ -106,6 +108,11 @@ class Moments:
     def energy(self) -> float:
         """Σg, the variance of the responses, which errors are relative to."""
         return float(self.g.sum())
+
+    @property
+    def variance(self) -> float:
+        """The same of the data alone: without the pseudo-samples of a prior."""
+        return self.energy if self.told is None else self.told
 
     @cached_property
     def best(self) -> Array:
@@ -195,12 +202,14 @@ class Moments:
         C = self.C.copy()
         C.flat[:: n + 1] += noise
         g = self.g + noise * np.einsum("on,on->o", weight, weight)
-        return Moments(self.count, self.x_mean, self.y_mean, C, self.B + noise * weight, g, weight)
+        B = self.B + noise * weight
+        return Moments(self.count, self.x_mean, self.y_mean, C, B, g, weight, told=self.variance)
 
     def keep(self, columns: NDArray[np.intp], anchor: Array | None = None) -> Moments:
         """Moments of a part of the patch, columns (m,) ascending; anchor (n_o, m): the weight that the prior is at."""
         C = self.C[np.ix_(columns, columns)]
-        return Moments(self.count, self.x_mean[columns], self.y_mean, C, self.B[:, columns], self.g, anchor)
+        B = self.B[:, columns]
+        return Moments(self.count, self.x_mean[columns], self.y_mean, C, B, self.g, anchor, told=self.told)
 
     def through(self, A: Array) -> Moments:
         """Moments of z = Ax̂ (m,) and y, for A (m, n)."""
@@ -210,7 +219,7 @@ class Moments:
         """Moments of x̂ and of the responses Mx̂ (m,) in the place of y, for M (m, n): the target of an inner leaf."""
         MC = M @ self.C
         y_mean = M @ self.x_mean + (0 if offset is None else offset)
-        return replace(self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), anchor=None, exact=False)
+        return replace(self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), anchor=None, exact=False, told=None)
 
     def of_leaf(self, weight: Array) -> Moments:
         """Moments of x̂ and of the responses of a weight (m, n), which is the anchor: C must be positive definite."""

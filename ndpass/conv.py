@@ -25,7 +25,8 @@ class Conv:
     """One convolution, with zero padding.
 
     weight: (n_o, n_i / group, *kernel); bias: (n_o,) or None; strides and dilations: one number an axis;
-    pads: the begins of all axes, then the ends. What is left empty means 1, or no padding.
+    pads: the begins of all axes, then the ends. What is left empty means 1, or no padding. With a kernel of no elements
+    it reads nothing and gives its bias.
 
     >>> conv = Conv(np.zeros((32, 16, 3, 3)), pads=(1, 1, 1, 1))
     >>> conv.out_hw((8, 8)), conv.macs((8, 8)), conv.params()
@@ -77,6 +78,11 @@ class Conv:
     def matrix(self) -> Array:
         """The weight as (n_o, n_i / group * K)."""
         return self.weight.reshape(self.n_o, -1)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether its kernel has no elements, so that it gives its bias (n_o,) everywhere."""
+        return self.weight.size == 0
 
     @property
     def depthwise(self) -> bool:

@@ -1,8 +1,8 @@
-"""bm: block merging. A residual branch, conv–ReLU–conv, becomes one convolution of the block's input.
+"""bm: block merging. A residual branch, conv–ReLU–conv, becomes one convolution of the block's input, or its mean.
 
 A residual network is many small changes of one stream, and each block's change is nearly linear in what it reads. With
 few unlabelled images dropping whole blocks beats pruning filters at the same latency (Wang & Wu 2022, PRACTISE, arXiv
-2202.07861). Here a block is not dropped: its branch f(x), all layers of it, becomes one convolution W by least squares,
+2202.07861). Here its branch f(x), all layers of it, becomes one convolution W by least squares,
 
     min_W,b E‖y − s − W x̂ − b‖²  +  λ‖W − W̃‖²
 
@@ -12,8 +12,9 @@ few unlabelled images dropping whole blocks beats pruning filters at the same la
     W̃          the branch with its non-linear layers as linear ones that let half through, cut to k×k
 
 so that a merged block also makes up for what those before it have done to the stream. Strides and pads are the
-branch's, k has the parity of its receptive field, and λ is chosen by held-out images. Each block of a ResNet-20 for
-CIFAR-10 alone, fitted to 3,000 images, points of top-1 lost:
+branch's, k has the parity of its receptive field, and λ is chosen by held-out images. With kernel=none there is no W:
+the branch is dropped but for its mean b = E[y − s], which takes no MACs. Each block of a ResNet-20 for CIFAR-10 alone,
+fitted to 3,000 images, points of top-1 lost:
 
     block                1×1    3×3    5×5
     1                    1.36   0.28   0.06
@@ -39,17 +40,20 @@ from ndpass.passes.base import Setting
 from ndpass.passes.merging import Merging
 
 MOST_UNKNOWNS = 8_192  # elements of a patch; the moments of more would take over half a gigabyte
+NONE = "none"  # the kernel of a branch that becomes its mean
+ROUNDING = 1e-10  # variance of a response that is constant but for rounding in float32, relative to its mean's square
 
 
 class BlockMerging(Merging):
-    """The branch of a residual block becomes one k×k convolution."""
+    """The branch of a residual block becomes one k×k convolution, or its mean."""
 
     name = "bm"
-    summary = "block merging: the branch of a residual block becomes one convolution"
-    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"kernel": ("full",)}
+    summary = "block merging: the branch of a residual block becomes one convolution, or is dropped but for its mean"
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"kernel": ("full", NONE)}
     formula = (
         "min over W (n_o x n_i·k·k) of E|y - s - W x|²: y behind the original's sum, s the shortcut as it is now\n"
-        "MACs left, of two 3x3 layers of one width: 1/2 with k = 3, 1/18 with k = 1"
+        "MACs left, of two 3x3 layers of one width: 1/2 with k = 3, 1/18 with k = 1; none with kernel=none, where the\n"
+        "mean of y - s is all that is left"
     )
     when = (
         "Residual networks of plain blocks (two 3x3 convolutions), where each layer is small: a merged block has one "
@@ -72,21 +76,37 @@ class BlockMerging(Merging):
     def settings(self, conv: Conv, unknowns: int | None = None) -> list[Setting]:
         most = MOST_UNKNOWNS if unknowns is None else min(unknowns, MOST_UNKNOWNS)
         possible, pinned = kernels(conv, most), self.pinned.get("kernel")
-        if pinned is not None:
-            least = possible[:1]
-            possible = [k for k in possible if pinned == "full" or k <= int(pinned)][-1:] or least
+        if pinned is None:
+            return [{"kernel": k} for k in (NONE, *possible)]
+        if pinned == NONE:
+            return [{"kernel": NONE}]
+        least = possible[:1]
+        possible = [k for k in possible if pinned == "full" or k <= int(pinned)][-1:] or least
         return [{"kernel": k} for k in possible]
 
     def outline(self, conv: Conv, setting: Setting) -> Conv:
-        return cropped(conv, int(setting["kernel"]))
+        smaller = cropped(conv, _size(setting))
+        return smaller.with_bias(np.zeros(conv.n_o)) if smaller.is_constant else smaller
+
+    def field(self, conv: Conv, settings: Sequence[Setting]) -> Conv:
+        return cropped(conv, max(map(_size, settings)) or kernels(conv, MOST_UNKNOWNS)[0])
 
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments) -> Conv:
+        if setting["kernel"] == NONE:
+            return self.outline(conv, setting).with_bias(moments.y_mean)
         smaller, own = self._part(conv, setting, moments)
         kernel = own.best
         return replace(smaller, weight=kernel.reshape(smaller.weight.shape), bias=own.bias(kernel))
 
     def errors(self, conv: Conv, settings: Sequence[Setting], moments: Moments) -> Sequence[float]:
-        return [own.error(own.best) for own in (self._part(conv, s, moments)[1] for s in settings)]
+        return [self._error(conv, setting, moments) for setting in settings]
+
+    def _error(self, conv: Conv, setting: Setting, moments: Moments) -> float:
+        """Of its mean alone: all of the response's variance, unless there is none."""
+        if setting["kernel"] == NONE:
+            return float(moments.variance > ROUNDING * float(moments.y_mean @ moments.y_mean))
+        own = self._part(conv, setting, moments)[1]
+        return own.error(own.best)
 
     def _part(self, conv: Conv, setting: Setting, moments: Moments) -> tuple[Conv, Moments]:
         """The kernel cut to the setting's, and the moments of the part of the patch that it reads."""
@@ -94,6 +114,10 @@ class BlockMerging(Merging):
         if smaller.kernel == conv.kernel:
             return smaller, moments
         return smaller, moments.keep(columns(conv, smaller.kernel), smaller.matrix.astype(np.float64))
+
+
+def _size(setting: Setting) -> int:
+    return 0 if setting["kernel"] == NONE else int(setting["kernel"])
 
 
 def kernels(conv: Conv, most: int) -> list[int]:
@@ -104,7 +128,7 @@ def kernels(conv: Conv, most: int) -> list[int]:
 
 
 def cropped(conv: Conv, k: int) -> Conv:
-    """The middle of the kernel, at most k along each axis; it reads what the whole one reads there."""
+    """The middle of the kernel, at most k along each axis; it reads what the whole one reads there, if anything."""
     kernel = _kernel(conv, k)
     begins, middle = _begins(conv, kernel), (slice(None), *_middle(conv, kernel))
     ends = [field - b - own for field, b, own in zip(conv.kernel, begins, kernel, strict=True)]

@@ -31,7 +31,11 @@ class Merging(Pass):
 
     @abstractmethod
     def outline(self, conv: Conv, setting: Setting) -> Conv:
-        """What the branch becomes, its weights those of `conv` in the same places."""
+        """What the branch becomes, its weights those of `conv` in the same places; a constant if it reads nothing."""
+
+    def field(self, conv: Conv, settings: Sequence[Setting]) -> Conv:
+        """The part of `conv` whose moments tell all about these settings, cheapest first; it reads something."""
+        return self.outline(conv, settings[-1])
 
     @abstractmethod
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments) -> Conv:

@@ -1,7 +1,8 @@
 """The options of a pass: what `nd:rank=2:form=dw-pw` may say, and how a value is checked.
 
 An option has words, or takes a number, or both: `("pw-dw", "dw-pw")` are the words of a form, `()` takes a whole
-number from 1 on, `("full",)` takes a whole number or the word full, which stands for the largest number there is.
+number from 1 on, `("full",)` takes a whole number or the word full, which stands for the largest number there is, and
+words beside it, as `("full", "none")`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def allowed(words: Sequence[str]) -> str:
     """What an option with these words takes, as a message says it."""
     if not words:
         return "a whole number, at least 1"
-    return "a whole number or full" if takes_number(words) else " or ".join(words)
+    return " or ".join(("a whole number", *words) if takes_number(words) else words)
 
 
 def usage(options: Options) -> str:

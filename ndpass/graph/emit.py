@@ -41,6 +41,14 @@ class Emitter:
             return self(block, x, out)
         return self._node(("DepthToSpace", "phases", [self(block, x)], {"blocksize": layer.stride}), out)
 
+    def shift(self, conv: Conv, x: gs.Tensor, out: gs.Tensor) -> None:
+        """Emit x plus what a convolution without a kernel gives: one number a channel."""
+        bias = np.zeros(conv.n_o) if conv.bias is None else conv.bias
+        shape, attrs = (1, -1, *(1,) * len(conv.kernel)), {}
+        if self.add != "Add":  # before opset 7, where Add itself says which axis it is
+            shape, attrs = (-1,), {"broadcast": 1, "axis": 1}
+        self._node(("Add", "add", [x, self._constant("mean", bias.reshape(shape))], dict(attrs)), out)
+
     def transposed(self, layer: Transposed, weight: Array, bias: Array | None, x: gs.Tensor) -> gs.Tensor:
         """Emit a transposed convolution itself; weight (n_i, n_o, kh, kw), bias (n_o,)."""
         inputs = [x, self._constant("weight", weight)]

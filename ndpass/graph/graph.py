@@ -29,6 +29,7 @@ from ndpass.graph.normalise import import_graph, inlined, normalise
 from ndpass.graph.onnx_export import export_model, export_node, weight
 from ndpass.graph.onnx_said import Said, keep_defaults, listen, shell_of
 from ndpass.graph.shapes import Inferred, Shape
+from ndpass.graph.shifts import fold_shifts
 from ndpass.graph.sites import Found, Site, Skipped, read
 from ndpass.graph.transposed import Transposed
 from ndpass.graph.unique_names import Names, all_nodes, name_nodes, tensor_names
@@ -260,21 +261,24 @@ class Graph:
         self._put(site.name, block, site.transposed)
 
     def merge(self, branch: Branch, block: Block) -> None:
-        """Put `block` in the place of the branch, in the name of its last layer."""
+        """Put `block` in the place of the branch, in the name of its last layer; of a constant nothing but the sum."""
         last = self._node(branch.last)
+        add = self._residual_add(last.outputs[0])
         last.inputs[0] = self._node(branch.first).inputs[0]
         for name in branch.inner:
             if name != branch.last:
                 self._take_out(self._node(name))
-        self._put(branch.last, block)
+        self._put(branch.last, block, add=add)
 
-    def _put(self, name: str, block: Block, transposed: Transposed | None = None) -> None:
+    def _put(self, name: str, block: Block, transposed: Transposed | None = None, add: gs.Node | None = None) -> None:
+        """add: the residual sum behind the node, where it is known."""
         node = self._node(name)
         x, y = node.inputs[0], node.outputs[0]
         plus = "Add" if self._graph.opset >= 7 else "Sum"
         emit = Emitter(name, node.op, np.dtype(node.inputs[1].dtype), plus, self._names)
+        constant = isinstance(block, Conv) and block.is_constant
         sums = isinstance(block, Sum) and len(block.blocks) > 1 and transposed is None
-        add = self._residual_add(y) if sums else None
+        add = (add or self._residual_add(y)) if sums or constant else None
         index = self._take_out(node)
         if transposed is not None:
             emit.phases(block, x, y, transposed)
@@ -284,7 +288,10 @@ class Graph:
             carry = next(t for t in add.inputs if t is not y)
             out = add.outputs[0]
             index = self._take_out(add)  # what is added to y may be made after it
-            emit(block, x, out, carry)
+            if isinstance(block, Conv):
+                emit.shift(block, carry, out)
+            else:
+                emit(block, x, out, carry)
         # not sorted anew: calibration cuts the graph between sites, so that their order must stay
         self._graph.nodes[index:index] = emit.nodes
         self._written |= {n.name: name for n in emit.nodes}
@@ -372,8 +379,10 @@ class Graph:
         return total
 
     def tidy(self) -> None:
-        """Drop what nothing uses and order the nodes."""
-        self._graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        """Drop what nothing uses, fold constants that are added into biases, and order the nodes."""
+        self._graph.cleanup(remove_unused_graph_inputs=False)
+        fold_shifts(self._graph, self._written, self._names)
+        self._graph.toposort()
         self._known.clear()
 
     def runnable(self) -> bytes | ov.Model:

@@ -121,7 +121,8 @@ def _corner(name: str, x: gs.Variable, out: gs.Variable, channel: int, axes: int
 def filled(conv: Conv, rng: np.random.Generator) -> Conv:
     """The convolution with random weights, scaled so that responses neither grow nor vanish (denormals are slow)."""
     bias = None if conv.bias is None else _random((conv.n_o,), rng)
-    return replace(conv, weight=_random(conv.weight.shape, rng) * np.float32(conv.matrix.shape[1] ** -0.5), bias=bias)
+    scale = np.float32(max(conv.unknowns, 1) ** -0.5)
+    return replace(conv, weight=_random(conv.weight.shape, rng) * scale, bias=bias)
 
 
 def _random(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Residual blocks whose branch a pass can turn into one convolution: which, what that costs and what it spoils.
+"""Residual blocks whose branch a pass can turn into one convolution, or drop: which, what that costs and spoils.
 
 The candidates of a block stand among those of its last layer. Where one is chosen, the other layers of the branch go,
 whatever was chosen for them: `ndpass.planning.channel_savings` tells the planner what that saves.
@@ -27,20 +27,24 @@ NO_DATA = "is fitted to data only: give --calibration"
 
 @dataclass(frozen=True)
 class Mergeable:
-    """A branch, its outline cut to the largest kernel that is worth a try, and the pass that can merge it."""
+    """A branch, its outline cut to what the settings that are worth a try need of the data, and the pass that can merge
+    it."""
 
     branch: Branch
     rule: Merging
 
     def settings(self) -> list[Setting]:
         """All that may be tried, cheapest first."""
-        return self.rule.settings(self.branch.outline)
+        return self._cheaper(self.rule.settings(self.branch.outline))
+
+    def _cheaper(self, settings: Sequence[Setting]) -> list[Setting]:
+        return [setting for setting in settings if self.cost(setting) < self.branch.macs]
 
     def candidates(self, moments: Moments) -> list[Candidate]:
         """The block with each setting that there are data for; MACs are those of the one convolution."""
         outline, rule = self.branch.outline, self.rule
-        settings = rule.settings(outline, moments.count)
-        wanted = rule.settings(outline)
+        settings = self._cheaper(rule.settings(outline, moments.count))
+        wanted = self.settings()
         if wanted and settings[-1:] != wanted[-1:]:
             tried = f"up to {setting_text(settings[-1])} is tried" if settings else "none is tried"
             text = "the data are too few for a larger kernel"
@@ -59,6 +63,10 @@ class Mergeable:
     def merged(self, candidate: Candidate) -> bool:
         """Whether this candidate of the last layer merges the block."""
         return self.rule.name in candidate.setting
+
+    def gone(self, macs: int) -> str:
+        """What to say of the other layers of the block where it takes so many MACs, as one convolution or dropped."""
+        return f"{'merged into' if macs else 'dropped with'} '{self.branch.last}'"
 
     def fitted(self, candidate: Candidate, moments: Moments) -> tuple[Conv, float]:
         """The one convolution that the candidate asks for, and the relative error of the branch's response."""
@@ -106,17 +114,12 @@ def _within(branch: Branch, rule: Merging) -> Mergeable | str:
     reason = rule.refuse(branch.outline)
     if reason is not None:
         return reason
-    settings = [s for s in rule.settings(branch.outline) if _cheaper(branch, rule, s)]
+    settings = Mergeable(branch, rule).settings()
     if not settings:
         return "as one convolution it would take more MACs than its layers do"
-    largest = settings[-1]
     load = branch.load
-    outline = rule.outline(branch.outline, largest)
-    return Mergeable(replace(branch, outline=outline, load=lambda: rule.outline(load(), largest)), rule)
-
-
-def _cheaper(branch: Branch, rule: Merging, setting: Setting) -> bool:
-    return branch.cost(rule.outline(branch.outline, setting)) < branch.macs
+    outline = rule.field(branch.outline, settings)
+    return Mergeable(replace(branch, outline=outline, load=lambda: rule.field(load(), settings)), rule)
 
 
 def refittable(found: Sequence[Found], names: Collection[str]) -> list[Site]:
@@ -133,7 +136,7 @@ def is_refittable(site: Site) -> bool:
 def without_merged(plan: Mapping[str, Choice], blocks: Mapping[str, Mergeable]) -> dict[str, Choice]:
     """The plan with the layers that go where it merges their block, whatever was chosen for them, taking nothing."""
     gone = {
-        layer: Choice(Candidate(0, seconds=0.0), f"merged into '{last}'")
+        layer: Choice(Candidate(0, seconds=0.0), block.gone(plan[last].candidate.macs))
         for last, block in _merged(plan, blocks)
         for layer in block.branch.layers
         if layer != last

@@ -90,10 +90,16 @@ def _single(ways: list[Candidate]) -> list[Candidate]:
 
 
 def _merged(block: Mergeable, ways: Sequence[Candidate], latencies: Latencies, rows: int) -> list[Candidate]:
-    """The candidates that merge the block, timed as the one convolution that they are; rows: of the block's input."""
+    """The candidates that merge the block, timed as the one convolution that they are; rows: of the block's input.
+
+    A branch that is dropped takes no time: what is left of it is in the sum, or in another layer's bias.
+    """
     own = [c for c in ways if block.merged(c)]
-    times = latencies.of([block.shape(c) for c in own], block.branch.in_hw, rows)
-    return [replace(c, seconds=seconds) for c, seconds in zip(own, times, strict=True)]
+    gone, timed = [c for c in own if not c.macs], [c for c in own if c.macs]
+    times = latencies.of([block.shape(c) for c in timed], block.branch.in_hw, rows) if timed else []
+    return [
+        replace(c, seconds=seconds) for c, seconds in zip((*gone, *timed), (*[0.0] * len(gone), *times), strict=True)
+    ]
 
 
 def _merges(block: Mergeable | None, candidate: Candidate) -> bool:

@@ -198,7 +198,7 @@ class Coupling:
             block = block_of(site, self._passes, candidate.setting, group)
             return _macs(site, block) - _macs(site, with_outputs(block, slice(site.outline.n_o - 1)))
 
-        return np.array([rate(c) * (cost(c) / c.macs) for c in candidates])
+        return np.array([rate(c) * (cost(c) / c.macs) if c.macs else 0.0 for c in candidates])
 
 
 def _macs(site: Site, block: Block) -> int:

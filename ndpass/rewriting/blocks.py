@@ -86,10 +86,11 @@ class Blocks:
 
     def note(self, block: Mergeable, row: Layer) -> None:
         """The block has been merged; row: of its last layer."""
-        gone = f"merged into '{block.branch.last}'"
+        macs = row.macs[1] if row.macs else 0
         for layer in block.branch.layers[:-1]:
-            self.rows[layer] = left_alone(self.sites[layer], "done", gone)
-        text = f"stands for {', '.join(block.branch.layers)}"
+            self.rows[layer] = left_alone(self.sites[layer], "done", block.gone(macs))
+        layers = ", ".join(block.branch.layers)
+        text = f"stands for {layers}" if macs else f"the branch of {layers} is dropped, its mean stays"
         self.rows[block.branch.last] = row.model_copy(update={"reason": text})
 
 

@@ -23,22 +23,31 @@ def sizes(conv: Conv, unknowns: int | None = None, **pinned: int | str) -> list[
 
 
 def test_kernels_have_the_parity_of_the_field_and_the_data_limit_them() -> None:
-    assert sizes(WIDE) == [1, 3, 5, 7]
-    assert sizes(FLAT) == [2, 4]
-    assert sizes(WIDE, 3 * 9) == [1, 3]
-    assert sizes(WIDE, 2) == []
+    assert sizes(WIDE) == ["none", 1, 3, 5, 7]
+    assert sizes(FLAT) == ["none", 2, 4]
+    assert sizes(WIDE, 3 * 9) == ["none", 1, 3]
+    assert sizes(WIDE, 2) == ["none"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "unknowns", "found"), [(3, None, [3]), (4, None, [3]), (9, None, [7]), ("full", None, [7]), (5, 30, [3])]
+    ("asked", "unknowns", "found"),
+    [
+        (3, None, [3]),
+        (4, None, [3]),
+        (9, None, [7]),
+        ("full", None, [7]),
+        (5, 30, [3]),
+        ("none", None, ["none"]),
+        ("none", 2, ["none"]),
+    ],
 )
 def test_a_pinned_kernel_is_the_largest_that_there_is(asked: int | str, unknowns: int | None, found: list[int]) -> None:
     assert sizes(WIDE, unknowns, kernel=asked) == found
 
 
 def test_a_kernel_that_would_cut_the_input_is_none() -> None:
-    assert sizes(replace(WIDE, pads=(1, 3, 3, 3))) == [5, 7]
-    assert sizes(replace(WIDE, pads=(0, 0, 0, 0))) == [7]
+    assert sizes(replace(WIDE, pads=(1, 3, 3, 3))) == ["none", 5, 7]
+    assert sizes(replace(WIDE, pads=(0, 0, 0, 0))) == ["none", 7]
 
 
 @pytest.mark.parametrize(("conv", "k"), [(WIDE, 1), (WIDE, 3), (WIDE, 7), (FLAT, 2), (FLAT, 4)])
@@ -81,6 +90,38 @@ def test_a_larger_kernel_errs_no_more() -> None:
     assert errors[0] > errors[1] > 0
 
 
+def moments_of(y: Array) -> Moments:
+    """Of responses (400, 4) to a branch with 3x3 kernels, with a prior that changes their energy."""
+    return Moments.of(data(27, 4)[0], y).shrunk(np.random.default_rng(3).standard_normal((4, 27)), 1e-2)
+
+
+@pytest.mark.parametrize("conv", [WIDE, FLAT])
+def test_without_a_kernel_it_gives_the_mean_takes_no_macs_and_has_the_same_size(conv: Conv) -> None:
+    y = np.random.default_rng(4).standard_normal((400, 4)) + 3
+    made = BlockMerging().rewrite(conv, {"kernel": "none"}, moments_of(y))
+    assert made.is_constant
+    assert made.bias is not None
+    np.testing.assert_allclose(made.bias, y.mean(0), rtol=1e-6)
+    assert made.macs((9, 8)) == 0
+    assert made.out_hw((9, 8)) == conv.out_hw((9, 8))
+    assert BlockMerging().outline(conv, {"kernel": "none"}).params() == made.params() == 4
+
+
+def test_without_a_kernel_all_variance_is_lost_and_none_where_there_is_none() -> None:
+    conv, none = Conv(np.zeros((4, 3, 3, 3)), pads=(1, 1, 1, 1)), [{"kernel": "none"}]
+    varying, constant = data(27, 4)[1], np.full((400, 4), 0.3) + 1e-7 * np.random.default_rng(5).random((400, 4))
+    assert BlockMerging().errors(conv, none, moments_of(varying)) == [1.0]
+    assert BlockMerging().errors(conv, none, moments_of(constant)) == [0.0]
+    assert BlockMerging().errors(conv, none, moments_of(np.zeros((400, 4)))) == [0.0]
+
+
+def test_the_data_are_asked_for_the_largest_kernel_or_the_smallest_that_there_is() -> None:
+    rule = BlockMerging()
+    assert rule.field(WIDE, [{"kernel": "none"}, {"kernel": 3}]).kernel == (3, 3)
+    assert rule.field(WIDE, [{"kernel": "none"}]).kernel == (1, 1)
+    assert rule.field(replace(WIDE, pads=(0, 0, 0, 0)), [{"kernel": "none"}]).kernel == (7, 7)
+
+
 def test_a_branch_too_wide_for_the_smallest_kernel_is_refused() -> None:
     wide = Conv(np.broadcast_to(np.float32(0), (4, 3000, 2, 2)), pads=(1, 1, 0, 0))
     assert "unknowns" in str(BlockMerging().refuse(wide))
@@ -93,5 +134,5 @@ def test_its_place_among_the_passes() -> None:
     assert rule.pinned_fully
     assert rule.needs_data
     assert all(one.name != "bm" for one in auto(calibrated=False))
-    with pytest.raises(UsageError, match="bm:kernel=wide"):
+    with pytest.raises(UsageError, match="bm:kernel=wide: give a whole number or full or none"):
         parse("bm:kernel=wide")

@@ -34,7 +34,8 @@ def graph() -> Graph:
 
 
 def candidates(graph: Graph, seed: int) -> dict[str, list[Candidate]]:
-    """Each layer as it is and with two ranks of sd; the last of each block with two kernels of bm; seeded errors."""
+    """Each layer as it is and with two ranks of sd; the last of each block with two kernels of bm, and without one;
+    seeded errors."""
     rng, found = np.random.default_rng(seed), {}
     for site in (s for s in graph.sites() if isinstance(s, Site)):
         dense = site.macs(site.outline) or 0
@@ -42,6 +43,7 @@ def candidates(graph: Graph, seed: int) -> dict[str, list[Candidate]]:
         ways += [Candidate(dense * r // 12, float(rng.random()), {"sd": {"rank": r}}) for r in (2, 6)]
         if site.name in "bd":
             ways += [Candidate(dense * k * k // 9, float(rng.random()), {"bm": {"kernel": k}}) for k in (1, 3)]
+            ways.append(Candidate(0, 1 + float(rng.random()), {"bm": {"kernel": "none"}}))
         found[site.name] = ways
     return found
 
@@ -59,7 +61,7 @@ def everything(ways: Mapping[str, list[Candidate]], room: float) -> float:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("share", [0.15, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.0, 0.15, 0.3, 0.5, 0.8])
 def test_the_planner_finds_the_best_of_all_choices(graph: Graph, seed: int, share: float) -> None:
     passes, sites = parse("sd,bm"), [s for s in graph.sites() if isinstance(s, Site)]
     blocks = mergeable(graph, passes, "abcd", calibrated=True)
@@ -87,8 +89,11 @@ def test_what_cannot_be_merged_says_why(graph: Graph) -> None:
         A=normal(4, 64, 1, 1),
         B=normal(64, 4, 1, 1),
     )
-    reason = why_unmerged(Graph(narrow), rules, "a", calibrated=True)
+    reason = why_unmerged(Graph(narrow), parse("bm:kernel=1"), "a", calibrated=True)
     assert reason == "as one convolution it would take more MACs than its layers do"
+    (block,) = mergeable(Graph(narrow), rules, ["a", "b"], calibrated=True).values()
+    assert block.settings() == [{"kernel": "none"}]  # dropped it takes none
+    assert block.branch.outline.kernel == (1, 1)  # what is asked of the data
 
 
 def timed(merged: float) -> tuple[LatencyTable, TimedPlan]:

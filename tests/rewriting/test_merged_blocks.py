@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
-from models import network, normal, plain, relative, run_options, run_ort
+from models import EXACT, network, normal, plain, relative, run_options, run_ort
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import open_feeds
@@ -50,6 +50,28 @@ def blocks(offset: float = 100.0) -> onnx.ModelProto:
         W6=normal(12, 8, 1, 1),
         W7=normal(5, 12),
     )
+
+
+def constant() -> onnx.ModelProto:
+    """The same with branches that are constant: their inner ReLUs let nothing through, and their last layers have a
+    bias."""
+    model = blocks(offset=-100.0)
+    for node in (n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in ("W3", "W5")):
+        width = 8 if node.input[1] == "W3" else 12
+        node.input.append(f"mean{width}")
+        model.graph.initializer.append(onnx.numpy_helper.from_array(normal(width, 1)[:, 0], f"mean{width}"))
+    return model
+
+
+def added_constants(path: str) -> int:
+    """How many sums of a file are of a map and one number a channel, the biases of an IR's layers left out."""
+    if path.endswith(".onnx"):
+        model = onnx.load(path)
+        known = {t.name for t in model.graph.initializer}
+        return sum(n.op_type == "Add" and any(name in known for name in n.input) for n in model.graph.node)
+    adds = [op for op in ov.Core().read_model(path).get_ops() if op.get_type_name() == "Add"]
+    kinds = [{op.input_value(i).get_node().get_type_name() for i in (0, 1)} for op in adds]
+    return sum("Constant" in kind and not kind & {"Convolution", "MatMul"} for kind in kinds)
 
 
 def images(count: int, seed: int = 0) -> F:
@@ -101,6 +123,35 @@ def test_branches_that_are_linear_are_recovered(kind: str) -> None:
     assert all(row.error_measured == pytest.approx(0, abs=5e-3) for row in merged)  # the prior lets half through
 
 
+@pytest.mark.parametrize("kind", ["onnx", "xml"])
+def test_branches_that_are_constant_are_dropped_without_error(kind: str) -> None:
+    """The mean of the first is added to the shortcut, which a ReLU makes, that of the second to a projection's bias."""
+    onnx.save(constant(), "in.onnx")
+    if kind == "xml":
+        ov.save_model(ov.Core().read_model("in.onnx"), "in.xml", compress_to_fp16=False)
+    report = run(Path(f"in.{kind}"), "bm:kernel=none", output=f"out.{kind}")
+    x = images(8, seed=2)
+    assert relative(answers(f"out.{kind}", x), answers(f"in.{kind}", x)) < EXACT
+    dropped = [row for row in report.layers if row.setting]
+    assert [row.setting for row in dropped] == [{"bm": {"kernel": "none"}}] * 2
+    assert [row.error_predicted for row in dropped] == [row.error_measured for row in dropped] == [0, 0]
+    assert [row.macs[1] for row in report.layers if row.macs and row.reason.startswith("dropped with")] == [0, 0]
+    assert [row.macs[1] for row in dropped if row.macs] == [0, 0]
+    assert sum(row.macs[1] for row in report.layers if row.macs) == report.model.macs[1]
+    assert dropped[0].reason.endswith(f"{dropped[0].name} is dropped, its mean stays")
+    assert added_constants(f"out.{kind}") == 1
+
+
+def test_a_branch_that_varies_leaves_its_mean() -> None:
+    """Behind each sum every channel has the original's mean."""
+    report = run(blocks(offset=0.1), "bm:kernel=none")
+    x = images(150)
+    before, after = (answers(path, x)[1] for path in ("in.onnx", "out.onnx"))
+    np.testing.assert_allclose(after.mean((0, 2, 3)), before.mean((0, 2, 3)), atol=1e-4 * before.std())
+    assert [by_name(report)[name].error_measured for name in "ch"] == [1.0, 1.0]
+    assert report.model.macs[1] == sum(row.macs[1] for row in report.layers if row.macs)
+
+
 def test_a_block_makes_up_for_what_those_before_it_did_to_the_shortcut() -> None:
     """Behind the second sum the mean of every channel is the original's, though the shortcut's is another now."""
     run(blocks(offset=0.1), "bm:kernel=1")
@@ -136,8 +187,9 @@ def test_a_budget_of_macs_is_kept_whatever_competes(spec: str, share: float) -> 
     assert after <= share * before
 
 
-def test_a_plan_gives_the_same_model_again() -> None:
-    run(blocks(offset=0.1), "bm", Budget("macs", 0.6), save_plan=Path("plan.json"))
+@pytest.mark.parametrize(("spec", "budget"), [("bm", Budget("macs", 0.6)), ("bm:kernel=none", Budget("pinned"))])
+def test_a_plan_gives_the_same_model_again(spec: str, budget: Budget) -> None:
+    run(blocks(offset=0.1), spec, budget, save_plan=Path("plan.json"))
     first = run_ort(onnx.load("out.onnx"), {"image": images(4)})
     assert any("bm" in own for own in PlanFile.read(Path("plan.json")).layers.values())
     run(Path("in.onnx"), "bm", plan=Path("plan.json"), output="again.onnx")
@@ -177,7 +229,8 @@ def test_an_ignored_layer_keeps_its_block() -> None:
     assert [row.name for row in report.layers if row.setting] == ["h"]
 
 
-def test_a_run_that_is_cut_off_goes_on() -> None:
+@pytest.mark.parametrize("spec", ["bm:kernel=1", "bm:kernel=none"])
+def test_a_run_that_is_cut_off_goes_on(spec: str) -> None:
     class CutOffError(Exception):
         pass
 
@@ -186,18 +239,19 @@ def test_a_run_that_is_cut_off_goes_on() -> None:
             raise CutOffError
 
     onnx.save(blocks(offset=0.1), "in.onnx")
-    wanted = run(Path("in.onnx"), "bm:kernel=1", output="whole.onnx")
-    chosen = options_for("bm:kernel=1")
+    wanted = run(Path("in.onnx"), spec, output="whole.onnx")
+    chosen = options_for(spec)
     with pytest.raises(CutOffError):
         pipeline.run(Path("in.onnx"), Path("out.onnx"), chosen, listen)
-    report = run(Path("in.onnx"), "bm:kernel=1", resume=True)
+    report = run(Path("in.onnx"), spec, resume=True)
     assert [row.setting for row in report.layers] == [row.setting for row in wanted.layers]
     assert filecmp.cmp("out.onnx", "whole.onnx", shallow=False)
 
 
 def test_networks_without_blocks_and_runs_without_data_say_why() -> None:
-    with pytest.raises(InputError, match="it is in no residual branch"):
-        run(plain(), "bm:kernel=3")
-    onnx.save(blocks(), "in.onnx")
-    with pytest.raises(InputError, match="fitted to data only: give --calibration"):
-        pipeline.run(Path("in.onnx"), Path("out.onnx"), run_options(parse("bm:kernel=3"), Budget("pinned")))
+    for spec in ("bm:kernel=3", "bm:kernel=none"):
+        with pytest.raises(InputError, match="it is in no residual branch"):
+            run(plain(), spec)
+        onnx.save(blocks(), "in.onnx")
+        with pytest.raises(InputError, match="fitted to data only: give --calibration"):
+            pipeline.run(Path("in.onnx"), Path("out.onnx"), run_options(parse(spec), Budget("pinned")))

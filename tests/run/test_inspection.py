@@ -69,6 +69,6 @@ def test_blocks_are_listed_with_what_merging_leaves_or_why_not(ndpass: Command, 
     onnx.save(network(text, **weights), tmp_path / "net.onnx")
     lines = [line for line in ndpass("inspect", tmp_path / "net.onnx").out.splitlines() if line.startswith("block")]
     assert lines == [
-        "block 's' (a, b): bm: kernel=1 6 %, kernel=3 50 % of 41.47 k MACs",
+        "block 's' (a, b): bm: kernel=none 0 %, kernel=1 6 %, kernel=3 50 % of 41.47 k MACs",
         "block 'y' (c): its branch is one convolution already",
     ]
