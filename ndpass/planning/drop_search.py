@@ -2,9 +2,10 @@
 
 Each plan is timed before it is fitted (`ndpass.planning.timed_search`). At most MOST_FITS plans are fitted, because a
 fit takes minutes. The drop is taken as proportional to the damage until one plan has dropped too much; from then on the
-next plan lies between the most damage that passed and the least that did not. The search ends where the table promises
-little more. The plans that passed and are near the fastest were timed minutes apart, so at the end they are timed once
-more, in turns.
+next plan lies between the most damage that passed and the least that did not. Where that promises little more, the next
+plan is the least damage that does, up to REACH times as much: few layers or large steps leave gaps, and a drop of few
+samples is a rough guess. Beyond that the search ends. The plans that passed and are near the fastest were timed minutes
+apart, so at the end they are timed once more, in turns.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ MOST_FITS = 6
 FIRST_DAMAGE = 0.025  # predicted divergence, in nats, of the first fit for each point of accuracy that may be lost
 STEPS = (0.02, 4.0)  # factors by which the damage may fall and grow from one fit to the next
 WORTH = 0.02  # a further fit has to promise this share of the time
+REACH = 1.5  # times the damage that the limit seems to allow, at most, where less than that promises too little
 
 T = TypeVar("T")
 
@@ -78,8 +80,11 @@ def within_drop(
         wanted = _next(limit, now, passed, failed)
         if passing and enough():
             break
-        if passed and search.aim_for(wanted) > search.aim_for(passed) * (1 - WORTH):
-            break  # hardly anything is faster
+        if passed:
+            wanted = _worth_a_fit(search, wanted, passed, failed)
+            if wanted >= failed:
+                log.info("no plan that may keep the limit promises %.0f %% of the time", 100 * WORTH)
+                break
     best = _fastest(search, passing) if passing else None
     if best is None or best.timed.speedup < at_least:
         raise BudgetError(_why_not(wish or f"--max-drop {limit:g}", at_least, best, tried))
@@ -114,6 +119,18 @@ def _next(limit: float, tried: _Tried, passed: float, failed: float) -> float:
     if failed < math.inf and not passed < wanted < failed:
         wanted = math.sqrt(passed * failed) if passed > 0 else failed / STEPS[1]
     return wanted
+
+
+def _worth_a_fit(search: TimedSearch, wanted: float, passed: float, failed: float) -> float:
+    """The damage wanted if it promises WORTH of the time, else the least that does; infinite where that is too much, or
+    nothing more is wanted."""
+    if wanted <= passed:
+        return math.inf
+    aim = search.aim_for(passed) * (1 - WORTH)
+    if search.aim_for(wanted) <= aim:
+        return wanted
+    least = search.damage_for(aim) * (1 + 1e-9)  # a sum in another order may be more
+    return least if least < min(failed, REACH * wanted) else math.inf
 
 
 def _why_not(wish: str, at_least: float, best: Fit[T] | None, tried: Sequence[_Tried]) -> str:

@@ -138,6 +138,10 @@ class TimedSearch:
             if self._decided(high, alone) is not None:
                 return high
 
+    def damage_for(self, aim: float) -> float:
+        """The least damage that is known to be possible at `aim` seconds; infinite where nothing is as fast."""
+        return math.inf if aim < self.least else damage(self._optimistic(aim, None))
+
     def planned(self, aim: float, alone: str | None = None) -> dict[str, Choice]:
         """The plan of least damage that is predicted to take `aim` seconds, or as few as it can."""
         plan = None

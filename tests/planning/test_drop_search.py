@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from planned_times import PlannedTimes
+from planned_times import PlannedTimes, way
 from test_timed_search import many
 
 from ndpass.errors import BudgetError
@@ -84,6 +84,32 @@ def test_a_speedup_beside_the_drop_is_required() -> None:
     offered = rf"--speedup 9 with --max-drop 1 cannot be reached: the best measured is {speedup:.2f} times as fast"
     with pytest.raises(BudgetError, match=offered):
         bisect(1.0, lambda damage: 10 * damage, 9.0)
+
+
+def gap() -> LatencyTable:
+    """One layer, whose candidates are far apart: damages of 0.01, 0.03 and 0.5."""
+    ways = [
+        way(100e-6, 0.0),
+        *(way(s, e, nd={"rank": s}) for s, e in ((8e-5, 0.1), (6e-5, 0.03**0.5), (4e-5, 0.5**0.5))),
+    ]
+    return LatencyTable({"a": ways}, 200e-6, {"a": 100e-6})
+
+
+def test_a_gap_in_what_is_offered_does_not_end_the_search() -> None:
+    """A drop of 0.45 at a damage of 0.01 seems to allow 0.021, at which nothing else is offered; 0.03 drops 0.6."""
+    found, fits = bisect(1.0, lambda damage: 0.45 if damage < 0.02 else 20 * damage, known=gap())
+    assert fits == pytest.approx([0.45, 0.6])
+    assert found.drop == pytest.approx(0.6)
+
+
+def test_where_the_limit_is_used_up_nothing_more_is_fitted() -> None:
+    _, fits = bisect(1.0, lambda damage: 1.0 if damage < 0.02 else 20 * damage, known=gap())
+    assert fits == [1.0]
+
+
+def test_far_beyond_what_the_limit_seems_to_allow_nothing_is_fitted() -> None:
+    _, fits = bisect(1.0, lambda damage: 45 * damage if damage < 0.02 else 20 * damage, known=gap())
+    assert fits == pytest.approx([0.45, 0.6])  # 0.5 would drop 10 points
 
 
 def test_where_nothing_is_lost_the_fastest_is_found() -> None:
