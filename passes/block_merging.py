@@ -48,7 +48,7 @@ class BlockMerging(Merging):
     """The branch of a residual block becomes one k×k convolution, or its mean."""
 
     name = "bm"
-    summary = "block merging: the branch of a residual block becomes one convolution, or is dropped but for its mean"
+    summary = "block merging: the branch of a residual block becomes one convolution, or its mean"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"kernel": ("full", NONE)}
     formula = (
         "min over W (n_o x n_i·k·k) of E|y - s - W x|²: y behind the original's sum, s the shortcut as it is now\n"
@@ -57,7 +57,8 @@ class BlockMerging(Merging):
     )
     when = (
         "Residual networks of plain blocks (two 3x3 convolutions), where each layer is small: a merged block has one "
-        "layer instead of two or three. Bottlenecks gain little, for the one convolution is as wide as the stream."
+        "layer instead of two or three, a dropped one none. Merged bottlenecks gain little, for the one convolution is "
+        "as wide as the stream. Passes behind bm, as in bm,sd, rewrite the convolution that it leaves."
     )
     cost = "One least-squares fit of n_i·k·k unknowns for each block and k: 2 s for 64 channels and k = 5."
     in_auto: ClassVar[bool] = True
@@ -77,7 +78,7 @@ class BlockMerging(Merging):
         most = MOST_UNKNOWNS if unknowns is None else min(unknowns, MOST_UNKNOWNS)
         possible, pinned = kernels(conv, most), self.pinned.get("kernel")
         if pinned is None:
-            return [{"kernel": k} for k in (NONE, *possible)]
+            return [{"kernel": NONE}, *({"kernel": k} for k in possible)]
         if pinned == NONE:
             return [{"kernel": NONE}]
         least = possible[:1]
@@ -94,7 +95,7 @@ class BlockMerging(Merging):
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments) -> Conv:
         if setting["kernel"] == NONE:
             return self.outline(conv, setting).with_bias(moments.y_mean)
-        smaller, own = self._part(conv, setting, moments)
+        smaller, own = self.outline(conv, setting), self.part(conv, setting, moments)
         kernel = own.best
         return replace(smaller, weight=kernel.reshape(smaller.weight.shape), bias=own.bias(kernel))
 
@@ -105,15 +106,15 @@ class BlockMerging(Merging):
         """Of its mean alone: all of the response's variance, unless there is none."""
         if setting["kernel"] == NONE:
             return float(moments.variance > ROUNDING * float(moments.y_mean @ moments.y_mean))
-        own = self._part(conv, setting, moments)[1]
+        own = self.part(conv, setting, moments)
         return own.error(own.best)
 
-    def _part(self, conv: Conv, setting: Setting, moments: Moments) -> tuple[Conv, Moments]:
-        """The kernel cut to the setting's, and the moments of the part of the patch that it reads."""
+    def part(self, conv: Conv, setting: Setting, moments: Moments) -> Moments:
+        """Of the part of the patch that the smaller kernel reads."""
         smaller = self.outline(conv, setting)
         if smaller.kernel == conv.kernel:
-            return smaller, moments
-        return smaller, moments.keep(columns(conv, smaller.kernel), smaller.matrix.astype(np.float64))
+            return moments
+        return moments.keep(columns(conv, smaller.kernel), smaller.matrix.astype(np.float64))
 
 
 def _size(setting: Setting) -> int:

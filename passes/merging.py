@@ -17,7 +17,7 @@ from ndpass.passes.base import Pass, Setting
 
 
 class Merging(Pass):
-    """Layers go, so there is no chain of passes inside one: where a branch is merged, its layers are left alone."""
+    """Layers go: where a branch is merged, nothing rewrites them before. What it becomes, passes behind may rewrite."""
 
     may_follow: ClassVar[bool] = False
 
@@ -36,6 +36,10 @@ class Merging(Pass):
     def field(self, conv: Conv, settings: Sequence[Setting]) -> Conv:
         """The part of `conv` whose moments tell all about these settings, cheapest first; it reads something."""
         return self.outline(conv, settings[-1])
+
+    @abstractmethod
+    def part(self, conv: Conv, setting: Setting, moments: Moments) -> Moments:
+        """The moments of what the branch becomes: what a pass behind this one is fitted to."""
 
     @abstractmethod
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments) -> Conv:

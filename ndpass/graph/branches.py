@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ndpass.conv import Array, Conv
+from ndpass.conv import Array, Block, Conv
 from ndpass.graph.channel_rules import ELEMENTWISE
 from ndpass.graph.dependencies import reads, upstream
 from ndpass.graph.sites import Found, Site
@@ -69,9 +69,9 @@ class Branch:
         """The branch linearised, each non-linear layer as one that lets half through: a convolution without bias."""
         return self.load()
 
-    def cost(self, conv: Conv) -> int:
-        """Multiply-accumulates of a convolution in the place of the branch."""
-        return self.rows * conv.macs(self.in_hw)
+    def cost(self, block: Block) -> int:
+        """Multiply-accumulates of a block in the place of the branch."""
+        return self.rows * block.macs(self.in_hw)
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Unmerged:
     reason: str
 
 
-Block: TypeAlias = "Branch | Unmerged"
+Residual: TypeAlias = "Branch | Unmerged"
 Index: TypeAlias = "tuple[slice | int, ...]"
 
 
-def blocks(graph: gs.Graph, shapes: dict[str, tuple[int, ...]], read: Callable[[gs.Node], Found]) -> list[Block]:
+def blocks(graph: gs.Graph, shapes: dict[str, tuple[int, ...]], read: Callable[[gs.Node], Found]) -> list[Residual]:
     """Every sum of two computed tensors of one shape that a convolution leads to, in graph order."""
     found = []
     outputs = {id(t) for t in graph.outputs}
@@ -141,7 +141,7 @@ class _Side:
         return cls(convs, nodes[:inner], t)
 
 
-def _block(add: gs.Node, side: _Side, shortcut: gs.Tensor, read: Callable[[gs.Node], Found]) -> Block:
+def _block(add: gs.Node, side: _Side, shortcut: gs.Tensor, read: Callable[[gs.Node], Found]) -> Residual:
     names = tuple(str(node.name) for node in reversed(side.convs))
     sites = [read(node) for node in reversed(side.convs)]
     reason = _why_not(side, shortcut, sites)

@@ -1,26 +1,26 @@
 """Residual blocks whose branch a pass can turn into one convolution, or drop: which, what that costs and spoils.
 
 The candidates of a block stand among those of its last layer. Where one is chosen, the other layers of the branch go,
-whatever was chosen for them: `ndpass.planning.channel_savings` tells the planner what that saves.
+whatever was chosen for them: `ndpass.planning.channel_savings` tells the planner what that saves. What a merged block
+becomes is a convolution as any other, so that passes behind may rewrite it: `bm,nd`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ndpass.calibration.moments import Moments
-from ndpass.conv import Conv
+from ndpass.conv import Block
 from ndpass.graph.branches import Branch, Unmerged
 from ndpass.graph.graph import Found, Graph, Site
-from ndpass.passes import Merging, Pass, Setting
-from ndpass.passes.options import setting_text
+from ndpass.passes import Decomposition, Merging, Pass, Setting
+from ndpass.passes.base import block_error
+from ndpass.passes.compose import Settings, compose, outline
 from ndpass.planning.candidate import Candidate, Choice
 
 MOST_REFITTED = 2_304  # elements of a patch of a layer that is only fitted anew: 256 channels of 3x3
-
-log = logging.getLogger(__name__)
+MOST_FITTED = 2_304  # the same of a kernel that saves MACs only with a pass behind: it is dearer than all others
 
 NO_DATA = "is fitted to data only: give --calibration"
 
@@ -28,37 +28,36 @@ NO_DATA = "is fitted to data only: give --calibration"
 @dataclass(frozen=True)
 class Mergeable:
     """A branch, its outline cut to what the settings that are worth a try need of the data, and the pass that can merge
-    it."""
+    it. behind: the passes that may rewrite what that one leaves, in their order."""
 
     branch: Branch
     rule: Merging
+    behind: Sequence[Decomposition] = ()
 
-    def settings(self) -> list[Setting]:
-        """All that may be tried, cheapest first."""
-        return self._cheaper(self.rule.settings(self.branch.outline))
+    def settings(self, unknowns: int | None = None) -> list[Setting]:
+        """All that may be tried, cheapest first. unknowns: of each output, that there are data for."""
+        return [s for s in self.rule.settings(self.branch.outline, unknowns) if self.saves(s) or self._leads_on(s)]
 
-    def _cheaper(self, settings: Sequence[Setting]) -> list[Setting]:
-        return [setting for setting in settings if self.cost(setting) < self.branch.macs]
+    def saves(self, setting: Setting) -> bool:
+        """Whether the block takes fewer MACs with this setting than its layers do."""
+        return self.cost({self.rule.name: setting}) < self.branch.macs
 
-    def candidates(self, moments: Moments) -> list[Candidate]:
-        """The block with each setting that there are data for; MACs are those of the one convolution."""
-        outline, rule = self.branch.outline, self.rule
-        settings = self._cheaper(rule.settings(outline, moments.count))
-        wanted = self.settings()
-        if wanted and settings[-1:] != wanted[-1:]:
-            tried = f"up to {setting_text(settings[-1])} is tried" if settings else "none is tried"
-            text = "the data are too few for a larger kernel"
-            log.warning("block '%s': %s: %s, %s", self.branch.name, rule.name, text, tried)
-        conv = self.branch.conv
-        errors = rule.errors(conv, settings, moments)
-        return [
-            Candidate(self.cost(setting), error, {rule.name: setting})
-            for setting, error in zip(settings, errors, strict=True)
-        ]
+    def _leads_on(self, setting: Setting) -> bool:
+        """Whether it does so with a pass behind at the least, and the fit does not take long."""
+        conv = self.rule.outline(self.branch.outline, setting)
+        if conv.is_constant or conv.unknowns > MOST_FITTED:
+            return False
+        least = (rule.outline(conv, rule.settings(conv)[0]) for rule in self.behind if rule.refuse(conv) is None)
+        return any(self.branch.cost(block) < self.branch.macs for block in least)
 
-    def cost(self, setting: Setting) -> int:
-        """MACs of the block as this setting has it."""
-        return self.branch.cost(self.rule.outline(self.branch.outline, setting))
+    def cost(self, settings: Settings) -> int:
+        """MACs of the block as these settings have it."""
+        return self.branch.cost(self.outline(settings))
+
+    def outline(self, settings: Settings) -> Block:
+        """What the branch becomes, its weights zeros that take no memory."""
+        merged = self.rule.outline(self.branch.outline, settings[self.rule.name])
+        return outline(self.behind, merged, settings)
 
     def merged(self, candidate: Candidate) -> bool:
         """Whether this candidate of the last layer merges the block."""
@@ -68,14 +67,16 @@ class Mergeable:
         """What to say of the other layers of the block where it takes so many MACs, as one convolution or dropped."""
         return f"{'merged into' if macs else 'dropped with'} '{self.branch.last}'"
 
-    def fitted(self, candidate: Candidate, moments: Moments) -> tuple[Conv, float]:
-        """The one convolution that the candidate asks for, and the relative error of the branch's response."""
-        conv, setting = self.branch.conv, candidate.setting[self.rule.name]
-        return self.rule.rewrite(conv, setting, moments), self.rule.errors(conv, [setting], moments)[0]
-
-    def shape(self, candidate: Candidate) -> Conv:
-        """The same with weights of zeros that take no memory."""
-        return self.rule.outline(self.branch.outline, candidate.setting[self.rule.name])
+    def fitted(self, candidate: Candidate, moments: Moments) -> tuple[Block, float]:
+        """What the candidate makes of the branch, and the relative error of the branch's response."""
+        conv, settings = self.branch.conv, candidate.setting
+        setting, others = settings[self.rule.name], {n: s for n, s in settings.items() if n != self.rule.name}
+        merged = self.rule.rewrite(conv, setting, moments)
+        if not others:
+            return merged, self.rule.errors(conv, [setting], moments)[0]
+        own = self.rule.part(conv, setting, moments)
+        block = compose(self.behind, merged, others, own)
+        return block, block_error(merged, block, own)
 
 
 def merging(passes: Sequence[Pass]) -> Merging | None:
@@ -91,7 +92,9 @@ def mergeable(graph: Graph, passes: Sequence[Pass], names: Collection[str], cali
     rule = merging(passes)
     if rule is None or (rule.needs_data and not calibrated):
         return {}
-    found = [_within(one, rule) for one in graph.blocks() if isinstance(one, Branch) and set(one.layers) <= set(names)]
+    behind, known = passes_behind(passes, rule), set(names)
+    branches = [one for one in graph.blocks() if isinstance(one, Branch) and set(one.layers) <= known]
+    found = [_within(Mergeable(one, rule, behind)) for one in branches]
     return {one.branch.last: one for one in found if isinstance(one, Mergeable)}
 
 
@@ -103,23 +106,31 @@ def why_unmerged(graph: Graph, passes: Sequence[Pass], name: str, calibrated: bo
     block = next((one for one in graph.blocks() if name in one.layers), None)
     if block is None:
         return "it is in no residual branch"
-    found = block.reason if isinstance(block, Unmerged) else _within(block, rule)
+    found = (
+        block.reason if isinstance(block, Unmerged) else _within(Mergeable(block, rule, passes_behind(passes, rule)))
+    )
     if isinstance(found, str):
         return found
     return None if calibrated or not rule.needs_data else f"{rule.name} {NO_DATA}"
 
 
-def _within(branch: Branch, rule: Merging) -> Mergeable | str:
+def passes_behind(passes: Sequence[Pass], rule: Merging) -> list[Decomposition]:
+    """Those that may rewrite what the pass leaves of a block."""
+    following = passes[list(passes).index(rule) + 1 :]
+    return [one for one in following if isinstance(one, Decomposition) and one.may_follow]
+
+
+def _within(whole: Mergeable) -> Mergeable | str:
     """The block with its outline cut to what the pass may want of it; or why the pass leaves it alone."""
+    branch, rule = whole.branch, whole.rule
     reason = rule.refuse(branch.outline)
     if reason is not None:
         return reason
-    settings = Mergeable(branch, rule).settings()
+    settings = whole.settings()
     if not settings:
         return "as one convolution it would take more MACs than its layers do"
-    load = branch.load
     outline = rule.field(branch.outline, settings)
-    return Mergeable(replace(branch, outline=outline, load=lambda: rule.field(load(), settings)), rule)
+    return replace(whole, branch=replace(branch, outline=outline, load=lambda: rule.field(branch.conv, settings)))
 
 
 def refittable(found: Sequence[Found], names: Collection[str]) -> list[Site]:

@@ -90,16 +90,21 @@ def _single(ways: list[Candidate]) -> list[Candidate]:
 
 
 def _merged(block: Mergeable, ways: Sequence[Candidate], latencies: Latencies, rows: int) -> list[Candidate]:
-    """The candidates that merge the block, timed as the one convolution that they are; rows: of the block's input.
+    """The candidates that merge the block, with seconds, beside the largest convolution; rows: of the block's input.
 
     A branch that is dropped takes no time: what is left of it is in the sum, or in another layer's bias.
     """
     own = [c for c in ways if block.merged(c)]
-    gone, timed = [c for c in own if not c.macs], [c for c in own if c.macs]
-    times = latencies.of([block.shape(c) for c in timed], block.branch.in_hw, rows) if timed else []
-    return [
-        replace(c, seconds=seconds) for c, seconds in zip((*gone, *timed), (*[0.0] * len(gone), *times), strict=True)
-    ]
+    gone, timed = [replace(c, seconds=0.0) for c in own if not c.macs], [c for c in own if c.macs]
+
+    def times(few: Sequence[Candidate]) -> list[float]:
+        return latencies.of([block.outline(c.setting) for c in few], block.branch.in_hw, rows)
+
+    if not timed:
+        return gone
+    settings = ({block.rule.name: c.setting[block.rule.name]} for c in timed)
+    beside = max((Candidate(block.cost(s), math.inf, s) for s in settings), key=lambda c: c.macs)  # nothing to choose
+    return [*gone, *timed_in_rounds([beside, *timed], times)[1:]]
 
 
 def _merges(block: Mergeable | None, candidate: Candidate) -> bool:

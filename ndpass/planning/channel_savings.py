@@ -194,7 +194,8 @@ class Coupling:
 
         def rate(candidate: Candidate) -> int:
             if merging is not None and merging.merged(candidate):
-                return merging.branch.cost(merging.shape(candidate)) // site.outline.n_o
+                one, cost = merging.outline(candidate.setting), merging.branch.cost
+                return cost(one) - cost(with_outputs(one, slice(site.outline.n_o - 1)))
             block = block_of(site, self._passes, candidate.setting, group)
             return _macs(site, block) - _macs(site, with_outputs(block, slice(site.outline.n_o - 1)))
 

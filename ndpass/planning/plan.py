@@ -18,6 +18,7 @@ from ndpass.measuring.memory import room_beside
 from ndpass.passes import Pass
 from ndpass.passes.pruning import Reader
 from ndpass.planning.away import Away
+from ndpass.planning.block_candidates import candidates_of, damages
 from ndpass.planning.blocks import Mergeable, mergeable, without_merged
 from ndpass.planning.candidate import Budget, Candidate, CandidateStore, Choice
 from ndpass.planning.candidates import candidates_for, estimates_for, known_of
@@ -164,10 +165,10 @@ class Planner:
     def _merged(self, first: Site, block: Mergeable, walk: PlanningWalk, trials: Trials | None) -> dict[str, Merged]:
         """Last layer -> the candidates of its block, fitted to the network as it is now, and their damage."""
         moments = walk.of_block(block, first)
-        ways = block.candidates(moments)
-        convs = {key(c.setting): block.fitted(c, moments)[0] for c in ways}
-        damages = {name: trials.damage(block.branch, conv) for name, conv in convs.items()} if trials else {}
-        return {block.branch.last: Merged(ways, damages)}
+        ways = candidates_of(block, moments)
+        alone = {key(c.setting): block.fitted(c, moments)[0] for c in ways if len(c.setting) == 1}
+        measured = {name: trials.damage(block.branch, made) for name, made in alone.items()} if trials else {}
+        return {block.branch.last: Merged(ways, damages(ways, measured))}
 
     def _can_wait(self, site: Site) -> bool:
         """Whether a layer's compositions are fitted only when they are asked for."""

@@ -38,7 +38,9 @@ def stand_in(graph: Graph, plan: Mapping[str, Choice], passes: Sequence[Pass]) -
     names = [site.name for site in graph.sites()]
     for last, block in mergeable(graph, passes, names, calibrated=True).items():
         if last in plan and block.merged(plan[last].candidate):
-            graph.merge(block.branch, block.shape(plan[last].candidate).map_leaves(lambda leaf: filled(leaf, rng)))
+            graph.merge(
+                block.branch, block.outline(plan[last].candidate.setting).map_leaves(lambda leaf: filled(leaf, rng))
+            )
             plan = {name: choice for name, choice in plan.items() if name not in block.branch.layers}
     thinned: set[str] = set()  # layers whose channels have been pruned with those of an earlier one
     for site in [s for s in graph.sites() if isinstance(s, Site) and s.name in plan]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from ndpass.calibration.collect import Data
-from ndpass.conv import Conv
+from ndpass.conv import Block
 from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph
 from ndpass.measuring.evaluate import compare, stored
@@ -29,10 +29,10 @@ class Trials:
     def _before(self) -> list[Outputs]:
         return stored(self._runner(self._graph), self._few.feeds, self._few.batch)
 
-    def damage(self, branch: Branch, conv: Conv) -> float:
-        """How far the outputs move, as `sensitivity.divergence` counts it, with the branch as this convolution."""
+    def damage(self, branch: Branch, block: Block) -> float:
+        """How far the outputs move, as `sensitivity.divergence` counts it, with the branch as this block."""
         merged = self._graph.copy()
-        merged.merge(branch, conv)
+        merged.merge(branch, block)
         return divergence(compare(self._before, self._runner(merged), self._few.feeds, self._few.batch))
 
     def _runner(self, graph: Graph) -> OpenVINO:

@@ -11,6 +11,7 @@ from ndpass.calibration.reference import Calibration
 from ndpass.calibration.walk import Walk
 from ndpass.graph.graph import Graph, Site
 from ndpass.passes import Pass
+from ndpass.planning.block_candidates import candidates_of
 from ndpass.planning.blocks import Mergeable, mergeable
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.choose import choose_local
@@ -80,9 +81,9 @@ class Blocks:
 
     def _fitted(self, block: Mergeable, candidate: Candidate, moments: Moments) -> Record:
         """The row is that of the last layer, in whose name the block goes on."""
-        conv, error = block.fitted(candidate, moments)
-        row = done(self.sites[block.branch.last], candidate, block.branch.cost(conv), error)
-        return Record(row, True, conv)
+        made, error = block.fitted(candidate, moments)
+        row = done(self.sites[block.branch.last], candidate, block.branch.cost(made), error)
+        return Record(row, True, made)
 
     def note(self, block: Mergeable, row: Layer) -> None:
         """The block has been merged; row: of its last layer."""
@@ -96,4 +97,4 @@ class Blocks:
 
 def _local(block: Mergeable, moments: Moments, budget: Budget) -> Candidate:
     """What the budget makes of the block by itself."""
-    return choose_local([Candidate(block.branch.macs), *block.candidates(moments)], budget).candidate
+    return choose_local([Candidate(block.branch.macs), *candidates_of(block, moments)], budget).candidate

@@ -95,7 +95,8 @@ def _block_line(graph: Graph, rules: Sequence[Pass], one: Branch | Unmerged, blo
     if block is None or isinstance(one, Unmerged):
         why = one.reason if isinstance(one, Unmerged) else why_unmerged(graph, rules, one.last, calibrated=True)
         return f"{start}: {why or 'nothing merges it'}"
-    ways = (f"{setting_text(s)} {100 * block.cost(s) / one.macs:.0f} %" for s in block.settings())
+    each = [(s, block.cost({block.rule.name: s})) for s in block.settings() if block.saves(s)]
+    ways = (f"{setting_text(setting)} {100 * macs / one.macs:.0f} %" for setting, macs in each)
     return f"{start}: {block.rule.name}: {', '.join(ways)} of {human(one.macs)} MACs"
 
 

@@ -6,6 +6,7 @@ The same plan, model, data and seed give the same bytes. A plan belongs to one m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -95,13 +96,15 @@ class PlanFile(BaseModel):
 
     def _choice(self, graph: Graph, site: Site, settings: Mapping[str, Setting], block: Mergeable | None) -> Choice:
         rules = self.rules()
+        merges = any(isinstance(rule, Merging) and rule.name in settings for rule in rules)
+        looked_at = replace(site, outline=block.branch.outline) if merges and block else site
         for name, setting in settings.items():
             rule = next((r for r in rules if r.name == name), None)
             if rule is None:
                 raise InputError(f"the plan's layer '{site.name}' names pass '{name}', its passes are {self.passes}")
-            _check(rule, site, setting)
-            if isinstance(rule, Merging):
-                return _merged(site, settings, block)
+            _check(rule, looked_at, setting)
+        if merges:
+            return _merged(site, settings, block)
         group: Group | str = channel_group(graph, site, rules)
         macs = site.macs(block_of(site, rules, settings, group))
         assert macs is not None
@@ -109,12 +112,15 @@ class PlanFile(BaseModel):
 
 
 def _merged(site: Site, settings: Mapping[str, Setting], block: Mergeable | None) -> Choice:
-    """The last layer of a block that the plan merges. Raises InputError where it is none, or has other settings too."""
-    if block is None or len(settings) > 1:
-        why = "which go together with no other" if block else "which merge blocks: it is the last layer of none"
-        raise InputError(f"the plan's layer '{site.name}' has settings of {', '.join(settings)}, {why}")
-    setting = settings[block.rule.name]
-    return Choice(Candidate(block.cost(setting), 0.0, dict(settings)))
+    """The last layer of a block that the plan merges. Raises InputError where it is none, or where a pass stands beside
+    the one that merges that does not come behind it."""
+    whose = f"the plan's layer '{site.name}' has settings of {', '.join(settings)}"
+    if block is None:
+        raise InputError(f"{whose}, which merge blocks: it is the last layer of none")
+    names = [block.rule.name, *(rule.name for rule in block.behind)]
+    if not settings.keys() <= set(names):
+        raise InputError(f"{whose}: beside {names[0]} there may be {', '.join(names[1:]) or 'no other'}")
+    return Choice(Candidate(block.cost(settings), 0.0, dict(settings)))
 
 
 def _check(rule: Pass, site: Site, setting: Setting) -> None:

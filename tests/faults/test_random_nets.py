@@ -34,7 +34,7 @@ LOSSY = (
 )
 FITTED = (
     "cp:channels=2", "cp:channels=2:criterion=lasso", "cp:channels=3,cd:rank=2,nd:rank=1", "bm:kernel=full",
-    "bm:kernel=1", "bm:kernel=3,cd:rank=2", "cd:rank=2:solver=relu", *LOSSY,
+    "bm:kernel=1", "bm:kernel=none", "bm:kernel=3,cd:rank=2", "cd:rank=2:solver=relu", *LOSSY,
 )  # fmt: skip
 OPEN = ("nd", "cd,nd", "sd", "cd,sd,nd", "cp:criterion=l2,cd")  # with data or without
 OPEN_FITTED = ("cp,cd", "bm,cp,nd", "bm,cp,cd,sd,nd")

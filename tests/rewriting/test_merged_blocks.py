@@ -52,6 +52,22 @@ def blocks(offset: float = 100.0) -> onnx.ModelProto:
     )
 
 
+def separable() -> onnx.ModelProto:
+    """Branches that never clip, of rank 2 in their outputs, and with one spatial kernel for all channels, which is of
+    rank 1: what they become as one convolution, nd at rank 1, cd at rank 2 and sd at rank 2 write without error."""
+    model = blocks()
+    arrays = {t.name: t for t in model.graph.initializer}
+    for name in ("W2", "W4"):
+        w = onnx.numpy_helper.to_array(arrays[name])
+        line = normal(w.shape[2], seed=3)
+        arrays[name].CopyFrom(onnx.numpy_helper.from_array(w[:, :, :1, :1] * np.outer(line, line), name))
+    for name in ("W3", "W5"):
+        w = onnx.numpy_helper.to_array(arrays[name])
+        low = w[:, :2, 0, 0] @ w[:2, :, 0, 0]
+        arrays[name].CopyFrom(onnx.numpy_helper.from_array(low[:, :, None, None], name))
+    return model
+
+
 def constant() -> onnx.ModelProto:
     """The same with branches that are constant: their inner ReLUs let nothing through, and their last layers have a
     bias."""
@@ -180,19 +196,59 @@ def test_what_stays_behind_a_merged_block_is_fitted_anew() -> None:
     assert [row.name for row in report.layers if "refitted" in row.reason] == ["q", "scores"]
 
 
-@pytest.mark.parametrize(("spec", "share"), [("bm", 0.6), ("cp,sd,bm", 0.3), ("cp,sd,bm", 0.7)])
+@pytest.mark.parametrize("kind", ["onnx", "xml"])
+@pytest.mark.parametrize("behind", ["nd:rank=1", "cd:rank=2", "sd:rank=2", "cd:rank=2,nd:rank=1"])
+def test_what_merging_leaves_is_rewritten_by_the_passes_behind(behind: str, kind: str) -> None:
+    """Both branches without error, in the layers that they become and in no other."""
+    onnx.save(separable(), "in.onnx")
+    if kind == "xml":
+        ov.save_model(ov.Core().read_model("in.onnx"), "in.xml", compress_to_fp16=False)
+    report = run(
+        Path(f"in.{kind}"), f"bm:kernel=full,{behind}", output=f"out.{kind}", ignore=("re:(a|q|scores|v)(/.*)?",)
+    )
+    x = images(8, seed=2)
+    assert relative(answers(f"out.{kind}", x), answers(f"in.{kind}", x)) < 2e-3
+    merged = [row for row in report.layers if row.setting]
+    names = ["bm", *(one.partition(":")[0] for one in behind.split(","))]
+    assert [list(row.setting) for row in merged] == [names] * 2
+    assert all(row.error_measured == pytest.approx(0, abs=5e-3) for row in merged)  # the prior lets half through
+    assert sum(row.macs[1] for row in report.layers if row.macs) == report.model.macs[1]
+    alone = run(Path(f"in.{kind}"), "bm:kernel=full", output=f"alone.{kind}")
+    assert report.model.macs[1] < alone.model.macs[1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "share"),
+    [
+        ("bm", 0.6),
+        ("cp,sd,bm", 0.3),
+        ("cp,sd,bm", 0.7),
+        ("bm,cd", 0.3),
+        ("bm,nd", 0.4),
+        ("bm,sd", 0.3),
+        ("bm,cp,cd,sd,nd", 0.2),
+    ],
+)
 def test_a_budget_of_macs_is_kept_whatever_competes(spec: str, share: float) -> None:
     report = run(blocks(offset=0.1), spec, Budget("macs", share))
     before, after = report.model.macs
     assert after <= share * before
 
 
-@pytest.mark.parametrize(("spec", "budget"), [("bm", Budget("macs", 0.6)), ("bm:kernel=none", Budget("pinned"))])
+@pytest.mark.parametrize(
+    ("spec", "budget"),
+    [
+        ("bm", Budget("macs", 0.6)),
+        ("bm:kernel=none", Budget("pinned")),
+        ("bm:kernel=full,nd:rank=1", Budget("pinned")),
+        ("bm,cd,sd,nd", Budget("macs", 0.25)),
+    ],
+)
 def test_a_plan_gives_the_same_model_again(spec: str, budget: Budget) -> None:
     run(blocks(offset=0.1), spec, budget, save_plan=Path("plan.json"))
     first = run_ort(onnx.load("out.onnx"), {"image": images(4)})
     assert any("bm" in own for own in PlanFile.read(Path("plan.json")).layers.values())
-    run(Path("in.onnx"), "bm", plan=Path("plan.json"), output="again.onnx")
+    run(Path("in.onnx"), spec.replace(":kernel=none", ""), plan=Path("plan.json"), output="again.onnx")
     assert relative(run_ort(onnx.load("again.onnx"), {"image": images(4)}), first) == 0
 
 
@@ -203,6 +259,15 @@ def test_a_plan_that_merges_what_is_no_block_is_refused() -> None:
     plan.save(Path("plan.json"))
     with pytest.raises(InputError, match="it is the last layer of none"):
         run(Path("in.onnx"), "bm", plan=Path("plan.json"))
+
+
+def test_a_plan_with_a_pass_that_rewrites_nothing_that_merging_leaves_is_refused() -> None:
+    run(blocks(offset=0.1), "cd,bm:kernel=1", Budget("macs", 0.6), save_plan=Path("plan.json"))
+    plan = PlanFile.read(Path("plan.json"))
+    plan.layers["c"] = {"bm": {"kernel": 1}, "cd": {"rank": 2}}
+    plan.save(Path("plan.json"))
+    with pytest.raises(InputError, match="has settings of bm, cd: beside bm there may be no other"):
+        run(Path("in.onnx"), "cd,bm", plan=Path("plan.json"))
 
 
 def test_a_block_with_a_depthwise_layer_is_merged(caplog: pytest.LogCaptureFixture) -> None:
@@ -229,7 +294,7 @@ def test_an_ignored_layer_keeps_its_block() -> None:
     assert [row.name for row in report.layers if row.setting] == ["h"]
 
 
-@pytest.mark.parametrize("spec", ["bm:kernel=1", "bm:kernel=none"])
+@pytest.mark.parametrize("spec", ["bm:kernel=1", "bm:kernel=none", "bm:kernel=3,cd:rank=2"])
 def test_a_run_that_is_cut_off_goes_on(spec: str) -> None:
     class CutOffError(Exception):
         pass
