@@ -17,6 +17,7 @@ Status = Literal["done", "kept", "skipped", "reverted"]
 
 
 RUINED = 0.5  # of an output's variance: the error is as large as half of what the output says
+SHARES = ("top1", "top5", "agreement", "iou", "detection", "explained")  # metrics of which nothing is left at 0
 
 
 class Part(BaseModel):
@@ -233,6 +234,12 @@ class Report(Part):
         ]
         error, name = max(found, default=(0.0, ""))
         return name if error >= RUINED else None
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether the metric has lost half of what the original has, where it is a share: of answers, of masks."""
+        metric = self.metric
+        return metric is not None and metric.name in SHARES and metric.after < metric.before / 2
 
     def to_json(self) -> str:
         """Every key, in the order above, with a newline at the end."""

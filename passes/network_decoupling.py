@@ -30,6 +30,7 @@ from ndpass.passes.uncompilable import never_compiles
 
 FORMS = ("pw-dw", "dw-pw")
 WIDE_RANKS = (1, 2, 3, 4, 6)  # the T that are tried in wide layers, where each fit is slow
+EVERY = 16  # up to here every T is tried; of kernels of more elements as many besides, in a geometric row
 
 
 class NetworkDecoupling(Decomposition):
@@ -81,8 +82,15 @@ class NetworkDecoupling(Decomposition):
 
     def settings(self, conv: Conv) -> list[Setting]:
         forms = self.forms(conv)
-        found: list[Setting] = [{"rank": t, "form": f} for f in forms for t in self.ranks(full_rank(conv, f))]
+        found: list[Setting] = [{"rank": t, "form": f} for f in forms for t in self._few_ranks(full_rank(conv, f))]
         return cheapest_first(self, conv, found, "form")
+
+    def _few_ranks(self, full: int) -> list[int]:
+        """A kernel of 512 elements, as audio networks have them, has 512 ranks, each of which takes a fit."""
+        every = self.ranks(full)
+        if len(every) <= EVERY:
+            return every
+        return [*every[:EVERY], *dict.fromkeys(np.geomspace(EVERY + 1, full, EVERY).round().astype(int).tolist())]
 
     def rewrite(self, conv: Conv, setting: Setting, moments: Moments | None = None) -> Block:
         form = str(setting["form"])

@@ -12,7 +12,7 @@ from reports import report
 
 from ndpass.cli.report_text import SLOWER, STYLES, for_terminal, plain, summary
 from ndpass.measuring.environment import peak_memory_bytes
-from ndpass.report import Latency, Layer, Report, Verified
+from ndpass.report import Latency, Layer, MetricChange, Report, Verified
 from ndpass.run.figures import change, human, setting_text
 
 PROMISED = {
@@ -119,6 +119,15 @@ def test_a_difference_that_the_rounds_do_not_prove_is_not_called_faster() -> Non
     close = Latency(before=3.0, after=2.9, speedup=1.03, spread=(0.9, 1.2), is_faster=False)
     assert any(line.startswith("no difference that the rounds prove") for line in summary(report(latency_ms=close)))
     assert not any("rounds prove" in line for line in summary(report()))
+
+
+def test_a_metric_that_has_lost_half_is_said() -> None:
+    """A budget of errors allows what leaves few of the masks."""
+    lost = MetricChange(name="iou", before=100.0, after=35.29, samples=12)
+    (line,) = [x for x in summary(report(metric=lost)) if x.startswith("RUINED")]
+    assert line.startswith("RUINED: iou falls from 100.00 to 35.29")
+    for fine in (lost.model_copy(update={"after": 51.0}), lost.model_copy(update={"name": "psnr"})):
+        assert not any(x.startswith("RUINED") for x in summary(report(metric=fine)))
 
 
 def test_what_latencies_are_of_is_said() -> None:

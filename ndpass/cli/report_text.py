@@ -94,6 +94,8 @@ def summary(report: Report) -> Iterator[str]:
             yield f"asked for {asked:g} times as fast, which the plan was when it was chosen: {SHORT}"
     if report.ruined is not None:
         yield f"{RUINED}: output '{report.ruined}' has little left of what the original says: {REPAIR}"
+    if metric and report.is_collapsed:
+        yield f"{RUINED}: {metric.name} falls from {metric.before:.2f} to {metric.after:.2f}: {REPAIR}"
     if metric:
         difference = metric.after - metric.before
         values = f"{metric.before:.2f}{ARROW}{metric.after:.2f}"

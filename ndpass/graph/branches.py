@@ -15,6 +15,7 @@ The floors of the sizes agree: floor((floor(a / s) + b) / t) = floor((a + b s) /
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from ndpass.graph.sites import Found, Site
 
 # element-wise layers with one input that is computed; what else they read is constant
 UNARY = frozenset({*ELEMENTWISE, "BatchNormalization"})
+GATES = ("Sigmoid", "HardSigmoid")  # that x is multiplied by in SiLU and HardSwish, where they are written out
 LINEAR = frozenset({"Identity", "Dropout", "Cast"})
 EVERY = slice(None)
 ACTIVE = 0.5  # share of a non-linear layer's input that its linear stand-in lets through: half of it is below zero
@@ -132,13 +134,19 @@ class _Side:
                 inner = len(nodes) + 1
             elif node.op not in UNARY or len(computed) != 1:
                 if not convs and node.op == "Mul":
-                    return cls(
-                        convs, nodes, t, "its branch is multiplied by what is computed, as by squeeze-and-excite"
-                    )
+                    return cls(convs, nodes, t, _why_multiplied(computed))
                 break
             nodes.append(node)
             t = computed[0]
         return cls(convs, nodes[:inner], t)
+
+
+def _why_multiplied(factors: Sequence[gs.Tensor]) -> str:
+    """Why a branch that ends in a product is left alone."""
+    for x, gate in itertools.permutations(factors, 2):
+        if gate.inputs and gate.inputs[0].op in GATES and gate.inputs[0].inputs[0] is x:
+            return f"{gate.inputs[0].op} and Mul, as one activation, stand between its last convolution and the sum"
+    return "its branch is multiplied by what is computed, as by squeeze-and-excite"
 
 
 def _block(add: gs.Node, side: _Side, shortcut: gs.Tensor, read: Callable[[gs.Node], Found]) -> Residual:

@@ -74,6 +74,8 @@ def _cards(report: Report) -> Iterator[Card]:
         yield Card("accuracy", "unknown", "no data were given to measure it on")
     if report.ruined is not None:
         yield Card("ruined", report.ruined, "this output has little left of what the original says", "bad")
+    if metric and report.is_collapsed:
+        yield Card("ruined", metric.name, f"{metric.before:.2f} before, {metric.after:.2f} after", "bad")
     for label, (before, after), unit in (
         ("MACs left", model.macs, ""),
         ("parameters left", model.params, ""),

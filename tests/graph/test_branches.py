@@ -87,11 +87,16 @@ def test_a_branch_has_the_geometry_of_one_convolution(
             "as by squeeze-and-excite",
         ),
         (
+            """b = Conv<pads=[1,1,1,1]>(r, W2)  s = Relu(b)  c = Conv(s, W4)  h = Sigmoid(c)
+               t = Mul(c, h)  d = Add(t, r)""",
+            "Sigmoid and Mul, as one activation, stand between",
+        ),
+        (
             """b = Conv<pads=[1,1,1,1]>(r, W2)  s = Relu(b)  c = Conv(s, W4)  d0 = Add(c, r)  d = Add(d0, s)""",
             "is one convolution already",  # s is read twice, so the branch would begin behind it
         ),
     ],
-    ids=["one", "behind", "squeeze", "two readers"],
+    ids=["one", "behind", "squeeze", "silu", "two readers"],
 )
 def test_what_is_no_block_says_why(body: str, reason: str) -> None:
     found = Graph(net(body)).blocks()

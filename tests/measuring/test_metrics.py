@@ -95,6 +95,29 @@ def test_agreement_of_a_sequence_is_counted_at_every_place() -> None:
     assert gathered(metric.begin(), {"y": a}, {"y": b}) == pytest.approx(expected)
 
 
+def test_agreement_of_a_reading_is_of_the_places_that_say_anything() -> None:
+    """Nine places of ten are blank in both: a text of which half is read otherwise does not agree by 95 %."""
+    a = np.zeros((2, 20, 5), np.float32)
+    a[:, :, 0] = 0.9
+    a[:, [4, 12], 0], a[:, 4, 1], a[:, 12, 2] = 0.0, 0.9, 0.9
+    b = a.copy()
+    b[:, 12, 2], b[:, 12, 3] = 0.0, 0.9
+    a, b = (x + 0.1 / 5 for x in (a, b))
+    metric = named_metric("agreement", seen({"y": a}, 2))
+    assert gathered(metric.begin(), {"y": a}, {"y": b}) == 50
+    b[:, 0], b[:, 0, 4] = 0.0, 1.0  # a letter where there was none counts, too
+    assert gathered(metric.begin(), {"y": a}, {"y": b}) == pytest.approx(100 / 3)
+    assert gathered(metric.begin(), {"y": a}, {"y": a}) == 100
+
+
+def test_scores_of_a_sequence_that_do_not_sum_to_one_are_classes_where_that_is_asked() -> None:
+    """As PyTorch exports recognisers of text: logits."""
+    a, b = (scores(6 * 7, 5, seed).reshape(7, 6, 5) for seed in (0, 1))
+    metric = named_metric("agreement", seen({"y": a}, 6))
+    assert metric.reason.startswith("as asked")
+    assert gathered(metric.begin(), {"y": a}, {"y": b}) == pytest.approx(100 * np.mean(a.argmax(2) == b.argmax(2)))
+
+
 def masks(count: int, maps: int, seed: int) -> np.ndarray:
     """(count, maps, 16, 16) near 0 and 1."""
     values = np.random.default_rng(seed).random((count, maps, 16, 16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from ndpass.errors import UsageError
 from ndpass.passes import NetworkDecoupling, parse
 from ndpass.passes.base import relative_error, setting_text
 from ndpass.passes.cost import macs_per_position
-from ndpass.passes.network_decoupling import FORMS, assemble, blueprint_share, energy, factors, full_rank
+from ndpass.passes.network_decoupling import EVERY, FORMS, assemble, blueprint_share, energy, factors, full_rank
 
 F64: TypeAlias = NDArray[np.floating[Any]]
 ROUNDING = 1e-12  # squared relative error that float64 leaves where the sum is exact
@@ -128,6 +129,20 @@ def test_settings_without_options_are_all_ranks_of_both_forms_cheapest_first() -
         {"rank": 3, "form": "dw-pw"},
     ]
     assert NetworkDecoupling(rank="2").settings(conv) == [{"rank": 2, "form": f} for f in ("dw-pw", "pw-dw")]
+
+
+def test_of_kernels_with_hundreds_of_elements_few_ranks_are_tried() -> None:
+    """As of audio networks: 1024x1x512x1 has 512 ranks, and each takes a fit."""
+    conv = Conv(np.zeros((1024, 64, 512, 1), np.float32))
+    for form in FORMS:
+        ranks = sorted(int(s["rank"]) for s in NetworkDecoupling().settings(conv) if s["form"] == form)
+        full = full_rank(conv, form)
+        assert ranks[:EVERY] == list(range(1, EVERY + 1))
+        assert len(ranks) == 2 * EVERY
+        assert ranks[-1] == full
+        assert all(b / a <= 1.4 for a, b in itertools.pairwise(ranks[EVERY - 1 :]))
+    small = Conv(np.zeros((8, 8, 3, 3), np.float32))
+    assert {int(s["rank"]) for s in NetworkDecoupling().settings(small)} == set(range(1, 10))
 
 
 def test_of_settings_that_cost_the_same_the_first_form_is_first() -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from ndpass.errors import UsageError
 from ndpass.measuring.metrics import kinds
 from ndpass.measuring.metrics.boxes import SCORE
-from ndpass.measuring.metrics.classes import Accuracy, SameClass
+from ndpass.measuring.metrics.classes import Accuracy, SameClass, SameReading
 from ndpass.measuring.metrics.detection import F1
 from ndpass.measuring.metrics.maps import MeanIou
 from ndpass.measuring.metrics.named import NamedMetric
@@ -87,11 +87,20 @@ def _sequence(seen: Seen) -> NamedMetric | None:
     if output is None:
         return None
     reason = f"output '{output}' {seen.shape(output)} is class scores at each place of a sequence"
-    return NamedMetric("agreement", reason, lambda: SameClass(output, 2))
+    return NamedMetric("agreement", reason, lambda: SameReading(output, 2))
 
 
 def _agreement(seen: Seen) -> NamedMetric | None:
-    return _agreement_of_classes(seen) or _sequence(seen)
+    return _agreement_of_classes(seen) or _sequence(seen) or _any_sequence(seen)
+
+
+def _any_sequence(seen: Seen) -> NamedMetric | None:
+    """Scores that do not sum to one may be anything, so that they are taken for classes only where that is asked."""
+    output = kinds.triple_output(seen)
+    if output is None:
+        return None
+    reason = f"as asked; output '{output}' {seen.shape(output)} has scores at each place of a sequence"
+    return NamedMetric("agreement", reason, lambda: SameReading(output, 2))
 
 
 def _iou(seen: Seen) -> NamedMetric | None:
@@ -136,7 +145,7 @@ NAMES = tuple(BUILDERS)
 NEEDS = {
     "top1": "class scores (samples, classes)",
     "top5": "class scores (samples, classes)",
-    "agreement": "class scores (samples, classes)",
+    "agreement": "class scores (samples, classes), or of a sequence (samples, places, classes)",
     "iou": "masks (samples, maps, height, width)",
     "psnr": "an output of floating point",
     "detection": "boxes and scores",

@@ -83,6 +83,33 @@ class SameClass:
         return []
 
 
+class SameReading(SameClass):
+    """Agreement of a sequence: per cent of the places that say anything whose class is that of the original.
+
+    A recogniser of text or sound answers most places with one class that stands for nothing. Where one class has more
+    than half of all places, places count at which either model answers another one: all of the others agree anyway.
+    """
+
+    def __init__(self, output: str, axis: int) -> None:
+        super().__init__(output, axis)
+        self._found: list[NDArray[np.intp]] = []
+
+    def add(self, original: Outputs, other: Outputs) -> None:
+        super().add(original, other)
+        pair = [best_class(outputs[self._output], self._axis).reshape(-1) for outputs in (original, other)]
+        self._found.append(np.stack(pair))
+
+    def values(self) -> tuple[Metric, Metric] | None:
+        if not self._places:
+            return None
+        a, b = np.concatenate(self._found, axis=1)
+        classes, counts = np.unique(a, return_counts=True)
+        nothing = classes[counts.argmax()] if 2 * counts.max() > len(a) else None
+        said = np.ones(len(a), bool) if nothing is None else (a != nothing) | (b != nothing)
+        after = 100 * float(np.mean((a == b)[said])) if said.any() else 100.0
+        return Metric("agreement", 100.0, self._samples), Metric("agreement", after, self._samples)
+
+
 def best_class(scores: NDArray[np.floating], axis: int) -> NDArray[np.intp]:
     """The index of the highest score along an axis; -1 where it is not a number."""
     best = scores.argmax(axis=axis)

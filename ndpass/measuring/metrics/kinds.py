@@ -42,8 +42,17 @@ def _sum_to_one(seen: Seen, name: str, axis: int = 1) -> bool:
 
 def sequence_output(seen: Seen) -> str | None:
     """The output (N, T, C) or (T, N, C) that has probabilities of classes at every place."""
-    triples = [name for name in seen.names if seen.is_float(name) and seen.first(name).ndim == 3]
-    return next((name for name in triples if seen.first(name).shape[2] > 1 and _sum_to_one(seen, name, 2)), None)
+    return next((name for name in _triples(seen) if _sum_to_one(seen, name, 2)), None)
+
+
+def triple_output(seen: Seen) -> str | None:
+    """The first output of three axes that may have scores of classes along the last."""
+    return next(iter(_triples(seen)), None)
+
+
+def _triples(seen: Seen) -> list[str]:
+    own = [name for name in seen.names if seen.is_float(name) and seen.first(name).ndim == 3]
+    return [name for name in own if seen.first(name).shape[2] > 1]
 
 
 @dataclass(frozen=True)
