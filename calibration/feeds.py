@@ -97,7 +97,7 @@ class Feeds:
             raise UsageError(f"the part that is held out is between 0 and 1; got {fraction}; give for example 0.2")
         if len(self) < 2:
             raise InputError(
-                f"holding out a part needs two samples; {self.origin} has {len(self)}; give more, or hundreds"
+                f"holding out a part needs two samples; {self.origin} has {len(self)}; give more: a few hundred"
             )
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
         held_out = _draw(len(self), count, seed)

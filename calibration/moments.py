@@ -41,8 +41,8 @@ class Moments:
     """Centred moments over `count` positions; float64.
 
     exact: whether the responses are those of the anchor, so that there is nothing to correct. derived: what fits have
-    made of C alone, by a key of their own; moments with the same C share it. told: Σg of the data alone, where a prior
-    is in them.
+    made of C alone, by a key of their own; moments with the same C share it. data_energy: Σg of the
+    data alone, where a prior is in them.
     """
 
     count: int
@@ -54,7 +54,7 @@ class Moments:
     anchor: Array | None = None  # (n_o, n): the original weight, once it is the prior
     exact: bool = False
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
-    told: float | None = None
+    data_energy: float | None = None
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
@@ -112,7 +112,7 @@ class Moments:
     @property
     def variance(self) -> float:
         """The same of the data alone: without the pseudo-samples of a prior."""
-        return self.energy if self.told is None else self.told
+        return self.energy if self.data_energy is None else self.data_energy
 
     @cached_property
     def best(self) -> Array:
@@ -203,13 +203,15 @@ class Moments:
         C.flat[:: n + 1] += noise
         g = self.g + noise * np.einsum("on,on->o", weight, weight)
         B = self.B + noise * weight
-        return Moments(self.count, self.x_mean, self.y_mean, C, B, g, weight, told=self.variance)
+        return Moments(self.count, self.x_mean, self.y_mean, C, B, g, weight, data_energy=self.variance)
 
     def keep(self, columns: NDArray[np.intp], anchor: Array | None = None) -> Moments:
         """Moments of a part of the patch, columns (m,) ascending; anchor (n_o, m): the weight that the prior is at."""
         C = self.C[np.ix_(columns, columns)]
         B = self.B[:, columns]
-        return Moments(self.count, self.x_mean[columns], self.y_mean, C, B, self.g, anchor, told=self.told)
+        return Moments(
+            self.count, self.x_mean[columns], self.y_mean, C, B, self.g, anchor, data_energy=self.data_energy
+        )
 
     def through(self, A: Array) -> Moments:
         """Moments of z = Ax̂ (m,) and y, for A (m, n)."""
@@ -219,7 +221,9 @@ class Moments:
         """Moments of x̂ and of the responses Mx̂ (m,) in the place of y, for M (m, n): the target of an inner leaf."""
         MC = M @ self.C
         y_mean = M @ self.x_mean + (0 if offset is None else offset)
-        return replace(self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), anchor=None, exact=False, told=None)
+        return replace(
+            self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), anchor=None, exact=False, data_energy=None
+        )
 
     def of_leaf(self, weight: Array) -> Moments:
         """Moments of x̂ and of the responses of a weight (m, n), which is the anchor: C must be positive definite."""

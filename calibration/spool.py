@@ -1,8 +1,8 @@
 """Activations on disk, where memory has no room for them, in files without a name: they end with the process.
 
 A text detector of 384×384 pixels has 2 GB of activations alive between its first layers for 60 images, and as much
-along the whole of its backbone, for its head reads the early maps. To run the network again for every layer takes ten
-times as long as to write them and to read them.
+along the whole of its backbone, for its head reads the early maps. Running the network again for each of its 27 layers
+took 220 of the 283 seconds that the walk of planning took.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ndpass.conv import Array
 
-SPARE = 2  # times as many bytes as are written must be free
+SPARE = 2  # times as many bytes as are put there must be free: what is pruned later is written once more
 
 
 class Spool:

@@ -151,8 +151,8 @@ def run(
     """Rewrite a model's convolutions into cheaper ones and verify the result; the model that is given stays as it is.
 
     model: path of an .onnx or .xml file, ModelProto or ov.Model. passes: as of `--passes`, or passes as objects.
-    calibration, validation: a path (folder of images, .npz, .npy), an array, any iterable of arrays or of {input
-    name: array}, or an nncf.Dataset; what is an iterator is read once. One budget of max_drop (points of the
+    calibration, validation: a path (folder of images, .npz, .npy), an array, any iterable of arrays or of
+    {input name: array}, or an nncf.Dataset; what is an iterator is read once. One budget of max_drop (points of the
     metric), max_error (largest error of any output over its variance, 0..1), speedup (times as fast), macs (share
     left, 0..1), energy (share of each layer's response kept, 0..1); left out: max_drop 1.0 with data (of pictures
     60 dB of 100), energy 0.95 without. metric: its name (top1, top5, agreement, iou, psnr, detection or explained;

@@ -25,6 +25,7 @@ COLUMNS = (  # of the table of layers; what is least needed goes first on a narr
 SLOWER, RUINED = "SLOWER", "RUINED"
 SHORT = "time both again with ndpass bench, or ask for a little more"
 REPAIR = "give --max-error 0.05 or --max-drop 1, which say how much may be lost, and ask for less"
+BOUND = "give --max-drop, which says how much it may fall"
 UNPROVEN = "time both again with `ndpass bench` when the machine is idle"
 SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer is shown as slower
 GUESSED = "the original on random inputs"  # the key of report.json where there are no data
@@ -91,11 +92,11 @@ def summary(report: Report) -> Iterator[str]:
             yield f"no difference that the rounds prove: {UNPROVEN}"
         asked = report.budget.get("speedup")
         if isinstance(asked, int | float) and latency.speedup < asked:
-            yield f"asked for {asked:g} times as fast, which the plan was when it was chosen: {SHORT}"
+            yield f"less than the {asked:g} times that were asked for; the plan had them when it was chosen: {SHORT}"
     if report.ruined is not None:
         yield f"{RUINED}: output '{report.ruined}' has little left of what the original says: {REPAIR}"
     if metric and report.is_collapsed:
-        yield f"{RUINED}: {metric.name} falls from {metric.before:.2f} to {metric.after:.2f}: {REPAIR}"
+        yield f"{RUINED}: {metric.name} falls from {metric.before:.2f} to {metric.after:.2f}: {BOUND}"
     if metric:
         difference = metric.after - metric.before
         values = f"{metric.before:.2f}{ARROW}{metric.after:.2f}"

@@ -308,11 +308,11 @@ def run(
         calibration,
         validation,
         preprocess,
-        typed(),
-        size,
-        samples,
-        threads,
-        None if int8 else chosen,
+        command=typed(),
+        size=size,
+        samples=samples,
+        threads=threads,
+        precision=None if int8 else chosen,
     )
     options = Options(
         passes=rules,

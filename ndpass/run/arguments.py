@@ -29,6 +29,7 @@ BUDGETS: Mapping[str, tuple[str, Callable[[float], bool], str]] = {  # name -> l
     "macs": ("a share lies between 0 and 1", lambda x: 0 < x <= 1, "0.6"),
     "energy": ("a share lies between 0 and 1", lambda x: 0 < x <= 1, "0.95"),
 }
+PICTURES = 60.0  # dB that pictures may fall below equal ones, where nobody says: 40 dB are left
 DEFAULT: Mapping[bool, tuple[BudgetKind, float]] = {True: ("max_drop", 1.0), False: ("energy", 0.95)}  # with data?
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from ndpass.errors import UsageError
 from ndpass.listener import Listener
+from ndpass.run.arguments import PICTURES
 from ndpass.run.job import Job
 
-PICTURES = 60.0  # dB below equal pictures: 40 dB are left
 LEAST = 20.0  # dB that no rewrite stays within
 
 

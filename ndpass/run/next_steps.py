@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ndpass.run.arguments import PICTURES
+
 if TYPE_CHECKING:
     from ndpass.report import Report
     from ndpass.run.inspection import Row
@@ -65,7 +67,8 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
         fit = command("run", model, "--calibration", "IMAGES", *size, *target, *passes, "--max-drop", 1)
         steps.append(NextStep(fit, "fit the layers to your images, and measure what is lost"))
     elif done.latency_ms is not None and done.latency_ms.is_slower:
-        steps.append(NextStep(command("run", model, *data, "--max-drop", 1), "what is fastest within 1 point"))
+        within = command("run", model, *data, "--max-drop", f"{_drop(done):g}")
+        steps.append(NextStep(within, "what is fastest within this drop of the metric"))
     elif not done.variants:
         quantised = [*_data(given), *size, *_option("--threads", given.threads), *passes, "--int8", *_limit(done)]
         steps.append(NextStep(command("run", model, *quantised), "faster still: int8 by NNCF"))
@@ -83,9 +86,14 @@ def _option(name: str, value: object) -> list[str]:
 
 
 def _limit(done: Report) -> list[object]:
-    """The budget of a loss that was given, or a point."""
+    """The budget of a loss that was given, or what is usual for the metric."""
     error, drop = done.budget.get("max_error"), done.budget.get("max_drop")
-    return ["--max-drop", f"{drop or 1:g}"] if error is None else ["--max-error", f"{error:g}"]
+    return ["--max-drop", f"{drop or _drop(done):g}"] if error is None else ["--max-error", f"{error:g}"]
+
+
+def _drop(done: Report) -> float:
+    """A point, or of pictures what is hardly seen."""
+    return PICTURES if done.metric is not None and done.metric.name == "psnr" else 1.0
 
 
 def after_refine(original: Path, output: Path, data: Path, preprocess: str | None) -> list[NextStep]:

@@ -114,7 +114,7 @@ def test_scores_of_a_sequence_that_do_not_sum_to_one_are_classes_where_that_is_a
     """As PyTorch exports recognisers of text: logits."""
     a, b = (scores(6 * 7, 5, seed).reshape(7, 6, 5) for seed in (0, 1))
     metric = named_metric("agreement", seen({"y": a}, 6))
-    assert metric.reason.startswith("as asked")
+    assert "is taken for class scores, as asked," in metric.reason
     assert gathered(metric.begin(), {"y": a}, {"y": b}) == pytest.approx(100 * np.mean(a.argmax(2) == b.argmax(2)))
 
 

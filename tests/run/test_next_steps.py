@@ -10,7 +10,7 @@ from conftest import Command
 from reports import report
 
 from ndpass.cli import app as cli
-from ndpass.report import Latency, Variant
+from ndpass.report import Latency, MetricChange, Variant
 from ndpass.run.next_steps import Given, after_run, command
 
 NET, OUT, DATA = Path("my net.onnx"), Path("out.onnx"), Path("images")
@@ -71,6 +71,13 @@ def test_a_slower_result_is_answered_by_a_budget_in_time() -> None:
     assert offered(Given(NET, OUT, DATA), latency_ms=slow)[0][-2:] == ["--max-drop", "1"]
     quantised = Variant(name="result", precision="int8", metric=90.0, latency_ms=1.0, speedup=3.0, spread=(2.9, 3.1))
     assert all("--int8" not in step for step in offered(Given(NET, OUT, DATA), variants=[quantised]))
+
+
+def test_of_pictures_a_drop_is_offered_that_can_be_kept() -> None:
+    pictures = MetricChange(name="psnr", before=100.0, after=31.0, samples=9)
+    slow = Latency(before=3.0, after=5.0, speedup=0.6, spread=(0.5, 0.7), is_slower=True)
+    for changes in ({"latency_ms": slow}, {"budget": {"macs": 0.5}}):
+        assert offered(Given(NET, OUT, DATA), metric=pictures, **changes)[0][-2:] == ["--max-drop", "60"]
 
 
 def test_what_is_offered_is_understood(net: Path, ndpass: Command) -> None:

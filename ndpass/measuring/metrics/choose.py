@@ -83,24 +83,20 @@ def _agreement_of_classes(seen: Seen) -> NamedMetric | None:
 
 
 def _sequence(seen: Seen) -> NamedMetric | None:
-    output = kinds.sequence_output(seen)
-    if output is None:
-        return None
-    reason = f"output '{output}' {seen.shape(output)} is class scores at each place of a sequence"
-    return NamedMetric("agreement", reason, lambda: SameReading(output, 2))
+    return _reading(seen, kinds.sequence_output(seen), "is class scores")
 
 
 def _agreement(seen: Seen) -> NamedMetric | None:
-    return _agreement_of_classes(seen) or _sequence(seen) or _any_sequence(seen)
-
-
-def _any_sequence(seen: Seen) -> NamedMetric | None:
     """Scores that do not sum to one may be anything, so that they are taken for classes only where that is asked."""
-    output = kinds.triple_output(seen)
+    asked = _reading(seen, kinds.any_sequence_output(seen), "is taken for class scores, as asked,")
+    return _agreement_of_classes(seen) or _sequence(seen) or asked
+
+
+def _reading(seen: Seen, output: str | None, what: str) -> NamedMetric | None:
     if output is None:
         return None
-    reason = f"as asked; output '{output}' {seen.shape(output)} has scores at each place of a sequence"
-    return NamedMetric("agreement", reason, lambda: SameReading(output, 2))
+    reason = f"output '{output}' {seen.shape(output)} {what} at each place of a sequence"
+    return NamedMetric("agreement", reason, lambda: SameReading(output))
 
 
 def _iou(seen: Seen) -> NamedMetric | None:

@@ -61,7 +61,7 @@ def among_best(scores: NDArray[np.floating], labels: NDArray[np.int64], k: int) 
 
 
 class SameClass:
-    """Agreement: per cent of samples, or of places in a sequence, whose best class is that of the original."""
+    """Agreement: per cent of samples whose best class is that of the original."""
 
     def __init__(self, output: str, axis: int) -> None:
         self._output, self._axis = output, axis
@@ -83,24 +83,26 @@ class SameClass:
         return []
 
 
-class SameReading(SameClass):
+class SameReading:
     """Agreement of a sequence: per cent of the places that say anything whose class is that of the original.
 
     A recogniser of text or sound answers most places with one class that stands for nothing. Where one class has more
     than half of all places, places count at which either model answers another one: all of the others agree anyway.
+    output: name of the scores (N, T, C) or (T, N, C).
     """
 
-    def __init__(self, output: str, axis: int) -> None:
-        super().__init__(output, axis)
-        self._found: list[NDArray[np.intp]] = []
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._samples = 0
+        self._found: list[NDArray[np.intp]] = []  # (2, places): classes of the original and of the other model
 
     def add(self, original: Outputs, other: Outputs) -> None:
-        super().add(original, other)
-        pair = [best_class(outputs[self._output], self._axis).reshape(-1) for outputs in (original, other)]
-        self._found.append(np.stack(pair))
+        a, b = (best_class(outputs[self._output], 2) for outputs in (original, other))
+        self._samples += len(a)
+        self._found.append(np.stack([a.reshape(-1), b.reshape(-1)]))
 
     def values(self) -> tuple[Metric, Metric] | None:
-        if not self._places:
+        if not any(found.size for found in self._found):
             return None
         a, b = np.concatenate(self._found, axis=1)
         classes, counts = np.unique(a, return_counts=True)
@@ -108,6 +110,9 @@ class SameReading(SameClass):
         said = np.ones(len(a), bool) if nothing is None else (a != nothing) | (b != nothing)
         after = 100 * float(np.mean((a == b)[said])) if said.any() else 100.0
         return Metric("agreement", 100.0, self._samples), Metric("agreement", after, self._samples)
+
+    def warnings(self) -> list[str]:
+        return []
 
 
 def best_class(scores: NDArray[np.floating], axis: int) -> NDArray[np.intp]:

@@ -45,7 +45,7 @@ def sequence_output(seen: Seen) -> str | None:
     return next((name for name in _triples(seen) if _sum_to_one(seen, name, 2)), None)
 
 
-def triple_output(seen: Seen) -> str | None:
+def any_sequence_output(seen: Seen) -> str | None:
     """The first output of three axes that may have scores of classes along the last."""
     return next(iter(_triples(seen)), None)
 
