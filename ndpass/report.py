@@ -16,6 +16,7 @@ Pair = tuple[int, int]  # before, after
 Status = Literal["done", "kept", "skipped", "reverted"]
 
 
+BEYOND = " beyond the input"  # behind the name of an output: of what the network adds to its input there
 RUINED = 0.5  # of an output's variance: the error is as large as half of what the output says
 SHARES = ("top1", "top5", "agreement", "iou", "detection", "explained")  # metrics of which nothing is left at 0
 
@@ -111,7 +112,8 @@ class Verified(Part):
     """How close two models, or one model in two runtimes, are; null what the outputs do not have (see `evaluate`).
 
     outputs: name -> E|y − ŷ|² / Var(y), and label, as 'output0[4:84]', -> that of each group of channels of one scale;
-    null where it is not finite. relative_errors: ‖y − ŷ‖ / ‖y‖ under the same names and labels.
+    'y beyond the input' -> the share that is lost of what the network adds to its input, where output y is a picture of
+    that; null where it is not finite. relative_errors: ‖y − ŷ‖ / ‖y‖ under the same names and labels of groups.
     """
 
     samples: int
@@ -222,7 +224,7 @@ class Report(Part):
 
     @property
     def ruined(self) -> str | None:
-        """The output, or group of its channels, that is RUINED or more of its variance off, if there is one: the worst.
+        """The worst output, group of its channels, or what it adds to the input, that is RUINED or more of it off.
 
         On the inputs that there were, which may be made up.
         """
@@ -249,3 +251,10 @@ class Report(Part):
     def json_schema(cls) -> str:
         """The JSON schema of what `to_json` writes."""
         return json.dumps(cls.model_json_schema(mode="serialization"), indent=2) + "\n"
+
+
+def ruined_text(label: str) -> str:
+    """What is left of an output with this label in the report."""
+    output = label.removesuffix(BEYOND)
+    says = "says" if output == label else "adds to its input"
+    return f"output '{output}' has little left of what the original {says}"

@@ -256,3 +256,13 @@ def test_peak_memory_is_that_of_this_process_in_bytes() -> None:
     assert here > len(ballast)
     small, large = peak_of_a_child(1), peak_of_a_child(100_000_000)
     assert 80_000_000 < large - small < 300_000_000
+
+
+def test_what_is_lost_of_what_an_upscaler_adds_is_said() -> None:
+    """37 dB sound like much, and are a quarter of the details."""
+    outputs = {"y": 0.0058, "y beyond the input": 0.76}
+    lost = {"the original": Verified(samples=4, relative_error=0.07, outputs=outputs)}
+    lines = list(summary(report(verified=lost)))
+    assert "worst output: 'y', 0.76 of what the original adds to its input there, 0.0058 of its variance" in lines
+    (line,) = [line for line in lines if line.startswith("RUINED")]
+    assert line.startswith("RUINED: output 'y' has little left of what the original adds to its input: give")

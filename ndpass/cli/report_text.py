@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import get_args
 
 from ndpass.cli.table import Column, grouped, lines_of
-from ndpass.report import Layer, Report, Status
+from ndpass.report import BEYOND, Layer, Report, Status, ruined_text
 from ndpass.run.figures import ARROW, change, human, printable, refinement_text, setting_text
 
 COLUMNS = (  # of the table of layers; what is least needed goes first on a narrow terminal
@@ -24,7 +24,7 @@ COLUMNS = (  # of the table of layers; what is least needed goes first on a narr
 )
 SLOWER, RUINED = "SLOWER", "RUINED"
 SHORT = "time both again with ndpass bench, or ask for a little more"
-REPAIR = "give --max-error 0.05 or --max-drop 1, which say how much may be lost, and ask for less"
+REPAIR = "give --max-error 0.05, which says how much may be lost, and ask for less"
 BOUND = "give --max-drop, which says how much it may fall"
 UNPROVEN = "time both again with `ndpass bench` when the machine is idle"
 SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer is shown as slower
@@ -94,7 +94,7 @@ def summary(report: Report) -> Iterator[str]:
         if isinstance(asked, int | float) and latency.speedup < asked:
             yield f"less than the {asked:g} times that were asked for; the plan had them when it was chosen: {SHORT}"
     if report.ruined is not None:
-        yield f"{RUINED}: output '{report.ruined}' has little left of what the original says: {REPAIR}"
+        yield f"{RUINED}: {ruined_text(report.ruined)}: {REPAIR}"
     if metric and report.is_collapsed:
         yield f"{RUINED}: {metric.name} falls from {metric.before:.2f} to {metric.after:.2f}: {BOUND}"
     if metric:
@@ -150,7 +150,13 @@ def _worst(outputs: Mapping[str, float | None]) -> str:
     """The output, or group of its channels, that is furthest off: 'output0[4:84]' 0.42 of its variance."""
     name = max(outputs, key=lambda key: math.inf if outputs[key] is None else outputs[key] or 0.0)
     error = outputs[name]
-    return f"'{name}' is not finite" if error is None or math.isinf(error) else f"'{name}', {error:.2g} of its variance"
+    if error is None or math.isinf(error):
+        return f"'{name}' is not finite"
+    output = name.removesuffix(BEYOND)
+    if output == name:
+        return f"'{name}', {error:.2g} of its variance"
+    of_all = f", {outputs[output]:.2g} of its variance" if outputs.get(output) is not None else ""
+    return f"'{output}', {error:.2g} of what the original adds to its input there{of_all}"
 
 
 def _cells(layer: Layer) -> list[str]:

@@ -3,7 +3,8 @@
 Everything streams over batches and sums in float64:
 
     relative error   ‖a − b‖ / ‖a‖ over all samples and outputs, a of the reference and b of the other model
-    output errors    E|a − b|² / Var(a) of each output and each group of its channels, see `output_errors`
+    output errors    E|a − b|² / Var(a) of each output and each group of its channels, and relative to what the
+                     reference adds to its input where an output is a picture of that, see `output_errors`
     KL               mean over samples of Σ_c p_c (log p_c − log q_c), in nats, p of the reference and q of the other
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.errors import InputError, UsageError
+from ndpass.measuring.additions import Additions
 from ndpass.measuring.class_scores import are_logits, class_scores, log_probabilities, score_output
 from ndpass.measuring.furthest import SampleErrors
 from ndpass.measuring.output_errors import OutputError, OutputErrors, distance, worst
@@ -51,7 +53,8 @@ class Agreement:
     top1_agreement: per cent of samples with the same best class; kl: nats; both None where no output is class scores.
     relative_error: infinite where an output is not finite; distances: that of each output and of its groups of channels
     where their scales differ; worst_output: the output with the largest.
-    outputs: of each output E|a − b|² / Var(a), and that of its groups of channels where their scales differ.
+    outputs: of each output E|a − b|² / Var(a), that of its groups of channels where their scales differ, and that of
+    what the reference adds to its input where the output is a picture of that.
     furthest: the samples that differ most, by number, with their errors (`ndpass.measuring.furthest`).
     """
 
@@ -127,9 +130,10 @@ def evaluate(
     are of other data or another batch size.
     """
     errors, constancy, top1 = OutputErrors(), _Constancy(), _Top1(feeds.labels if metric is None else None)
-    by_sample, name = SampleErrors(), None
+    by_sample, additions, name = SampleErrors(), Additions(), None
     for number, (feed, a, b) in enumerate(_pairs(reference, runner, feeds, batch)):
         errors.add(a, b)
+        additions.add(feed, a)
         by_sample.add(a, b, len(next(iter(feed.values()))))
         constancy.add(a)
         name = name if number else score_output(a, feed, feeds.labels is not None)
@@ -137,18 +141,19 @@ def evaluate(
             top1.add(class_scores(a[name]), class_scores(b[name]))
         if metric is not None:
             metric.add(a, b)
-    agreement = replace(_agreement(len(feeds), errors, top1), furthest=by_sample.ranked(FURTHEST))
+    agreement = replace(_agreement(len(feeds), errors, additions, top1), furthest=by_sample.ranked(FURTHEST))
     warnings = [*_not_finite(errors), *constancy.warnings(), *top1.warnings(), *(metric.warnings() if metric else ())]
     before, after = top1.metrics() if metric is None else metric.values() or (None, None)
     return Evaluation(agreement, before, after, warnings)
 
 
-def _agreement(samples: int, errors: OutputErrors, top1: _Top1) -> Agreement:
+def _agreement(samples: int, errors: OutputErrors, additions: Additions, top1: _Top1) -> Agreement:
     squares = errors.squares
     distances = errors.distances()
     off, norm = (sum(pair[i] for pair in squares.values()) for i in (0, 1))
     furthest = max(squares, key=lambda name: distances[name])
-    return Agreement(samples, top1.agreement, distance(off, norm), furthest, top1.kl, distances, errors.errors())
+    found = errors.errors(additions.squares())
+    return Agreement(samples, top1.agreement, distance(off, norm), furthest, top1.kl, distances, found)
 
 
 def _not_finite(errors: OutputErrors) -> Iterator[str]:

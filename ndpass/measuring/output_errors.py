@@ -11,6 +11,9 @@ sums are streamed over batches in float64; the groups are found at the end, from
 
 Where many probabilities never rise, as the scores of a detector on pictures without objects, their variance is rounding
 and what they say the same: then it counts as if one value of each sample had risen to PROBABLE.
+
+An output that is a picture of the input, as an upscaler gives, has an error of what the network adds to it, too:
+E|y − ŷ|² / E|r|² (`ndpass.measuring.additions`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.measuring.runtime import Outputs
+from ndpass.report import BEYOND
 
 WIDEST = 10.0  # times the smallest range in a group that the largest may be
 MOST_GROUPS = 16  # more are no order of kinds: then the output is one group
@@ -39,16 +43,18 @@ Floats = NDArray[np.float64]
 class OutputError:
     """E|y − ŷ|² / Var(y) of one output; groups: label, as 'output0[4:84]', -> that of these channels.
 
-    groups is empty where all channels are of one scale. Infinite where a value is not finite.
+    groups is empty where all channels are of one scale. added: the share of what the network adds to its input that is
+    lost, None of outputs that are no pictures of it. Infinite where a value is not finite.
     """
 
     error: float
     groups: Mapping[str, float]
+    added: float | None = None
 
     @property
     def parts(self) -> list[float]:
-        """The errors that count: of the groups, or of the whole where there are none."""
-        return list(self.groups.values()) or [self.error]
+        """The errors that count: of what is added to the input, of the groups, or else of the whole."""
+        return list(self.groups.values()) or [self.error] if self.added is None else [self.added]
 
 
 def worst(errors: Mapping[str, OutputError]) -> tuple[str, float]:
@@ -57,10 +63,11 @@ def worst(errors: Mapping[str, OutputError]) -> tuple[str, float]:
 
 
 def flat(errors: Mapping[str, OutputError]) -> dict[str, float]:
-    """Each output's error by its name, followed by those of its groups by their labels."""
+    """Each output's error by its name, followed by those of its groups by their labels, and that beyond the input."""
     found: dict[str, float] = {}
     for name, output in errors.items():
-        found |= {name: output.error, **output.groups}
+        added = {} if output.added is None else {name + BEYOND: output.added}
+        found |= {name: output.error, **output.groups, **added}
     return found
 
 
@@ -101,9 +108,9 @@ class OutputErrors:
             for a, b in _blocks(y, other[name]):
                 channels.add(a, b)
 
-    def errors(self) -> dict[str, OutputError]:
-        """Output name -> its error and those of its groups."""
-        return {name: channels.errors(name) for name, channels in self._channels.items()}
+    def errors(self, added: Mapping[str, float] | None = None) -> dict[str, OutputError]:
+        """Output name -> its error and those of its groups. added: Σ|r|² of outputs that are pictures of the input."""
+        return {name: channels.errors(name, (added or {}).get(name)) for name, channels in self._channels.items()}
 
     @property
     def squares(self) -> dict[str, tuple[float, float]]:
@@ -172,9 +179,13 @@ class _Channels:
         self.square, self.off = self.square.sum(keepdims=True), self.off.sum(keepdims=True)
         self._low, self._high = self._low.min(keepdims=True), self._high.max(keepdims=True)
 
-    def errors(self, name: str) -> OutputError:
+    def errors(self, name: str, added: float | None) -> OutputError:
         groups = {label: self._error(group) for label, group in self.groups(name).items()}
-        return OutputError(self._error(slice(None)), groups)
+        return OutputError(self._error(slice(None)), groups, self._beyond(added) if added else None)
+
+    def _beyond(self, added: float) -> float:
+        off, square = self.squares(slice(None))
+        return off / added if math.isfinite(off) and math.isfinite(square) else math.inf
 
     def groups(self, name: str) -> dict[str, slice]:
         """Label -> channels of one scale; empty where all are of one."""

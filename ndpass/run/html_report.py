@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from ndpass.report import Layer, Report
+from ndpass.report import BEYOND, Layer, Report, ruined_text
 from ndpass.run.figures import change, human, refinement_text, setting_text
 from ndpass.run.next_steps import Given, NextStep, after_run
 from ndpass.run.page import Bar, Card, Cell, Page, Picture, Point, Scatter, Section, Table, Tone, segments
@@ -73,7 +73,7 @@ def _cards(report: Report) -> Iterator[Card]:
     else:
         yield Card("accuracy", "unknown", "no data were given to measure it on")
     if report.ruined is not None:
-        yield Card("ruined", report.ruined, "this output has little left of what the original says", "bad")
+        yield Card("ruined", report.ruined.removesuffix(BEYOND), ruined_text(report.ruined), "bad")
     if metric and report.is_collapsed:
         yield Card("ruined", metric.name, f"{metric.before:.2f} before, {metric.after:.2f} after", "bad")
     for label, (before, after), unit in (

@@ -14,7 +14,7 @@ from ndpass.measuring.metrics.detection import F1
 from ndpass.measuring.metrics.maps import MeanIou
 from ndpass.measuring.metrics.named import NamedMetric
 from ndpass.measuring.metrics.seen import Seen
-from ndpass.measuring.metrics.values import Explained, Psnr
+from ndpass.measuring.metrics.values import Explained, Psnr, decibels
 
 
 def checked_name(metric: str) -> str:
@@ -110,14 +110,25 @@ def _psnr(seen: Seen) -> NamedMetric | None:
     outputs = kinds.picture_outputs(seen)
     if not outputs:
         return None
-    reason = f"output '{outputs[0]}' {seen.shape(outputs[0])} is a picture; in dB below those of equal pictures, 100"
-    return NamedMetric("psnr", reason, lambda: Psnr(outputs))
+    return _psnr_of(seen, outputs, f"output '{outputs[0]}' {seen.shape(outputs[0])} is a picture;")
 
 
 def _any_psnr(seen: Seen) -> NamedMetric | None:
     outputs = kinds.picture_outputs(seen) or [name for name in seen.names if seen.is_float(name)]
-    reason = "as asked; in dB below those of equal outputs, 100"
-    return NamedMetric("psnr", reason, lambda: Psnr(outputs)) if outputs else None
+    return _psnr_of(seen, outputs, "as asked;") if outputs else None
+
+
+def _psnr_of(seen: Seen, outputs: list[str], why: str) -> NamedMetric:
+    plain = min((_plain(seen, name) for name in outputs if name in seen.added), default=None)
+    reason = f"{why} in dB below those of equal pictures, 100"
+    if plain is not None:
+        reason += f"; plain interpolation of the input has {plain:.1f}"
+    return NamedMetric("psnr", reason, lambda: Psnr(outputs), plain=plain)
+
+
+def _plain(seen: Seen, name: str) -> float:
+    """The dB of the input, interpolated and regressed to the output."""
+    return decibels(seen.added[name], sum(value.size for value in seen.all(name)), *seen.range(name))
 
 
 def _explained(seen: Seen) -> NamedMetric:
@@ -125,7 +136,7 @@ def _explained(seen: Seen) -> NamedMetric:
     reason = (
         f"{outputs}: neither class scores, boxes, masks nor pictures; 100 minus the worst output's error in per cent"
     )
-    return NamedMetric("explained", reason, Explained)
+    return NamedMetric("explained", reason, lambda: Explained(seen.added))
 
 
 BUILDERS: dict[str, Callable[[Seen], NamedMetric | None]] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ndpass.measuring.additions import additions_of
 from ndpass.measuring.evaluate import Samples
 from ndpass.measuring.runtime import Outputs
 
@@ -20,20 +21,23 @@ class Seen:
     """The original's outputs, batch by batch.
 
     counts: samples of each batch; image: height and width (or width and channels) of the input, in the model's order;
-    labels: (N,) class indices, or None.
+    labels: (N,) class indices, or None. added: Σ|r|² of the outputs that are pictures of the input, which is what the
+    network adds to it (`ndpass.measuring.additions`).
     """
 
     outputs: Sequence[Outputs]
     counts: Sequence[int]
     image: tuple[int, ...]
     labels: NDArray[np.int64] | None
+    added: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, outputs: Sequence[Outputs], feeds: Samples, batch: int) -> Seen:
         """outputs: as `evaluate.stored` gives them for these feeds and this batch size."""
         starts = range(0, len(feeds), batch)
         images = [value.shape[1:] for value in next(feeds.batches(1)).values() if value.ndim == 4]
-        return cls(outputs, [min(batch, len(feeds) - s) for s in starts], images[0] if images else (), feeds.labels)
+        counts, image = [min(batch, len(feeds) - s) for s in starts], images[0] if images else ()
+        return cls(outputs, counts, image, feeds.labels, additions_of(feeds.batches(batch), outputs))
 
     @property
     def names(self) -> list[str]:

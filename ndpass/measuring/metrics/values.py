@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +20,7 @@ class Psnr:
     10 log₁₀(peak² / E|y − ŷ|²)        peak: largest minus smallest value of the original's output y
     """
 
-    def __init__(self, outputs: list[str]) -> None:
+    def __init__(self, outputs: Sequence[str]) -> None:
         self._names = outputs
         self._samples = 0
         self._sums = {name: np.array([0.0, 0.0]) for name in outputs}  # squared differences, values
@@ -43,23 +44,29 @@ class Psnr:
     def _ratio(self, name: str) -> float:
         """In dB, between 0 and EQUAL; 0 where there is no number."""
         (off, count), (low, high) = self._sums[name], self._ranges[name]
-        if off == 0:
-            return EQUAL
-        peak = (high - low) ** 2 * count / off
-        return float(np.clip(10 * math.log10(peak), 0, EQUAL)) if math.isfinite(peak) and peak > 0 else 0.0
+        return decibels(float(off), float(count), low, high)
 
     def warnings(self) -> list[str]:
         return []
 
 
+def decibels(off: float, count: float, low: float, high: float) -> float:
+    """Of a sum of `count` squared differences to values from low to high; between 0 and EQUAL."""
+    if off == 0:
+        return EQUAL
+    peak = (high - low) ** 2 * count / off
+    return float(np.clip(10 * math.log10(peak), 0, EQUAL)) if math.isfinite(peak) and peak > 0 else 0.0
+
+
 class Explained:
     """100 × (1 − error): the share of the outputs' variance that the model still gives, at the worst output.
 
-    error: E|y − ŷ|² / Var(y) of the output or group of channels that is furthest off, see `output_errors`.
+    error: E|y − ŷ|² / Var(y) of the output or group of channels that is furthest off, see `output_errors`. added: Σ|r|²
+    over all samples of outputs that are pictures of the input, whose error is that of what the network adds to it.
     """
 
-    def __init__(self) -> None:
-        self._errors = OutputErrors()
+    def __init__(self, added: Mapping[str, float]) -> None:
+        self._errors, self._added = OutputErrors(), added
         self._samples = 0
 
     def add(self, original: Outputs, other: Outputs) -> None:
@@ -67,7 +74,7 @@ class Explained:
         self._errors.add(original, other)
 
     def values(self) -> tuple[Metric, Metric] | None:
-        _, error = worst(self._errors.errors())
+        _, error = worst(self._errors.errors(self._added))
         after = 100 * max(1 - error, 0.0)
         return Metric("explained", 100.0, self._samples), Metric("explained", after, self._samples)
 
