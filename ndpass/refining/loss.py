@@ -78,7 +78,7 @@ class Loss:
         return torch.log_softmax(logits / temperature, dim=1)
 
     def _error(self, student: Tensors, teacher: Tensors, name: str) -> torch.Tensor:
-        return ((self._own(student, name) - teacher[name]) ** 2).mean() / self.variances[name]
+        return functional.mse_loss(self._own(student, name), teacher[name]) / self.variances[name]
 
     def _own(self, student: Tensors, name: str) -> torch.Tensor:
         return student[self.mine.get(name, name)]

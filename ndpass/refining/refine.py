@@ -21,6 +21,7 @@ from ndpass.graph.input_spec import InputSpec, single, static_batch
 from ndpass.listener import Listener
 from ndpass.measuring.runtime import Runner
 from ndpass.refining import from_onnx
+from ndpass.refining.allocation import kept_pages
 from ndpass.refining.course import Course
 from ndpass.refining.layers import UnsupportedError
 from ndpass.refining.network import Network
@@ -138,7 +139,7 @@ def refine(task: Task, listen: Listener) -> Refined:
     An interruption ends training: the best weights so far are given if they are better than those at the start,
     otherwise it goes on up. Raises InputError for samples that cannot be read.
     """
-    with _threads(task.threads):
+    with _threads(task.threads), kept_pages():
         try:
             original, rewritten = program_of(task.original), program_of(task.rewritten)
             pair = paired(original, rewritten, task.names, task.fit, task.inputs, task.memory, by_errors=task.by_errors)
