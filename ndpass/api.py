@@ -144,6 +144,7 @@ def run(
     time_limit: str | float | None = None,
     refine: str | float | None = None,
     refine_labels: bool = False,
+    refine_orthonormal: float = 0.0,
     latency: bool = True,
     ignore: str | Iterable[str] = (),
     progress: Listener | None = None,
@@ -162,7 +163,8 @@ def run(
     cluster that calibration is spread over, as "dask://HOST:PORT" (explained in the guide "Many machines"); shards:
     parts that the calibration data are cut into, one machine and many come to the same bytes with as many;
     time_limit: about how long the run may take, in seconds or as "10min". refine: then train the weights to the
-    original's outputs, for a time, as "10min", or a number of epochs; refine_labels: to labels, too.
+    original's outputs, for a time, as "10min", or a number of epochs; refine_labels: to labels, too;
+    refine_orthonormal: weight of a penalty that holds pointwise factors of low rank orthonormal, as 0.1.
     progress: called with (stage, steps done, steps in all); left out: a bar on a terminal and in a notebook, else
     nothing. size: height and width where the model leaves them open, as "320x480". anyway: go on although another
     preprocessing makes the original right far more often. latency: time the original and the result at the end.
@@ -193,7 +195,7 @@ def run(
             plan=known,
             ignore=ignore_patterns(ignore),
             metric=metric_of(metric),
-            refine=refinement_of(refine, refine_labels, calibration=fit is not None),
+            refine=refinement_of(refine, refine_labels, refine_orthonormal, calibration=fit is not None),
             data=Data(
                 calibration=fit,
                 validation=measured,

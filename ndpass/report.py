@@ -161,13 +161,26 @@ class TriedPlan(Part):
     refined: bool = False
 
 
+class Orthonormal(Part):
+    """Pointwise factors V of low rank that were held orthonormal in training.
+
+    weight: of the penalty in the loss. factors: how many there are. before, after: the penalty, the sum of
+    ‖V Vᵀ − I‖²_F, as the factors were fitted and as they are trained.
+    """
+
+    weight: float
+    factors: int
+    before: float
+    after: float
+
+
 class Refinement(Part):
     """What --refine came to: weights trained to the original's answers.
 
     asked: for how long. images: that it was trained on. epochs, steps, seconds, rate (the highest), batch: of training;
     null where it did not begin. measure: what `before` and `after` are, on samples that were held out: KL at
     temperature 2 of class scores, else error over variance. kept: whether the model has the trained weights; reason:
-    why, or why not. interrupted: whether Ctrl-C ended it.
+    why, or why not. interrupted: whether Ctrl-C ended it. orthonormal: with --refine-orthonormal, what it came to.
     """
 
     asked: str
@@ -183,6 +196,7 @@ class Refinement(Part):
     kept: bool = False
     interrupted: bool = False
     reason: str = ""
+    orthonormal: Orthonormal | None = None
 
 
 class Furthest(Part):

@@ -60,6 +60,19 @@ RefineLabels = Annotated[
     typer.Option("--refine-labels", help="Train to the labels of the calibration data, too.", rich_help_panel=REFINE),
 ]
 
+RefineOrthonormal = Annotated[
+    float,
+    typer.Option(
+        "--refine-orthonormal",
+        min=0.0,
+        help="Weight of BSConv-S's penalty, which holds the first of two pointwise factors orthonormal; 0.1 in the "
+        "paper. Default: none.",
+        metavar="WEIGHT",
+        show_default=False,
+        rich_help_panel=REFINE,
+    ),
+]
+
 
 class Runtime(str, Enum):
     """A runtime that models are timed in."""

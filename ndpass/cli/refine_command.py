@@ -21,6 +21,7 @@ from ndpass.cli.parameters import (
     Preprocess,
     Quiet,
     RefineLabels,
+    RefineOrthonormal,
     Samples,
     Seed,
     Threads,
@@ -55,6 +56,7 @@ def refine(
         ),
     ] = "10min",
     refine_labels: RefineLabels = False,
+    refine_orthonormal: RefineOrthonormal = 0.0,
     validation: Annotated[
         Path | None,
         typer.Option(
@@ -96,7 +98,7 @@ def refine(
     options = Options(
         passes=(),
         budget=Budget("pinned"),
-        refine=refinement_of(length, refine_labels, calibration=True),
+        refine=refinement_of(length, refine_labels, refine_orthonormal, calibration=True),
         data=Data(calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess)),
         target=target_options("CPU", None, threads, None, int8=False),
         output=Output(json=json, report=report),

@@ -24,6 +24,7 @@ from ndpass.cli.parameters import (
     Preprocess,
     Quiet,
     RefineLabels,
+    RefineOrthonormal,
     Samples,
     Seed,
     Size,
@@ -199,6 +200,7 @@ def run(
         ),
     ] = None,
     refine_labels: RefineLabels = False,
+    refine_orthonormal: RefineOrthonormal = 0.0,
     memory: Annotated[
         str,
         typer.Option(
@@ -320,7 +322,7 @@ def run(
         plan=plan,
         ignore=ignore or (),
         metric=metric_of(metric),
-        refine=refinement_of(refine, refine_labels, calibration=fit is not None),
+        refine=refinement_of(refine, refine_labels, refine_orthonormal, calibration=fit is not None),
         data=Data(
             calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess), anyway=anyway, size=size
         ),

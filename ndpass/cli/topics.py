@@ -153,6 +153,8 @@ settings and MACs stay; part of what was lost comes back.
   --refine 10min      for a time: 90s, 10min, 2h
   --refine 20         for a number of epochs over the calibration data
   --refine-labels     train to the labels of the data, too
+  --refine-orthonormal 0.1
+                      hold pointwise factors of low rank orthonormal (BSConv-S)
 
 It is done by torch (pip install 'ndpass[refine]'), on the CPU or a CUDA device.
 The held-out figure (KL of class scores, else error over variance) rises at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,29 +19,35 @@ PIP = "pip install 'ndpass[refine]'"
 class Refine:
     """How long weights are trained: seconds, or epochs over the calibration data; one of them is None.
 
-    labels: whether the labels of the data count, too.
+    labels: whether the labels of the data count, too. orthonormal: weight of the penalty that holds pointwise factors
+    of low rank orthonormal, 0 for none.
     """
 
     seconds: float | None = None
     epochs: int | None = None
     labels: bool = False
+    orthonormal: float = 0.0
 
     @property
     def text(self) -> str:
         """As it was typed, more or less: the same for the same training."""
         length = f"{self.epochs} epochs" if self.seconds is None else f"{self.seconds:g} s"
-        return f"{length}{', with labels' if self.labels else ''}"
+        factors = f", orthonormal factors {self.orthonormal:g}" if self.orthonormal else ""
+        return f"{length}{', with labels' if self.labels else ''}{factors}"
 
 
-def parse(length: str | float | None, labels: bool = False) -> Refine | None:
+def parse(length: str | float | None, labels: bool = False, orthonormal: float = 0.0) -> Refine | None:
     """What --refine says, None where it is not given. Raises UsageError for a length that is none, and without torch.
 
-    >>> parse("90s"), parse(20)
-    (Refine(seconds=90.0, epochs=None, labels=False), Refine(seconds=None, epochs=20, labels=False))
+    >>> parse("90s").seconds, parse(20).epochs
+    (90.0, 20)
     """
+    if not (isinstance(orthonormal, int | float) and 0 <= orthonormal < math.inf):
+        raise UsageError(f"--refine-orthonormal {orthonormal}: write a weight of 0 or more, as 0.1")
     if length is None:
-        if labels:
-            raise UsageError("--refine-labels is about --refine: say how long, as --refine 10min")
+        if labels or orthonormal:
+            option = "--refine-labels" if labels else "--refine-orthonormal"
+            raise UsageError(f"{option} is about --refine: say how long, as --refine 10min")
         return None
     found = LENGTH.fullmatch(str(length).lower())
     number, unit = (float(found[1]), found[2]) if found else (0.0, "")
@@ -48,8 +55,8 @@ def parse(length: str | float | None, labels: bool = False) -> Refine | None:
         raise UsageError(f"--refine {length}: {LAW}")
     check_torch()
     if unit:
-        return Refine(seconds=number * UNITS[unit], labels=labels)
-    return Refine(epochs=int(number), labels=labels)
+        return Refine(seconds=number * UNITS[unit], labels=labels, orthonormal=orthonormal)
+    return Refine(epochs=int(number), labels=labels, orthonormal=orthonormal)
 
 
 def check_torch() -> None:

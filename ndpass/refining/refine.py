@@ -26,6 +26,7 @@ from ndpass.refining.course import Course
 from ndpass.refining.layers import UnsupportedError
 from ndpass.refining.network import Network
 from ndpass.refining.options import Refine
+from ndpass.refining.orthonormal import Regulariser, regularised
 from ndpass.refining.pair import NothingToRefineError, Pair, paired
 from ndpass.refining.program import Program
 from ndpass.refining.rules import RULES
@@ -141,23 +142,26 @@ def refine(task: Task, listen: Listener) -> Refined:
     """
     with _threads(task.threads), kept_pages():
         try:
-            original, rewritten = program_of(task.original), program_of(task.rewritten)
+            original, fitted = program_of(task.original), program_of(task.rewritten)
+            rewritten, regulariser = regularised(fitted, original, task.asked.orthonormal)
             pair = paired(original, rewritten, task.names, task.fit, task.inputs, task.memory, by_errors=task.by_errors)
-            return _trained(task, pair, listen)
+            return _trained(task, pair, regulariser, listen)
         except UnsupportedError as e:
             return Refined(None, refused(task.asked, len(task.fit), f"torch's side does not know {e}"))
         except NothingToRefineError as e:
             return Refined(None, refused(task.asked, len(task.fit), str(e)))
 
 
-def _trained(task: Task, pair: Pair, listen: Listener) -> Refined:
+def _trained(task: Task, pair: Pair, regulariser: Regulariser | None, listen: Listener) -> Refined:
     begun = time.perf_counter()
     samples = Samples(task.fit, pair.batch(min(BATCH, len(task.fit))), task.seed, task.memory // 4)
     held = Held.of(pair, task.held, _most_held(pair, task))
-    trainer = Trainer(pair, samples, held, labelled=task.asked.labels)
+    trainer = Trainer(pair, samples, held, labelled=task.asked.labels, regulariser=regulariser)
     course = Course(trainer, task.asked, task.state, listen)
     if len(task.fit) < FEWEST:
         listen(f"refining on {len(task.fit)} images, which it is likely to learn by heart: give {FEWEST} or more", 0, 0)
+    if regulariser is not None and regulariser.nothing:
+        listen(f"refining: {regulariser.nothing}", 0, 0)
     course.run(begun)
     after, weights = course.best
     kept = weights is not None and course.is_better
@@ -175,6 +179,7 @@ def _trained(task: Task, pair: Pair, listen: Listener) -> Refined:
         kept=kept,
         interrupted=course.interrupted,
         reason=_reason(course, kept, len(task.fit)),
+        orthonormal=regulariser.report(weights or trainer.start) if regulariser else None,
     )
     if weights is None or not kept:
         return Refined(None, report)

@@ -16,6 +16,7 @@ import torch
 
 from ndpass.calibration.feeds import Feeds
 from ndpass.refining.network import Tensors
+from ndpass.refining.orthonormal import Regulariser
 from ndpass.refining.pair import Pair
 from ndpass.refining.rate import course
 from ndpass.refining.samples import Batch, Samples, parts
@@ -79,10 +80,15 @@ class Held:
 
 
 class Trainer:
-    """pair: its student's weights are trained in place. labelled: whether labels count."""
+    """pair: its student's weights are trained in place. labelled: whether labels count. regulariser: what is added to
+    the loss for the weights themselves.
+    """
 
-    def __init__(self, pair: Pair, samples: Samples, held: Held, *, labelled: bool) -> None:
-        self.pair, self.samples, self.held, self.labelled = pair, samples, held, labelled
+    def __init__(
+        self, pair: Pair, samples: Samples, held: Held, *, labelled: bool, regulariser: Regulariser | None = None
+    ) -> None:
+        self.pair, self.samples, self.held = pair, samples, held
+        self.labelled, self.regulariser = labelled, regulariser
         self._weights = list(pair.student.weights.values())
         self.start = self.weights()
         self.optimizer = self._fresh()
@@ -136,7 +142,10 @@ class Trainer:
             share = len(next(iter(part.feed.values()))) / count
             answers = self.pair.answers(part.feed)
             labels = part.labels if self.labelled else None
-            loss = share * self.pair.loss(self.pair.student(part.feed), answers, labels)
+            loss = self.pair.loss(self.pair.student(part.feed), answers, labels)
+            if self.regulariser is not None:
+                loss = loss + self.regulariser(self.pair.student.weights)
+            loss = share * loss
             each(loss)
             total += float(loss.detach())
         return total

@@ -184,13 +184,13 @@ def parsed(preprocess: str | Preprocess | None) -> Preprocess | None:
     return Preprocess.parse(preprocess)
 
 
-def refinement_of(length: str | float | None, labels: bool, *, calibration: bool) -> Refine | None:
+def refinement_of(length: str | float | None, labels: bool, orthonormal: float, *, calibration: bool) -> Refine | None:
     """What --refine says; calibration: whether there are such data. Raises UsageError."""
-    if length is None and not labels:
+    if length is None and not labels and not orthonormal:
         return None
     from ndpass.refining.options import parse
 
-    asked = parse(length, labels)
+    asked = parse(length, labels, orthonormal)
     if not calibration:
         raise UsageError("--refine trains on data: give --calibration PATH")
     return asked

@@ -40,7 +40,17 @@ def refinement_text(done: Refinement) -> str:
         return verdict
     after = "not finite" if done.after is None else f"{done.after:.3g}"
     length = f"{done.epochs:.3g} epochs in {done.seconds or 0:.0f} s on {done.images} samples"
-    return f"{length}, {done.measure} {done.before:.3g}{ARROW}{after} held out; {verdict}"
+    return f"{length}, {done.measure} {done.before:.3g}{ARROW}{after} held out{_factors(done)}; {verdict}"
+
+
+def _factors(done: Refinement) -> str:
+    """12 orthonormal factors, penalty 3.1 -> 0.02"""
+    found = done.orthonormal
+    if found is None:
+        return ""
+    if not found.factors:
+        return ", no pointwise factor of low rank to be held orthonormal"
+    return f", {found.factors} orthonormal factors, penalty {found.before:.3g}{ARROW}{found.after:.3g}"
 
 
 def printable(text: str) -> str:
