@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import html
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,8 @@ import onnx
 
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.engine.address import parse_engine
-from ndpass.errors import NdpassError, UsageError, did_you_mean
-from ndpass.files import model_file, onnx_file
-from ndpass.files.model_path import check_exported
+from ndpass.errors import UsageError, did_you_mean
+from ndpass.files import model_file
 from ndpass.files.output_paths import check_kind, check_outputs, default_output
 from ndpass.files.own_folder import temporary_folder
 from ndpass.files.staging import staged, write_text
@@ -39,6 +38,7 @@ from ndpass.run.arguments import (
     whole,
 )
 from ndpass.run.html_report import page_of
+from ndpass.run.in_memory import converted, file_of, known_as, load, plan_file
 from ndpass.run.judge import OwnMetric
 from ndpass.run.options import Data, Effort, Options, Output
 from ndpass.run.plan_file import PlanFile
@@ -178,8 +178,7 @@ def run(
     ['block1.conv1', 'block1.conv2', 'down', 'block2.conv1', 'block2.conv2', 'head']
     """
     with temporary_folder() as folder:
-        source = _file_of(model, folder)
-        known = _plan_file(plan, folder)
+        source, known = file_of(model, folder), plan_file(plan, folder)
         given = {"max_drop": max_drop, "max_error": max_error, "speedup": speedup, "macs": macs, "energy": energy}
         default = DEFAULT[calibration is not None or validation is not None]
         rules, budget = passes_and_budget(passes, given, known, default, calibrated=calibration is not None)
@@ -187,8 +186,7 @@ def run(
         fit, measured = (
             opener(data, preprocess, optional_whole("samples", samples), seed) for data in (calibration, validation)
         )
-        output = folder / default_output(source, int8)
-        saved = folder / "plan.json"
+        output, saved = folder / default_output(source, int8), folder / "plan.json"
         options = Options(
             passes=rules,
             budget=budget,
@@ -197,12 +195,7 @@ def run(
             metric=metric_of(metric),
             refine=refinement_of(refine, refine_labels, refine_orthonormal, calibration=fit is not None),
             data=Data(
-                calibration=fit,
-                validation=measured,
-                seed=seed,
-                preprocess=parsed(preprocess),
-                anyway=anyway,
-                size=size,
+                calibration=fit, validation=measured, seed=seed, preprocess=parsed(preprocess), anyway=anyway, size=size
             ),
             target=target_options(device, precision, threads, batch, int8=int8),
             output=Output(int8=int8, save_plan=saved),
@@ -217,11 +210,10 @@ def run(
             ),
         )
         names = {source: "the model in memory", output: "the rewritten model", folder / "given.json": "the plan"}
-        known_as = _known_as({path: text for path, text in names.items() if path.parent == folder})
-        with known_as, _listening(progress) as listen:
+        with known_as(names, folder), _listening(progress) as listen:
             report = pipeline.run(source, output, options, listen)
         inputs = tuple(Path(p) for p in (model, calibration, validation, plan) if isinstance(p, str | Path))
-        return Result(_load(output), report, PlanFile.read(saved), inputs)
+        return Result(load(output), report, PlanFile.read(saved), inputs)
 
 
 class Pipeline:
@@ -279,7 +271,7 @@ def convert_model(source: Any, **options: Any) -> ov.Model:
     known = isinstance(source, ov.Model) or (isinstance(source, str | Path) and Path(source).suffix == model_file.IR)
     if known and options:
         raise UsageError(f"{', '.join(options)}: there is nothing to convert, the model is OpenVINO's already")
-    model = source if known else _converted(source, options)
+    model = source if known else converted(source, options)
     return run(model, **ours).model
 
 
@@ -306,70 +298,3 @@ def show_options(function: Callable[..., Any], *, without: Collection[str] = (),
 
 show_options(convert_model, more=True)
 show_options(Pipeline.__call__, without=["passes"])
-
-
-@contextmanager
-def _known_as(names: Mapping[Path, str]) -> Iterator[None]:
-    """Put what the caller knows in the place of paths that nobody has given: path -> what to call it."""
-    try:
-        yield
-    except NdpassError as e:
-        text = str(e)
-        for path, name in names.items():
-            text = text.replace(str(path), name)
-        if text == str(e):
-            raise
-        raise type(e)(text) from e
-
-
-def _converted(source: Any, conversion: dict[str, Any]) -> ov.Model:
-    """Raises InputError for an ONNX file that is none, before OpenVINO says so in many lines."""
-    import openvino as ov
-
-    from ndpass.errors import blaming
-
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if path.suffix == ".onnx":
-            onnx_file.read(path)
-        elif not path.is_dir():  # a folder may be a TensorFlow model
-            check_exported(path)
-    what = source if isinstance(source, str | Path) else f"the {type(source).__name__}"
-    with blaming(f"{what}: OpenVINO cannot convert it"):
-        return ov.convert_model(source, **conversion)
-
-
-def _file_of(model: Any, folder: Path) -> Path:
-    """The path itself, or where in `folder` the model was written."""
-    import openvino as ov
-
-    if isinstance(model, str | Path):
-        return Path(model)
-    if isinstance(model, onnx.ModelProto):
-        path = folder / "model.onnx"
-        onnx_file.save(copy.deepcopy(model), path)
-        return path
-    if isinstance(model, ov.Model):
-        from ndpass.files.ir_file import write_ir
-
-        path = folder / "model.xml"
-        write_ir(model, path, compress=False)
-        return path
-    law = "a model is a path, an onnx.ModelProto or an openvino.Model"
-    raise UsageError(f"{law}; got {type(model).__name__}: ndpass.convert_model takes what OpenVINO converts")
-
-
-def _load(path: Path) -> Any:
-    """A model with its weights in memory: the file will go."""
-    if path.suffix != model_file.IR:
-        return onnx.load(path)
-    import openvino as ov
-
-    return ov.Core().read_model(path, config={"ENABLE_MMAP": False})
-
-
-def _plan_file(plan: str | Path | PlanFile | None, folder: Path) -> Path | None:
-    if isinstance(plan, PlanFile):
-        plan.save(folder / "given.json")
-        return folder / "given.json"
-    return None if plan is None else Path(plan)

@@ -15,7 +15,8 @@ from ndpass.conv import Conv
 from ndpass.errors import UsageError
 from ndpass.passes import SpatialDecomposition, parse
 from ndpass.passes.base import Setting, relative_error
-from ndpass.passes.spatial_decomposition import ORDERS, _explained, _Fit, assemble, full_rank
+from ndpass.passes.spatial_decomposition import ORDERS, assemble
+from ndpass.passes.spatial_fit import Fit, explained_energy, full_rank
 
 F: TypeAlias = NDArray[np.floating[Any]]
 ROUNDING = 1e-12  # squared relative error that float64 leaves where the product is exact
@@ -156,7 +157,7 @@ def test_features_are_those_of_the_samples_and_the_second_factor_their_least_squ
     weight = random_weight((4, 3, 2, 3))
     x, y = samples(weight)
     conv, moments = Conv(weight), Moments.of(x, y)
-    fit = _Fit(conv, moments, order)
+    fit = Fit(conv, moments, order)
     T = fit.start(2)
     grid = (x - x.mean(0)).reshape(-1, 3, 2, 3)
     if order == "hv":
@@ -185,7 +186,7 @@ def test_refitting_the_first_factor_ends_at_its_least_squares(order: str) -> Non
     """Enough conjugate gradients reach what a solve for all n_i·k_a·d unknowns gives."""
     weight = random_weight((4, 2, 3, 2))
     conv, moments = Conv(weight), moments_of(weight, strength=1e-3)
-    fit = _Fit(conv, moments, order)
+    fit = Fit(conv, moments, order)
     T = fit.start(2)
     S = fit.second(T)
     unit = np.eye(T.size).reshape(T.size, *T.shape)
@@ -326,7 +327,7 @@ def test_tiny_and_huge_weights_lose_nothing(scale: float, order: str) -> None:
 def test_one_decomposition_gives_the_directions_of_every_rank(order: str, n_o: int) -> None:
     weight = random_weight((n_o, 30, 3, 3))
     conv, moments = Conv(weight), moments_of(weight, strength=1e-2)
-    fit = _Fit(conv, moments, order)
+    fit = Fit(conv, moments, order)
     for rank in (1, 5, 12):
         one, many = fit.start(rank), fit.nested(12)[:rank]
         metric = fit.cut.C_a
@@ -341,10 +342,10 @@ def test_wide_layers_are_estimated_in_float32_within_a_thousandth_of_the_error(o
     assert moments.kind is np.float32
     choices: list[Setting] = [{"rank": d, "order": order} for d in (1, 8, 24, 48)]
     found = SpatialDecomposition().errors(conv, choices, moments)
-    plain = _explained(conv, moments, order, 48, np.float64)
+    plain = explained_energy(conv, moments, order, 48, np.float64)
     wanted = [1 - plain[int(s["rank"]) - 1] / moments.energy for s in choices]
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
-    sketch, fitted = SpatialDecomposition().sketch(conv, choices[1], moments), _Fit(conv, moments, order).fit(8, 0)
+    sketch, fitted = SpatialDecomposition().sketch(conv, choices[1], moments), Fit(conv, moments, order).fit(8, 0)
     error = moments.error(assemble(conv, *fitted, order).dense().weight)
     assert moments.error(sketch.dense().weight) == pytest.approx(error, rel=1e-3)
 
@@ -366,6 +367,6 @@ def test_moments_with_the_same_inputs_share_what_is_derived_from_them() -> None:
     weight = random_weight((4, 3, 3, 3))
     moments = moments_of(weight)
     leaf = moments.of_leaf(weight[:2].reshape(2, -1))
-    assert _Fit(Conv(weight), moments, "vh").cut is _Fit(Conv(weight[:2]), leaf, "vh").cut
+    assert Fit(Conv(weight), moments, "vh").cut is Fit(Conv(weight[:2]), leaf, "vh").cut
     other = moments.shrunk(weight, 1.0)
-    assert _Fit(Conv(weight), moments, "vh").cut is not _Fit(Conv(weight), other, "vh").cut
+    assert Fit(Conv(weight), moments, "vh").cut is not Fit(Conv(weight), other, "vh").cut

@@ -21,6 +21,7 @@ from ndpass.graph.openvino.fold import fold
 from ndpass.graph.openvino.lower import Lowered, lower
 from ndpass.graph.openvino.operators import CELLS, CONVOLUTIONS, SEQUENCES
 from ndpass.graph.openvino.port_names import port_bounds, port_name
+from ndpass.graph.segments import read_by
 from ndpass.graph.shapes import Axes, Inferred, Shape
 
 BODIES = {"If": ("get_then_body", "get_else_body"), "Loop": ("get_function",), "TensorIterator": ("get_function",)}
@@ -91,7 +92,7 @@ class OvGraph(Graph):
         axes, now = self._inferred(batch).axes, self._lowered()
         known = {port_name(op.output(0)): op for op in now.model.get_parameters()}
         start = []
-        for name in self._read_by([self._results.get(name, name) for name in outputs], cut):
+        for name in read_by(self._graph, [self._results.get(name, name) for name in outputs], cut):
             parameter = known.get(name) if cut is None else None
             if parameter is None:
                 port = now.tensors[name]
