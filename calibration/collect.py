@@ -12,7 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -67,6 +67,11 @@ class Data:
 
     def batches(self) -> Iterator[Feed]:
         return self.feeds.batches(self.batch)
+
+    def in_memory(self, most: int) -> Data:
+        """The same, read now and kept, where that takes at most so many bytes."""
+        one = sum(array.nbytes for array in next(self.feeds.batches(1)).values())
+        return self if one * self.images > most else replace(self, feeds=self.feeds.in_memory())
 
 
 def equal_batches(count: int, most: int) -> int:

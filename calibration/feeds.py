@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from ndpass.calibration.archives import load_arrays
 from ndpass.calibration.images import list_images
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.calibration.sources import Arrays, Feed, ImageFiles, Source
+from ndpass.calibration.sources import Arrays, Feed, ImageFiles, Source, Tensors
 from ndpass.calibration.tensors import check_labels, require, with_channels
 from ndpass.errors import InputError, UsageError
 from ndpass.graph.input_spec import InputSpec
@@ -82,6 +82,11 @@ class Feeds:
         """
         source = self.source.part(self.indices)
         return replace(self, source=source, indices=np.arange(len(self)), labels=None, class_names=None)
+
+    def in_memory(self) -> Feeds:
+        """The same, read now as the model gets them."""
+        (read,) = self.batches(len(self))
+        return replace(self, source=Tensors(read), indices=np.arange(len(self)))
 
     @property
     def nbytes(self) -> int:

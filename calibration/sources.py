@@ -197,3 +197,23 @@ class FileRows:
     @property
     def nbytes(self) -> int:
         return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors:
+    """Samples that were read before, as the model gets them: each input (n, ...)."""
+
+    tensors: Feed
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def read(self, samples: NDArray[np.intp]) -> Feed:
+        return {name: tensor[samples] for name, tensor in self.tensors.items()}
+
+    def part(self, samples: NDArray[np.intp]) -> Tensors:
+        return Tensors(self.read(samples))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())

@@ -39,7 +39,7 @@ import numpy as np
 
 from ndpass.calibration.collect import Data, Frontier, equal_batches
 from ndpass.calibration.reference import Calibration
-from ndpass.conv import Array, Conv
+from ndpass.conv import Conv
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import InputSpec, static_batch
 from ndpass.listener import Listener, Step, shares, tell
@@ -48,6 +48,7 @@ from ndpass.measuring.output_errors import channel_axis
 from ndpass.measuring.runtime import Feed, OpenVINO, Outputs
 from ndpass.passes import Pass, Pruning
 from ndpass.planning.candidate import Candidate, CandidateStore
+from ndpass.planning.probes import Probe, Spectrum, random_directions, weakest_directions
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -57,21 +58,6 @@ PASSES_OVER_DATA = 2.0  # what all slopes together may cost, in forward passes o
 MOST = 128  # images
 FEWEST = {0: 16, 100: 8, 10_000: 4}  # from so many places that outputs answer for in an image: images
 LEAST = 0.03  # of the steepest slope
-NOTHING = 1e-12  # variance, relative to the response's square, that is rounding in float32
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a switch does at full strength: y − P(y − ȳ); P (n_o, n_o), mean (n_o,), its relative error."""
-
-    projection: Array
-    mean: Array
-    error: float
-
-    def dose(self, error: float) -> tuple[float, float]:
-        """How far to turn the switch for this error, at most fully, and the error that it then is."""
-        injected = min(error, self.error)
-        return (math.sqrt(injected / self.error) if injected else 0.0), injected
 
 
 @dataclass(frozen=True)
@@ -171,8 +157,10 @@ def effects(
     Other arguments: as of `slopes`. An effect is zero where the response never varies; a layer for which there was
     no time has none.
     """
-    kinds = [(kind, error) for kind in ((probe, spread_probe) if pruning else (probe,)) for error in ERRORS]
+    kinds_of_error = (weakest_directions, random_directions) if pruning else (weakest_directions,)
+    kinds = [(kind, error) for kind in kinds_of_error for error in ERRORS]
     few = probing_data(calibration.data, len(kinds) * len(sites), *probing_floor(graph))
+    few = few.in_memory(calibration.memory // 4)  # they are gone through once for each probe
     original = OpenVINO(graph.segment(_answers(graph), None, few.batch), threads=few.threads)
     frontier = Frontier(graph, few, calibration.memory)
     before = [original(_read(feed, original)) for feed in frontier.feeds()]
@@ -189,8 +177,8 @@ def effects(
         if known is None:
             deque(frontier.advance(site), maxlen=0)
             given = calibration.responses[site.name]
-            y = site.transposed.rows(given) if site.transposed else given
-            doses = [_Dose(kind(y, error), error) for kind, error in kinds]
+            spectrum = Spectrum.of(site.transposed.rows(given) if site.transposed else given)
+            doses = [_Dose(kind(spectrum, error), error) for kind, error in kinds]
             moved = _moved(graph, site, doses, frontier, before)
             known = [Effect(each, dose.injected) for each, dose in zip(moved, doses, strict=True)]
             if store:
@@ -244,34 +232,6 @@ def divergence(agreement: Agreement) -> float:
     if len(agreement.outputs) == 1 and agreement.kl is not None:
         return agreement.kl
     return sum(error for output in agreement.outputs.values() for error in output.parts) + (agreement.kl or 0.0)
-
-
-def probe(responses: Array, error: float) -> Probe:
-    """A probe of the weakest directions of responses (rows, n_o) that hold at least `error` of their variance."""
-    y = responses.astype(np.float64)
-    mean = y.mean(0)
-    values, vectors = np.linalg.eigh(np.cov(y, rowvar=False, bias=True).reshape(y.shape[1], -1))
-    values[values < NOTHING * np.square(y).mean(0).sum()] = 0  # rounding of what does not vary
-    share = values.cumsum() / (values.sum() or 1.0)
-    weakest = vectors[:, : int(np.searchsorted(share, error)) + 1]
-    return Probe(weakest @ weakest.T, mean, float(share[weakest.shape[1] - 1]))
-
-
-def spread_probe(responses: Array, error: float) -> Probe:
-    """A probe of seeded random directions of the whitened responses (rows, n_o), a share `error` of all directions."""
-    y = responses.astype(np.float64)
-    mean = y.mean(0)
-    G = np.cov(y, rowvar=False, bias=True).reshape(y.shape[1], -1)
-    values, vectors = np.linalg.eigh(G)
-    varying = values > NOTHING * max(float(np.square(y).mean(0).sum()), values[-1])
-    if not varying.any():
-        return Probe(np.zeros_like(G), mean, 0.0)
-    roots, vectors = np.sqrt(values[varying]), vectors[:, varying]
-    noise = np.random.default_rng(0).standard_normal((len(roots), max(1, math.ceil(error * len(roots)))))
-    Q = np.linalg.qr(noise)[0]
-    P = (vectors * roots) @ Q @ Q.T @ (vectors / roots).T
-    lost = float(values[varying] @ np.square(Q).sum(axis=1))  # tr PGPᵀ
-    return Probe(P, mean, lost / float(np.trace(G)))
 
 
 def switch(number: int) -> str:

@@ -506,3 +506,20 @@ def test_reading_leaves_the_warning_filters_alone(photos: Path) -> None:
     before = list(warnings.filters)
     everything(open_feeds(photos, CIFAR, PIXELS))
     assert list(warnings.filters) == before
+
+
+def test_feeds_in_memory_are_the_same_samples_without_their_files(tmp_path: Path) -> None:
+    for i in range(5):
+        Image.fromarray(np.full((6, 6, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    inputs = [InputSpec("image", (None, 3, 6, 6), F32)]
+    feeds = open_feeds(tmp_path, inputs, Preprocess.parse("scale=1/255")).take([4, 1, 3])
+    before = list(feeds.batches(2))
+    kept = feeds.in_memory()
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert kept.nbytes == sum(a.nbytes for feed in before for a in feed.values())
+    for found, wanted in zip(kept.batches(2), before, strict=True):
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(found[name], array)
+    one = next(kept.take([2]).alone().batches(1))
+    np.testing.assert_array_equal(one["image"], before[1]["image"])

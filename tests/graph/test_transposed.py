@@ -24,7 +24,8 @@ from ndpass.measuring.block_model import small_model
 from ndpass.measuring.openvino_core import shared_core
 from ndpass.passes import parse
 from ndpass.planning.candidate import Budget
-from ndpass.planning.sensitivity import probe, slopes
+from ndpass.planning.probes import Spectrum, weakest_directions
+from ndpass.planning.sensitivity import slopes
 from ndpass.planning.shared_channels import channel_group
 from ndpass.report import Layer
 from ndpass.run import pipeline
@@ -156,7 +157,7 @@ def test_moments_are_of_input_patches_and_of_all_phases() -> None:
     assert moments.error(site.conv.matrix) < 1e-6
     np.testing.assert_allclose(moments.bias(site.conv.matrix), site.conv.bias, atol=1e-4)
     assert site.transposed is not None
-    assert probe(site.transposed.rows(responses), 0.1).projection.shape == (4, 4)
+    assert weakest_directions(Spectrum.of(site.transposed.rows(responses)), 0.1).projection.shape == (4, 4)
 
 
 def rows_of(of: onnx.ModelProto, spec: str, budget: Budget, data: bool) -> dict[str, Layer]:

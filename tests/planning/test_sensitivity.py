@@ -22,18 +22,17 @@ from ndpass.measuring.evaluate import Agreement
 from ndpass.measuring.output_errors import OutputError
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.planning.candidate import Candidate
+from ndpass.planning.probes import Spectrum, random_directions, weakest_directions
 from ndpass.planning.sensitivity import (
     LEAST,
     MOST,
     Effect,
     divergence,
     effects,
-    probe,
     probed,
     probing_data,
     probing_floor,
     slopes,
-    spread_probe,
     switch,
     weighed,
 )
@@ -80,7 +79,7 @@ def slopes_of(model: onnx.ModelProto, data: Any = None) -> dict[str, float]:
 def test_probe_takes_out_the_weakest_directions() -> None:
     turn = np.linalg.qr(normal(4, 4, dtype=np.float64))[0]
     y = normal(2_000, 4, dtype=np.float64) * [10, 5, 1, 0.1] @ turn.T + 3
-    made = probe(y, 0.005)
+    made = weakest_directions(Spectrum.of(y), 0.005)
     centred = y - y.mean(0)
     lost = centred @ made.projection
     assert np.linalg.matrix_rank(made.projection) == 2
@@ -91,23 +90,23 @@ def test_probe_takes_out_the_weakest_directions() -> None:
 
 
 def test_probe_of_a_constant_response_has_no_error() -> None:
-    assert probe(np.full((50, 3), 7.3, np.float32), ERROR).error == 0
+    assert weakest_directions(Spectrum.of(np.full((50, 3), 7.3, np.float32)), ERROR).error == 0
 
 
 def test_probe_of_one_channel_takes_it_out_whole() -> None:
-    made = probe(normal(50, 1), ERROR)
+    made = weakest_directions(Spectrum.of(normal(50, 1)), ERROR)
     np.testing.assert_allclose(made.projection, [[1]])
     assert made.error == pytest.approx(1)
 
 
-def test_spread_probe_takes_of_strong_directions_as_of_weak_ones() -> None:
+def test_random_directions_take_of_strong_directions_as_of_weak_ones() -> None:
     """On average over the draws of what is random, here over permuted channels."""
     scales = np.linspace(1, 20, 40)
     shares, errors = [], []
     for seed in range(20):
         order = np.random.default_rng(seed).permutation(40)
         y = normal(4_000, 40, dtype=np.float64) * scales[order]
-        made = spread_probe(y, 0.2)
+        made = random_directions(Spectrum.of(y), 0.2)
         lost = (y - y.mean(0)) @ made.projection.T
         assert np.linalg.matrix_rank(made.projection) == 8
         np.testing.assert_allclose(made.projection, made.projection @ made.projection, atol=1e-8)
@@ -121,19 +120,19 @@ def test_spread_probe_takes_of_strong_directions_as_of_weak_ones() -> None:
     assert np.mean(errors) == pytest.approx(0.2, abs=0.05)
 
 
-def test_error_of_a_spread_probe_is_the_share_of_the_variance_that_it_takes() -> None:
+def test_error_of_random_directions_is_the_share_of_the_variance_that_it_takes() -> None:
     """tr PGPᵀ / tr G, written out."""
     y = normal(500, 30, dtype=np.float64) * np.linspace(0, 3, 30) + 1
-    made, G = spread_probe(y, 0.2), np.cov(y, rowvar=False, bias=True)
+    made, G = random_directions(Spectrum.of(y), 0.2), np.cov(y, rowvar=False, bias=True)
     lost = sum(float(row @ G @ row) for row in made.projection)
     assert made.error == pytest.approx(lost / np.trace(G), rel=1e-12)
 
 
-def test_spread_probe_leaves_what_never_varies() -> None:
-    assert spread_probe(np.full((50, 3), 7.3, np.float32), ERROR).error == 0
+def test_random_directions_leave_what_never_varies() -> None:
+    assert random_directions(Spectrum.of(np.full((50, 3), 7.3, np.float32)), ERROR).error == 0
     y = normal(500, 3) * np.float32([1, 0, 2])
-    assert np.isfinite(spread_probe(y, ERROR).projection).all()
-    assert spread_probe(y, ERROR).projection[1].tolist() == pytest.approx([0, 0, 0], abs=1e-9)
+    assert np.isfinite(random_directions(Spectrum.of(y), ERROR).projection).all()
+    assert random_directions(Spectrum.of(y), ERROR).projection[1].tolist() == pytest.approx([0, 0, 0], abs=1e-9)
 
 
 def test_pruning_is_felt_where_the_weakest_directions_are_not() -> None:
@@ -175,7 +174,7 @@ def test_effect_on_a_linear_model_is_known() -> None:
     assert found["y"].divergence == pytest.approx(ERROR * y.var(0).sum() / variance, rel=F32)
     a = calibration.responses["a"].astype(np.float64)
     assert a.shape == (IMAGES * 64, 6)  # all positions, so that what is expected is exact
-    made = probe(a, ERROR)
+    made = weakest_directions(Spectrum.of(a), ERROR)
     W2 = normal(5, 6, 1, 1).reshape(5, 6).astype(np.float64)
     moved = (a - made.mean) @ made.projection @ W2.T * np.sqrt(ERROR / made.error)
     assert found["a"].divergence == pytest.approx(np.square(moved).sum(1).mean() / variance, rel=F32)
@@ -326,7 +325,8 @@ def test_with_all_switches_off_it_is_the_original(kind: str) -> None:
     model = layers(kind, np.float32)
     graph, sites, calibration = calibrated(model)
     before = graph.to_model().SerializeToString()
-    probes = [probe(calibration.responses[sites[0].name], error) for error in (ERROR, 2 * ERROR)]
+    spectrum = Spectrum.of(calibration.responses[sites[0].name])
+    probes = [weakest_directions(spectrum, error) for error in (ERROR, 2 * ERROR)]
     runner = OpenVINO(probed(graph, sites[0], probes, None, 8))
     off = {switch(i): np.zeros(1, np.float32) for i in range(len(probes))}
     x = pictures(8)
@@ -342,7 +342,8 @@ def test_with_all_switches_off_it_is_the_original(kind: str) -> None:
 def test_from_where_the_network_is_run_makes_no_difference(memory: int) -> None:
     graph, sites, calibration = calibrated(layers("Conv", np.float32))
     found = effects(replace(calibration, memory=memory), graph, sites, pruning=True)
-    runner = OpenVINO(probed(graph, sites[-1], [probe(calibration.responses[sites[-1].name], ERROR)], None, 8))
+    one = weakest_directions(Spectrum.of(calibration.responses[sites[-1].name]), ERROR)
+    runner = OpenVINO(probed(graph, sites[-1], [one], None, 8))
     assert [spec.name for spec in runner.inputs] == ["x", switch(0)]
     whole = effects(calibration, graph, sites, pruning=True)
     for one, other in zip(found, whole, strict=True):
