@@ -88,14 +88,14 @@ def held_from(images: int, batch: int, each: int) -> int:
     return (batches - count) * batch
 
 
-def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array) -> Callable[[], Moments]:
+def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array, every: int = 1) -> Callable[[], Moments]:
     """The site's moments with the prior towards its weights in them, its strength chosen by held-out images.
 
-    What is returned makes them, from sums over the site's inputs: the walk is over by then, and the algebra may be done
-    while the next one is under way.
+    every: one of so many positions of each image is looked at. What is returned makes them, from sums over the site's
+    inputs: the walk is over by then, and the algebra may be done while the next one is under way.
     """
     held = _held_rows(frontier.data, sample)
-    found = gather(site, frontier, sample, reference, held)
+    found = gather(site, frontier, sample, reference, held, every)
     return partial(with_prior, Layer.of(site), found)
 
 
@@ -109,15 +109,19 @@ def collect_block(block: Branch, first: Site, frontier: Frontier, sample: Sample
     return with_prior(Layer.of_block(block), found)
 
 
-def collect_ahead(site: Site, at: Site, frontier: Frontier, sample: Sample, reference: Array) -> Callable[[], Moments]:
+def collect_ahead(
+    site: Site, at: Site, frontier: Frontier, sample: Sample, reference: Array, every: int = 1
+) -> Callable[[], Moments]:
     """The same of a site behind the one that the frontier is at, on the network as it is now."""
-    found = gather_ahead(site, at, frontier, sample, reference, _held_rows(frontier.data, sample))
+    found = gather_ahead(site, at, frontier, sample, reference, _held_rows(frontier.data, sample), every)
     return partial(with_prior, Layer.of(site), found)
 
 
-def gather(site: Site, frontier: Frontier, sample: Sample, reference: Array, held_row: int) -> Gathered:
-    """Over the frontier's images. held_row: the row of `reference` from which on patches are held out."""
+def gather(site: Site, frontier: Frontier, sample: Sample, reference: Array, held_row: int, every: int = 1) -> Gathered:
+    """Over the frontier's images. held_row: the row of `reference` from which on patches are held out; every: one of so
+    many positions of each image is looked at."""
     batch = frontier.data.batch
+    sample, reference, held_row = _thinned(sample, reference, held_row, every)
 
     def rows() -> Iterator[Array]:
         for number, x in enumerate(frontier.advance(site)):
@@ -126,9 +130,12 @@ def gather(site: Site, frontier: Frontier, sample: Sample, reference: Array, hel
     return _gathered(Layer.of(site), rows(), reference, held_row)
 
 
-def gather_ahead(site: Site, at: Site, frontier: Frontier, sample: Sample, reference: Array, held_row: int) -> Gathered:
+def gather_ahead(
+    site: Site, at: Site, frontier: Frontier, sample: Sample, reference: Array, held_row: int, every: int = 1
+) -> Gathered:
     """As of `collect_ahead`."""
     batch, x = frontier.data.batch, frontier.graph.input_of(site)
+    sample, reference, held_row = _thinned(sample, reference, held_row, every)
 
     def rows() -> Iterator[Array]:
         for number, found in enumerate(frontier.beside(at, (x,))):
@@ -181,6 +188,14 @@ def _gathered(layer: Layer, found: Iterator[Array], reference: Array, held_row: 
         first += len(rows)
     kept = np.concatenate(held) if held else np.zeros((0, n), np.float32)
     return Gathered(tuple(sums), kept, reference[held_row:])
+
+
+def _thinned(sample: Sample, reference: Array, held_row: int, every: int) -> tuple[Sample, Array, int]:
+    """One of `every` positions of each image, the responses there, and the row from which on they are held out."""
+    if every == 1:
+        return sample, reference, held_row
+    few = sample.thinned(every)
+    return few, sample.thin(reference, every), held_row // sample.each * few.each
 
 
 def _held_rows(data: Data, sample: Sample) -> int:

@@ -33,6 +33,7 @@ T = TypeVar("T")
 SHRINKAGES = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the prior among which held-out samples choose
 WIDE = 1024  # unknowns from which on products with C run in float32
 SMALL = 10**6  # multiply-adds of a product that BLAS sums one after another, losing digits in float32 for no time
+ROUNDING = 1e-10  # share of the responses' square that is lost in float32
 JUDGES = 128  # outputs that the strength of the prior is chosen by, evenly spread over those of a wider layer
 
 
@@ -292,8 +293,8 @@ class Sums:
         x_mean, y_mean = self.x_sum / self.count, self.y_sum / self.count
         dx, dy = x_mean - self.x_shift, y_mean - self.y_shift
         C = self.upper / self.count
+        C = scipy.linalg.blas.dsyr(-1.0, dx, lower=False, a=C, overwrite_a=True)
         _mirror(C)
-        C -= np.outer(dx, dx)
         B, g = self.B / self.count - np.outer(dy, dx), self.g / self.count - dy * dy
         return Moments(self.count, x_mean, y_mean, C, B, g)
 
@@ -318,8 +319,9 @@ def _solved(C: Array, left: Array) -> Array:
 def choose_strength(fit: Moments, weight: Array, x: Array, y: Array) -> float:
     """The strength of the prior whose best kernel errs least on held-out patches x (S, n) and responses y (S, n_o).
 
-    Raises nothing: without held-out samples the middle strength is taken. As the prior grows the error falls and then
-    rises, so of the four strengths one at an end need not be tried.
+    Raises nothing: without held-out samples the middle strength is taken, and where all answer right, as in a network
+    that is as it was, the strongest. As the prior grows the error falls and then rises, so of the four strengths one at
+    an end need not be tried.
     """
     if len(x) < 2:
         return 1e-2
@@ -330,16 +332,17 @@ def choose_strength(fit: Moments, weight: Array, x: Array, y: Array) -> float:
     n = len(fit.C)
     weight = weight.reshape(fit.B.shape).astype(np.float64)
     left = fit.B - weight @ fit.C  # (B + λW) − W(C + λI), whatever λ
+    rounding = ROUNDING * float(np.square(y, dtype=np.float64).sum())  # in which all strengths are alike
 
     def damage(strength: float) -> float:
         C = fit.C.astype(np.float32 if n >= WIDE else np.float64)
         C.flat[:: n + 1] += strength * (float(np.trace(fit.C)) / n or 1.0)
         kernel = weight + _solved(C, left)
         residual = y - (x @ kernel.T.astype(x.dtype) + fit.bias(kernel))
-        return float(np.einsum("so,so->", residual, residual))
+        return max(float(np.einsum("so,so->", residual, residual)), rounding)
 
     weakest, weak, strong, strongest = SHRINKAGES
     damages = {strength: damage(strength) for strength in (weak, strong)}
-    further = weakest if damages[weak] <= damages[strong] else strongest
+    further = weakest if damages[weak] < damages[strong] else strongest
     damages[further] = damage(further)
-    return min(damages, key=damages.__getitem__)
+    return min(sorted(damages, reverse=True), key=damages.__getitem__)

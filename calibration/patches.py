@@ -52,6 +52,14 @@ class Sample:
         """Positions of the images from number `start` on."""
         return self.positions[start : start + images]
 
+    def thinned(self, every: int) -> Sample:
+        """One of `every` positions of each image, at most as many as there are."""
+        return Sample(self.positions[:, ::every])
+
+    def thin(self, rows: Array, every: int) -> Array:
+        """Of (rows, n_o) at these positions those at `thinned(every)`."""
+        return rows.reshape(-1, self.each, rows.shape[1])[:, ::every].reshape(-1, rows.shape[1])
+
 
 def responses(y: Array, positions: Positions, channels_last: bool) -> Array:
     """Responses (images·per image, n_o) at the positions of y, (images, n_o, *hw) or, channels last, (..., n_o)."""
@@ -71,20 +79,22 @@ def patches(conv: Conv, x: Array, positions: Positions) -> Array:
     images = len(positions)
     if not conv.kernel:
         return responses(x, positions, channels_last=True)
-    axes = len(conv.kernel)
-    out_hw = conv.out_hw(tuple(x.shape[2:]))
-    widths = [(conv.pads[a], conv.pads[a + axes]) for a in range(axes)]
-    padded = np.pad(x, [(0, 0), (0, 0), *widths]) if any(conv.pads) else x
-    where = np.unravel_index(positions, out_hw)
+    axes, in_hw = len(conv.kernel), x.shape[2:]
+    where = np.unravel_index(positions, conv.out_hw(tuple(in_hw)))
     index = [_taps(conv, a, axes, where[a]) for a in range(axes)]
     image = np.arange(images).reshape(-1, *(1,) * (axes + 1))
-    which: tuple[Any, ...] = (image, slice(None), *index)
-    taken = padded[which]  # (images, each, *kernel, n_i): the sliced axis comes last
+    inside = [np.clip(i, 0, size - 1) for i, size in zip(index, in_hw, strict=True)]
+    which: tuple[Any, ...] = (image, slice(None), *inside)
+    taken = x[which]  # (images, each, *kernel, n_i): the sliced axis comes last
+    for i, clipped in zip(index, inside, strict=True):
+        if any(conv.pads):  # only what is read is padded: a map may be large and its patches few
+            taken[np.broadcast_to(i != clipped, taken.shape[:-1])] = 0
     flat: Array = np.moveaxis(taken, -1, 2).reshape(positions.size, -1)
     return flat
 
 
 def _taps(conv: Conv, a: int, axes: int, out: Positions) -> Positions:
-    """Padded input coordinates along axis a, (images, each, 1, …, k_a, …, 1)."""
-    offsets = (np.arange(conv.kernel[a]) * conv.dilations[a]).reshape([-1 if b == a else 1 for b in range(axes)])
-    return out.reshape(*out.shape, *(1,) * axes) * conv.strides[a] + offsets
+    """Input coordinates along axis a, (images, each, 1, …, k_a, …, 1); those of the padding lie outside."""
+    offsets = np.arange(conv.kernel[a]) * conv.dilations[a] - conv.pads[a]
+    along = offsets.reshape([-1 if b == a else 1 for b in range(axes)])
+    return out.reshape(*out.shape, *(1,) * axes) * conv.strides[a] + along

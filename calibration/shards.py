@@ -129,17 +129,17 @@ class ShardedWalk(Walk):
         for _ in self._each(lambda walk: walk[1].past(site)):
             pass
 
-    def sums(self, site: Site) -> Callable[[], Moments]:
+    def sums(self, site: Site, every: int = 1) -> Callable[[], Moments]:
         def one(walk: tuple[Shard, Frontier]) -> Gathered:
             shard, frontier = walk
-            return gather(site, frontier, *self._own(shard, site.name))
+            return gather(site, frontier, *self._own(shard, site.name), every)
 
         return partial(with_prior, Layer.of(site), tree(self._each(one), Gathered.merge))
 
-    def ahead(self, site: Site, at: Site) -> Callable[[], Moments]:
+    def ahead(self, site: Site, at: Site, every: int = 1) -> Callable[[], Moments]:
         def one(walk: tuple[Shard, Frontier]) -> Gathered:
             shard, frontier = walk
-            return gather_ahead(site, at, frontier, *self._own(shard, site.name))
+            return gather_ahead(site, at, frontier, *self._own(shard, site.name), every)
 
         return partial(with_prior, Layer.of(site), tree(self._each(one), Gathered.merge))
 

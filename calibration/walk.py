@@ -41,11 +41,14 @@ class Walk(ABC):
         """Go through a site without a look at it: what follows has the same bits as if it had been looked at."""
 
     @abstractmethod
-    def sums(self, site: Site) -> Callable[[], Moments]:
-        """What makes the site's moments; they need not be made before the walk goes on."""
+    def sums(self, site: Site, every: int = 1) -> Callable[[], Moments]:
+        """What makes the site's moments; they need not be made before the walk goes on.
+
+        every: one of so many positions of each image is looked at.
+        """
 
     @abstractmethod
-    def ahead(self, site: Site, at: Site) -> Callable[[], Moments]:
+    def ahead(self, site: Site, at: Site, every: int = 1) -> Callable[[], Moments]:
         """What makes the moments of a site behind `at`, which was looked at last, on the network as it is now."""
 
     @abstractmethod
@@ -86,11 +89,11 @@ class OneWalk(Walk):
     def past(self, site: Site) -> None:
         self.frontier.past(site)
 
-    def sums(self, site: Site) -> Callable[[], Moments]:
-        return collect(site, self.frontier, self.chosen[site.name], self.responses[site.name])
+    def sums(self, site: Site, every: int = 1) -> Callable[[], Moments]:
+        return collect(site, self.frontier, self.chosen[site.name], self.responses[site.name], every)
 
-    def ahead(self, site: Site, at: Site) -> Callable[[], Moments]:
-        return collect_ahead(site, at, self.frontier, self.chosen[site.name], self.responses[site.name])
+    def ahead(self, site: Site, at: Site, every: int = 1) -> Callable[[], Moments]:
+        return collect_ahead(site, at, self.frontier, self.chosen[site.name], self.responses[site.name], every)
 
     def block_moments(self, block: Branch, first: Site) -> Moments:
         return collect_block(block, first, self.frontier, self.chosen[block.name], self.responses[block.name])

@@ -147,11 +147,11 @@ class ClusterWalk(Walk):
     def past(self, site: Site) -> None:
         self._ops.append(tasks.Past(_place(site)))
 
-    def sums(self, site: Site) -> Callable[[], Moments]:
-        return Coming(self._cluster, site, self._merged(tasks.Sums(_place(site)), site.name))
+    def sums(self, site: Site, every: int = 1) -> Callable[[], Moments]:
+        return Coming(self._cluster, site, self._merged(tasks.Sums(_place(site), every), site.name))
 
-    def ahead(self, site: Site, at: Site) -> Callable[[], Moments]:
-        return Coming(self._cluster, site, self._merged(tasks.SumsAhead(_place(site), _place(at)), site.name))
+    def ahead(self, site: Site, at: Site, every: int = 1) -> Callable[[], Moments]:
+        return Coming(self._cluster, site, self._merged(tasks.SumsAhead(_place(site), _place(at), every), site.name))
 
     def block_moments(self, block: Branch, first: Site) -> Moments:
         place = tasks.Place.of(block.name, "", block.outline)

@@ -95,14 +95,15 @@ class Edited:
 
 @dataclass(frozen=True)
 class Sums:
-    """What the moments of a layer are made of."""
+    """What the moments of a layer are made of, of one of `every` positions of each image."""
 
     place: Place
+    every: int = 1
 
     def __call__(self, walk: _Walk) -> Any:
         name, shard = self.place.name, walk.shard
         own = shard.chosen[name], walk.responses[name], shard.held_row(name)
-        return gather(self.place.site, walk.frontier, *own)
+        return gather(self.place.site, walk.frontier, *own, self.every)
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,12 @@ class SumsAhead:
 
     place: Place
     at: Place
+    every: int = 1
 
     def __call__(self, walk: _Walk) -> Any:
         name, shard = self.place.name, walk.shard
         own = shard.chosen[name], walk.responses[name], shard.held_row(name)
-        return gather_ahead(self.place.site, self.at.site, walk.frontier, *own)
+        return gather_ahead(self.place.site, self.at.site, walk.frontier, *own, self.every)
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ class _Known(Calibration):
 class _KnownWalk(OneWalk):
     known: Moments
 
-    def sums(self, site: Site) -> Callable[[], Moments]:  # noqa: ARG002 - the signature is the one that is overridden
+    def sums(self, site: Site, every: int = 1) -> Callable[[], Moments]:  # noqa: ARG002 - the signature is the one that is overridden
         return lambda: self.known
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ndpass.calibration.collect import Data, Frontier, references, samples
 from ndpass.calibration.feeds import Feeds, open_feeds
-from ndpass.calibration.gather import HELD_OUT, collect
+from ndpass.calibration.gather import HELD_OUT, collect, collect_ahead
 from ndpass.calibration.moments import SHRINKAGES, Moments
+from ndpass.calibration.patches import Sample
 from ndpass.calibration.reference import Calibration
 from ndpass.conv import Conv
 from ndpass.errors import InputError
@@ -133,6 +134,30 @@ def test_moments_are_those_of_the_activations() -> None:
         np.testing.assert_allclose(got.x_mean, x.mean(0), atol=F32)
         np.testing.assert_allclose(got.y_mean, y.mean(0), atol=F32)
         assert_moments(got, with_prior(site.conv, x, y, strength))
+
+
+@pytest.mark.parametrize("every", [2, 3, 1000])
+def test_moments_of_one_of_several_positions_of_each_image(every: int) -> None:
+    """As of a sample that has these positions alone, whoever asks: `sums`, or `ahead` of another site."""
+    graph = Graph(residual())
+    data = Data(feeds_for(graph, pictures()), BATCH)
+    chosen = samples(graph, sites_in(graph), data)
+    found = references(graph, sites_in(graph), chosen, data)
+    few = {name: Sample(sample.positions[:, ::every]) for name, sample in chosen.items()}
+    theirs = references(graph, sites_in(graph), few, data)
+    frontier, other = Frontier(graph, data, PLENTY), Frontier(graph, data, PLENTY)
+    for site in sites_in(graph):
+        got = collect(site, frontier, chosen[site.name], found[site.name], every)()
+        wanted = collect(site, other, few[site.name], theirs[site.name])()
+        assert got.count == few[site.name].rows <= chosen[site.name].rows
+        assert_moments(got, (wanted.C, wanted.B, wanted.g))
+    first, second = sites_in(graph)[:2]
+    ahead, alone = Frontier(graph, data, PLENTY), Frontier(graph, data, PLENTY)
+    collect(first, ahead, chosen[first.name], found[first.name])()
+    got = collect_ahead(second, first, ahead, chosen[second.name], found[second.name], every)()
+    collect(first, alone, few[first.name], theirs[first.name])()
+    wanted = collect(second, alone, few[second.name], theirs[second.name])()
+    assert_moments(got, (wanted.C, wanted.B, wanted.g))
 
 
 def test_each_group_has_moments_of_its_own_inputs_and_responses() -> None:
