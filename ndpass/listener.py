@@ -35,6 +35,14 @@ class Step:
         return self.share if self.share is not None else self.done / max(self.total, 1)
 
 
+class Within(dict[str, float]):
+    """Seconds of the stages that come, of a command that ends `limit` seconds after it began whatever they take."""
+
+    def __init__(self, seconds: Mapping[str, float], limit: float) -> None:
+        super().__init__(seconds)
+        self.limit = limit
+
+
 class Watcher(ABC):
     """A listener that hears everything there is to hear."""
 

@@ -7,11 +7,12 @@ expected of them says how fast this machine is. Nothing is said where nothing is
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ndpass.listener import Step, Watcher
+from ndpass.listener import Step, Watcher, Within
 
 SPEEDS = (0.2, 8.0)  # times as long as was expected that are believed of the stages to come
 FIXED = "timing"  # how stages begin that last as long on any machine
@@ -36,6 +37,7 @@ class Pace(Watcher):
     _expected: dict[str, float] = field(default_factory=dict)
     _took: dict[str, float] = field(default_factory=dict)  # seconds of the stages behind
     _furthest: int = -1  # position, among the expected stages, of the furthest that was begun
+    _limit: float | None = None  # seconds after which the command ends
 
     def __post_init__(self) -> None:
         self._start = self.now()
@@ -43,6 +45,7 @@ class Pace(Watcher):
     def expect(self, seconds: Mapping[str, float]) -> None:
         """Seconds of the stages that come, in order."""
         self._expected, self._furthest = dict(seconds), -1
+        self._limit = seconds.limit if isinstance(seconds, Within) else None
 
     def step(self, now: Step) -> None:
         """A step begins. One of no stage (0 steps in all) is news and changes nothing."""
@@ -70,7 +73,9 @@ class Pace(Watcher):
         if this is None and not self._expected:
             return None
         coming = [name for name in self._expected if self._position(name) > self._furthest]
-        return (this or 0.0) + sum(map(self._guess, coming))  # a stage that nobody expected is a short one
+        left = (this or 0.0) + sum(map(self._guess, coming))  # a stage that nobody expected is a short one
+        to_limit = math.inf if self._limit is None else self._limit - self.elapsed
+        return min(left, to_limit) if to_limit > 0 else left  # a run that is late is so by what it still has to do
 
     @property
     def share(self) -> float:

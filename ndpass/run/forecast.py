@@ -9,6 +9,7 @@ what the stages behind have taken.
 
 from __future__ import annotations
 
+from ndpass.listener import Within
 from ndpass.passes import Pruning
 from ndpass.planning.drop_search import MOST_FITS
 from ndpass.planning.threads import cores
@@ -54,7 +55,9 @@ def forecast(job: Job, inference: float | None) -> dict[str, float]:
     if options.effort.latency or options.budget.in_milliseconds or options.budget.faster:
         stages["timing the result"] = 3.0 + 150 * one
     limit, total = options.effort.time_limit, sum(stages.values())
-    return stages if limit is None or total <= limit else {name: s * limit / total for name, s in stages.items()}
+    if limit is None or total <= limit:
+        return stages
+    return Within({name: s * limit / total for name, s in stages.items()}, limit)
 
 
 def _planning(job: Job, one: float) -> dict[str, float]:
@@ -77,4 +80,4 @@ def _planning(job: Job, one: float) -> dict[str, float]:
 
 def _plan(one: float) -> float:
     """Of timing one plan beside the original, whole and layer by layer."""
-    return 2.0 + 120 * one
+    return 2.0 + 70 * one

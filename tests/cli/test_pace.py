@@ -10,7 +10,7 @@ import pytest
 
 from ndpass.cli.pace import Pace, about, clock
 from ndpass.cli.progress import BEAT, EVERY, Lines, announcement, where
-from ndpass.listener import Renamed, Step, expect, shares, tell
+from ndpass.listener import Renamed, Step, Within, expect, shares, tell
 
 Tick = tuple[float, Step]
 SECONDS = {"planning": 40.0, "rewriting": 20.0, "verifying": 4.0}
@@ -189,3 +189,18 @@ def test_clock(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(21, "20 s"), (88, "90 s"), (540, "9 min"), (7000, "1.9 h")])
 def test_about(seconds: float, text: str) -> None:
     assert about(seconds) == text
+
+
+def test_no_more_is_left_than_a_limit_leaves() -> None:
+    """A machine four times as slow as expected: the run leaves work out, it does not take four times as long."""
+    hands = Hands()
+    pace = Pace(hands)
+    expect(pace, Within({"planning": 20.0, "rewriting": 40.0}, 60.0))
+    pace("planning", 0, 10)
+    assert pace.left == pytest.approx(60)
+    hands.seconds = 40
+    pace("planning", 5, 10)
+    assert pace.left == pytest.approx(20)
+    hands.seconds = 70  # and if it is late all the same, by what it still has to do
+    pace("rewriting", 1, 10)
+    assert (pace.left or 0) > 36
