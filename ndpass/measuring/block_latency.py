@@ -26,6 +26,7 @@ SECONDS = 0.03  # time for each block; twice that where it is not precise enough
 MIN_ROUNDS = 6
 CALLS = 4  # a turn is the fastest of so many inferences: a disturbance only ever adds to one
 LONG, LONGEST = 4e-3, 16e-3  # seconds from which on two inferences are a turn, or one: caches count for little then
+DENSE = 0  # in the place of a width: the dense layer itself
 AT_ONCE = 8  # blocks that are compiled and timed together, beside the dense one
 
 
@@ -88,6 +89,7 @@ class Latencies:
         self.spread = 0.0
         self._seconds = SECONDS if seconds is None else seconds
         self._remembered = LatencyCache(cache, machine.target.environment())
+        self._beside: tuple[str, dict[int, Timed]] = ("", {})  # of one layer: the dense one, and bases by their width
 
     @property
     def noisy(self) -> bool:
@@ -118,11 +120,17 @@ class Latencies:
         alone = missing.pop(keys[0], None) is not None and not missing
         for part in [{}] if alone else _parts(missing):
             widths = list(dict.fromkeys([dense.n_i, *map(width_of, part.values())]))
-            blocks_now = [dense, *part.values()]
-            models = [small_model(None, dense, in_hw, rows, copies, width) for width in widths]
-            models += [small_model(b, dense, in_hw, rows, copies, transposed=transposed) for b in blocks_now]
-            shapes = [(rows, width, *in_hw) for width in (*widths, *map(width_of, blocks_now))]
-            calls = [self._compiled(model, shape) for model, shape in zip(models, shapes, strict=True)]
+
+            def compiled(block: Block | None, width: int) -> Timed:
+                model = small_model(block, dense, in_hw, rows, copies, width, transposed)
+                return self._compiled(model, (rows, width, *in_hw))
+
+            held = self._held(keys[0])
+            for width in [width for width in widths if width not in held]:
+                held[width] = compiled(None, width)
+            if DENSE not in held:
+                held[DENSE] = compiled(dense, dense.n_i)
+            calls = [*(held[width] for width in (*widths, DENSE)), *(compiled(b, width_of(b)) for b in part.values())]
             own = [widths.index(width_of(block)) for block in part.values()]
             self._remember(keys[0], list(part), self._turns(calls, len(widths), own), copies)
         return [self._remembered.get(key) or 0.0 for key in keys]
@@ -132,6 +140,12 @@ class Latencies:
         known = self._remembered.get(dense) or turns.dense_seconds() / copies
         ratios = np.median(turns.ratios(), axis=0)
         self._remembered.put({dense: known} | {k: float(r) * known for k, r in zip(keys, ratios, strict=True)})
+
+    def _held(self, layer: str) -> dict[int, Timed]:
+        """The models that every block of a layer is timed beside, compiled once: candidates come a few at a time."""
+        if self._beside[0] != layer:
+            self._beside = (layer, {})
+        return self._beside[1]
 
     def _compiled(self, model: bytes, shape: tuple[int, ...]) -> Timed:
         """One inference on random numbers; shape: of the model's input."""

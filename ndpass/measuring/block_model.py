@@ -25,9 +25,10 @@ from ndpass.graph.transposed import Transposed
 from ndpass.graph.unique_names import Names
 
 MOST_COPIES = 8
-LONG = 5e8  # MACs of all copies together; more copies would only take time
+LONG = 2.5e8  # MACs of all copies together; more copies would only take time
 HEAVY = 2**20  # bytes of weights above which it shows whether they are in the caches
 COLD = 2**25  # bytes of weights that no core's cache holds
+FEW = 512  # positions of the output, from which on reading the weights takes next to nothing of the time
 INPUT = "x"  # name of the small model's input
 
 
@@ -45,7 +46,8 @@ def copies_for(dense: Conv, in_hw: tuple[int, ...], rows: int) -> int:
     """How many copies make the model long enough to be timed, and its weights as cold as they are in a network."""
     size = 4 * int(dense.weight.size)
     by_time = math.ceil(LONG / max(rows * dense.macs(in_hw), 1))
-    by_weight = min(4, math.ceil(COLD / size)) if size > HEAVY else 1
+    positions = rows * math.prod(dense.out_hw(in_hw))
+    by_weight = min(4, math.ceil(COLD / size)) if size > HEAVY and positions < FEW else 1
     return max(1, min(MOST_COPIES, max(by_time, by_weight), 4 * COLD // size))
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
 PROFILES = 3  # how often a model is compiled to be profiled
-PROFILED = 20  # inferences of each compiled model
+PROFILED = (5, 20)  # inferences of each compiled model, at least and at most
+ENOUGH = 0.3  # seconds of them, from which on there need be no more
 
 
 def node_shares(
@@ -140,13 +141,15 @@ def _profile(compiled: ov.CompiledModel, feed: Feed) -> _Profile:
     request = _request(compiled, feed)
     request.infer(share_outputs=True)
     first = _counters(request)
-    start = time.perf_counter()
-    for _ in range(PROFILED - 1):
+    fewest, most = PROFILED
+    start, warm = time.perf_counter(), 0
+    while warm + 1 < fewest or (warm + 1 < most and time.perf_counter() - start < ENOUGH):
         request.infer(share_outputs=True)
-    wall = (time.perf_counter() - start) / (PROFILED - 1)
+        warm += 1
+    wall = (time.perf_counter() - start) / warm
     mean = _counters(request)
     # the counters hold the mean of all runs; the first run, which finds everything cold, is taken out again
-    micros = {n: max(0.0, mean[n] * PROFILED - first.get(n, 0.0)) / (PROFILED - 1) for n in mean}
+    micros = {n: max(0.0, mean[n] * (warm + 1) - first.get(n, 0.0)) / warm for n in mean}
     ops = compiled.get_runtime_model().get_ordered_ops()
     originals = {op.get_friendly_name(): f",{_info(op, 'originalLayersNames')}," for op in ops}
     after = {

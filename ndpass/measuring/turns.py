@@ -104,9 +104,10 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 
 def _warm_up(call: Timed, now: Clock) -> int:
-    """Calls until WARM_UP seconds have passed, three times at least; returns how many calls fill a turn."""
+    """Calls until WARM_UP seconds have passed, three of them at least unless they are long; returns how many calls fill
+    a turn."""
     times: list[float] = []
-    while len(times) < 3 or sum(times) < WARM_UP:
+    while sum(times) < WARM_UP or (len(times) < 3 and sum(times) < 2 * WARM_UP):
         start = now()
         call()
         times.append(now() - start)

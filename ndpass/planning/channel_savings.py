@@ -29,6 +29,7 @@ from ndpass.passes import Pass
 from ndpass.planning.blocks import Mergeable
 from ndpass.planning.candidate import Candidate, Cost, macs_of
 from ndpass.planning.candidates import block_of
+from ndpass.planning.compositions import key
 from ndpass.planning.pass_kinds import split
 from ndpass.planning.shared_channels import SharedChannels, channel_groups
 from ndpass.planning.shared_savings import Pair, as_forest
@@ -90,6 +91,7 @@ class Coupling:
         self._groups = {n: g for n, g in found.items() if isinstance(g, Group)}
         first = {n: g for n, g in self._groups.items() if n == g.readers[0]}
         self._before = {n: Before.of(graph, self._sites[n], group) for n, group in first.items()}
+        self._macs_of_one: dict[tuple[str, str], int] = {}  # a search asks for the same candidates' many times
 
     def fronts(
         self, candidates: Mapping[str, Sequence[Candidate]], cost: Cost = macs_of
@@ -189,17 +191,23 @@ class Coupling:
 
     def _rates(self, name: str, candidates: Sequence[Candidate], cost: Cost) -> Array:
         """(candidates,) what one output costs."""
-        site, group = self._sites[name], self._groups.get(name, "")
-        merging = self._blocks.get(name)
 
         def rate(candidate: Candidate) -> int:
-            if merging is not None and merging.merged(candidate):
-                one, cost = merging.outline(candidate.setting), merging.branch.cost
-                return cost(one) - cost(with_outputs(one, slice(site.outline.n_o - 1)))
-            block = block_of(site, self._passes, candidate.setting, group)
-            return _macs(site, block) - _macs(site, with_outputs(block, slice(site.outline.n_o - 1)))
+            known = (name, key(candidate.setting))
+            if known not in self._macs_of_one:
+                self._macs_of_one[known] = self._macs_of_an_output(name, candidate)
+            return self._macs_of_one[known]
 
         return np.array([rate(c) * (cost(c) / c.macs) if c.macs else 0.0 for c in candidates])
+
+    def _macs_of_an_output(self, name: str, candidate: Candidate) -> int:
+        site, group = self._sites[name], self._groups.get(name, "")
+        merging = self._blocks.get(name)
+        if merging is not None and merging.merged(candidate):
+            one, cost = merging.outline(candidate.setting), merging.branch.cost
+            return cost(one) - cost(with_outputs(one, slice(site.outline.n_o - 1)))
+        block = block_of(site, self._passes, candidate.setting, group)
+        return _macs(site, block) - _macs(site, with_outputs(block, slice(site.outline.n_o - 1)))
 
 
 def _macs(site: Site, block: Block) -> int:

@@ -41,7 +41,8 @@ MORE = "allow more: a larger budget, more passes (--passes auto tries all), more
 class TimedSearch:
     """table: what candidates take, corrected as plans are timed; timer: what times the plans; passes: their names;
     fronts: of layers that depend on each other (`ndpass.planning.channel_savings`); ledger: makes errors of candidates
-    exact where they are bounds; without_merged: leaves out layers that a plan merges into others."""
+    exact where they are bounds; without_merged: leaves out layers that a plan merges into others; before_timing: called
+    before a plan is timed."""
 
     table: LatencyTable
     timer: PlanTimer
@@ -49,6 +50,7 @@ class TimedSearch:
     fronts: Fronts = separate
     ledger: Ledger | None = None
     without_merged: Callable[[Mapping[str, Choice]], dict[str, Choice]] = dict
+    before_timing: Callable[[], None] = lambda: None
 
     @property
     def least(self) -> float:
@@ -99,6 +101,7 @@ class TimedSearch:
         """The plans with speedups that were measured in the same rounds."""
         if len(found) < 2:
             return list(found)
+        self.before_timing()
         speedups = self.timer.compare([one.plan for one in found])
         log.info("in turns: %s", ", ".join(f"{np.median(s):.2f}" for s in speedups))
         return [
@@ -124,6 +127,7 @@ class TimedSearch:
 
     def timed(self, plan: dict[str, Choice]) -> TimedPlan:
         """The plan in place, in turns with the original, and layer by layer."""
+        self.before_timing()
         times = self.timer.time(plan)
         seconds = self.table.whole / float(np.median(times.speedups))
         return TimedPlan(plan, times.speedups, seconds, {name: seconds * times.shares[name] for name in plan})

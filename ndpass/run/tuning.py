@@ -198,7 +198,8 @@ class Tuner:
             if search.ledger:
                 search.ledger.recall(asked)
             return TimedPlan(**{**known, "plan": unpack_plan(known["plan"])})
-        self.listen("timing plans", number, MOST_FITS)
+        search.before_timing = partial(self.listen, "timing plans", number, MOST_FITS)  # between fits of candidates
+        search.before_timing()
         timed = settle()
         if part:
             asked = search.ledger.asked if search.ledger else {}

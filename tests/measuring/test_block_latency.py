@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from ndpass.measuring.block_model import COLD, copies_for, geometry, small_model
 from ndpass.measuring.fake_int8 import quantised
 from ndpass.measuring.latency_cache import LatencyCache, cache_folder
 from ndpass.measuring.machine import ThisMachine
-from ndpass.measuring.runtime import Precision
+from ndpass.measuring.runtime import Feed, Precision, Runnable
 from ndpass.measuring.target import Target
+from ndpass.measuring.turns import Timed
 
 
 def conv(n_o: int, n_i: int, *kernel: int, group: int = 1, bias: bool = False, stride: int = 1) -> Conv:
@@ -40,6 +42,16 @@ def decoupled(n: int, rank: int) -> Block:
 def on_paper(block: Block, in_hw: tuple[int, ...], rows: int = 1) -> float:
     """Seconds that a block takes on a paper machine."""
     return EACH * len(list(block.leaves())) + rows * block.macs(in_hw) * PER_MAC
+
+
+class CountingMachine(PaperMachine):
+    """Counts the models that are compiled."""
+
+    loads = 0
+
+    def load(self, model: Path | Runnable, feed: Feed) -> Callable[[], Timed]:
+        self.loads += 1
+        return super().load(model, feed)
 
 
 # --- latencies, on a machine whose times are planned ---
@@ -70,6 +82,19 @@ def test_more_blocks_than_are_compiled_at_once() -> None:
     blocks = [conv(32, 32, 3, 3), *(decoupled(32, rank) for rank in range(1, 2 * AT_ONCE))]
     found = Latencies(PaperMachine(), None).of(blocks, (8, 8))
     assert found == pytest.approx([on_paper(block, (8, 8)) for block in blocks])
+
+
+def test_what_blocks_are_timed_beside_is_compiled_once_for_a_layer() -> None:
+    """Candidates come a few at a time, of several widths; the dense layer and the bases are the same for all."""
+    machine = CountingMachine()
+    latencies, dense = Latencies(machine, None), conv(64, 64, 3, 3)
+    latencies.of([dense, decoupled(64, 1)], (14, 14))
+    assert machine.loads == 3  # base, dense, block
+    found = latencies.of([dense, decoupled(64, 2), conv(64, 16, 3, 3)], (14, 14))
+    assert machine.loads == 6  # a base of the narrower width, and two blocks
+    assert found == pytest.approx([on_paper(b, (14, 14)) for b in (dense, decoupled(64, 2), conv(64, 16, 3, 3))])
+    latencies.of([dense, decoupled(64, 3)], (7, 7))
+    assert machine.loads == 9  # of another size nothing is
 
 
 def test_a_machine_that_slows_down_is_slower_for_all_blocks() -> None:
@@ -156,6 +181,7 @@ def test_copies_are_many_for_small_layers_cold_for_wide_ones_and_one_for_huge_on
     wide = conv(512, 512, 3, 3)
     assert copies_for(wide, (2, 2), 1) * wide.weight.size * 4 > COLD
     assert copies_for(conv(64, 64, 3, 3), (224, 224), 1) == 1
+    assert copies_for(wide, (30, 30), 1) == 1  # 900 positions for each weight that is read
     assert copies_for(conv(4096, 25088), (), 1) == 1
 
 
