@@ -11,19 +11,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 from models import network, normal
+from quick_command import FEW_ROUNDS
 
 from ndpass.cli import app as cli
-from ndpass.measuring import block_latency, turns
-from ndpass.planning import stand_in
-from ndpass.run import before_after
 
-COMMAND = (sys.executable, "-m", "ndpass")
+COMMAND = (sys.executable, str(Path(__file__).with_name("quick_command.py")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,12 +52,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times of this machine are tested for their form alone, so few of them are taken."""
-    monkeypatch.setattr(block_latency, "SECONDS", 0.01)
-    monkeypatch.setattr(stand_in, "SECONDS", 0.02)
-    monkeypatch.setattr(before_after, "SECONDS", 0.01)
-    monkeypatch.setattr(before_after, "ROUNDS", 12)
-    monkeypatch.setattr(turns, "TURN", 1e-3)
-    monkeypatch.setattr(turns, "WARM_UP", 1e-3)
+    for module, name, value in FEW_ROUNDS:
+        monkeypatch.setattr(import_module(module), name, value)
 
 
 @pytest.fixture

@@ -14,12 +14,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import COMMAND
+from models import normal
 
 ALONE = ("unshare", "--user", "--map-root-user", "--net")
 COUNTED = {"Ip": ("OutRequests", "OutNoRoutes"), "Tcp": ("ActiveOpens",), "Udp": ("OutDatagrams",)}
-RUN = ("run", "--passes", "cd:rank=4", "--quiet", "--output", "out.onnx")
+RUN = ("run", "net.onnx", "--passes", "cd:rank=4", "--quiet")
 CONVERT = """
 import ndpass
 from ndpass.run import digits
@@ -27,8 +29,8 @@ model = ndpass.convert_model(digits.model_path(), passes="cd:rank=4", latency=Fa
 assert model.get_ops()
 """
 TRIED = {
-    "run": (*COMMAND, *RUN),
-    "run --int8": (*COMMAND, *RUN[:-1], "out.xml", "--int8"),
+    "run": (*COMMAND, *RUN, "-o", "out.onnx"),
+    "run --int8": (*COMMAND, *RUN, "-o", "out.xml", "--int8", "--calibration", "images.npy"),
     "bench": (*COMMAND, "bench", "net.onnx", "--seconds", "0.1"),
     "convert_model": (sys.executable, "-c", CONVERT),
 }
@@ -88,6 +90,7 @@ def test_an_attempt_of_a_child_process_is_counted(home: Path, tmp_path: Path) ->
 def test_nothing_is_sent_and_no_runtime_leaves_a_number(tried: str, home: Path, net: Path) -> None:
     if "--int8" in tried and find_spec("nncf") is None:
         pytest.skip("needs nncf (the extra `int8`)")
+    np.save(net.with_name("images.npy"), normal(40, 3, 8, 8))
     assert run_alone(TRIED[tried], home, net.absolute().parent) == 0
     left = {path.relative_to(home).parts for path in home.rglob("*") if path.is_file()}
     assert {parts[:2] for parts in left} <= {(".cache", "ndpass")}, left

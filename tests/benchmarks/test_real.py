@@ -165,7 +165,7 @@ def test_every_network_can_be_asked_for() -> None:
         assert one.size is None or (crop and (crop.crop or crop.size)) == tuple(map(int, one.size.split("x")))
 
 
-@pytest.mark.parametrize(("words", "code"), [("--passes nd:rank=1", 0), ("--passes nd:rank=99", 3)])
+@pytest.mark.parametrize(("words", "code"), [("--passes nd:rank=1 --no-latency", 0), ("--passes nd:rank=99", 3)])
 def test_a_run_is_a_row_whether_or_not_it_gives_a_model(
     words: str, code: int, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,12 +21,10 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from models import network, normal
+from quick_command import time_briefly
 
 import ndpass
 from ndpass.errors import NdpassError
-from ndpass.measuring import block_latency, turns
-from ndpass.planning import stand_in
-from ndpass.run import before_after
 
 BUDGETS: tuple[dict[str, float], ...] = ({"macs": 0.6}, {"energy": 0.9}, {"max_drop": 20.0})
 NETWORKS = 10
@@ -90,18 +88,12 @@ def rounds(count: int = 3, networks: int = NETWORKS) -> Iterator[Held]:
         yield Held.now()
 
 
-def briefly() -> None:
-    """Time for a moment only: what a run holds does not depend on it."""
-    block_latency.SECONDS, stand_in.SECONDS, before_after.SECONDS = 0.01, 0.02, 0.01
-    before_after.ROUNDS, turns.TURN, turns.WARM_UP = 12, 1e-3, 1e-3
-
-
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as own:
         os.environ.update(NDPASS_CACHE=str(Path(own, "cache")), TMPDIR=str(Path(own, "temp")))
         Path(own, "temp").mkdir()
         tempfile.tempdir = None  # it is looked up anew
-        briefly()
+        time_briefly()  # what a run holds does not depend on it
         logging.disable(logging.WARNING)
         print("before", Held.now(), flush=True)
         held = []

@@ -43,7 +43,7 @@ ROADS = st.sampled_from(("onnx", "ir"))
 
 
 def test_full_rank_changes_nothing(examples: Examples, seen: Counter[str]) -> None:
-    @examples(45, 2_500)
+    @examples(30, 2_500)
     @given(nets(), st.sampled_from(EXACT), ROADS, st.booleans())
     def check(net: Net, spec: str, road: Road, calibrated: bool) -> None:
         done = rewritten(net, road, spec, Budget("pinned"), calibrated)
@@ -58,7 +58,7 @@ def test_full_rank_changes_nothing(examples: Examples, seen: Counter[str]) -> No
 
 
 def test_less_than_full_rank_is_what_was_promised(examples: Examples, seen: Counter[str]) -> None:
-    @examples(45, 2_000)
+    @examples(30, 2_000)
     @given(nets(), st.sampled_from(FITTED), ROADS, st.booleans())
     def check(net: Net, spec: str, road: Road, calibrated: bool) -> None:
         calibrated = calibrated or spec not in LOSSY
@@ -71,7 +71,7 @@ def test_less_than_full_rank_is_what_was_promised(examples: Examples, seen: Coun
 
 
 def test_a_budget_is_met_by_what_is_written(examples: Examples, seen: Counter[str]) -> None:
-    @examples(12, 500)
+    @examples(8, 500)
     @given(nets(), st.sampled_from((*OPEN, *OPEN_FITTED)), ROADS, st.booleans(), st.sampled_from((0.5, 0.8)))
     def check(net: Net, spec: str, road: Road, calibrated: bool, share: float) -> None:
         try:

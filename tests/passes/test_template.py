@@ -18,6 +18,7 @@ from conftest import Finished, assert_refused, small_network
 from test_packaging import has_build_backend
 
 TEMPLATE = Path(__file__).parents[2] / "examples" / "my_pass"
+QUICK = ("--no-latency",)  # what is tested here takes no milliseconds
 MODULE = "ndpass_input_decomposition.py"
 BROKEN = "pass 'id' of ndpass_input_decomposition:InputDecomposition cannot be loaded: no such thing as scipy.oops"
 
@@ -82,7 +83,9 @@ def test_it_is_listed(environment: Environment) -> None:
 
 
 def test_it_is_used_by_name(environment: Environment) -> None:
-    done = environment("ndpass", "run", "net.onnx", "--passes", "id:rank=4", "-o", "id.onnx", "--json", "id.json")
+    done = environment(
+        "ndpass", "run", "net.onnx", "--passes", "id:rank=4", *QUICK, "-o", "id.onnx", "--json", "id.json"
+    )
     assert done.code == 0, done.err
     assert passes_of(environment.folder / "id.json") == ["id"]
     kernels = [t.dims for t in onnx.load(environment.folder / "id.onnx").graph.initializer if len(t.dims) == 4]
@@ -90,7 +93,7 @@ def test_it_is_used_by_name(environment: Environment) -> None:
 
 
 def test_it_takes_part_in_auto(environment: Environment) -> None:
-    args = ["--passes", "auto", "--macs", "0.6", "-o", "auto.onnx", "--json", "auto.json"]
+    args = ["--passes", "auto", "--macs", "0.6", *QUICK, "-o", "auto.onnx", "--json", "auto.json"]
     done = environment("ndpass", "run", "net.onnx", *args)
     assert done.code == 0, done.err
     assert passes_of(environment.folder / "auto.json") == ["cd", "sd", "nd", "id"]
@@ -110,7 +113,7 @@ def test_broken_it_is_left_out_of_the_list_with_its_reason(broken: Environment) 
 
 
 def test_broken_it_is_left_out_of_auto_with_its_reason(broken: Environment) -> None:
-    args = ["--passes", "auto", "--macs", "0.6", "-o", "rest.onnx", "--json", "rest.json"]
+    args = ["--passes", "auto", "--macs", "0.6", *QUICK, "-o", "rest.onnx", "--json", "rest.json"]
     done = broken("ndpass", "run", "net.onnx", *args)
     assert done.code == 0, done.err
     assert f"{BROKEN}; left out of --passes auto" in done.err

@@ -17,6 +17,7 @@ from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.report import Report
 from ndpass.run import digits
+from ndpass.run import quantise as quantise_module
 from ndpass.run.judge import Judge
 from ndpass.run.quantise import quantise
 
@@ -24,6 +25,12 @@ pytest.importorskip("nncf", reason="int8 is quantised by NNCF: pip install 'ndpa
 import openvino as ov
 
 pytestmark = pytest.mark.usefixtures("folder")
+
+
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NNCF runs the network once for each sample that it takes ranges from, with a tensor out of every layer."""
+    monkeypatch.setattr(quantise_module, "SAMPLES", 40)
 
 
 def fit_and_measured() -> tuple[Feeds, Feeds]:
@@ -61,6 +68,7 @@ def test_depthwise_weights_have_a_range_for_each_channel(ndpass: Command) -> Non
         assert scale.get_output_shape(0)[0] == op.get_input_shape(1)[0] > 1
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_what_is_written_is_what_is_reported(ndpass: Command) -> None:
     done = ndpass("run", "--passes", "sd", "--int8", "--macs", 0.6, "--threads", 1, "--json", "r.json")
     assert done.code == 0, done.err
@@ -85,6 +93,7 @@ def test_what_is_written_is_what_is_reported(ndpass: Command) -> None:
     assert "rewritten int8: " in done.out
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_from_ir_to_int8(ndpass: Command) -> None:
     ov.save_model(ov.Core().read_model(digits.model_path()), "digits.xml", compress_to_fp16=False)
     images, labels = digits.images()[1]
@@ -110,6 +119,7 @@ def test_from_ir_to_int8(ndpass: Command) -> None:
     assert [row.metric is not None for row in report.variants] == [True] * 4
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_drop_is_that_of_the_quantised_model(ndpass: Command) -> None:
     done = ndpass("run", "--int8", "--max-drop", 1.0, "--threads", 1, "--json", "r.json")
     if done.code == 4:  # on this CPU no layer so small is faster in int8
