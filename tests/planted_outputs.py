@@ -89,3 +89,19 @@ def finals(boxes: Values = BOXES, labels: Values = CLASSES, places: int = 20) ->
     rows = np.zeros((1, places, 6), np.float32)
     rows[0, : len(boxes)] = np.concatenate([boxes, np.full((len(boxes), 1), 0.9), labels[:, None]], axis=1)
     return rows
+
+
+def reading(samples: int, places: int, classes: int, blank: int = 0) -> Values:
+    """Logits (samples, places, classes) of a reader, which has nothing to say at two places of three."""
+    rng = np.random.default_rng(0)
+    said = np.where(rng.random((samples, places)) < 1 / 3, rng.integers(0, classes, (samples, places)), blank)
+    found = rng.standard_normal((samples, places, classes)) - 1
+    np.put_along_axis(found, said[..., None], 9.0, axis=2)
+    return found.astype(np.float32)
+
+
+def tokens(samples: int, places: int, width: int) -> Values:
+    """Features (samples, places, width) of a transformer, one of which is by far the largest everywhere."""
+    found = np.random.default_rng(0).standard_normal((samples, places, width))
+    found[..., width // 3] += 30
+    return found.astype(np.float32)

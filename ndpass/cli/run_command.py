@@ -70,7 +70,7 @@ from ndpass.run.arguments import (
     refinement_of,
     target_options,
 )
-from ndpass.run.next_steps import Given, after_run
+from ndpass.run.next_steps import Given, after_run, words_of
 from ndpass.run.options import Data, Effort, Options, Output
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
 # The embedded network takes a tenth of a millisecond: too little to search by time, and layers added make it slower.
 DEMO: tuple[BudgetKind, float] = ("macs", 0.5)
 DEMO_PASSES = "cp"
+DEVICE, MEMORY = "CPU", "1GB"  # where nothing is said
 
 
 def run(
@@ -101,7 +102,7 @@ def run(
     plan: SavedPlan = None,
     metric: MetricName = None,
     precision: TimedPrecision = None,
-    device: Device = "CPU",
+    device: Device = DEVICE,
     threads: Threads = None,
     batch: TimedBatch = None,
     latency: Latency = True,
@@ -109,7 +110,7 @@ def run(
     refine: RefineFor = None,
     refine_labels: RefineLabels = False,
     refine_orthonormal: RefineOrthonormal = 0.0,
-    memory: Memory = "1GB",
+    memory: Memory = MEMORY,
     jobs: Jobs = None,
     engine: Engine = None,
     shards: Shards = None,
@@ -167,6 +168,24 @@ def run(
         samples=samples,
         threads=threads,
         precision=None if int8 else chosen,
+        seed=seed,
+        batch=batch,
+        kept=words_of(
+            {
+                "--ignore": ignore,
+                "--metric": metric,
+                "--anyway": anyway,
+                "--device": device if device != DEVICE else None,
+                "--refine": refine,
+                "--refine-labels": refine_labels,
+                "--refine-orthonormal": refine_orthonormal or None,
+                "--memory": memory if memory != MEMORY else None,
+                "--jobs": jobs,
+                "--engine": engine,
+                "--shards": shards,
+                "--time-limit": time_limit,
+            }
+        ),
     )
     options = Options(
         passes=rules,

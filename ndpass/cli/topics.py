@@ -35,10 +35,12 @@ kind of the outputs, and the run says which and why.
 
   top1        per cent of samples whose label has the highest score
   top5        per cent of samples whose label is among the five highest scores
-  agreement   per cent of samples with the original's best class; no labels
+  agreement   per cent of samples with the original's best class; no labels.
+              Of a sequence: of its places that say anything
   iou         mean intersection over union with the original's masks, times 100
   psnr        signal-to-noise ratio against the original's output, in dB; 100
-              for equal pictures, so --max-drop 60 keeps 40 dB
+              for equal pictures, so --max-drop 60 keeps 40 dB. Of an upscaler or
+              a denoiser ten dB more than plain interpolation is the default
   detection   F1 of the original's detections found again, times 100
   explained   100 x (1 - error/variance) of the worst output
   module:function   your own: takes a compiled OpenVINO model, returns a number;

@@ -53,7 +53,8 @@ class Emitter:
         """Emit a transposed convolution itself; weight (n_i, n_o, kh, kw), bias (n_o,)."""
         inputs = [x, self._constant("weight", weight)]
         inputs += [] if bias is None else [self._constant("bias", bias)]
-        ends = [k - layer.stride - pad for k, pad in zip(layer.shape[2:], layer.pads, strict=True)]
+        sizes = zip(layer.shape[2:], layer.pads, layer.more, strict=True)
+        ends = [k - layer.stride * (1 + beyond) - pad for k, pad, beyond in sizes]
         pads = [*layer.pads, *(max(end, 0) for end in ends)]
         more = [max(-end, 0) for end in ends]
         attrs: dict[str, object] = {"strides": [layer.stride] * 2, "pads": pads, "output_padding": more}

@@ -7,6 +7,10 @@ With stride s an output pixel sy + φ, φ from 0 to s − 1, is a sum over input
 so the s² phases of all outputs are the outputs of one convolution of stride 1, whose kernel reaches from the least δ to
 the largest; a phase that has no tap for some δ has a zero there. DepthToSpace puts the phases in their places. Passes
 see that convolution, and what they make of it stands before a DepthToSpace. What is left alone stays as it was.
+
+The pads at the end say how many places y there are: as many as the input has, or `more` than that, which may be less
+than none. The convolution is padded at its end so that it gives as many. Outputs that are no multiple of the stride
+have no such convolution.
 """
 
 from __future__ import annotations
@@ -22,14 +26,16 @@ from ndpass.conv import Array, Conv
 
 @dataclass(frozen=True)
 class Transposed:
-    """Two axes of one stride, outputs `stride` times as large as the input.
+    """Two axes of one stride, outputs `stride` times as large as the input and `more`.
 
-    shape: of the weight, (n_i, n_o, kh, kw); pads: at the begin of each axis.
+    shape: of the weight, (n_i, n_o, kh, kw); pads: at the begin of each axis; more: places of each axis beyond those of
+    the input.
     """
 
     shape: tuple[int, ...]
     stride: int
     pads: tuple[int, ...]
+    more: tuple[int, ...] = (0, 0)
 
     @property
     def phases(self) -> int:
@@ -41,12 +47,17 @@ class Transposed:
         s = self.stride
         return [(-((k - 1 - pad) // s), (s - 1 + pad) // s) for k, pad in zip(self.shape[2:], self.pads, strict=True)]
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The pads at the end of each axis of the convolution of the phases."""
+        return tuple(last + more for (_, last), more in zip(self._reach, self.more, strict=True))
+
     def outline(self, bias: bool) -> Conv:
         """The convolution of the phases, of zeros that take no memory."""
         n_i, n_o = self.shape[:2]
         kernel = [last - first + 1 for first, last in self._reach]
         weight = np.broadcast_to(np.float32(0), (n_o * self.phases, n_i, *kernel))
-        pads = (*(-first for first, _ in self._reach), *(last for _, last in self._reach))
+        pads = (*(-first for first, _ in self._reach), *self.ends)
         return Conv(weight, np.zeros(n_o * self.phases, np.float32) if bias else None, pads=pads)
 
     def kernel(self, weight: Array) -> Array:
@@ -104,8 +115,10 @@ def read(node: gs.Node) -> Transposed | str:
         return "transposed convolution: passes rewrite those of two axes, of one stride, without dilation"
     if attrs.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in attrs:
         return "transposed convolution whose pads are not given"
-    if any(shape[2 + a] - strides[a] != pads[a] + pads[a + 2] - more[a] for a in range(2)):
-        return "transposed convolution whose output is not its stride times as large as its input"
-    if any(pads[a] < 0 or pads[a] >= shape[2 + a] for a in range(2)):
-        return "transposed convolution with pads as wide as its kernel"
-    return Transposed(shape, strides[0], (pads[0], pads[1]))
+    if min(pads) < 0 or any(pads[a] >= shape[2 + a] for a in range(2)):
+        return "transposed convolution with negative pads or pads as wide as its kernel"
+    beyond = [shape[2 + a] - strides[a] - pads[a] - pads[a + 2] + more[a] for a in range(2)]
+    if any(size % strides[0] for size in beyond):
+        return "transposed convolution whose output is no multiple of its stride"
+    found = Transposed(shape, strides[0], (pads[0], pads[1]), (beyond[0] // strides[0], beyond[1] // strides[0]))
+    return found if min(found.ends) >= 0 else "transposed convolution that cuts off more than its kernel reaches"

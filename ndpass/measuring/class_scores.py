@@ -18,6 +18,7 @@ NOT_CLASSES = re.compile(
     r"embed|feature|descriptor|vector|landmark|keypoint|coord|offset|(?<![a-z])(b?box|pose|angle|age)", re.IGNORECASE
 )
 CLASSES = re.compile(r"class|cls|prob|logit|softmax|score|label", re.IGNORECASE)
+FEWEST = 10  # numbers without a name that are taken for classes: fewer may as well be measures, as of quality or gaze
 VECTORS = (128, 256, 512, 1024, 2048)  # lengths of embeddings; classes seldom come in such numbers
 UNIT = 1e-3  # by which the length of a unit vector may differ from one
 
@@ -41,13 +42,17 @@ def likeliest(
     """Which of these outputs is class scores: probabilities first, then by its name, then the first that can be.
 
     tables: names of outputs (N, C), in their order; values: what an output gave, in batches. labelled: every table can
-    be class scores; otherwise none that is of unit length, or as long as embeddings are, or is named like something
-    else.
+    be class scores; otherwise none of fewer than FEWEST numbers, or that is of unit length, or as long as embeddings
+    are, or is named like something else.
     """
-    probabilities = [name for name in tables if not any(are_logits(value) for value in values(name) if value.size)]
+    probabilities = [name for name in tables if are_probabilities(values(name))]
     likely = [name for name in tables if CLASSES.search(name)]
-    possible = tables if labelled else [name for name in tables if not _is_vector(name, values(name))]
+    possible = tables if labelled else [name for name in tables if not _are_other_numbers(name, values(name))]
     return next(iter([*probabilities, *likely, *possible]), None)
+
+
+def _are_other_numbers(name: str, values: Sequence[NDArray[Any]]) -> bool:
+    return values[0].shape[1] < FEWEST or _is_vector(name, values)
 
 
 def _is_vector(name: str, values: Sequence[NDArray[Any]]) -> bool:
@@ -72,6 +77,18 @@ def log_probabilities(scores: Floats, *, logits: bool) -> Floats:
         shifted = scores - scores.max(axis=1, keepdims=True)
         scores = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
     return cast(Floats, np.log(np.maximum(scores, SMALLEST)))
+
+
+def are_probabilities(values: Sequence[NDArray[Any]], axis: int = 1) -> bool:
+    """Whether all scores along an axis are probabilities, or their logarithms as of a LogSoftmax."""
+    found = [value for value in values if value.size]
+    return not any(are_logits(value, axis) for value in found) or all(_are_logarithms(value, axis) for value in found)
+
+
+def _are_logarithms(scores: NDArray[Any], axis: int) -> bool:
+    with np.errstate(over="ignore"):
+        sums = np.exp(scores.astype(np.float64)).sum(axis=axis)
+    return bool(np.abs(sums - 1).max() <= SUM)
 
 
 def are_logits(scores: NDArray[Any], axis: int = 1) -> bool:

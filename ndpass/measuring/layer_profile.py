@@ -82,9 +82,13 @@ def _request(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
 
 
 def loaded(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
-    """The model in memory at the shapes of `feed`, quantised if the target is int8 and the model is not."""
-    read = shared_core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
-    read.reshape({port: list(feed[port_name(port)].shape) for port in read.inputs})
+    """The model in memory at the shapes of `feed`, quantised if the target is int8 and the model is not.
+
+    Raises InputError where OpenVINO cannot read the model, or not at these shapes.
+    """
+    with blaming("the model that is to be timed: OpenVINO cannot read it"):
+        read = shared_core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
+        read.reshape({port: list(feed[port_name(port)].shape) for port in read.inputs})
     return quantised(read) if target.precision == "int8" and not is_int8(read) else read
 
 

@@ -213,6 +213,12 @@ def _differ(feed: Feed, names: Sequence[str], i: int) -> bool:
     return any(not np.array_equal(feed[name][i], feed[name][i - 1]) for name in names)
 
 
+def check_runs(path: Path) -> None:
+    """Raise InputError where OpenVINO, which measures everything, cannot read the model."""
+    with blaming(f"{path}: OpenVINO, which measures what ndpass makes, cannot read the model"):
+        shared_core().read_model(path)
+
+
 def existing(path: Path) -> Path:
     """The path itself; InputError where it can be no model."""
     check_model_path(path)

@@ -24,6 +24,7 @@ from ndpass.graph.input_spec import InputSpec, check_fed
 from ndpass.graph.shapes import Shape
 from ndpass.listener import Listener
 from ndpass.measuring.batch import batch_within
+from ndpass.measuring.runtime import check_runs
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
@@ -121,6 +122,7 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
         graph.assume(graph.sizes_at(height_width(options.data.size)))
     with about(model):
         check_fed(graph.inputs())
+    check_runs(model)
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and options.data.size is None:
         if measured is not None:

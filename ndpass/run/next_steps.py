@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +28,8 @@ class NextStep(NamedTuple):
 class Given(NamedTuple):
     """What a run was given, as typed: the model (None: the embedded one), the files and the preprocessing.
 
-    command: what repeats the run, as a shell takes it; size, samples, threads, precision: as the options.
+    command: what repeats the run, as a shell takes it; size, samples, seed, threads, precision, batch: as the options.
+    kept: all other options that a further run keeps, in words.
     """
 
     model: Path | None
@@ -41,6 +42,20 @@ class Given(NamedTuple):
     samples: int | None = None
     threads: int | None = None
     precision: str | None = None
+    seed: int = 0
+    batch: int | None = None
+    kept: tuple[str, ...] = ()
+
+
+def words_of(options: Mapping[str, object]) -> tuple[str, ...]:
+    """Options that were given as words of a command: a list repeats its name, True is a switch, None and False none."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is True:
+            words.append(name)
+        elif value is not None and value is not False:
+            words += [word for one in (value if isinstance(value, list) else [value]) for word in (name, str(one))]
+    return tuple(words)
 
 
 def command(*words: object) -> str:
@@ -59,26 +74,40 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
             ),
         ]
     steps = []
-    passes = [] if list(done.passes) == [DEFAULT] else ["--passes", ",".join(done.passes)]
-    size = _option("--size", given.size)
-    target = [*_option("--precision", given.precision), *_option("--threads", given.threads)]
-    data = [*_data(given), *size, *target, *passes]
+    threads, batch = _option("--threads", given.threads), _option("--batch", given.batch)
+    size, precision = _option("--size", given.size), _option("--precision", given.precision)
+    passes, kept = _passes(done), [*threads, *batch, *_seed(given), *given.kept]
+    data = [*_data(given), *size, *precision, *kept, *passes]
     if given.calibration is None:
-        fit = command("run", model, "--calibration", "IMAGES", *size, *target, *passes, "--max-drop", 1)
+        fit = command("run", model, "--calibration", "IMAGES", *size, *precision, *kept, *passes, "--max-drop", 1)
         steps.append(NextStep(fit, "fit the layers to your images, and measure what is lost"))
     elif done.latency_ms is not None and done.latency_ms.is_slower:
         within = command("run", model, *data, "--max-drop", f"{_drop(done):g}")
         steps.append(NextStep(within, "what is fastest within this drop of the metric"))
     elif not done.variants:
-        quantised = [*_data(given), *size, *_option("--threads", given.threads), *passes, "--int8", *_limit(done)]
+        quantised = [*_data(given), *size, *kept, *passes, "--int8", *_limit(done)]
         steps.append(NextStep(command("run", model, *quantised), "faster still: int8 by NNCF"))
     labelled = given.validation or given.calibration
     if labelled is not None:
-        check = command("evaluate", output, "--data", labelled, *_preprocess(given), "--against", model)
+        same = [*_preprocess(given), *_option("--samples", given.samples), *_seed(given), *threads]
+        check = command("evaluate", output, "--data", labelled, *same, "--against", model)
         steps.append(NextStep(check, "measure the written model beside the original, here on the same data"))
-    bench = command("bench", model, output, *size, *target)
+    bench = command("bench", model, output, *size, *precision, *threads, *batch)
     steps.append(NextStep(bench, "time both on the machine that it is for"))
     return steps
+
+
+def _passes(done: Report) -> list[str]:
+    """The passes that were given; all where the default could rewrite less than half of the model."""
+    if list(done.passes) != [DEFAULT]:
+        return ["--passes", ",".join(done.passes)]
+    macs = {layer.name: layer.macs[0] for layer in done.layers if layer.macs}
+    out = sum(macs[layer.name] for layer in done.layers if layer.status == "skipped" and layer.name in macs)
+    return ["--passes", "auto"] if 2 * out > sum(macs.values()) else []
+
+
+def _seed(given: Given) -> list[str]:
+    return _option("--seed", given.seed or None)
 
 
 def _option(name: str, value: object) -> list[str]:

@@ -134,6 +134,9 @@ def fused_by_onnxruntime(path: Path) -> None:
     onnx.save(model, path)
 
 
+UNREADABLE = network(  # OpenVINO does not know how many axes are left
+    "(float[N,1,3,8,8] x) => (float[N,4,8,8] y) { s = Squeeze(x)  y = Conv<pads = [1,1,1,1]>(s, w) }", w=WEIGHT
+)
 NO_CONVOLUTION = network("(float[b,8] x) => (float[b,4] y) { y = Gemm(x, w) }", w=normal(8, 4))
 OUTSIDE = "inside its folder"
 
@@ -145,6 +148,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a folder": (a_folder, ("is a folder", "name the model in it")),
     "failing the checker": (failing_the_checker, ("not a valid ONNX model", "missing")),
     "contradicting itself": (contradicting_itself, ()),
+    "unknown to OpenVINO": (saved(UNREADABLE), ("OpenVINO", "cannot read the model", "Conv")),
     "no convolution": (saved(NO_CONVOLUTION), ("no convolution",)),
     "NaN": (saved(broken(np.nan, np.float32)), ("'w'", "NaN", "export")),
     "infinity": (saved(broken(-np.inf, np.float32)), ("'w'", "infinite", "export")),

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from models import EXACT, feed_of, network, normal, relative, rewritten, run_options, run_ort, run_ov, sites_of
 from numpy.typing import NDArray
 
@@ -41,6 +43,9 @@ LAYERS = {  # kernel, stride, pads, output_padding
     "9x9-by-3": (9, 3, 4, 2),
     "3x3-by-4": (3, 4, 0, 1),
     "3x3-by-1": (3, 1, 1, 0),
+    "4x4-larger": (4, 2, 0, 0),
+    "4x4-smaller": (4, 2, 3, 0),
+    "5x5-by-1-smaller": (5, 1, 3, 0),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
 
@@ -50,7 +55,8 @@ def model(name: str, bias: bool = True, n_i: int = 6, n_o: int = 4) -> onnx.Mode
     k, s, pad, more = LAYERS[name]
     attrs = f"strides=[{s},{s}], pads=[{pad},{pad},{pad},{pad}], output_padding=[{more},{more}]"
     weights = {"W": normal(n_i, n_o, k, k), **({"B": normal(n_o)} if bias else {})}
-    text = f"""(float[N,3,7,6] x) => (float[N,{n_o},{7 * s},{6 * s}] y) {{
+    high, wide = (s * (side - 1) + k - 2 * pad + more for side in (7, 6))
+    text = f"""(float[N,3,7,6] x) => (float[N,{n_o},{high},{wide}] y) {{
         a = Conv(x, V)  r = Relu(a)  t = ConvTranspose<{attrs}>({", ".join(["r", *weights])})  y = Relu(t) }}"""
     return network(text, **weights, V=normal(n_i, 3, 1, 1))
 
@@ -84,6 +90,43 @@ def test_the_layer_is_the_convolution_of_its_phases(name: str) -> None:
     graph.tidy()
     compiled = shared_core().compile_model(graph.to_model(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert relative(expected, [np.asarray(compiled(feed)[0])]) < EXACT
+
+
+@given(
+    kernel=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    stride=st.integers(1, 4),
+    pads=st.tuples(*[st.integers(0, 4)] * 4),
+    beyond=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@example(kernel=(4, 4), stride=2, pads=(3, 3, 3, 3), beyond=(0, 0))
+@example(kernel=(4, 4), stride=2, pads=(0, 0, 0, 0), beyond=(0, 0))
+@example(kernel=(3, 5), stride=2, pads=(1, 2, 0, 2), beyond=(0, 1))
+def test_any_geometry_is_rewritten_to_the_same_or_refused_with_a_reason(
+    kernel: tuple[int, int], stride: int, pads: tuple[int, ...], beyond: tuple[int, int]
+) -> None:
+    """Kernel, stride, pads and output_padding as they may come; both as phases and, to be timed, as it is."""
+    more = [min(one, stride - 1) for one in beyond]  # ONNX's law
+    sizes = [stride * (side - 1) + k for side, k in zip((5, 6), kernel, strict=True)]
+    sizes = [size - pads[a] - pads[a + 2] + more[a] for a, size in enumerate(sizes)]
+    assume(min(sizes) > 0)
+    attrs = f"strides=[{stride},{stride}], pads={list(pads)}, output_padding={more}"
+    text = f"(float[1,3,5,6] x) => (float[1,2,{sizes[0]},{sizes[1]}] y) {{ y = ConvTranspose<{attrs}>(x, W, B) }}"
+    original = network(text, W=normal(3, 2, *kernel), B=normal(2))
+    (found,) = Graph(original).sites()
+    if isinstance(found, Skipped):
+        assert any(size % stride for size in sizes) or any(pads[i] >= kernel[i % 2] for i in range(4))
+        assert found.reason.startswith("transposed convolution")
+        return
+    feed = feed_of(original)
+    expected = run_ort(original, feed)
+    result, done = rewritten(original, lambda site: site.conv)
+    assert done == 1
+    assert relative(expected, run_ort(result, feed)) < EXACT
+    made = small_model(found.outline, found.outline, (5, 6), 1, 2, transposed=found.transposed)
+    as_it_is = onnx.load_from_string(made)
+    assert any(node.op_type == "ConvTranspose" for node in as_it_is.graph.node)
+    run_ort(as_it_is, {"x": feed["x"]})
 
 
 @every_layer
@@ -129,7 +172,9 @@ REFUSED = {
     "dilated": ("ConvTranspose<dilations=[2,2], pads=[1,1,1,1]>(x, W)", (4, 3, 2, 2), "without dilation"),
     "automatic": ('ConvTranspose<strides=[2,2], auto_pad="SAME_UPPER">(x, W)', (4, 3, 3, 3), "pads are not given"),
     "asked shape": ("ConvTranspose<strides=[2,2], output_shape=[14,12]>(x, W)", (4, 3, 3, 3), "pads are not given"),
-    "other size": ("ConvTranspose<strides=[2,2]>(x, W)", (4, 3, 3, 3), "not its stride times as large"),
+    "other size": ("ConvTranspose<strides=[2,2]>(x, W)", (4, 3, 3, 3), "output is no multiple of its stride"),
+    "cut off": ("ConvTranspose<strides=[2,2], pads=[0,0,6,6]>(x, W)", (4, 3, 4, 4), "more than its kernel reaches"),
+    "wide": ("ConvTranspose<strides=[2,2], pads=[3,3,0,0]>(x, W)", (4, 3, 3, 3), "pads as wide as its kernel"),
 }
 
 

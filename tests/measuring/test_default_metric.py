@@ -9,7 +9,7 @@ import planted_outputs as outputs
 import pytest
 from planted_outputs import seen
 
-from ndpass.measuring.metrics import default_metric
+from ndpass.measuring.metrics import default_metric, named_metric
 
 IMAGE = (3, 320, 320)
 RNG = np.random.default_rng(0)
@@ -46,6 +46,17 @@ def unit(x: Any) -> Any:
         ({"transpose_1": normal(8, 10)}, 8, "agreement: no labels, output 'transpose_1'"),
         ({"stage4": normal(8, 10)}, 8, "agreement: no labels, output 'stage4'"),
         ({"head_pose": normal(8, 3)}, 8, "explained: 'head_pose'"),
+        ({"y": normal(8, 3)}, 8, "explained: 'y' (batch, 3): neither class scores (--metric agreement where they are"),
+        ({"y": softmax(normal(8, 3))}, 8, "agreement: no labels, output 'y' (batch, 3) is class scores"),
+        ({"y": np.log(softmax(normal(8, 3)))}, 8, "agreement: no labels, output 'y' (batch, 3) is class scores"),
+        ({"logits": normal(8, 3)}, 8, "agreement: no labels, output 'logits'"),
+        ({"y": outputs.reading(8, 40, 97)}, 8, "agreement: output 'y' (batch, 40, 97) is class scores at each"),
+        ({"y": outputs.reading(8, 40, 97, blank=96)}, 8, "agreement: output 'y' (batch, 40, 97)"),
+        ({"y": outputs.reading(8, 40, 97).swapaxes(0, 1)}, 8, "agreement: output 'y' (?, 8, 97) is class scores"),
+        ({"logits": normal(20, 8, 37)}, 8, "agreement: output 'logits' (?, 8, 37) is class scores at each"),
+        ({"y": normal(8, 40, 97)}, 8, "explained: 'y' (batch, 40, 97)"),
+        ({"tokens": outputs.tokens(8, 50, 384)}, 8, "explained: 'tokens' (batch, 50, 384)"),
+        ({"y": outputs.reading(8, 40, 5)}, 8, "explained: 'y' (batch, 40, 5)"),
         ({"y": normal(8, 10, 1, 1)}, 8, "agreement: no labels, output 'y' (batch, 10, 1, 1) is class scores"),
         ({"a": normal(8, 4), "b": normal(8, 10), "c": softmax(normal(8, 2))}, 8, "agreement: no labels, output 'c'"),
         ({"y": softmax(normal(3, 40, 97), 2)}, 3, "agreement: output 'y' (batch, 40, 97) is class scores at each"),
@@ -62,6 +73,7 @@ def unit(x: Any) -> Any:
         ({"y": 255 * sigmoid(normal(2, 3, 640, 640))}, 2, "psnr: output 'y' (batch, 3, 640, 640) is a picture"),
         ({"y": sigmoid(normal(2, 3, 320, 320))}, 2, "psnr: output 'y' (batch, 3, 320, 320) is a picture"),
         ({"y": 4 * normal(2, 1, 320, 320)}, 2, "iou: output 'y' (batch, 1, 320, 320) is a map of 1 channel in logits"),
+        ({"y": 4 * normal(2, 160, 160)}, 2, "iou: output 'y' (batch, 160, 160) is a map of 1 channel in logits"),
         ({"y": np.tanh(normal(2, 1, 320, 320))}, 2, "psnr: output 'y'"),
         ({"depth": 10 + normal(2, 1, 320, 320)}, 2, "psnr: output 'depth'"),
         ({"y": unit(normal(8, 100))}, 8, "explained: 'y' (batch, 100): neither"),
@@ -82,6 +94,11 @@ def test_labels_make_it_top1() -> None:
     assert default_metric(seen({"boxes": normal(8, 4), "y": normal(8, 10)}, 8, IMAGE, labels)).reason.startswith(
         "the data have labels, output 'y' (batch, 10)"
     )
+
+
+def test_few_numbers_and_sequences_are_classes_where_that_is_asked() -> None:
+    for shape in ((8, 3), (8, 40, 97)):
+        assert named_metric("agreement", seen({"y": normal(*shape)}, 8)).name == "agreement"
 
 
 def test_labels_of_a_detector_do_not_stand_in_the_way() -> None:

@@ -10,9 +10,10 @@ from conftest import Command
 from reports import report
 
 from ndpass.cli import app as cli
-from ndpass.report import Latency, MetricChange, Variant
-from ndpass.run.next_steps import Given, after_run, command
+from ndpass.report import Latency, Layer, MetricChange, Variant
+from ndpass.run.next_steps import Given, after_run, command, words_of
 
+PASSES, EVALUATED = ["--passes", "cd,nd"], ["--data", "images"]
 NET, OUT, DATA = Path("my net.onnx"), Path("out.onnx"), Path("images")
 
 
@@ -59,6 +60,55 @@ def test_size_samples_and_target_stay_in_the_next_steps() -> None:
         *("--calibration", "IMAGES", "--size", "64x48", "--precision", "f32", "--threads", "1"),
         *("--passes", "cd,nd", "--max-drop", "1"),
     ]
+
+
+def test_all_other_options_stay_in_the_next_run() -> None:
+    """A device, layers to leave alone, a metric: without them it is another run."""
+    kept = words_of({"--device": "GPU.0", "--ignore": ["a", "re:b.*"], "--anyway": True, "--jobs": None, "--x": False})
+    assert kept == ("--device", "GPU.0", "--ignore", "a", "--ignore", "re:b.*", "--anyway")
+    given = Given(NET, OUT, DATA, seed=3, threads=2, batch=4, samples=50, kept=kept)
+    words = ["--threads", "2", "--batch", "4", "--seed", "3", *kept]
+    int8, check, bench = offered(given)
+    assert int8[3:] == ["--calibration", "images", "--samples", "50", *words, *PASSES, "--int8", "--max-drop", "1"]
+    assert check[3:] == [*EVALUATED, "--samples", "50", "--seed", "3", "--threads", "2", "--against", "my net.onnx"]
+    assert bench[4:] == ["--threads", "2", "--batch", "4"]
+    slow = Latency(before=3.0, after=5.0, speedup=0.6, spread=(0.5, 0.7), is_slower=True)
+    assert offered(given, latency_ms=slow)[0][7 : 7 + len(words)] == words
+    fit, _ = offered(given._replace(calibration=None), metric=None)
+    assert fit[5 : 5 + len(words)] == words
+
+
+def test_passes_that_can_do_more_are_offered_where_the_default_does_little() -> None:
+    conv = Layer(name="a", status="done", macs=(40, 30))
+    others = Layer(name="b", status="skipped", macs=(60, 60))
+    first, *_ = offered(Given(NET, OUT), metric=None, passes=["nd"], layers=[conv, others])
+    assert first[5:] == ["--passes", "auto", "--max-drop", "1"]
+    first, *_ = offered(
+        Given(NET, OUT), metric=None, passes=["nd"], layers=[others.model_copy(update={"macs": (40, 40)}), conv]
+    )
+    assert first[5:] == ["--max-drop", "1"]
+
+
+def test_options_as_typed_are_in_the_commands_that_are_offered(net: Path, ndpass: Command) -> None:
+    typed = [
+        "--passes",
+        "nd:rank=2",
+        "--ignore",
+        "scores",
+        "--seed",
+        "2",
+        "--device",
+        "CPU",
+        "--jobs",
+        "1",
+        "--batch",
+        "2",
+    ]
+    shown = ndpass("run", net, *typed, "-o", "out.onnx", "--no-latency")
+    assert shown.code == 0, shown.err
+    (line,) = [line for line in shown.out.splitlines() if "--calibration IMAGES" in line]
+    assert "--batch 2 --seed 2 --ignore scores --jobs 1" in line
+    assert "--device" not in line  # the default
 
 
 def test_the_budget_that_was_given_stays_in_the_next_step() -> None:

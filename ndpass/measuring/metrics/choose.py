@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ndpass.errors import UsageError
+from ndpass.measuring.class_scores import FEWEST
 from ndpass.measuring.metrics import kinds
 from ndpass.measuring.metrics.boxes import SCORE
 from ndpass.measuring.metrics.classes import Accuracy, SameClass, SameReading
@@ -73,8 +74,8 @@ def _accuracy(name: str, k: int, seen: Seen) -> NamedMetric | None:
     return NamedMetric(name, reason, lambda: Accuracy(shown, output, k, labels))
 
 
-def _agreement_of_classes(seen: Seen) -> NamedMetric | None:
-    output = kinds.class_output(seen)
+def _agreement_of_classes(seen: Seen, asked: bool = False) -> NamedMetric | None:
+    output = kinds.class_output(seen, asked)
     if output is None:
         return None
     labels = "no labels, " if seen.labels is None else ""
@@ -89,7 +90,7 @@ def _sequence(seen: Seen) -> NamedMetric | None:
 def _agreement(seen: Seen) -> NamedMetric | None:
     """Scores that do not sum to one may be anything, so that they are taken for classes only where that is asked."""
     asked = _reading(seen, kinds.any_sequence_output(seen), "is taken for class scores, as asked,")
-    return _agreement_of_classes(seen) or _sequence(seen) or asked
+    return _agreement_of_classes(seen) or _sequence(seen) or _agreement_of_classes(seen, asked=True) or asked
 
 
 def _reading(seen: Seen, output: str | None, what: str) -> NamedMetric | None:
@@ -133,9 +134,10 @@ def _plain(seen: Seen, name: str) -> float:
 
 def _explained(seen: Seen) -> NamedMetric:
     outputs = ", ".join(f"'{name}' {seen.shape(name)}" for name in seen.names)
-    reason = (
-        f"{outputs}: neither class scores, boxes, masks nor pictures; 100 minus the worst output's error in per cent"
-    )
+    few = [name for name in kinds.tables(seen) if seen.first(name).shape[1] < FEWEST]
+    hint = " (--metric agreement where they are classes)" if few else ""
+    kind = f"neither class scores{hint}, boxes, masks nor pictures"
+    reason = f"{outputs}: {kind}; 100 minus the worst output's error in per cent"
     return NamedMetric("explained", reason, lambda: Explained(seen.added))
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.measuring.class_scores import are_logits, is_table, likeliest
+from ndpass.measuring.class_scores import FEWEST, are_logits, are_probabilities, is_table, likeliest
 from ndpass.measuring.metrics import final_boxes, ssd, yolo
+from ndpass.measuring.metrics.classes import best_class
 from ndpass.measuring.metrics.detection import Layout
 from ndpass.measuring.metrics.seen import Seen
 
 MAP_SLACK = 0.15  # by which a map that was trained towards 0 and 1 leaves this range
 SURE = 1.5  # logits of a mask reach further to both sides; pictures between -1 and 1 do not
+SEQUENCE = re.compile(r"logit|ctc|log_?prob", re.IGNORECASE)
+BLANK = 0.3  # share of the places of a sequence at which a reader says nothing
+SEVERAL = 3  # classes that it says at all
+MOST_CHANNELS = 4  # of an image
 UNDECIDED = 0.25  # share of a map's values between 0.2 and 0.8 above which it is a picture and no mask
 
 
@@ -27,13 +33,21 @@ def layout(seen: Seen) -> Layout | None:
     return next((found for reader in readers if (found := reader(seen)) is not None), None)
 
 
-def class_output(seen: Seen) -> str | None:
-    """The output that is class scores (N, C): the `likeliest`; with labels those first that have a class for each."""
-    tables = [name for name in seen.names if is_table(seen.first(name)) and seen.is_batched(name)]
-    labelled = seen.labels is not None
+def class_output(seen: Seen, asked: bool = False) -> str | None:
+    """The output that is class scores (N, C): the `likeliest`; with labels those first that have a class for each.
+
+    asked: whether any table is to be taken for class scores.
+    """
+    found = tables(seen)
+    labelled = asked or seen.labels is not None
     if seen.labels is not None and len(seen.labels):
-        tables = [name for name in tables if seen.labels.max() < seen.first(name).shape[1]] or tables
-    return likeliest(tables, lambda name: list(seen.all(name)), labelled)
+        found = [name for name in found if seen.labels.max() < seen.first(name).shape[1]] or found
+    return likeliest(found, lambda name: list(seen.all(name)), labelled)
+
+
+def tables(seen: Seen) -> list[str]:
+    """The outputs (N, C)."""
+    return [name for name in seen.names if is_table(seen.first(name)) and seen.is_batched(name)]
 
 
 def _sum_to_one(seen: Seen, name: str, axis: int = 1) -> bool:
@@ -41,8 +55,21 @@ def _sum_to_one(seen: Seen, name: str, axis: int = 1) -> bool:
 
 
 def sequence_output(seen: Seen) -> str | None:
-    """The output (N, T, C) or (T, N, C) that has probabilities of classes at every place."""
-    return next((name for name in _triples(seen) if _sum_to_one(seen, name, 2)), None)
+    """The output (N, T, C) or (T, N, C) that has scores of classes at every place: probabilities, or a reader's logits.
+
+    Logits are told by what readers of text and speech do (Graves et al. 2006): where there is nothing to say, which is
+    often, they answer with a blank, which is the first class or the last; elsewhere with several others. Or by name.
+    """
+    probable = [name for name in _triples(seen) if are_probabilities([*seen.all(name)], 2)]
+    read = [name for name in _triples(seen) if SEQUENCE.search(name) or _has_a_blank(seen, name)]
+    return next(iter([*probable, *read]), None)
+
+
+def _has_a_blank(seen: Seen, name: str) -> bool:
+    classes = seen.first(name).shape[2]
+    best = np.concatenate([best_class(value, 2).reshape(-1) for value in seen.all(name)])
+    blank = max(float(np.mean(best == edge)) for edge in (0, classes - 1)) if len(best) else 0.0
+    return classes >= FEWEST and blank >= BLANK and len(np.unique(best)) >= SEVERAL
 
 
 def any_sequence_output(seen: Seen) -> str | None:
@@ -88,11 +115,18 @@ def _mask(seen: Seen, name: str) -> Map | None:
         several = "a map of 1 channel" if count == 1 else f"{count} maps"
         what = f"output '{name}' {seen.shape(name)} is {several} in 0..1, cut at 0.5"
         return Map(name, axis, 0.5, what)
-    if count == 1 and low < -SURE and high > SURE:
+    shaped = axis is not None or _has_the_shape_of_the_image(seen, shape)  # else it may be anything along a sequence
+    if count == 1 and shaped and low < -SURE and high > SURE:
         return Map(name, axis, 0.0, f"output '{name}' {seen.shape(name)} is a map of 1 channel in logits, cut at 0")
     if axis is not None and count > 1 and low < 0 and not _is_picture(seen, shape, axis):
         return Map(name, axis, None, f"output '{name}' {seen.shape(name)} is a map of {count} class scores")
     return None
+
+
+def _has_the_shape_of_the_image(seen: Seen, shape: tuple[int, ...]) -> bool:
+    """Whether (N, H, W) is as wide for its height as the input image."""
+    image = [side for side in seen.image if side > MOST_CHANNELS]
+    return len(image) == 2 and abs(image[0] * shape[2] - image[1] * shape[1]) <= max(image)
 
 
 def map_axis(shape: tuple[int, ...]) -> int | None:
