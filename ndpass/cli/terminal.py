@@ -89,6 +89,7 @@ def styled(lines: Iterable[tuple[str, str | None]]) -> None:
 def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> None:
     """What the layers are together, a row for each, and what each pass could make of it."""
     from ndpass.cli.report_text import below
+    from ndpass.graph.sites import uncounted
     from ndpass.run.figures import human
     from ndpass.run.inspection import blocks_of
 
@@ -96,6 +97,8 @@ def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> 
     assumed = "; open axes assumed, see --size" if graph.dynamic_hw else ""
     names = list(dict.fromkeys(name for row in rows for name in row.passes))
     heads = [f"{len(rows)} layers, {human(graph.macs())} MACs, {human(graph.params())} parameters at {sizes}{assumed}"]
+    if said := uncounted(graph.sites()):
+        heads.append(said)
     if names:
         kept = "MACs left of the layer where 95 % of its weights' energy are kept; data: with data"
         heads.append(f"{', '.join(names)}: {kept}")

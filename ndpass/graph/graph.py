@@ -27,7 +27,7 @@ from ndpass.graph.sites import Found, Site, Skipped, read
 from ndpass.graph.sized_graph import SizedGraph
 from ndpass.graph.splice import perturb, put, residual_add, take_out
 from ndpass.graph.transposed import Transposed
-from ndpass.graph.unique_names import Names, all_nodes, name_nodes, tensor_names
+from ndpass.graph.unique_names import Names, all_graphs, all_nodes, name_nodes, tensor_names
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -126,8 +126,9 @@ class Graph(SizedGraph):
         return next(n for n in self._graph.nodes if n.name == name)
 
     def params(self) -> int:
-        """Elements of all weights at the top level."""
-        return sum(math.prod(t.shape) for t in self._graph.tensors().values() if isinstance(t, gs.Constant))
+        """Elements of all weights, those inside an If, Loop or Scan among them."""
+        tensors = {id(t): t for part in all_graphs(self._graph) for t in part.tensors().values()}
+        return sum(math.prod(t.shape) for t in tensors.values() if isinstance(t, gs.Constant))
 
     def release(self) -> None:
         """Let go of all nodes and weights; only `sizes` can be asked for afterwards."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -80,6 +80,16 @@ class Skipped:
 
 
 Found: TypeAlias = "Site | Skipped"
+
+
+def uncounted(found: Sequence[Found]) -> str | None:
+    """A sentence where the MACs of layers are not known, so that figures of MACs are of the others; None where not."""
+    out = [f for f in found if (f.macs(f.outline) if isinstance(f, Site) else f.macs) is None]
+    if not out:
+        return None
+    layers = "1 layer" if len(out) == 1 else f"{len(out)} layers"
+    why = ", ".join(dict.fromkeys(f.reason for f in out if isinstance(f, Skipped) and f.reason.startswith("inside")))
+    return f"the MACs of {layers}{f' {why}' if why else ''} are not known: all figures of MACs are without them"
 
 
 def read(node: gs.Node, shapes: Mapping[str, Shape], fixed_hw: tuple[int, ...] | None) -> Found:

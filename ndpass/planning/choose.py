@@ -72,9 +72,24 @@ def _within_macs(
     fronts: Fronts,
 ) -> dict[str, Choice]:
     """The choice of least damage at no more than `fraction` of the model's MACs."""
+    kept, pairs = fronts(candidates, macs_of)
+    room = room_within(candidates, fraction, total, kept, pairs)
+    return least_damage(candidates, room, fronts=lambda *_: (kept, pairs))
+
+
+def room_within(
+    candidates: Mapping[str, Sequence[Candidate]],
+    fraction: float,
+    total: int,
+    kept: Mapping[str, Sequence[Candidate]],
+    pairs: Sequence[Pair],
+) -> int:
+    """MACs that the layers with candidates may have together. kept, pairs: their fronts.
+
+    Raises BudgetError where the cheapest candidates have more.
+    """
     fixed = total - sum(ways[0].macs for ways in candidates.values())
     room = math.floor(Fraction(str(fraction)) * total) - fixed  # of the decimal as written, not of a float near it
-    kept, pairs = fronts(candidates, macs_of)
     sizes = [len(front) for front in kept.values()]
     lowest = int(Forest(sizes, pairs).least([np.array([c.macs for c in front]) for front in kept.values()]))
     if lowest > room:
@@ -84,7 +99,7 @@ def _within_macs(
             f"--macs {fraction:g} cannot be reached: with these passes the least is {reachable:.3f} "
             f"(the other layers alone are {others / total:.3f}); ask for that, or allow more passes"
         )
-    return least_damage(candidates, room, fronts=lambda *_: (kept, pairs))
+    return room
 
 
 def least_damage(

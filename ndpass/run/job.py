@@ -22,6 +22,7 @@ from ndpass.files.weight_files import stored_bytes
 from ndpass.graph.graph import Found, Graph, Site, Skipped
 from ndpass.graph.input_spec import InputSpec, check_fed
 from ndpass.graph.shapes import Shape
+from ndpass.graph.sites import uncounted
 from ndpass.listener import Listener
 from ndpass.measuring.batch import batch_within
 from ndpass.measuring.runtime import check_runs
@@ -166,7 +167,7 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
         needs=Needs.of(graph, sites, batch),
         sites=frozenset(site.name for site in sites),
         convolutional=any(f.op.startswith("Conv") for f in found),
-        warnings=tuple(warned),
+        warnings=(*warned, *filter(None, [uncounted(found)])),
         cluster=cluster,
     )
     _check_data(job)

@@ -18,6 +18,7 @@ from ndpass.planning.candidate import Budget, Choice
 from ndpass.planning.deadline import Deadline
 from ndpass.planning.keep_faster import keep_faster
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
+from ndpass.planning.reachable import check_reachable
 from ndpass.planning.shared_channels import SharedChannels
 from ndpass.planning.stand_in import StandIns
 from ndpass.report import Layer, TriedPlan
@@ -67,6 +68,7 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
         raise InputError(f"{job.model}: no convolution in it: ndpass rewrites convolutional networks")
     known = drop_warnings(job)
     opened = job.open()
+    _check_reachable(job, opened)
     calibration = _calibrated(job, opened, checkpoint, clock, listen)
     checkpoint = checkpoint if calibration else None
     limit = job.options.effort.time_limit
@@ -91,6 +93,14 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
     if deadline and (left := deadline.warning(job.macs)):
         warnings = [*warnings, left]
     return Rewritten(graph, layers, graph.macs(), graph.params(), (*known, *warnings), plans, tuned)
+
+
+def _check_reachable(job: Job, opened: Opened) -> None:
+    """Raise BudgetError for MACs that no plan can have, before anything is fitted."""
+    passes, budget = job.options.passes, job.options.budget
+    if job.options.plan is None and opened.sites:
+        blocks = mergeable(opened.graph, passes, [site.name for site in opened.sites], job.fit is not None)
+        check_reachable(opened.graph, opened.sites, passes, budget, blocks)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from ndpass.conv import Block, Chain, Conv, Sum
 from ndpass.graph.graph import Graph, Site, Skipped
+from ndpass.graph.sites import uncounted
 from ndpass.passes import NetworkDecoupling
 
 HALF = 2e-3  # relative error of float16 arithmetic over a few hundred terms
@@ -220,6 +221,11 @@ def test_nodes_inside_if_and_loop_are_listed_and_left_alone() -> None:
     found = Graph(model).sites()
     assert [(f.name, type(f)) for f in found] == [("h", Site), ("p", Skipped), ("v", Skipped)]
     assert [f.reason for f in found if isinstance(f, Skipped)] == ["inside an If, Loop or Scan"] * 2
+    said = uncounted(found)
+    assert said is not None
+    assert said.startswith("the MACs of 2 layers inside an If, Loop or Scan are not known")
+    assert uncounted(found[:1]) is None
+    assert Graph(model).params() == 2 * 81 + 2  # V once, although two graphs read it
     result, done = rewritten(model, decoupled)
     assert done == 1
     for condition in (False, True):
