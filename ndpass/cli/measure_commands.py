@@ -86,11 +86,13 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Measure a model's accuracy on labelled data, or its agreement with another model, in OpenVINO at f32."""
+    from ndpass.cli.report_text import worst_text
     from ndpass.files.model_file import check_model, open_graph
     from ndpass.graph.comparison_outputs import shown
     from ndpass.measuring.evaluate import accuracy, stored
     from ndpass.measuring.evaluate import evaluate as compare
     from ndpass.measuring.metrics import Seen, default_metric
+    from ndpass.measuring.output_errors import flat
     from ndpass.measuring.runtime import OpenVINO
 
     for path in filter(None, (model, against)):
@@ -116,16 +118,16 @@ def evaluate(
         del other
         runner = runner if names is None else OpenVINO(shown(model, names), threads=threads)
         metric = default_metric(Seen.of(outputs, feeds, batch))
-        named = metric if names is None and metric.name in ("detection", "iou", "psnr", "explained") else None
+        named = metric if names is None and metric.name not in ("top1", "top5") else None
         heard = Heard(runner, listen, f"comparing {model.name}", batches)
         both = compare(outputs, heard, feeds, batch, named.begin() if named else None)
-    found, (worst, off) = both.agreement, both.agreement.worst
+    found = both.agreement
     if found.top1_agreement is not None:
         print(f"agreement  {found.top1_agreement:.2f} % of top-1 answers as {against}")
-    if named and both.after:
+    if named and both.after and not (named.name == "agreement" and found.top1_agreement is not None):
         print(f"{named.name:10} {both.after.value:.2f} beside {against}: {named.reason}")
     print(f"error      {found.relative_error:.3g} of the outputs' norm, largest on '{found.worst_output}'")
-    print(f"worst      '{worst}', {off:.2g} of its variance")
+    print(f"worst      {worst_text(flat(found.outputs))}")
 
 
 def bench(

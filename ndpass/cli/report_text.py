@@ -126,7 +126,7 @@ def summary(report: Report) -> Iterator[str]:
         other = SYNTHETIC if name.startswith(GUESSED) else name
         yield f"against {other}: relative error {error}{top1}, {result.samples} samples"
         if result.outputs:
-            yield f"worst output: {_worst(result.outputs)}"
+            yield f"worst output: {worst_text(result.outputs)}"
     memory = "" if report.peak_memory_bytes is None else f", peak memory {human(report.peak_memory_bytes, 'B')}"
     yield f"took: {report.seconds.total:.1f} s{memory}"
     yield from (f"warning: {text}" for text in report.warnings)
@@ -146,8 +146,8 @@ def _remedy(report: Report) -> str:
     return "ask for time, as with --speedup 1.2 or --max-drop 1, instead of MACs, energy or pinned settings"
 
 
-def _worst(outputs: Mapping[str, float | None]) -> str:
-    """The output, or group of its channels, that is furthest off: 'output0[4:84]' 0.42 of its variance."""
+def worst_text(outputs: Mapping[str, float | None]) -> str:
+    """The output, or group of its channels, that is furthest off: 'output0[4:84]', 0.42 of its variance."""
     name = max(outputs, key=lambda key: math.inf if outputs[key] is None else outputs[key] or 0.0)
     error = outputs[name]
     if error is None or math.isinf(error):

@@ -187,5 +187,7 @@ def refused(graph: Graph, site: Site, passes: Sequence[Pass], calibrated: bool) 
         reason = unmerged and "; ".join(text for text in (reason, named) if text)
     n = site.outline.unknowns
     if reason is None and calibrated and n > MOST_UNKNOWNS:
-        return f"patches of {n} elements: their moments would take {8 * n * n / 1e9:.1f} GB"
+        why = f"patches of {n} elements: their moments would take {8 * n * n / 1e9:.1f} GB"
+        by_weights = why_not(site, [rule for rule in passes if isinstance(rule, Decomposition)], "") is None
+        return f"{why}; another run, without --calibration, takes apart its weights" if by_weights else why
     return reason

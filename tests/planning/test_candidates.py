@@ -19,7 +19,7 @@ from ndpass.passes import Decomposition, Pass, parse
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import compose
 from ndpass.planning.candidate import Candidate
-from ndpass.planning.candidates import candidates_for, is_pinned, split, why_not
+from ndpass.planning.candidates import candidates_for, is_pinned, refused, split, why_not
 from ndpass.run import digits
 
 DATA = pytest.mark.parametrize("calibrated", [False, True], ids=["data-free", "calibrated"])
@@ -246,3 +246,17 @@ def test_unknown_size_is_a_reason() -> None:
     (site,) = sites_of(network(text, W=normal(4, 3, 3, 3)))
     assert site.in_hw is None
     assert "size is not known" in str(why_not(site, parse("nd"), ""))
+
+
+def test_a_layer_of_large_patches_says_that_its_weights_can_be_taken_apart() -> None:
+    weight = np.broadcast_to(np.float32(0.1), (16, 9000)).copy()
+    model = network("(float[1,9000] x) => (float[1,16] y) { y = Gemm<transB = 1>(x, W) }", W=weight)
+    graph = Graph(model)
+    (site,) = (found for found in graph.sites() if isinstance(found, Site))
+    assert refused(graph, site, parse("cd"), False) is None
+    why = refused(graph, site, parse("cd"), True)
+    assert why is not None
+    assert why.startswith(
+        "patches of 9000 elements: their moments would take 0.6 GB; another run, without --calibration"
+    )
+    assert refused(graph, site, parse("nd"), True) == "matrix product: no kernel to decouple"
