@@ -39,8 +39,8 @@ kind of the outputs, and the run says which and why.
               Of a sequence: of its places that say anything
   iou         mean intersection over union with the original's masks, times 100
   psnr        signal-to-noise ratio against the original's output, in dB; 100
-              for equal pictures, so --max-drop 60 keeps 40 dB. Of an upscaler or
-              a denoiser ten dB more than plain interpolation is the default
+              for equal pictures, so --max-drop 60 keeps 40 dB; of an upscaler
+              the default keeps ten dB more than plain interpolation has
   detection   F1 of the original's detections found again, times 100
   explained   100 x (1 - error/variance) of the worst output
   module:function   your own: takes a compiled OpenVINO model, returns a number;

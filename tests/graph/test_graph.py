@@ -65,7 +65,7 @@ def only(text: str, opset: int = 17, **weights: NDArray[Any]) -> Site | Skipped:
 MATRIX = normal(8, 6)
 SKIPPED = {
     "transposed": (
-        "(float[1,4,5,5] x) => (float[1,3,7,7] y) { y = ConvTranspose(x, W) }",
+        "(float[1,4,5,5] x) => (float[1,3,11,11] y) { y = ConvTranspose<strides=[2,2]>(x, W) }",
         {"W": normal(4, 3, 3, 3)},
         "transposed convolution",
     ),
@@ -185,10 +185,10 @@ def test_a_site_knows_its_geometry(
 def test_sites_stand_in_graph_order_with_every_weighted_node() -> None:
     model = network(
         """(float[1,3,8,8] x) => (float[1,2] y) {
-            a = Conv(x, W1) r = Relu(a) b = ConvTranspose(r, W2) g = GlobalAveragePool(b) f = Flatten(g)
+            a = Conv(x, W1) r = Relu(a) b = ConvTranspose<strides=[2,2]>(r, W2) g = GlobalAveragePool(b) f = Flatten(g)
             m = MatMul(f, W3) y = Gemm(m, W4) }""",
         W1=normal(4, 3, 3, 3),
-        W2=normal(4, 5, 2, 2),
+        W2=normal(4, 5, 3, 3),
         W3=normal(5, 6),
         W4=normal(6, 2),
     )
