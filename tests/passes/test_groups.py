@@ -132,8 +132,8 @@ def test_planted_ranks_are_found_in_every_group(kind: type[Decomposition], calib
     moments = moments_of(conv, drift=0) if calibrated else None
     settings: list[Setting] = [{"rank": rank, **words} for rank in (1, 2, 3)]
     first, second, third = (float(e or 0) for e in rule.errors(conv, settings, moments))
-    assert first > second > 1e-4
-    exact = 1e-5 if calibrated else ROUNDING
+    assert first > second > 1e-2
+    exact = 1e-4 if calibrated else ROUNDING  # moments are sums in float32: on one CPU they leave 2e-5, on others less
     assert third < exact
     assert block_error(conv, rule.rewrite(conv, settings[2], moments), moments) < exact
 
