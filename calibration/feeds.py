@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ndpass.calibration.archives import load_arrays
+from ndpass.calibration.archives import load_arrays, load_inputs
 from ndpass.calibration.images import list_images
 from ndpass.calibration.preprocess import Preprocess
 from ndpass.calibration.sources import Arrays, Feed, ImageFiles, Source, Tensors
@@ -171,8 +171,14 @@ def _open_folder(folder: Path, inputs: tuple[InputSpec, ...], preprocess: Prepro
 
 
 def _open_file(path: Path, inputs: tuple[InputSpec, ...], preprocess: Preprocess | None) -> Feeds:
-    images, labels = load_arrays(path)
-    feeds = _open_stack(images, inputs, preprocess, str(path))
+    names = [spec.name for spec in inputs]
+    several = load_inputs(path, names) if len(names) > 1 else None
+    if several is not None:
+        arrays, labels = several
+        feeds = _feeds(Arrays([arrays], inputs, preprocess, str(path)), "sample", str(path))
+    else:
+        images, labels = load_arrays(path, names)
+        feeds = _open_stack(images, inputs, preprocess, str(path))
     return feeds if labels is None else replace(feeds, labels=check_labels(labels, len(feeds), feeds.origin))
 
 

@@ -275,6 +275,21 @@ def test_npz_npy_and_arrays_give_the_same_as_the_folder(tmp_path: Path) -> None:
     assert open_feeds(tmp_path / "only.npz", CIFAR, p).labels is None
 
 
+def test_an_archive_feeds_several_inputs_by_their_names(tmp_path: Path) -> None:
+    """As from Python a dict does; a state without a batch axis of its own gets one value a sample."""
+    specs = [InputSpec("x", (None, 4), np.dtype("f4")), InputSpec("state", (2, 1, 3), np.dtype("f4"), batched=False)]
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.random((5, 4), np.float32), "state": rng.random((5, 2, 1, 3), np.float32)}
+    np.savez(tmp_path / "data.npz", **arrays, labels=np.arange(5), other=np.zeros(2))
+    feeds = open_feeds(tmp_path / "data.npz", specs)
+    assert (len(feeds), list(feeds.labels if feeds.labels is not None else ())) == (5, [0, 1, 2, 3, 4])
+    from_python = open_feeds(arrays, specs)
+    for a, b in zip(feeds.batches(1), from_python.batches(1), strict=True):
+        assert a.keys() == b.keys() == {"x", "state"}
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
 def test_grey_pixels_and_resizing_in_arrays() -> None:
     images = picture(4, 40, 48)
     p = Preprocess.parse("imagenet,size=32")

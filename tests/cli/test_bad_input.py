@@ -277,6 +277,9 @@ def test_one_array_for_two_inputs(folder: Path, ndpass: Command) -> None:
     np.save(folder / "data.npy", np.zeros((4, 3, 8, 8), np.float32))
     done = ndpass("run", "two.onnx", "-q", "--passes", "nd:rank=2", "--validation", "data.npy", "-o", "out.onnx")
     assert_refused(done, INPUT, "data.npy", "x", "z")
+    np.savez(folder / "data.npz", x=np.zeros((4, 3, 8, 8), np.float32), y=np.zeros((4, 4, 6, 6), np.float32))
+    done = ndpass("run", "two.onnx", "-q", "--passes", "nd:rank=2", "--validation", "data.npz", "-o", "out.onnx")
+    assert_refused(done, INPUT, "data.npz: an archive has an array for each input of the model", "name them x, z")
 
 
 # --------------------------------------------------------------------------------------------------------- usage
