@@ -171,14 +171,14 @@ def plain() -> onnx.ModelProto:
     )
 
 
-def deep() -> onnx.ModelProto:
-    """Three convolutions of 64 channels at 28x28, wide enough that decoupling them pays."""
-    text = """(float[batch,64,28,28] image) => (float[batch,10] scores) {
+def deep(side: int = 28) -> onnx.ModelProto:
+    """Three convolutions of 64 channels at side x side, wide enough that decoupling them pays."""
+    text = f"""(float[batch,64,{side},{side}] image) => (float[batch,10] scores) {{
         a = Conv<pads = [1,1,1,1]>(image, w1)  r = Relu(a)
         b = Conv<pads = [1,1,1,1]>(r, w2)  s = Relu(b)
         c = Conv<pads = [1,1,1,1]>(s, w3)  t = Relu(c)
         p = GlobalAveragePool(t)  f = Flatten(p)  scores = Gemm(f, w4)
-    }"""
+    }}"""
     weights = {f"w{i}": normal(64, 64, 3, 3, seed=i) for i in (1, 2, 3)}
     return network(text, **weights, w4=normal(64, 10))
 

@@ -25,13 +25,14 @@ PER_MAC = 1e-9  # seconds
 @dataclass
 class PaperMachine:
     """slow: layer -> how many times as long its nodes take once it is rewritten; hidden: layers that no counter shows;
-    noise: what each inference's time is multiplied by."""
+    noise: what each inference's time is multiplied by; per_mac: seconds."""
 
     target: Target = field(default_factory=lambda: Target(threads=1))
     slow: Mapping[str, float] = field(default_factory=dict)
     hidden: Collection[str] = ()
     noise: Callable[[], float] = lambda: 1.0
     seconds: float = 0.0
+    per_mac: float = PER_MAC
 
     def now(self) -> float:
         return self.seconds
@@ -57,7 +58,7 @@ class PaperMachine:
         graph = import_graph(proto)
         shapes = infer(graph, {name: x.shape for name, x in feed.items()})
         macs = [(node.name, node_macs(node, shapes)) for node in graph.nodes]
-        return [(name, (EACH + n * PER_MAC) * self._factor(name)) for name, n in macs if n]
+        return [(name, (EACH + n * self.per_mac) * self._factor(name)) for name, n in macs if n]
 
     def _factor(self, node: str) -> float:
         return self.slow.get(_owner(node), 1.0) if "/" in node else 1.0

@@ -33,6 +33,8 @@ from ndpass.run.tuning import pack_table, unpack_table
 
 pytestmark = pytest.mark.usefixtures("folder")
 
+SIDE, AS_28 = 14, 4 * PER_MAC  # on maps of 14x14 the machine on paper takes for a MAC what makes them as long as 28x28
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -44,7 +46,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def model(folder: Path) -> Path:
-    onnx.save(deep(), folder / "deep.onnx")
+    onnx.save(deep(SIDE), folder / "deep.onnx")
     return Path("deep.onnx")
 
 
@@ -55,8 +57,8 @@ def data(folder: Path) -> Path:
 
     rng = np.random.default_rng(0)
     coarse = rng.standard_normal((100, 64, 7, 7)).astype(np.float32)
-    images = coarse.repeat(4, 2).repeat(4, 3)
-    onnx.save(deep(), folder / "labelling.onnx")
+    images = coarse.repeat(2, 2).repeat(2, 3)
+    onnx.save(deep(SIDE), folder / "labelling.onnx")
     (scores,) = OpenVINO(folder / "labelling.onnx")({"image": images}).values()
     np.savez(folder / "data.npz", images=images, labels=scores.argmax(1))
     return Path("data.npz")
@@ -68,7 +70,7 @@ def report(path: str = "r.json") -> Report:
 
 def options(budget: Budget, spec: str = "nd", **more: Any) -> Options:
     """Of a run whose times are planned; paper: what its machine is like."""
-    machine = partial(PaperMachine, **more.pop("paper", {}))
+    machine = partial(PaperMachine, per_mac=AS_28, **more.pop("paper", {}))
     return run_options(passes.parse(spec), budget, threads=1, precision="f32", machine=machine, **more)
 
 
@@ -90,13 +92,13 @@ def test_a_speedup_is_reached_and_its_rows_say_how(model: Path) -> None:
     assert found.latency_ms.before / found.latency_ms.after == pytest.approx(found.latency_ms.speedup)
     assert found.budget == {"speedup": 1.35}
     assert not found.warnings
-    before = 1e6 * (EACH + 64 * 64 * 9 * 784 * PER_MAC)
+    before = 1e6 * (EACH + 64 * 64 * 9 * SIDE**2 * AS_28)
     done = [layer for layer in found.layers if layer.status == "done"]
     assert done
     for layer in done:
         assert layer.macs is not None
         nodes = 2 * int(layer.setting["nd"]["rank"])  # type: ignore[arg-type]
-        assert layer.latency_us == pytest.approx((before, 1e6 * (nodes * EACH + layer.macs[1] * PER_MAC)))
+        assert layer.latency_us == pytest.approx((before, 1e6 * (nodes * EACH + layer.macs[1] * AS_28)))
         assert layer.latency_predicted_us == pytest.approx(layer.latency_us[1], rel=0.3)
     for layer in found.layers:
         if layer.status == "kept":
@@ -163,14 +165,14 @@ def test_max_drop_is_kept_on_the_validation_data(model: Path, data: Path) -> Non
 
 def test_max_error_is_kept_by_the_worst_output_without_labels(model: Path, data: Path) -> None:
     images = np.load(data)["images"]
-    found = rewritten(model, Budget("max_error", 0.2), "cd", calibration=lambda inputs: open_feeds(images, inputs))
+    found = rewritten(model, Budget("max_error", 0.4), "cd", calibration=lambda inputs: open_feeds(images, inputs))
     errors = found.verified["the original"].outputs
     assert errors
-    assert 0 < max(error or 0.0 for error in errors.values()) <= 0.2
-    assert found.budget == {"max_error": 0.2}
+    assert 0 < max(error or 0.0 for error in errors.values()) <= 0.4
+    assert found.budget == {"max_error": 0.4}
     assert any(text.startswith("the error is measured on 20 samples") for text in found.warnings)
     (chosen,) = [one for one in found.plans if one.chosen]
-    assert 0 < chosen.loss <= 20
+    assert 0 < chosen.loss <= 40
     assert found.latency_ms is not None
     assert found.latency_ms.speedup > 1
 
