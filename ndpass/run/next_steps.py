@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ndpass.run.arguments import PICTURES
-
 if TYPE_CHECKING:
     from ndpass.report import Report
     from ndpass.run.inspection import Row
@@ -79,11 +77,11 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
     passes, kept = _passes(done), [*threads, *batch, *_seed(given), *given.kept]
     data = [*_data(given), *size, *precision, *kept, *passes]
     if given.calibration is None:
-        fit = command("run", model, "--calibration", "IMAGES", *size, *precision, *kept, *passes, "--max-drop", 1)
+        fit = command("run", model, "--calibration", "IMAGES", *size, *precision, *kept, *passes)
         steps.append(NextStep(fit, "fit the layers to your images, and measure what is lost"))
     elif done.latency_ms is not None and done.latency_ms.is_slower:
-        within = command("run", model, *data, "--max-drop", f"{_drop(done):g}")
-        steps.append(NextStep(within, "what is fastest within this drop of the metric"))
+        within = command("run", model, *data, *_usual(done))
+        steps.append(NextStep(within, "what is fastest within a small drop of the metric"))
     elif not done.variants:
         quantised = [*_data(given), *size, *kept, *passes, "--int8", *_limit(done)]
         steps.append(NextStep(command("run", model, *quantised), "faster still: int8 by NNCF"))
@@ -114,15 +112,17 @@ def _option(name: str, value: object) -> list[str]:
     return [] if value is None else [name, str(value)]
 
 
-def _limit(done: Report) -> list[object]:
+def _limit(done: Report) -> list[str]:
     """The budget of a loss that was given, or what is usual for the metric."""
-    error, drop = done.budget.get("max_error"), done.budget.get("max_drop")
-    return ["--max-drop", f"{drop or _drop(done):g}"] if error is None else ["--max-error", f"{error:g}"]
+    for option, name in (("--max-error", "max_error"), ("--max-drop", "max_drop")):
+        if (value := done.budget.get(name)) is not None:
+            return [option, f"{value:g}"]
+    return _usual(done)
 
 
-def _drop(done: Report) -> float:
-    """A point, or of pictures what is hardly seen."""
-    return PICTURES if done.metric is not None and done.metric.name == "psnr" else 1.0
+def _usual(done: Report) -> list[str]:
+    """A point; nothing of pictures, for which the run finds what goes with them."""
+    return [] if done.metric is not None and done.metric.name == "psnr" else ["--max-drop", "1"]
 
 
 def after_refine(original: Path, output: Path, data: Path, preprocess: str | None) -> list[NextStep]:

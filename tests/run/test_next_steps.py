@@ -58,7 +58,7 @@ def test_size_samples_and_target_stay_in_the_next_steps() -> None:
     fit, _ = offered(given._replace(calibration=None), metric=None)
     assert fit[3:] == [
         *("--calibration", "IMAGES", "--size", "64x48", "--precision", "f32", "--threads", "1"),
-        *("--passes", "cd,nd", "--max-drop", "1"),
+        *("--passes", "cd,nd"),
     ]
 
 
@@ -82,11 +82,11 @@ def test_passes_that_can_do_more_are_offered_where_the_default_does_little() -> 
     conv = Layer(name="a", status="done", macs=(40, 30))
     others = Layer(name="b", status="skipped", macs=(60, 60))
     first, *_ = offered(Given(NET, OUT), metric=None, passes=["nd"], layers=[conv, others])
-    assert first[5:] == ["--passes", "auto", "--max-drop", "1"]
+    assert first[5:] == ["--passes", "auto"]
     first, *_ = offered(
         Given(NET, OUT), metric=None, passes=["nd"], layers=[others.model_copy(update={"macs": (40, 40)}), conv]
     )
-    assert first[5:] == ["--max-drop", "1"]
+    assert first[5:] == []
 
 
 def test_options_as_typed_are_in_the_commands_that_are_offered(net: Path, ndpass: Command) -> None:
@@ -123,11 +123,14 @@ def test_a_slower_result_is_answered_by_a_budget_in_time() -> None:
     assert all("--int8" not in step for step in offered(Given(NET, OUT, DATA), variants=[quantised]))
 
 
-def test_of_pictures_a_drop_is_offered_that_can_be_kept() -> None:
+def test_of_pictures_no_drop_is_offered_because_the_run_finds_one_that_can_be_kept() -> None:
+    """Nor where nothing is known of the metric: a point is refused where the outputs are pictures."""
     pictures = MetricChange(name="psnr", before=100.0, after=31.0, samples=9)
     slow = Latency(before=3.0, after=5.0, speedup=0.6, spread=(0.5, 0.7), is_slower=True)
     for changes in ({"latency_ms": slow}, {"budget": {"macs": 0.5}}):
-        assert offered(Given(NET, OUT, DATA), metric=pictures, **changes)[0][-2:] == ["--max-drop", "60"]
+        assert "--max-drop" not in offered(Given(NET, OUT, DATA), metric=pictures, **changes)[0]
+    assert offered(Given(NET, OUT, DATA), metric=pictures, budget={"max_drop": 53.0})[0][-2:] == ["--max-drop", "53"]
+    assert "--max-drop" not in offered(Given(NET, OUT), metric=None)[0]
 
 
 def test_what_is_offered_is_understood(net: Path, ndpass: Command) -> None:
