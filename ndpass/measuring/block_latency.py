@@ -141,6 +141,10 @@ class Latencies:
         ratios = np.median(turns.ratios(), axis=0)
         self._remembered.put({dense: known} | {k: float(r) * known for k, r in zip(keys, ratios, strict=True)})
 
+    def let_go(self) -> None:
+        """Of the models that the blocks of the last layer were timed beside."""
+        self._beside = ("", {})
+
     def _held(self, layer: str) -> dict[int, Timed]:
         """The models that every block of a layer is timed beside, compiled once: candidates come a few at a time."""
         if self._beside[0] != layer:

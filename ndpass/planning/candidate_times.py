@@ -68,6 +68,7 @@ def timed_table(
             small[site.name] += _merged(block, candidates[site.name], latencies, rows)
         if store:
             store.save_candidates(site.name, small[site.name])
+    latencies.let_go()
     whole, in_place = time_original(graph, latencies.machine, list(small))
     others = {last: list(block.branch.layers[:-1]) for last, block in merged.items()}
     ways = {name: corrected(small[name], in_place[name]) for name in named}

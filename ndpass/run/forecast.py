@@ -17,14 +17,14 @@ from ndpass.run.job import Job
 
 MACS_PER_SECOND = 3e10  # where no inference was measured
 SLOWEST = 5e9  # MACs a second; what is measured beyond that was compiling
-PLAN = 4e-4  # seconds for a unit of work, of the first composition; the layer's moments serve the others, too
+PLAN = 3.2e-4  # seconds for a unit of work, of the first composition; the layer's moments serve the others, too
 FURTHER = 0.25  # of that for each further composition
 FIT = 3.6e-4  # seconds for a unit of work
 FREE = 1e-4  # of planning or fitting without data
-BLOCKS = {1: 6, 2: 14}  # candidates that are timed in a layer, by the number of passes
-MORE_BLOCKS = 22  # of three passes or more
+BLOCKS = {1: 5, 2: 10}  # candidates that are timed in a layer, by the number of passes
+MORE_BLOCKS = 14  # of three passes or more
 CORES = 2, 8  # that the constants were measured on, and that layers side by side make use of at most
-BLOCK, CALLS = 0.1, 12  # seconds for a candidate that is timed, if it is not remembered, and runs of the whole layer
+BLOCK, CALLS = 0.08, 12  # seconds for a candidate that is timed, if it is not remembered, and runs of the whole layer
 TRAINED = 9.0  # inferences that training on a sample takes: the original's, there and back
 PLANS = 3  # that are timed until one holds
 USUAL_FITS = 4  # of a budget in the metric
