@@ -44,13 +44,13 @@ def refinement_text(done: Refinement) -> str:
 
 
 def _factors(done: Refinement) -> str:
-    """12 orthonormal factors, penalty 3.1 -> 0.02"""
+    """orthonormal factors: 12, penalty 3.1 -> 0.02"""
     found = done.orthonormal
     if found is None:
         return ""
     if not found.factors:
         return ", no pointwise factor of low rank to be held orthonormal"
-    return f", {found.factors} orthonormal factors, penalty {found.before:.3g}{ARROW}{found.after:.3g}"
+    return f", orthonormal factors: {found.factors}, penalty {found.before:.3g}{ARROW}{found.after:.3g}"
 
 
 def printable(text: str) -> str:

@@ -56,6 +56,19 @@ def test_an_operator_that_torch_lacks_leaves_the_fitted_model(tmp_path: Path) ->
     assert filecmp.cmp(*paths, shallow=False)
 
 
+def test_factors_that_cd_makes_of_a_1x1_convolution_are_held_orthonormal() -> None:
+    text = """(float[N,3,8,8] x) => (float[N,6] y) {
+        a = Conv(x, W)  r = Relu(a)  b = Conv(r, V)  y = ReduceMean<axes=[2,3], keepdims=0>(b) }"""
+    model = network(text, W=normal(8, 3, 3, 3), V=normal(6, 8, 1, 1))
+    found = run(model, passes="cd:rank=2", refine_orthonormal=0.1)
+    refinement = found.report.refinement
+    assert refinement is not None
+    assert refinement.orthonormal is not None
+    assert refinement.orthonormal.factors == 1
+    assert refinement.orthonormal.after < refinement.orthonormal.before
+    assert "orthonormal factors: 1, penalty" in str(found)
+
+
 def test_without_torch_the_line_to_type_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'ndpass\[refine\]'"):
@@ -74,6 +87,8 @@ def test_a_length_that_is_none_is_refused(length: str) -> None:
         ({"calibration": None}, "trains on data"),
         ({"refine_labels": True}, "have no labels"),
         ({"refine": None, "refine_labels": True}, "say how long"),
+        ({"refine": None, "refine_orthonormal": 0.1}, "say how long"),
+        ({"refine_orthonormal": -0.1}, "weight of 0 or more"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changed: dict[str, Any], law: str) -> None:
