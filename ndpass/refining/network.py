@@ -43,7 +43,7 @@ class Network:
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == IMAGE_AXES else x
 
     def __call__(self, feed: Mapping[str, NDArray[Any] | torch.Tensor]) -> Tensors:
-        """Raises UnsupportedError naming a step that torch cannot run."""
+        """Raises UnsupportedError naming a step that torch cannot run, torch.OutOfMemoryError of a device."""
         values: Tensors = {**self._fixed, **self.weights}
         for name in self.program.inputs:
             if name in feed:
@@ -68,6 +68,8 @@ class Network:
             found = RULES[step.op](xs, attributes)
         except KeyError as e:
             raise UnsupportedError(f"operator {step.op} of '{step.name}'") from e
+        except torch.OutOfMemoryError:
+            raise  # a RuntimeError, too, but none of the operator
         except (RuntimeError, IndexError, TypeError, ValueError) as e:
             reason = " ".join(str(e).split())[:200]
             raise UnsupportedError(f"operator {step.op} of '{step.name}': {reason}") from e

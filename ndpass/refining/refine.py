@@ -150,6 +150,8 @@ def refine(task: Task, listen: Listener) -> Refined:
             return Refined(None, refused(task.asked, len(task.fit), f"torch's side does not know {e}"))
         except NothingToRefineError as e:
             return Refined(None, refused(task.asked, len(task.fit), str(e)))
+        except torch.OutOfMemoryError:
+            return Refined(None, refused(task.asked, len(task.fit), "the device has too little memory for one sample"))
 
 
 def _trained(task: Task, pair: Pair, regulariser: Regulariser | None, listen: Listener) -> Refined:

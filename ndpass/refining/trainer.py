@@ -6,10 +6,11 @@ towards the end of the schedule. So nothing is stopped early; what came out is j
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from ndpass.refining.orthonormal import Regulariser
 from ndpass.refining.pair import Pair
 from ndpass.refining.rate import course
 from ndpass.refining.samples import Batch, Samples, parts
+
+log = logging.getLogger(__name__)
 
 SMOOTHING = 0.05  # weight of the newest loss
 Weights = dict[str, torch.Tensor]
@@ -136,7 +139,22 @@ class Trainer:
         return Held.of(self.pair, self.samples.feeds, self.held.count).figure(self.pair)
 
     def _value(self, batch: Batch, each: Callable[[torch.Tensor], object]) -> float:
-        """The loss of a batch, in parts that fit the memory; each: called with the share of every part."""
+        """The loss of a batch, in parts that fit the memory; each: called with the share of every part.
+
+        A device that runs out of memory goes on with parts of half the size. Raises torch.OutOfMemoryError where the
+        parts cannot be smaller.
+        """
+        while True:
+            try:
+                return self._sum(batch, each)
+            except torch.OutOfMemoryError:
+                if self.pair.fixed or self.pair.size < 2:
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)  # of the parts that did fit
+            self.pair = replace(self.pair, size=self.pair.size // 2)
+            log.warning("the device's memory is full: refining goes on with %d samples at once", self.pair.size)
+
+    def _sum(self, batch: Batch, each: Callable[[torch.Tensor], object]) -> float:
         count, total = len(next(iter(batch.feed.values()))), 0.0
         for part in parts(batch, self.pair.size):
             share = len(next(iter(part.feed.values()))) / count

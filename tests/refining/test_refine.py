@@ -22,6 +22,7 @@ from ndpass.measuring.runtime import OpenVINO  # noqa: E402
 from ndpass.refining import course as courses  # noqa: E402
 from ndpass.refining import from_onnx  # noqa: E402
 from ndpass.refining.loss import Loss  # noqa: E402
+from ndpass.refining.network import Network  # noqa: E402
 from ndpass.refining.options import Refine  # noqa: E402
 from ndpass.refining.rate import WARM_UP, course  # noqa: E402
 from ndpass.refining.refine import Refined, Task, refine, refusal, with_weights  # noqa: E402
@@ -147,6 +148,25 @@ def test_little_memory_takes_the_batch_in_parts() -> None:
     """The gradients of the parts add up to that of the batch; only the scales are of a few samples less."""
     whole, parts = (refine(task(asked=Refine(epochs=2), memory=memory), quiet).report for memory in (1 << 30, 500_000))
     assert parts.after == pytest.approx(whole.after, rel=0.03)
+
+
+@pytest.mark.parametrize(("fits", "kept"), [(20, True), (0, False)])
+def test_a_full_device_goes_on_with_half_the_samples(fits: int, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU raises this error where its memory is full; here the trained network does above so many samples."""
+    whole = Network.__call__
+
+    def limited(self: Network, feed: Any) -> Any:
+        if self.weights and torch.is_grad_enabled() and len(feed["image"]) > fits:
+            raise torch.OutOfMemoryError
+        return whole(self, feed)
+
+    monkeypatch.setattr(Network, "__call__", limited)
+    report = refine(task(asked=Refine(epochs=2)), quiet).report
+    assert (report.batch, report.steps) == ((64, 4) if kept else (None, None))
+    assert ("too little memory" in report.reason) is not kept
+    if kept:
+        monkeypatch.undo()
+        assert report.after == pytest.approx(refine(task(asked=Refine(epochs=2)), quiet).report.after, rel=1e-3)
 
 
 def test_a_batch_that_the_model_fixes_is_kept_to() -> None:
