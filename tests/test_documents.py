@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from external_links import ADDRESSES
 
 from benchmarks.__main__ import commands
 
@@ -31,6 +32,21 @@ def test_links_into_a_page_lead_to_a_heading(page: str) -> None:
     headings = re.findall(r"^#+ (.*)", text_of(page), re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", text_of(page))) <= anchors
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CITATION.cff", "docs/conf.py"])
+def test_links_out_are_well_formed_and_listed(page: str) -> None:
+    """Nothing here asks whether they answer: that takes a network (see CONTRIBUTING)."""
+    found = set(re.findall(r"https?://[^\s)>\"'`\]]+", text_of(page)))
+    assert sorted(found - set(ADDRESSES)) == []
+
+
+def test_every_address_that_is_listed_is_a_link_somewhere() -> None:
+    text = "\n".join(text_of(page) for page in (*PAGES, "CITATION.cff"))
+    assert [address for address in ADDRESSES if address not in text] == []
+    assert list(ADDRESSES) == sorted(set(ADDRESSES))
+    for address in ADDRESSES:
+        assert re.fullmatch(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+/[\w./-]+", address), address
 
 
 def test_files_and_folders_that_contributors_are_sent_to_exist() -> None:
