@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.calibration.collect import Data, Frontier, check_finite
-from ndpass.calibration.moments import Moments, Sums, choose_strength
+from ndpass.calibration.moments import Moments, choose_strength
 from ndpass.calibration.patches import Sample, patches, responses
+from ndpass.calibration.sums import Sums
 from ndpass.conv import Array
 from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Site

@@ -9,15 +9,19 @@ A kernel M (n_o, n) with the bias that fits it best, b = ȳ − Mx̄, has the re
 
     E‖y − Mx̂ − b‖² / E‖y − ȳ‖² = (Σg − 2 tr(MBᵀ) + tr(MCMᵀ)) / Σg
 
+Fits need a prior (`Moments.shrunk`), whose pseudo-samples are in C, B and g. A fit minimises its `loss`, which counts
+them; its `error` is that of the data alone. They differ most where channels have unlike scales: the pseudo-samples of
+all channels have the mean variance, and may have 10,000 times the responses of the data.
+
 Of a grouped convolution each group has moments of its own: C (groups, n, n), n the elements that one group reads.
 
-Blocks are centred, on the mean of the first one, in float32 products that are summed in float64; moments of different
-sets are merged by their means (Chan, Golub & LeVeque 1979). So neither a large offset nor many samples cost digits.
+They are made of sums over blocks (`ndpass.calibration.sums`); those of different sets are merged by their means (Chan,
+Golub & LeVeque 1979).
 """
 
 from __future__ import annotations
 
-import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,9 +36,24 @@ T = TypeVar("T")
 
 SHRINKAGES = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the prior among which held-out samples choose
 WIDE = 1024  # unknowns from which on products with C run in float32
-SMALL = 10**6  # multiply-adds of a product that BLAS sums one after another, losing digits in float32 for no time
 ROUNDING = 1e-10  # share of the responses' square that is lost in float32
+TILE = 512  # rows of C that are taken from it at once
+CONSTANT = 1e-12  # variance, relative to the mean's square, of responses in float32 that differ by rounding alone
+INFLATED = 1e3  # times the data's variance, from which on it cannot be told from that of a prior without losing digits
 JUDGES = 128  # outputs that the strength of the prior is chosen by, evenly spread over those of a wider layer
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What moments with a prior are without it. Off its diagonal C is that of the data.
+
+    diagonal (n,) of C, or (groups, n); B (n_o, n); g (n_o,); noise: λ' of the prior, one number or (groups,).
+    """
+
+    diagonal: Array
+    B: Array
+    g: Array
+    noise: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +61,7 @@ class Moments:
     """Centred moments over `count` positions; float64.
 
     exact: whether the responses are those of the anchor, so that there is nothing to correct. derived: what fits have
-    made of C alone, by a key of their own; moments with the same C share it. data_energy: Σg of the
-    data alone, where a prior is in them.
+    made of C alone, by a key of their own; moments with the same C share it. data: None where no prior is in them.
     """
 
     count: int
@@ -55,11 +73,13 @@ class Moments:
     anchor: Array | None = None  # (n_o, n): the original weight, once it is the prior
     exact: bool = False
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
-    data_energy: float | None = None
+    data: Data | None = None
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
         """Moments of patches x (S, n) and responses y (S, n_o), S at least 1."""
+        from ndpass.calibration.sums import Sums  # which is written in terms of this class
+
         sums = Sums(x.shape[1], y.shape[1])
         sums.add(x, y)
         return sums.moments()
@@ -75,7 +95,11 @@ class Moments:
             return joined
 
         C, anchor = np.stack([part.C for part in parts]), None if parts[0].anchor is None else row("anchor")
-        return cls(parts[0].count, row("x_mean"), row("y_mean"), C, row("B"), row("g"), anchor)
+        alone = [part.alone for part in parts]
+        diagonal, noise = (np.stack([getattr(own, name) for own in alone]) for name in ("diagonal", "noise"))
+        B, g = (np.concatenate([getattr(own, name) for own in alone]) for name in ("B", "g"))
+        data = Data(diagonal, B, g, noise)
+        return cls(parts[0].count, row("x_mean"), row("y_mean"), C, row("B"), row("g"), anchor, data=data)
 
     @cached_property
     def parts(self) -> tuple[Moments, ...]:
@@ -87,13 +111,19 @@ class Moments:
             [None] * groups if array is None else np.split(array, groups)
             for array in (self.x_mean, self.y_mean, self.B, self.g, self.anchor)
         ]
+        alone = self.alone
+        B_alone, g_alone = np.split(alone.B, groups), np.split(alone.g, groups)
+        data = itertools.starmap(Data, zip(alone.diagonal, B_alone, g_alone, alone.noise, strict=True))
         return tuple(
-            Moments(self.count, x_mean, y_mean, C, B, g, anchor)
-            for C, x_mean, y_mean, B, g, anchor in zip(self.C, *rows, strict=True)
+            Moments(self.count, x_mean, y_mean, C, B, g, anchor, data=own)
+            for C, own, x_mean, y_mean, B, g, anchor in zip(self.C, data, *rows, strict=True)
         )
 
     def merge(self, other: Moments) -> Moments:
-        """Moments over both sets of positions; associative and commutative up to rounding."""
+        """Moments over both sets of positions; associative and commutative up to rounding.
+
+        A prior that is in both is the mean of theirs.
+        """
         count = self.count + other.count
         a, b = self.count / count, other.count / count
         dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
@@ -103,17 +133,43 @@ class Moments:
         C += cross * np.outer(dx, dx)
         B = a * self.B + b * other.B + cross * np.outer(dy, dx)
         g = a * self.g + b * other.g + cross * dy * dy
-        return Moments(count, self.x_mean + b * dx, self.y_mean + b * dy, C, B, g)
+        data = None
+        if self.data is not None or other.data is not None:
+            one, two = self.alone, other.alone
+            data = Data(
+                a * one.diagonal + b * two.diagonal + cross * dx * dx,
+                a * one.B + b * two.B + cross * np.outer(dy, dx),
+                a * one.g + b * two.g + cross * dy * dy,
+                a * one.noise + b * two.noise,
+            )
+        return Moments(count, self.x_mean + b * dx, self.y_mean + b * dy, C, B, g, data=data)
 
     @property
     def energy(self) -> float:
-        """Σg, the variance of the responses, which errors are relative to."""
+        """Σg, the variance of the responses with those of a prior, which losses are relative to."""
         return float(self.g.sum())
 
     @property
+    def alone(self) -> Data:
+        """What these moments are of the data alone."""
+        if self.data is not None:
+            return self.data
+        return Data(np.einsum("...ii->...i", self.C), self.B, self.g, np.zeros(self.C.shape[:-2]))
+
+    @property
     def variance(self) -> float:
-        """The same of the data alone: without the pseudo-samples of a prior."""
-        return self.energy if self.data_energy is None else self.data_energy
+        """Of the responses of the data alone, which errors are relative to."""
+        return float(self.alone.g.sum())
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the responses of the data do not vary, but for rounding."""
+        return self.variance <= CONSTANT * float(self.y_mean @ self.y_mean)
+
+    @property
+    def is_inflated(self) -> bool:
+        """Whether the prior's part is so large that what is left of a loss without it has no digits."""
+        return self.energy > INFLATED * self.variance
 
     @cached_property
     def best(self) -> Array:
@@ -133,10 +189,24 @@ class Moments:
 
     @cached_property
     def _pull(self) -> Array:
-        """B − WC (n_o, n) for the prior's weight W: half the negative slope of the error there."""
+        """B − WC (n_o, n) for the prior's weight W, the same with the prior and without: half the negative slope of the
+        error there. Without such a weight, of the data at 0."""
         if self.exact:
             return np.broadcast_to(0.0, self.B.shape)
-        return self.B if self.anchor is None else self.B - self.anchor @ self.C
+        return self.alone.B if self.anchor is None else self.alone.B - self.on_data(self.anchor)
+
+    def on_data(self, kernel: Array, kind: type[np.floating[Any]] = np.float64) -> Array:
+        """MC (m, n) of a kernel M (m, n) with the C of the data alone; products are of the type `kind`."""
+        narrow = kernel.astype(kind, copy=False)
+        if self.data is None:
+            return narrow @ self.C.astype(kind, copy=False)
+        product = np.empty(kernel.shape, kind)
+        for start in range(0, len(self.C), TILE):
+            rows = slice(start, start + TILE)
+            block = self.C[rows].astype(kind)
+            np.fill_diagonal(block[:, start:], self.data.diagonal[rows])
+            product[:, rows] = narrow @ block.T
+        return product
 
     @property
     def kind(self) -> type[np.floating[Any]]:
@@ -157,22 +227,43 @@ class Moments:
         return made
 
     def error(self, kernel: Array) -> float:
-        """Relative error of a kernel (n_o, n) with its best bias, at least 0; 0 where the responses are constant.
+        """Relative error of a kernel (n_o, n) with its best bias on the data, at least 0; 0 if responses are constant.
 
         Taken from the prior's weight W on: with M = W + D it is that of W, less 2 tr(D(B − WC)ᵀ), plus tr(DCDᵀ).
         """
-        if self.energy <= 0:
-            return 0.0
-        kernel = kernel.reshape(self.B.shape)
         if self.C.ndim == 3:
-            return sum(part.energy * part.error(M) for part, M in self._by_group(kernel)) / self.energy
-        start, change = self.energy, kernel
+            return sum(part.variance * part.error(M) for part, M in self._by_group(kernel)) / (self.variance or 1.0)
+        return 0.0 if self.is_constant else max(0.0, self._lost(kernel)) / self.variance
+
+    def loss(self, kernel: Array) -> float:
+        """The same with the pseudo-samples of the prior: what fits minimise. 0 where nothing varies."""
+        if self.C.ndim == 3:
+            return sum(part.energy * part.loss(M) for part, M in self._by_group(kernel)) / (self.energy or 1.0)
+        return max(0.0, self._lost(kernel) + self.of_prior(kernel)) / (self.energy or 1.0)
+
+    def error_from(self, loss: float, kernel: Array) -> float:
+        """The error of a kernel (n_o, n) whose loss is known: no product with C is needed but where digits are lost."""
+        if self.data is None:
+            return loss
+        if self.is_constant or self.is_inflated:
+            return self.error(kernel)
+        return max(0.0, loss * self.energy - self.of_prior(kernel)) / self.variance
+
+    def _lost(self, kernel: Array) -> float:
+        """E‖y − Mx̂‖² over the data, but for rounding."""
+        start, change = self.variance, kernel.reshape(self.B.shape)
         if self.anchor is not None:
-            start -= float(np.vdot(self.anchor, self.B) + np.vdot(self.anchor, self._pull))
-            change = kernel - self.anchor
-        narrow = change.astype(self.kind)
-        quadratic = float(np.einsum("on,on->", narrow @ self.rounded, change))
-        return max(0.0, (start - 2 * float(np.vdot(change, self._pull)) + quadratic) / self.energy)
+            start -= float(np.vdot(self.anchor, self.alone.B) + np.vdot(self.anchor, self._pull))
+            change = change - self.anchor
+        quadratic = float(np.einsum("on,on->", self.on_data(change, self.kind), change))
+        return start - 2 * float(np.vdot(change, self._pull)) + quadratic
+
+    def of_prior(self, kernel: Array) -> float:
+        """The same over the pseudo-samples: λ'‖W − M‖², and what the part of W that is left out of M answered."""
+        M = kernel.reshape(self.B.shape)
+        if self.data is None or self.anchor is None:
+            return 0.0
+        return self.energy - self.variance + float(self.data.noise) * float(np.vdot(M, M) - 2 * np.vdot(M, self.anchor))
 
     def _by_group(self, kernel: Array) -> Iterator[tuple[Moments, Array]]:
         """Every group's moments and part (n_o / groups, n) of a kernel (n_o, n)."""
@@ -204,108 +295,36 @@ class Moments:
         C.flat[:: n + 1] += noise
         g = self.g + noise * np.einsum("on,on->o", weight, weight)
         B = self.B + noise * weight
-        return Moments(self.count, self.x_mean, self.y_mean, C, B, g, weight, data_energy=self.variance)
+        alone = self.alone
+        data = replace(alone, diagonal=alone.diagonal.copy(), noise=alone.noise + noise)
+        return Moments(self.count, self.x_mean, self.y_mean, C, B, g, weight, data=data)
 
     def keep(self, columns: NDArray[np.intp], anchor: Array | None = None) -> Moments:
         """Moments of a part of the patch, columns (m,) ascending; anchor (n_o, m): the weight that the prior is at."""
         C = self.C[np.ix_(columns, columns)]
         B = self.B[:, columns]
-        return Moments(
-            self.count, self.x_mean[columns], self.y_mean, C, B, self.g, anchor, data_energy=self.data_energy
-        )
+        data = self.data
+        if data is not None:
+            data = replace(data, diagonal=data.diagonal[columns], B=data.B[:, columns])
+        return Moments(self.count, self.x_mean[columns], self.y_mean, C, B, self.g, anchor, data=data)
 
     def through(self, A: Array) -> Moments:
-        """Moments of z = Ax̂ (m,) and y, for A (m, n)."""
+        """Moments of z = Ax̂ (m,) and y, for A (m, n). A prior becomes a part of the data: it is no longer white."""
         return Moments(self.count, A @ self.x_mean, self.y_mean, A @ self.C @ A.T, self.B @ A.T, self.g)
 
     def answering(self, M: Array, offset: Array | None = None) -> Moments:
         """Moments of x̂ and of the responses Mx̂ (m,) in the place of y, for M (m, n): the target of an inner leaf."""
         MC = M @ self.C
         y_mean = M @ self.x_mean + (0 if offset is None else offset)
-        return replace(
-            self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), anchor=None, exact=False, data_energy=None
-        )
+        data = self.data
+        if data is not None:
+            own = self.on_data(M)
+            data = replace(data, B=own, g=np.einsum("mn,mn->m", own, M))
+        return replace(self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), anchor=None, exact=False, data=data)
 
     def of_leaf(self, weight: Array) -> Moments:
         """Moments of x̂ and of the responses of a weight (m, n), which is the anchor: C must be positive definite."""
         return replace(self.answering(weight), anchor=weight, exact=True)
-
-
-class Sums:
-    """What moments are made of, block by block: n elements of a patch, n_o responses."""
-
-    def __init__(self, n: int, n_o: int) -> None:
-        self.count = 0
-        self.x_shift, self.y_shift = np.zeros(n), np.zeros(n_o)  # near the mean, in the samples' own type
-        self.x_sum, self.y_sum, self.g = np.zeros(n), np.zeros(n_o), np.zeros(n_o)
-        self.upper, self.B = np.zeros((n, n), order="F"), np.zeros((n_o, n))
-
-    def add(self, x: Array, y: Array) -> None:
-        """A block of patches (S, n) and responses (S, n_o), S at least 1."""
-        if not self.count:
-            self.x_shift, self.y_shift = (a.mean(0, dtype=np.float64).astype(a.dtype) for a in (x, y))
-        wide = (a if a.dtype != np.float16 else a.astype(np.float32) for a in (x, y))  # its differences may overflow
-        shifts = (self.x_shift, self.y_shift)
-        xc, yc = ((a - shift).astype(np.float32, copy=False) for a, shift in zip(wide, shifts, strict=True))
-        self.count += len(x)
-        self.x_sum += x.sum(0, dtype=np.float64)
-        self.y_sum += y.sum(0, dtype=np.float64)
-        self.g += np.einsum("so,so->o", yc, yc, dtype=np.float64)
-        self.upper += scipy.linalg.blas.ssyrk(1.0, xc.T, lower=False)  # one triangle: half the work
-        small = xc.size * len(self.B) <= SMALL
-        self.B += np.matmul(yc.T, xc, dtype=np.float64 if small else np.float32)
-
-    def merge(self, other: Sums) -> Sums:
-        """Of the blocks of both, which stay as they are.
-
-        About the shift of this one: with t = Σ(x − s') of the other one, d = s' − s its shift less this one's, N' its
-        count,  Σ(x − s)(x − s)ᵀ = Σ(x − s')(x − s')ᵀ + dvᵀ + vdᵀ  for  v = t + N'd/2.
-        """
-        merged = copy.copy(self)
-        merged.count = self.count + other.count
-        merged.x_sum, merged.y_sum = self.x_sum + other.x_sum, self.y_sum + other.y_sum
-        x_shift, y_shift = (np.asarray(shift, np.float64) for shift in (other.x_shift, other.y_shift))
-        dx, dy = x_shift - self.x_shift, y_shift - self.y_shift
-        tx, ty = other.x_sum - other.count * x_shift, other.y_sum - other.count * y_shift
-        merged.g = self.g + other.g + dy * (2 * ty + other.count * dy)
-        merged.upper = self.upper + other.upper
-        v = tx + other.count / 2 * dx
-        merged.upper = scipy.linalg.blas.dsyr2(1.0, dx, v, lower=False, a=merged.upper, overwrite_a=True)
-        merged.B = self.B + other.B
-        merged.B += np.outer(dy, tx + other.count * dx)
-        merged.B += np.outer(ty, dx)
-        return merged
-
-    def owned(self) -> Sums:
-        """The same in arrays that may be written to: what comes from another process may not."""
-        own = copy.copy(self)
-        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        vars(own).update({name: np.require(value, requirements="W") for name, value in arrays.items()})
-        return own
-
-    @property
-    def nbytes(self) -> int:
-        """Of its largest arrays."""
-        return self.upper.nbytes + self.B.nbytes
-
-    def moments(self) -> Moments:
-        """The moments of all blocks so far."""
-        x_mean, y_mean = self.x_sum / self.count, self.y_sum / self.count
-        dx, dy = x_mean - self.x_shift, y_mean - self.y_shift
-        C = self.upper / self.count
-        C = scipy.linalg.blas.dsyr(-1.0, dx, lower=False, a=C, overwrite_a=True)
-        _mirror(C)
-        B, g = self.B / self.count - np.outer(dy, dx), self.g / self.count - dy * dy
-        return Moments(self.count, x_mean, y_mean, C, B, g)
-
-
-def _mirror(upper: Array, tile: int = 512) -> None:
-    """Fill the lower triangle of a square from the upper one, in place."""
-    for start in range(0, len(upper), tile):
-        rows = slice(start, start + tile)
-        corner = np.triu(upper[rows, rows])
-        upper[rows, rows] = corner + np.triu(corner, 1).T
-        upper[start + tile :, rows] = upper[rows, start + tile :].T
 
 
 def _solved(C: Array, left: Array) -> Array:

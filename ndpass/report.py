@@ -131,7 +131,8 @@ class Layer(Part):
     setting: {pass: {option: value}} as applied, empty if left alone. macs: null where the spatial size is not known.
     latency_us: microseconds inside the whole model, the same twice where the layer did not change, null where the
     runtime's counters do not show it. latency_predicted_us: what the plan expected of the rewritten layer.
-    error_predicted, error_measured: relative error of the layer's response.
+    error_predicted, error_measured: relative error of the layer's response on the calibration data, without data of its
+    weights.
     """
 
     name: str

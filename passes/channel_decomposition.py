@@ -8,7 +8,10 @@ Without data L R is the truncated SVD. With moments C, B (`ndpass.calibration.mo
 the error of any kernel M is that of W* = BC⁻¹ plus tr((M − W*) C (M − W*)ᵀ). The best M of rank d is UUᵀW*, where U
 (n_o, d) are the first eigenvectors of H = W*CW*ᵀ = W*Bᵀ. So R = UᵀW* and L = U are optimal, one U serves all ranks, and
 
-    error(d) = (Σg − Σ_{i≤d} λ_i(H)) / Σg
+    loss(d) = (Σg − Σ_{i≤d} λ_i(H)) / Σg
+
+The error on the data alone, without the prior that is in these, follows for all ranks from diag(U'W*CW*'U) and
+diag(U'W*B'U), with C and B of the data.
 
 On a matrix product or a 1×1 convolution this is the classic low-rank layer.
 
@@ -114,13 +117,22 @@ class ChannelDecomposition(Decomposition):
         if conv.group > 1:
             every = [self.errors(one, settings, own) for one, own in apart(conv, moments)]
             return together(every, energies(conv, moments))
-        values = spectrum(conv.matrix) if moments is None else moments.answered[0]
-        total = float(values.sum()) if moments is None else moments.energy
-        if total <= 0:
+        if moments is not None and moments.is_constant:
             return [0.0] * len(settings)
+        values = spectrum(conv.matrix) if moments is None else _explained(moments)
+        total = float(values.sum()) if moments is None else moments.variance
+        unexplained = 0.0 if moments is None else moments.error(moments.best)
         # The tail is summed, not the head: what is lost may be 1e-12 of what is kept.
-        unexplained = max(0.0, total - float(values.sum()))
-        return [(unexplained + float(values[int(s["rank"]) :].sum())) / total for s in settings]
+        return [max(0.0, unexplained + float(values[int(s["rank"]) :].sum()) / (total or 1.0)) for s in settings]
+
+
+def _explained(moments: Moments) -> Array:
+    """What each direction explains of the responses of the data (n_o,): 2 uᵀBr − rᵀCr for its row r = uᵀW*."""
+    left = moments.answered[1]
+    right = left.T @ moments.best
+    crossed = np.einsum("on,on->o", left.T @ moments.alone.B, right)
+    explained: Array = 2 * crossed - np.einsum("on,on->o", moments.on_data(right, moments.kind), right)
+    return explained
 
 
 def full_rank(conv: Conv) -> int:

@@ -7,7 +7,9 @@ and refitting the rest raises E‖y − Mx̂‖² by exactly (Hassibi & Stork 19
 
 So one sweep from all channels down to one gives the order, and the error at every number of channels. P is updated for
 AT_ONCE channels together, because one matrix product costs far less than as many passes over P. Layers that read the
-same channels are eliminated together; the error of each counts relative to its own response.
+same channels are eliminated together; what each loses counts relative to its own response.
+
+The prior that is in the moments counts λ'‖W − M‖² of it. It is followed along the path, and taken off for the error.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ def eliminate(readers: list[tuple[Moments, Indices]], size: int) -> Path:
 class _Reader:
     """One layer: P and M as of the last update; with what was dropped since they are P − LLᵀ and M − NLᵀ.
 
+    lost: E‖y − Mx̂‖² with the prior's pseudo-samples; prior: what these have of it.
+
     Of what is current only the blocks on the diagonals are kept, P_ii and M_iᵀM_i: all that `costs` asks for.
     """
 
@@ -74,8 +78,16 @@ class _Reader:
         lower, _ = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
         self.P = np.tril(lower) + np.tril(lower, -1).T
         self.MT = self.P @ moments.B.T  # (n, n_o)
-        self.error = max(0.0, (moments.energy - float(np.einsum("no,on->", self.MT, moments.B))) / self.energy)
+        self.lost = moments.energy - float(np.einsum("no,on->", self.MT, moments.B))
+        self.moments, self.prior = moments, moments.of_prior(self.MT.T)
+        self.noise = 0.0 if moments.data is None else float(moments.data.noise)
+        self.WT = np.zeros_like(self.MT) if moments.anchor is None else moments.anchor.T
         self._start(blocks)
+
+    @property
+    def error(self) -> float:
+        """Of the data alone, with the channels that are left."""
+        return 0.0 if self.moments.is_constant else max(0.0, self.lost - self.prior) / self.moments.variance
 
     def _start(self, blocks: Indices) -> None:
         """Begin with no channel pending. Channels of equally many columns form a set: `at` (g, m), columns of each."""
@@ -107,12 +119,15 @@ class _Reader:
         inverse_R = np.linalg.inv(np.linalg.cholesky(T[columns]))
         L = T @ inverse_R.T  # (n, m)
         N = inverse_R @ (self.MT[columns] - self.L[columns] @ self.N)  # (m, n_o)
-        self.error += float(np.sum(N * N)) / self.energy
+        square = N @ N.T
+        self.lost += float(np.trace(square))
         MN = self.MT @ N.T - self.L @ (self.N @ N.T)  # (n, m)
+        if self.noise:
+            self.prior += self.noise * float(np.vdot(L.T @ L, square) - 2 * np.vdot(L, MN - self.WT @ N.T))
         self.L, self.N = np.hstack([self.L, L]), np.vstack([self.N, N])
         self.gone.append(channel)
         if len(self.gone) < AT_ONCE:
-            self._bring_up_blocks(L, MN - L @ (N @ N.T) / 2)
+            self._bring_up_blocks(L, MN - L @ square / 2)
         else:
             self._update()
 
@@ -131,4 +146,5 @@ class _Reader:
         self.P = self.P[np.ix_(stay, stay)]
         self.P -= L @ L.T
         self.MT = self.MT[stay] - L @ self.N
+        self.WT = self.WT[stay]
         self._start(self.blocks[stay])

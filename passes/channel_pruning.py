@@ -151,9 +151,10 @@ def errors_by_size(
         return kept, [_lost_weights(reader, kept) for reader in readers]
     found = path(readers)
     kept = [filled(found.kept(s)) for s in sizes]
+    inflated = [_need(reader).is_inflated for reader in readers]  # there the path has no digits of the data
     errors = [
         [
-            float(found.errors[number, size - 1]) if len(stay) == size else _error_on(reader, stay)
+            _error_on(reader, stay) if len(stay) != size or inflated[number] else float(found.errors[number, size - 1])
             for size, stay in zip(sizes, kept, strict=True)
         ]
         for number, reader in enumerate(readers)
@@ -183,11 +184,12 @@ def refit(moments: Moments, inputs: Indices, K: int) -> Array:
 
 
 def error(moments: Moments, inputs: Indices, K: int) -> float:
-    """Relative error after the refit: 1 − tr(B_S C_SS⁻¹ B_Sᵀ) / Σg; 0 where the responses are constant."""
-    if moments.energy <= 0:
+    """Relative error after the refit, whose loss is 1 − tr(B_S C_SS⁻¹ B_Sᵀ) / Σg; 0 if the responses are constant."""
+    if moments.is_constant:
         return 0.0
-    explained = float(np.einsum("on,on->", refit(moments, inputs, K), moments.B[:, _columns(inputs, K)]))
-    return max(0.0, 1 - explained / moments.energy)
+    at, kernel = _columns(inputs, K), refit(moments, inputs, K)
+    loss = 1 - float(np.einsum("on,on->", kernel, moments.B[:, at])) / moments.energy
+    return moments.keep(at, None if moments.anchor is None else moments.anchor[:, at]).error_from(loss, kernel)
 
 
 def importance(readers: Sequence[Reader]) -> Array:

@@ -201,7 +201,7 @@ def _mean(parts: Sequence[Moments]) -> Moments:
 
 
 def refit(block: Block, site: Conv, moments: Moments) -> Block:
-    """The block with its last convolution fitted again to the responses, where it is dense and the error falls."""
+    """The block with its last convolution fitted again to the responses, where it is dense and the loss falls."""
     if not isinstance(block, Chain) or not isinstance(block.blocks[-1], Conv) or block.blocks[-1].group > 1:
         return block
     last, ahead = block.blocks[-1], Chain(*block.blocks[:-1]).dense()
@@ -209,4 +209,4 @@ def refit(block: Block, site: Conv, moments: Moments) -> Block:
     through = moments.through(T)
     weight = solve(through.C, through.B.T).T.reshape(last.weight.shape)
     better = Chain(*block.blocks[:-1], replace(last, weight=weight))
-    return min((block, better), key=lambda b: moments.error(b.dense().weight))
+    return min((block, better), key=lambda b: moments.loss(b.dense().weight))

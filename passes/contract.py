@@ -24,6 +24,7 @@ AGREEMENT = 1e-9  # how far a predicted squared error may be from the measured o
 BOUND = 1e-6  # how far a fit to data may end above what was predicted, or above the fit to the weights alone
 CHEAPER = 1e-9  # relative, of costs that count as equal
 BEYOND = 1_000_000  # a rank beyond every full rank
+PRIOR = 1e-7  # strength of the prior: so weak that what a fit loses, which no step raises, is its error but for BOUND
 MOST_ON_DATA = 5  # settings that are fitted to data, evenly spread
 
 Kind = type[Decomposition]
@@ -233,7 +234,7 @@ def moments_for(conv: Conv) -> Moments:
     x = rng.standard_normal((6 * n + 60, n)) @ mix + 0.3
     seen = x + 0.2 * rng.standard_normal(x.shape)
     y = x @ conv.matrix.T.astype(np.float64) + (0 if conv.bias is None else conv.bias)
-    return Moments.of(seen, y).shrunk(conv.matrix, 1e-3)
+    return Moments.of(seen, y).shrunk(conv.matrix, PRIOR)
 
 
 def _shapes(block: Block) -> list[tuple[object, ...]]:

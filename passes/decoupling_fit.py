@@ -56,13 +56,13 @@ def fit(
 
 def fit_error(weight: Array, moments: Moments, rank: int, form: str) -> float:
     """The relative error of `fit` after one sweep, read off the last solve: no kernel is multiplied with C for it."""
-    if moments.energy <= 0:
+    if moments.is_constant:
         return 0.0
     n_o, n_i = weight.shape[:2]
     solver = (_DwPw if form == "dw-pw" else _PwDw)(moments, n_o, n_i, rank)
     solver.sweep()
     solver.finish()
-    return max(0.0, 1 - solver.explained / moments.energy)
+    return moments.error_from(1 - solver.explained / moments.energy, solver.kernel())
 
 
 def roots(blocks: Array) -> tuple[Array, Array]:

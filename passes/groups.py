@@ -85,7 +85,7 @@ def energies(conv: Conv, moments: Moments | None) -> list[float]:
 
 
 def _energy(conv: Conv, moments: Moments | None) -> float:
-    return float(np.square(conv.weight.astype(np.float64)).sum()) if moments is None else moments.energy
+    return float(np.square(conv.weight.astype(np.float64)).sum()) if moments is None else moments.variance
 
 
 def together(errors: Sequence[Sequence[float | None]], weights: Sequence[float]) -> list[float | None]:

@@ -144,13 +144,13 @@ class NetworkDecoupling(Decomposition):
 
 
 def _fitted(conv: Conv, moments: Moments, rank: int, form: str) -> Factors:
-    """Fitted factors that err no more on the data than the factors of the weights alone.
+    """Fitted factors whose loss is no more than that of the factors of the weights alone.
 
-    Where the first fit errs more, it is repeated with the factors of the weights as its start: in a stem of three
+    Where the first fit loses more, it is repeated with the factors of the weights as its start: in a stem of three
     channels the descent may end in a poorer minimum than the one near the weights.
     """
     found, plain = fit(conv.weight, moments, rank, form), factors(conv.weight, rank, form)
-    if moments.error(kernel_of(*found, form)) <= moments.error(kernel_of(*plain, form)):
+    if moments.loss(kernel_of(*found, form)) <= moments.loss(kernel_of(*plain, form)):
         return found
     return fit(conv.weight, moments, rank, form, start=plain)
 

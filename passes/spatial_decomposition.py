@@ -10,7 +10,7 @@ are a truncated SVD. With moments C, B (`ndpass.calibration.moments`) `spatial_f
 
 A grouped convolution is rewritten group by group, to two grouped ones.
 
-Where the data-free factors err less in this metric, they are taken.
+Where the data-free factors lose less in this metric, they are taken.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Array, Block, Chain, Conv
-from ndpass.passes.base import Decomposition, Setting, block_error
+from ndpass.passes.base import Decomposition, Setting
 from ndpass.passes.channel_decomposition import factors, ranks, spectrum
 from ndpass.passes.cost import cheapest_first
 from ndpass.passes.groups import apart, beside, energies, one_of, refuse_groups, repeated, together
@@ -93,7 +93,7 @@ class SpatialDecomposition(Decomposition):
             best = assemble(conv, *split(cut(moments.best.reshape(conv.weight.shape), order), rank), order)
         else:
             fitted = assemble(conv, *Fit(conv, moments, order).fit(rank), order)
-            best = min(fitted, plain, key=lambda block: block_error(conv, block, moments))
+            best = min(fitted, plain, key=lambda block: moments.loss(block.dense().weight))
         return best.with_bias(moments.bias(best.dense().matrix))
 
     def sketch(self, conv: Conv, setting: Setting, moments: Moments) -> Block:

@@ -9,6 +9,9 @@ With the kernel W (n_o, m, k_j) of `cut`, factors T (d, m) and S (n_o, d, k_j), 
    any higher rank, so one Cholesky factor Cz = ΛΛᵀ tells what every rank explains: rows of Λ⁻¹Bzᵀ, squared and summed.
 3. T is refitted given S by conjugate gradients, then S again. Measured on VGG16 this takes 3 to 25 % off the error,
    most at low ranks; `error_curve` stops after step 2 and is an upper bound by that much.
+
+What the metric's prior counts of a rank's loss is taken off again for its error: λ'‖W − M‖², M = S(T ⊗ I), from
+Λ⁻¹(TTᵀ ⊗ I)Λ⁻ᵀ for every rank.
 """
 
 from __future__ import annotations
@@ -53,30 +56,45 @@ def error_curve(conv: Conv, moments: Moments, order: str, wanted: Sequence[int])
     """Relative error of the response at rank 1, 2, … full after step 2; 0 at ranks above all that are wanted.
 
     All ranks come from one decomposition. Wide layers are handled in float32, which moves the errors by about 1e-5 of
-    the response; where that makes Cz indefinite, in float64.
+    the response; where that makes Cz indefinite, in float64. Where the prior leaves no digits of the data, each rank is
+    fitted and its error computed.
     """
     full = full_rank(conv, order)
     curve: Array = np.zeros(full)
     curve[-1] = moments.error(moments.best)
-    below = max((d for d in wanted if d < full), default=0)
-    if below and moments.energy > 0:
+    below = [d for d in wanted if d < full]
+    if moments.is_inflated and not moments.is_constant:
+        fit = Fit(conv, moments, order)
+        curve[np.subtract(below, 1, dtype=np.intp)] = [moments.error(fit.kernel(d)) for d in below]
+    elif below and not moments.is_constant:
         try:
-            explained = explained_energy(conv, moments, order, below, moments.kind)
+            lost = lost_by_rank(conv, moments, order, max(below), moments.kind)
         except np.linalg.LinAlgError:
-            explained = explained_energy(conv, moments, order, below, np.float64)
-        curve[:below] = (1 - explained / moments.energy).clip(0)
+            lost = lost_by_rank(conv, moments, order, max(below), np.float64)
+        curve[: len(lost)] = (lost / moments.variance).clip(0)
     return curve
 
 
-def explained_energy(conv: Conv, moments: Moments, order: str, rank: int, kind: type[np.floating[Any]]) -> Array:
-    """What the features of rank 1, 2, …, `rank` explain of the responses' variance, (rank,)."""
+def lost_by_rank(conv: Conv, moments: Moments, order: str, rank: int, kind: type[np.floating[Any]]) -> Array:
+    """E‖y − Mx̂‖² over the data for the M that step 2 gives with the features of rank 1, 2, …, `rank`: (rank,)."""
     fit = Fit(conv, moments, order, kind)
     T = fit.nested(rank)
     Cz, Bz = fit.features(T)
     factor = scipy.linalg.cholesky(Cz, lower=True, check_finite=False)
-    rows = scipy.linalg.solve_triangular(factor, Bz.T, lower=True, check_finite=False)  # (rank·k_j, n_o)
-    explained: Array = np.einsum("qo,qo->q", rows, rows, dtype=np.float64).reshape(rank, -1).sum(axis=1).cumsum()
-    return explained
+
+    def solved(right: Array) -> Array:
+        found: Array = scipy.linalg.solve_triangular(factor, right, lower=True, check_finite=False)
+        return found
+
+    rows = solved(Bz.T)  # (rank·k_j, n_o); M is the sum of their products with the rows of Λ⁻¹(T ⊗ I)
+    lost = moments.energy - np.einsum("qo,qo->q", rows, rows, dtype=np.float64).cumsum()
+    if moments.data is not None and moments.anchor is not None:
+        norms = solved(solved(np.kron(T @ T.T, np.eye(fit.k_j, dtype=kind))).T) * (rows @ rows.T)
+        own = (2 * np.tril(norms, -1).sum(1, dtype=np.float64) + np.diagonal(norms)).cumsum()  # ‖M‖²
+        crossed = np.einsum("qo,qo->q", rows, solved(fit.onto(T, moments.anchor).T), dtype=np.float64).cumsum()
+        lost -= moments.energy - moments.variance + float(moments.data.noise) * (own - 2 * crossed)
+    of_rank: Array = lost[fit.k_j - 1 :: fit.k_j]
+    return of_rank
 
 
 class _Cut:
@@ -128,6 +146,13 @@ class Fit:
             S = self.second(T)
         return T, S
 
+    def kernel(self, rank: int) -> Array:
+        """M (n_o, n) after step 2."""
+        T = self.start(rank)
+        M = np.zeros((len(self.B), self.cut.place.size), T.dtype)
+        M[:, self.cut.place] = np.einsum("ork,ra->oak", self.second(T), T)
+        return M
+
     def start(self, rank: int) -> Array:
         """T (d, m) of step 1; the rows of a lower rank are the first of a higher one."""
         white, subset = self._white(), (self.m - rank, self.m - 1)
@@ -157,6 +182,11 @@ class Fit:
         d, q = len(T), len(T) * self.k_j
         Cz = (self._seen(T).reshape(-1, self.m) @ T.T).reshape(d, self.k_j, self.k_j, d).transpose(0, 1, 3, 2)
         return Cz.reshape(q, q), (T @ self.B).reshape(-1, q)
+
+    def onto(self, T: Array, kernel: Array) -> Array:
+        """The products (n_o, d·k_j) of the rows of a kernel (n_o, n) with those of T ⊗ I."""
+        product: Array = T @ kernel[:, self.cut.place].astype(T.dtype, copy=False)
+        return product.reshape(len(kernel), -1)
 
     def second(self, T: Array) -> Array:
         """The best S (n_o, d, k_j) for T."""

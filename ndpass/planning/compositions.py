@@ -254,7 +254,7 @@ def _errors_of_first_leaf(
     """
     leaf = first.rewrite(conv, at[first.name], moments).leaves()[0]
     own = first_leaf_moments(leaf, conv, moments)
-    return last.errors(leaf, settings, own), own.energy / (moments.energy or 1.0)
+    return last.errors(leaf, settings, own), own.variance / (moments.variance or 1.0)
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ndpass.calibration.moments import Moments
+from ndpass.calibration.moments import Data, Moments
 from ndpass.files.own_folder import new_temporary
 from ndpass.graph.graph import Site
 
 log = logging.getLogger(__name__)
 
 ARRAYS = ("x_mean", "y_mean", "C", "B", "g", "anchor", "best")  # in the order of the file, of Moments but for the last
+OF_DATA = ("diagonal", "B", "g", "noise")  # behind these, of `Moments.alone`
 DERIVED = 3  # times the bytes of moments that they take with what fits derive from them
 ROOM = 4  # times the memory for activations that all moments together may take on disk
 
@@ -48,7 +49,9 @@ class Shelf:
     def has_room(self, site: Site) -> bool:
         """Whether the moments of one more layer find room; asked for in the order of the layers."""
         n, n_o = site.outline.unknowns, site.outline.n_o
-        self._taken += 8 * (site.outline.group * n * n + 3 * n_o * n)  # C; B, the best kernel and the weight
+        self._taken += 8 * (
+            site.outline.group * n * n + 4 * n_o * n
+        )  # C; B, with the prior and without; kernel, weight
         return self._taken <= self.most and self.folder.is_dir()  # made here, while there is one thread
 
     def put(self, layer: str, moments: Moments) -> bool:
@@ -56,7 +59,8 @@ class Shelf:
         part = self._path(layer).with_suffix(".part")
         try:
             with part.open("wb") as file:
-                for array in (np.array([moments.count]), *(getattr(moments, name) for name in ARRAYS)):
+                own = [getattr(moments, name) for name in ARRAYS] + [getattr(moments.alone, name) for name in OF_DATA]
+                for array in (np.array([moments.count]), *own):
                     np.save(file, np.zeros(0) if array is None else array)
             part.replace(self._path(layer))
         except OSError as e:
@@ -71,14 +75,14 @@ class Shelf:
             return self._read[layer]
         try:
             with self._path(layer).open("rb") as file:
-                (count,), *arrays = (np.load(file) for _ in range(1 + len(ARRAYS)))
+                (count,), *arrays = (np.load(file) for _ in range(1 + len(ARRAYS) + len(OF_DATA)))
                 count = int(count)
         except Exception as e:  # numpy raises what its parser raises, TokenError for one
             if not isinstance(e, FileNotFoundError):
                 log.warning("moments of '%s' cannot be read (%s): they are made again", layer, e)
             return None
-        x_mean, y_mean, C, B, g, anchor, best = arrays
-        moments = Moments(count, x_mean, y_mean, C, B, g, anchor if anchor.size else None)
+        x_mean, y_mean, C, B, g, anchor, best, *alone = arrays
+        moments = Moments(count, x_mean, y_mean, C, B, g, anchor if anchor.size else None, data=Data(*alone))
         moments.__dict__["best"] = best  # as the cached property leaves it
         size = DERIVED * sum(array.nbytes for array in arrays)
         if size <= self._left:

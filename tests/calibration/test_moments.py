@@ -114,7 +114,7 @@ def test_error_is_that_of_the_samples() -> None:
     assert moments.error(moments.best) <= moments.error(weight)
 
 
-def test_error_with_a_prior_is_that_of_the_formula_in_wide_layers_too() -> None:
+def test_the_loss_with_a_prior_is_that_of_the_formula_in_wide_layers_too() -> None:
     """Products in float32 are of the distance from the prior's weight, so that small errors keep their digits."""
     rng = np.random.default_rng(5)
     x = rng.standard_normal((300, 1024)).astype(np.float32)
@@ -123,7 +123,7 @@ def test_error_with_a_prior_is_that_of_the_formula_in_wide_layers_too() -> None:
     for kernel in (weight + 1e-3 * rng.standard_normal(weight.shape), 0 * weight, moments.best):
         lost = moments.g.sum() - 2 * np.trace(kernel @ moments.B.T) + np.trace(kernel @ moments.C @ kernel.T)
         expected = max(0.0, lost / moments.g.sum())  # sums in float32 may leave less than nothing, by the BLAS and CPU
-        assert moments.error(kernel) == pytest.approx(expected, rel=1e-4, abs=1e-11)
+        assert moments.loss(kernel) == pytest.approx(expected, rel=1e-4, abs=1e-11)
 
 
 def test_error_takes_a_kernel_in_the_shape_of_a_weight() -> None:
@@ -152,7 +152,7 @@ def test_a_stronger_prior_ends_at_the_original_weight() -> None:
     distances = [float(np.linalg.norm(prior.best - weight)) for prior in priors]
     assert distances[0] > distances[1] > distances[2]
     assert distances[2] < 1e-2
-    assert all(prior.error(prior.best) < prior.error(weight) for prior in priors)
+    assert all(prior.loss(prior.best) < prior.loss(weight) for prior in priors)
 
 
 def test_few_samples_get_a_strong_prior_and_many_a_weak_one() -> None:

@@ -1,5 +1,5 @@
 """The error that is reported of a random layer is the one that its written model has, as impulses through a runtime
-and the calibration data themselves show it; the predicted one is the same, or with data an upper bound.
+and the calibration data themselves show it, whatever the scales of its channels; the predicted one is close to it.
 
 A model of one convolution is linear: its answers to one impulse for each element of a patch are its kernel.
 """
@@ -7,6 +7,7 @@ A model of one convolution is linear: its answers to one impulse for each elemen
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from random_nets import Net
 
-from ndpass.calibration.feeds import open_feeds
-from ndpass.calibration.reference import Calibration
 from ndpass.conv import Conv
 from ndpass.graph.graph import Site
 from ndpass.planning.candidate import Budget
@@ -57,24 +56,46 @@ def layers(draw: Callable[[Any], Any]) -> Net:
 
 def test_the_reported_error_is_that_of_the_written_model(examples: Examples) -> None:
     @examples(60, 1_000)
-    @given(layers(), st.sampled_from(("nd", "cd", "sd")), st.sampled_from((0.6, 0.9)), st.booleans())
-    def check(net: Net, spec: str, energy: float, calibrated: bool) -> None:
-        done = rewritten(net, "onnx", spec, Budget("energy", energy), calibrated)
+    @given(
+        layers(),
+        st.sampled_from(("nd", "cd", "sd")),
+        st.sampled_from((0.6, 0.9)),
+        st.booleans(),
+        st.sampled_from((0.0, 1.0, 4.0)),
+    )
+    def check(net: Net, spec: str, energy: float, calibrated: bool, decades: float) -> None:
+        net, x = scaled(net, decades)
+        done = rewritten(net, "onnx", spec, Budget("energy", energy), calibrated, x)
         (row,) = done.rows
         assume(row.status == "done")
         site = opened(net, "onnx")[1].sites()[0]
         assert isinstance(site, Site)
         weight = site.conv.dense().matrix.astype(np.float64)
-        off = ((kernel_of(done.after, site.conv) - weight) ** 2).sum(1)
-        found = on_data(net, done.after, site, weight, off) if calibrated else float(off.sum() / np.sum(weight**2))
+        off = float(((kernel_of(done.after, site.conv) - weight) ** 2).sum() / np.sum(weight**2))
+        found = on_data(net.model, done.after, x) if calibrated else off
         assert row.error_measured is not None
         assert row.error_predicted is not None
         assert abs(row.error_measured - found) < ROUNDING
-        assert row.error_measured <= row.error_predicted + ROUNDING
-        if not calibrated:
+        if not calibrated or spec == "cd":
             assert abs(row.error_predicted - row.error_measured) < ROUNDING
+        else:  # a fit takes further steps than its estimate, each of which lowers what it loses, its prior counted
+            assert row.error_measured <= 1.1 * row.error_predicted + ROUNDING
 
     check()
+
+
+def scaled(net: Net, decades: float) -> tuple[Net, F]:
+    """The layer with input channels whose scales differ by so many decades and count alike, and samples for it."""
+    model = onnx.ModelProto()
+    model.CopyFrom(net.model)
+    held = next(t for t in model.graph.initializer if t.name == "w")
+    weight = numpy_helper.to_array(held)
+    groups = net.in_shape[0] // weight.shape[1]
+    scales = 10.0 ** np.linspace(-decades, 0, weight.shape[1])
+    shape = (-1, *(1,) * (weight.ndim - 2))
+    held.CopyFrom(numpy_helper.from_array((weight / scales.reshape(shape)).astype(np.float32), "w"))
+    x = net.feed(SAMPLES, seed=1) * np.tile(scales, groups).reshape(shape)
+    return replace(net, model=model), x.astype(np.float32)
 
 
 def kernel_of(model: onnx.ModelProto, conv: Conv) -> F:
@@ -91,19 +112,8 @@ def kernel_of(model: onnx.ModelProto, conv: Conv) -> F:
     return (answers[:-1] - answers[-1]).T
 
 
-def on_data(net: Net, model: onnx.ModelProto, site: Site, weight: F, off: F) -> float:
-    """The relative error on the calibration data and on the white noise that the prior adds to them, to each group.
-
-    off (n_o,): the squared error of the weights of each output.
-    """
-    graph = opened(net, "onnx")[1]
-    x = net.feed(SAMPLES, seed=1)
-    calibration = Calibration.of(graph, [site], open_feeds(x, graph.inputs()), 1, 0, 1 << 30)
-    energy = calibration.walk(graph).moments(site).g
-    before, after = (run_ort(m, {"x": x})[0].astype(np.float64) for m in (net.model, model))
+def on_data(model: onnx.ModelProto, written: onnx.ModelProto, x: F) -> float:
+    """The relative error of a written model's outputs on samples x."""
+    before, after = (run_ort(m, {"x": x})[0].astype(np.float64) for m in (model, written))
     outer = (0, *range(2, before.ndim))
-    added, square = energy - before.var(outer), (weight**2).sum(1)
-    groups = (array.reshape(site.outline.group, -1).sum(1) for array in (added, off, square))
-    noise = sum(a * o / s for a, o, s in zip(*groups, strict=True))
-    error = float(((before - after) ** 2).mean(outer).sum())
-    return float((error + noise) / energy.sum())
+    return float(((before - after) ** 2).mean(outer).sum() / before.var(outer).sum())

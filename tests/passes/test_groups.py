@@ -111,10 +111,11 @@ def error_of_everything(conv: Conv, kernel: F, moments: Moments | None) -> float
     outs = conv.n_o // GROUPS
     for g in range(GROUPS):
         own, rows = slice(g * n, (g + 1) * n), slice(g * outs, (g + 1) * outs)
-        C[own, own], B[rows, own] = moments.C[g], moments.B[rows]
+        C[own, own], B[rows, own] = moments.C[g], moments.alone.B[rows]
+    np.fill_diagonal(C, moments.alone.diagonal)
     M = kernel.reshape(conv.n_o, -1)
-    lost = moments.g.sum() - 2 * np.sum(M * B) + np.sum((M @ C) * M)
-    return float(lost / moments.g.sum())
+    lost = moments.variance - 2 * np.sum(M * B) + np.sum((M @ C) * M)
+    return float(lost / moments.variance)
 
 
 @by_group

@@ -16,7 +16,7 @@ from ndpass.errors import UsageError
 from ndpass.passes import SpatialDecomposition, parse
 from ndpass.passes.base import Setting, relative_error
 from ndpass.passes.spatial_decomposition import ORDERS, assemble
-from ndpass.passes.spatial_fit import Fit, explained_energy, full_rank
+from ndpass.passes.spatial_fit import Fit, full_rank, lost_by_rank
 
 F: TypeAlias = NDArray[np.floating[Any]]
 ROUNDING = 1e-12  # squared relative error that float64 leaves where the product is exact
@@ -342,8 +342,8 @@ def test_wide_layers_are_estimated_in_float32_within_a_thousandth_of_the_error(o
     assert moments.kind is np.float32
     choices: list[Setting] = [{"rank": d, "order": order} for d in (1, 8, 24, 48)]
     found = SpatialDecomposition().errors(conv, choices, moments)
-    plain = explained_energy(conv, moments, order, 48, np.float64)
-    wanted = [1 - plain[int(s["rank"]) - 1] / moments.energy for s in choices]
+    plain = lost_by_rank(conv, moments, order, 48, np.float64)
+    wanted = [plain[int(s["rank"]) - 1] / moments.variance for s in choices]
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
     sketch, fitted = SpatialDecomposition().sketch(conv, choices[1], moments), Fit(conv, moments, order).fit(8, 0)
     error = moments.error(assemble(conv, *fitted, order).dense().weight)

@@ -163,7 +163,7 @@ def test_without_room_for_moments_everything_is_fitted_at_once() -> None:
 def test_layers_have_room_on_the_shelf_in_their_order() -> None:
     sites = subject()[1]
     n = sites[0].outline.n_i * sites[0].outline.kernel_size
-    shelf = Shelf(None, 8 * n * (n + 3 * sites[0].outline.n_o) // 4)
+    shelf = Shelf(None, 8 * n * (n + 4 * sites[0].outline.n_o) // 4)
     assert [shelf.has_room(site) for site in sites] == [True, False]
 
 
@@ -178,6 +178,8 @@ def test_moments_come_back_from_the_shelf_as_they_were() -> None:
     for name in ("x_mean", "y_mean", "C", "B", "g", "anchor", "best"):
         np.testing.assert_array_equal(getattr(found, name), getattr(moments, name))
         assert getattr(found, name).flags.f_contiguous == getattr(moments, name).flags.f_contiguous
+    for name in ("diagonal", "B", "g", "noise"):
+        np.testing.assert_array_equal(getattr(found.alone, name), getattr(moments.alone, name))
 
 
 # ---------------------------------------------------------------------------------------------------------------- time
