@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,12 +108,19 @@ def _repeat(number: int) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise Interrupted, but not inside an import: a compiled module would swallow it or turn it into ImportError."""
+    """Raise Interrupted, but not where it would be swallowed or turned into another error: then a little later."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if _swallows(frame):
             later = threading.Timer(0.05, _repeat, (number,))
             later.daemon = True
             later.start()
             return
         frame = frame.f_back
     raise Interrupted
+
+
+def _swallows(frame: FrameType) -> bool:
+    """Whether it is of an import, which a compiled module may go on from; or of what Python calls when an object goes,
+    whose exceptions it only prints."""
+    code = frame.f_code
+    return code.co_name == "__del__" or code.co_filename.startswith(("<frozen importlib", weakref.__file__))

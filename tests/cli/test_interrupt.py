@@ -40,3 +40,41 @@ def test_a_second_ctrl_c_ends_a_process_whose_first_is_held_up_by_a_library(tmp_
         assert process.wait() == 130
         assert process.stderr.read() == "ndpass: interrupted twice, ended at once\n"
     assert not list(tmp_path.iterdir())
+
+
+GOING = """
+import signal, time, weakref
+from ndpass.cli.interrupt import Interrupted, signals_heard
+
+class Last:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)  # as if Ctrl-C came just then
+
+class Watched:
+    pass
+
+def make(kind):
+    if kind == "del":
+        return Last()
+    watched = Watched()
+    weakref.finalize(watched, signal.raise_signal, signal.SIGINT)
+    return watched
+
+for kind in ("del", "finalize"):
+    try:
+        with signals_heard():
+            made = make(kind)
+            del made
+            for _ in range(1000):
+                time.sleep(0.01)
+            print("never came")
+    except Interrupted:
+        print("interrupted")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_is_not_lost_where_python_would_only_print_it() -> None:
+    """What is raised while an object goes is printed and forgotten, so it is raised a little later."""
+    done = subprocess.run([sys.executable, "-c", GOING], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("interrupted\ninterrupted\n", "")
