@@ -54,7 +54,7 @@ def test_the_fastest_within_the_limit_is_taken() -> None:
     ]
 
 
-def test_what_refinement_gives_back_is_spent_on_speed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_refined_plan_within_the_budget_is_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine on paper, where times follow from MACs. Ten seconds: a plan or two are planned, fitted and trained.
 
     Whether there is a faster plan that training brings within the limit hangs by how a CPU rounds: the network has few.
