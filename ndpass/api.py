@@ -141,6 +141,7 @@ def run(
     jobs: int | None = None,
     engine: str | None = None,
     shards: int | None = None,
+    time_on: str | None = None,
     time_limit: str | float | None = None,
     refine: str | float | None = None,
     refine_labels: bool = False,
@@ -162,6 +163,7 @@ def run(
     planned side by side, None: one for each core, as far as a quarter of the machine's memory goes; engine: a Dask
     cluster that calibration is spread over, as "dask://HOST:PORT" (explained in the guide "Many machines"); shards:
     parts that the calibration data are cut into, one machine and many come to the same bytes with as many;
+    time_on: the worker of the cluster that models are made fast for, by its name or address, None: this machine;
     time_limit: about how long the run may take, in seconds or as "10min". refine: then train the weights to the
     original's outputs, for a time, as "10min", or a number of epochs; refine_labels: to labels, too;
     refine_orthonormal: weight of a penalty that holds pointwise factors of low rank orthonormal, as 0.1.
@@ -204,6 +206,7 @@ def run(
                 jobs=optional_whole("jobs", jobs),
                 engine=parse_engine(engine),
                 shards=optional_whole("shards", shards),
+                time_on=time_on,
                 cache=cache_folder(),
                 latency=latency,
                 time_limit=parse_limit(time_limit, budget),

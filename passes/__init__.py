@@ -95,10 +95,15 @@ def auto(*, calibrated: bool) -> list[Pass]:
     calibrated: whether there are data to fit to; without them those that need data are left out. What cannot be loaded
     is left out with a warning that names it and says why.
     """
-    found, broken = usable()
-    for reason in broken:
+    for reason in usable()[1]:
         log.warning("%s; left out of --passes auto", reason)
-    rules = [rule() for rule in (*IN_AUTO, *(r for r in found if r not in PASSES)) if rule.in_auto]
+    return in_auto(calibrated)
+
+
+def in_auto(calibrated: bool) -> list[Pass]:
+    """The same without a word on what cannot be loaded."""
+    others = [rule for rule in usable()[0] if rule not in PASSES]
+    rules = [rule() for rule in (*IN_AUTO, *others) if rule.in_auto]
     return [rule for rule in rules if calibrated or not rule.needs_data]
 
 

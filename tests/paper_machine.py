@@ -5,9 +5,10 @@ What is decided by such times is the same on every computer, however busy it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -16,7 +17,7 @@ from ndpass.graph.normalise import import_graph
 from ndpass.graph.shapes import infer
 from ndpass.measuring.runtime import Feed, Runnable
 from ndpass.measuring.target import Target
-from ndpass.measuring.turns import Timed
+from ndpass.measuring.turns import Timed, Turn, in_order
 
 EACH = 1e-4  # seconds that a weighted node takes besides its MACs; long, so that few inferences fill a turn
 PER_MAC = 1e-9  # seconds
@@ -34,8 +35,14 @@ class PaperMachine:
     seconds: float = 0.0
     per_mac: float = PER_MAC
 
+    def environment(self) -> Mapping[str, str]:
+        return self.target.environment()
+
     def now(self) -> float:
         return self.seconds
+
+    def turns(self, turn: Turn, calls: Sequence[Timed], *given: Sequence[Any]) -> list[float]:
+        return in_order(turn, calls, *given, now=self.now)
 
     def load(self, model: Path | Runnable, feed: Feed) -> Callable[[], Timed]:
         took = sum(seconds for _, seconds in self._nodes(model, feed))

@@ -52,6 +52,7 @@ from ndpass.cli.run_parameters import (
     TimedBatch,
     TimedPrecision,
     TimeLimit,
+    TimeOn,
     Validation,
 )
 from ndpass.engine.address import parse_engine
@@ -114,6 +115,7 @@ def run(
     jobs: Jobs = None,
     engine: Engine = None,
     shards: Shards = None,
+    time_on: TimeOn = None,
     time_limit: TimeLimit = None,
     resume: Resume = False,
     save_plan: SavePlan = None,
@@ -183,6 +185,7 @@ def run(
                 "--jobs": jobs,
                 "--engine": engine,
                 "--shards": shards,
+                "--time-on": time_on,
                 "--time-limit": time_limit,
             }
         ),
@@ -212,6 +215,7 @@ def run(
             jobs=jobs,
             engine=parse_engine(engine),
             shards=shards,
+            time_on=time_on,
             resume=resume,
             latency=latency,
             time_limit=parse_limit(time_limit, budget),

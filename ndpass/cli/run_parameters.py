@@ -175,6 +175,15 @@ Shards = Annotated[
         rich_help_panel=EFFORT,
     ),
 ]
+TimeOn = Annotated[
+    str | None,
+    typer.Option(
+        help="Worker of --engine that models are made fast for and timed on, by its name or address. Default: this "
+        "machine.",
+        metavar="WORKER",
+        rich_help_panel=TARGET,
+    ),
+]
 TimeLimit = Annotated[
     str | None,
     typer.Option(

@@ -46,16 +46,22 @@ class Cluster:
         self._stopped = threading.Event()
 
     def submit(
-        self, name: str, task: Callable[..., Any], *given: Any, priority: float = 0, place: str | None = None
+        self,
+        name: str,
+        task: Callable[..., Any],
+        *given: Any,
+        priority: float = 0,
+        place: str | None = None,
+        only: bool = False,
     ) -> Future:
         """Have a worker do a task. name: what Dask's own pages call it. given: values or what `submit` has returned.
 
-        place: a worker's address, which does it if it can.
+        place: a worker's address, which does it if it can; only: nobody else may.
         """
         with self._lock:
             self._count += 1
             key = f"ndpass {name}-{self._run}-{self._count}"
-        where: dict[str, Any] = {} if place is None else {"workers": [place], "allow_other_workers": True}
+        where: dict[str, Any] = {} if place is None else {"workers": [place], "allow_other_workers": not only}
         with self._told():
             return self.client.submit(task, *given, key=key, pure=False, priority=priority, **where)
 
@@ -67,16 +73,16 @@ class Cluster:
         self.progress.moved(sent=size)
         return self.submit(name, given, value)
 
-    def result(self, future: Future, size: Callable[[Any], int] = lambda _: 0) -> Any:
-        """What a task gave, waited for. size: its bytes. Raises what the task raised, if that is ndpass's own, and
-        EngineError where the cluster has failed."""
+    def result(self, future: Future, size: Callable[[Any], int] = lambda _: 0, at: str | None = None) -> Any:
+        """What a task gave, waited for. size: its bytes; at: the only worker that may do it. Raises what the task
+        raised, if that is ndpass's own, and EngineError where the cluster, or that worker, has failed."""
         with self._told():
-            self._until_done(future)
+            self._until_done(future, at)
             found = future.result()  # fetched without a limit: it may be large
             self.progress.moved(came=size(found))
             return found
 
-    def _until_done(self, future: Future) -> None:
+    def _until_done(self, future: Future, at: str | None = None) -> None:
         """Wait, and tell how far the cluster is."""
         pause, looked = PAUSES[0], time.monotonic()
         while not future.done():
@@ -87,15 +93,17 @@ class Cluster:
             if self.client.status in ("closing", "closed"):  # which no future may hear of
                 raise EngineError(f"{self.address}: the scheduler is gone")
             if time.monotonic() - looked >= LOOK:
-                self.progress.tell(self._some_workers())
+                self.progress.tell(self._some_workers(at))
                 looked = time.monotonic()
 
-    def wait(self, futures: Sequence[Future]) -> None:
-        """Until all of them are there, whose results stay where they are. Raises as `result`."""
-        self.progress.watch(futures)
+    def wait(self, futures: Sequence[Future], at: str | None = None) -> None:
+        """Until all of them are there, whose results stay where they are. at: the only worker that may do them, which
+        progress does not count. Raises as `result`."""
+        if at is None:
+            self.progress.watch(futures)
         with self._told():
             for future in futures:
-                self._until_done(future)
+                self._until_done(future, at)
                 if future.status != "finished":
                     future.result()
 
@@ -121,9 +129,22 @@ class Cluster:
         """Nothing is waited for any more: the run ends."""
         self._stopped.set()
 
-    def _some_workers(self) -> int:
-        """How many there are. Raises EngineError where there has been none for a while."""
-        if count := len(self.workers()):
+    def place(self, wanted: str) -> str:
+        """The address of a worker that is given by its address or its name. Raises UsageError naming those there."""
+        there = self.workers()
+        found = [address for address, worker in there.items() if wanted in (address, str(worker["name"]))]
+        if not found:
+            names = sorted(f"{worker['name']} ({address})" for address, worker in there.items())
+            raise UsageError(f"--time-on {wanted}: {self.address} has no such worker; there are {', '.join(names)}")
+        return found[0]
+
+    def _some_workers(self, needed: str | None = None) -> int:
+        """How many there are. Raises EngineError where there has been none for a while, or the one that is needed is
+        gone."""
+        workers = self.workers()
+        if needed is not None and needed not in workers:
+            raise EngineError(f"{self.address}: worker {needed}, which models are timed on, is gone")
+        if count := len(workers):
             self._alone_since = None
             return count
         self._alone_since = self._alone_since or time.monotonic()

@@ -88,7 +88,7 @@ class Latencies:
         self.machine = machine
         self.spread = 0.0
         self._seconds = SECONDS if seconds is None else seconds
-        self._remembered = LatencyCache(cache, machine.target.environment())
+        self._remembered = LatencyCache(cache, machine.environment())
         self._beside: tuple[str, dict[int, Timed]] = ("", {})  # of one layer: the dense one, and bases by their width
 
     @property
@@ -163,7 +163,7 @@ class Latencies:
         rows: list[list[float]] = []
         while True:
             step = -1 if len(rows) % 2 else 1  # forwards, backwards
-            rows.append([_turn(call, now) for call in calls[::step]][::step])
+            rows.append(self.machine.turns(_turn, calls[::step])[::step])
             if len(rows) < MIN_ROUNDS or len(rows) % 2:
                 continue
             turns, passed = _Turns(np.array(rows), bases, own), now() - start

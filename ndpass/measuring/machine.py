@@ -7,15 +7,15 @@ that what it decides does not depend on how busy the computer is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ndpass.measuring.layer_profile import inference, loaded, node_shares
 from ndpass.measuring.runtime import Feed, Runnable
 from ndpass.measuring.target import Target
-from ndpass.measuring.turns import COMPILED, Timed, time_anew
+from ndpass.measuring.turns import COMPILED, Timed, Turn, in_order, time_anew
 
 Loader = Callable[[], Timed]  # compiles a model; what it returns runs one inference
 
@@ -26,8 +26,16 @@ class Machine(Protocol):
     @property
     def target(self) -> Target: ...
 
+    def environment(self) -> Mapping[str, str]:
+        """All that a latency depends on besides block and size, as text."""
+        ...
+
     def now(self) -> float:
         """Seconds since some moment."""
+        ...
+
+    def turns(self, turn: Turn, calls: Sequence[Timed], *given: Sequence[Any]) -> list[float]:
+        """As `turns.in_order`, by the machine's clock."""
         ...
 
     def load(self, model: Path | Runnable, feed: Feed) -> Loader:
@@ -48,8 +56,14 @@ class ThisMachine:
     def __post_init__(self) -> None:
         self.target.properties()
 
+    def environment(self) -> Mapping[str, str]:
+        return self.target.environment()
+
     def now(self) -> float:
         return time.perf_counter()
+
+    def turns(self, turn: Turn, calls: Sequence[Timed], *given: Sequence[Any]) -> list[float]:
+        return in_order(turn, calls, *given)
 
     def load(self, model: Path | Runnable, feed: Feed) -> Loader:
         """A file is read at each compilation, so that its weights are not held; a model in memory is read once."""
@@ -77,4 +91,5 @@ def time_models(
         min_rounds=min_rounds,
         compiled=compiled,
         now=machine.now,
+        turns=machine.turns,
     )

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -25,8 +26,20 @@ CONFIDENCE = 0.99  # eight rounds or more can reach it
 
 Timed = Callable[[], object]
 Clock = Callable[[], float]  # seconds since some moment
+Turn = Callable[..., float]  # (a model, a clock, what is given for this model) -> seconds
 Verdict = Literal["faster", "slower", "no significant difference"]
 Range = tuple[float, float]  # 10th and 90th percentile over the rounds
+
+
+class Turns(Protocol):
+    """What has every model take its turn, as `in_order`: here, or where the models are."""
+
+    def __call__(self, turn: Turn, calls: Sequence[Timed], *given: Sequence[Any]) -> list[float]: ...
+
+
+def in_order(turn: Turn, calls: Sequence[Timed], *given: Sequence[Any], now: Clock = time.perf_counter) -> list[float]:
+    """Seconds of each model's turn, one after the other. given: what the turn is told of each model."""
+    return [turn(call, now, *own) for call, *own in zip(calls, *given, strict=True)]
 
 
 def time_anew(
@@ -36,6 +49,7 @@ def time_anew(
     min_rounds: int = 10,
     compiled: int = COMPILED,
     now: Clock = time.perf_counter,
+    turns: Turns | None = None,
 ) -> list[list[float]]:
     """As `time_in_turns`, with callables that `load` makes anew `compiled` times, each time for a part of the rounds.
 
@@ -45,29 +59,36 @@ def time_anew(
     parts: list[list[list[float]]] = []
     for _ in range(compiled):
         calls = load()
-        rounds = time_in_turns(calls, seconds=seconds / compiled, min_rounds=-(-min_rounds // compiled), now=now)
+        fewest = -(-min_rounds // compiled)
+        rounds = time_in_turns(calls, seconds=seconds / compiled, min_rounds=fewest, now=now, turns=turns)
         parts.append(rounds)
         del calls  # frees the models before they are loaded again
     return [list(chain.from_iterable(rounds)) for rounds in zip(*parts, strict=True)]
 
 
 def time_in_turns(
-    callables: Sequence[Timed], *, seconds: float, min_rounds: int = 10, now: Clock = time.perf_counter
+    callables: Sequence[Timed],
+    *,
+    seconds: float,
+    min_rounds: int = 10,
+    now: Clock = time.perf_counter,
+    turns: Turns | None = None,
 ) -> list[list[float]]:
     """Seconds a call, [callable][round]; the rounds are alternately in order and in reverse, and even in number.
 
     Every callable is warmed up first, which is not counted. Rounds go on until there are `min_rounds` of them and
     `seconds` have passed. Element r of every list was measured in the same round, so ratios are taken within rounds.
-    now: seconds on a clock.
+    now: seconds on a clock; turns: what has the models take their turns, left out this process by that clock.
     """
-    repeats = [_warm_up(call, now) for call in callables]
+    turns = turns or partial(in_order, now=now)
+    repeats = turns(_warm_up, callables)
     times: list[list[float]] = [[] for _ in callables]
     end = now() + seconds
     done = 0
     while callables and (done < min_rounds or done % 2 or now() < end):
-        order = range(len(callables))
-        for i in order if done % 2 == 0 else reversed(order):
-            times[i].append(_turn(callables[i], repeats[i], now))
+        step = -1 if done % 2 else 1  # forwards, backwards
+        for own, seconds_taken in zip(times[::step], turns(_turn, callables[::step], repeats[::step]), strict=True):
+            own.append(seconds_taken)
         done += 1
     return times
 
@@ -114,7 +135,7 @@ def _warm_up(call: Timed, now: Clock) -> int:
     return max(1, math.ceil(TURN / max(float(np.median(times)), 1e-9)))
 
 
-def _turn(call: Timed, repeats: int, now: Clock) -> float:
+def _turn(call: Timed, now: Clock, repeats: int) -> float:
     """Seconds a call, the mean of `repeats`."""
     if repeats > 1:
         call()  # brings back to the caches what the other models have pushed out

@@ -20,7 +20,7 @@ import numpy as np
 
 from ndpass.errors import BudgetError
 from ndpass.planning.latency_table import TimedPlan
-from ndpass.planning.timed_search import MORE, RIVAL, TimedSearch, reachable
+from ndpass.planning.timed_search import RIVAL, TimedSearch, reachable
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def within_drop(
                 break
     best = _fastest(search, passing) if passing else None
     if best is None or best.timed.speedup < at_least:
-        raise BudgetError(_why_not(wish or f"--max-drop {limit:g}", at_least, best, tried))
+        raise BudgetError(_why_not(wish or f"--max-drop {limit:g}", at_least, best, tried, search.more))
     return best
 
 
@@ -133,13 +133,16 @@ def _worth_a_fit(search: TimedSearch, wanted: float, passed: float, failed: floa
     return least if least < min(failed, REACH * wanted) else math.inf
 
 
-def _why_not(wish: str, at_least: float, best: Fit[T] | None, tried: Sequence[_Tried]) -> str:
-    """wish: the budget as it was typed."""
+def _why_not(wish: str, at_least: float, best: Fit[T] | None, tried: Sequence[_Tried], more: Sequence[str]) -> str:
+    """wish: the budget as it was typed; more: what could be allowed besides a larger one."""
     drops = [one.drop for one in tried if one.fitted]
     if best is not None:
-        return f"--speedup {at_least:g} with {wish} cannot be reached: {reachable(best.timed.speedup)}"
-    if not drops:
-        return f"{wish} makes nothing faster: {reachable(1.0)}"
+        return f"--speedup {at_least:g} with {wish} cannot be reached: {reachable(best.timed.speedup, more)}"
     unit = "drop" if "drop" in wish else "error, in per cent,"
-    instead = "ask for that" if len(drops) == len(tried) else f"plans of less damage are no faster; {MORE}"
+    more = [f"a larger {unit.split(',')[0]}", *more]
+    if not drops:
+        return f"{wish} makes nothing faster: {reachable(1.0, more)}"
+    instead = "ask for that"
+    if len(drops) < len(tried):
+        instead = f"plans of less damage are no faster; allow {' or '.join(more)}"
     return f"{wish} cannot be met: the least {unit} of {len(drops)} plans was {min(drops):.2f}; {instead}"

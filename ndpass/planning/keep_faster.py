@@ -15,6 +15,7 @@ import numpy as np
 from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph, Site
 from ndpass.measuring.machine import Machine
+from ndpass.measuring.turns import Range, percentiles
 from ndpass.planning.candidate import Candidate, Choice
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.shared_channels import SharedChannels
@@ -58,14 +59,14 @@ def keep_faster(
         log.info("no faster in place: %s", ", ".join(slower))
         now = table.without(now, slower)
     if not timed.rewritten or timed.speedup <= 1:
-        noise = busy(timed.speedups)
+        noise = busy(percentiles(timed.speedups))
         raise BudgetError(f"no rewrite is faster than the original on this CPU{_tried(table)}: {noise}{HELP}")
     return timed, table
 
 
-def busy(speedups: Sequence[float]) -> str:
+def busy(spread: Range) -> str:
     """What to do first where the rounds of one comparison differ by more than NOISY; nothing where they do not."""
-    low, high = np.percentile(np.asarray(speedups, float), (10, 90))
+    low, high = spread
     if high <= NOISY * low:
         return ""
     return f"this machine is busy (single rounds gave {low:.2f} to {high:.2f} times), so try again when it is not, "

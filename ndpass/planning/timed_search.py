@@ -34,7 +34,7 @@ SETTLE = 5  # plans that are made for one wish; after that layers that are slowe
 CLOSE = 0.03  # a wish for a speedup is met within this
 RIVAL = 1.1  # plans within this of the fastest are timed beside it
 SURE = 0.98  # share of a measured speedup that another run can be asked for
-MORE = "allow more: a larger budget, more passes (--passes auto tries all), more time, or --precision f32"
+MORE_PASSES, MORE_DIGITS = "more passes (--passes auto tries all)", "--precision f32"
 
 
 @dataclass
@@ -42,7 +42,7 @@ class TimedSearch:
     """table: what candidates take, corrected as plans are timed; timer: what times the plans; passes: their names;
     fronts: of layers that depend on each other (`ndpass.planning.channel_savings`); ledger: makes errors of candidates
     exact where they are bounds; without_merged: leaves out layers that a plan merges into others; before_timing: called
-    before a plan is timed."""
+    before a plan is timed; more: what the run could be allowed besides, in words."""
 
     table: LatencyTable
     timer: PlanTimer
@@ -51,6 +51,7 @@ class TimedSearch:
     ledger: Ledger | None = None
     without_merged: Callable[[Mapping[str, Choice]], dict[str, Choice]] = dict
     before_timing: Callable[[], None] = lambda: None
+    more: Sequence[str] = (MORE_PASSES, MORE_DIGITS)
 
     @property
     def least(self) -> float:
@@ -82,7 +83,7 @@ class TimedSearch:
         enough = [timed for timed in rewritten if timed.speedup >= wanted]
         if not enough:
             fastest = max((timed.speedup for timed in rewritten), default=1.0)
-            raise BudgetError(f"--speedup {wanted:g} cannot be reached: {reachable(fastest)}")
+            raise BudgetError(f"--speedup {wanted:g} cannot be reached: {reachable(fastest, self.more)}")
         return min(enough, key=lambda timed: timed.damage)
 
     def fastest(self, wanted: float) -> TimedPlan:
@@ -211,11 +212,13 @@ def _settings(plan: dict[str, Choice]) -> dict[str, object]:
     return {name: choice.candidate.setting for name, choice in plan.items()}
 
 
-def reachable(measured: float) -> str:
-    """What to ask for instead. measured: the best speedup that was measured."""
+def reachable(measured: float, more: Sequence[str]) -> str:
+    """What to ask for instead. measured: the best speedup that was measured; more: what could be allowed besides."""
     sure = math.floor(100 * SURE * measured) / 100
     if sure > 1:
-        return f"the best measured is {measured:.2f} times as fast; ask for --speedup {sure:.2f}, or allow more passes"
+        besides = f", or allow {' or '.join(more)}" if more else ""
+        return f"the best measured is {measured:.2f} times as fast; ask for --speedup {sure:.2f}{besides}"
+    besides = f"; allow {' or '.join(more)}" if more else ""
     if measured > 1:
-        return f"the best measured is {measured:.2f} times as fast; {MORE}"
-    return f"no rewrite was measured faster than the original; {MORE}"
+        return f"the best measured is {measured:.2f} times as fast{besides}"
+    return f"no rewrite was measured faster than the original{besides}"

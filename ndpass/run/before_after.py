@@ -45,7 +45,11 @@ def compare_variants(
     as_is, int8 = machines
     loaders = [*(as_is.load(path, feed) for path in plain), *(int8.load(path, feed) for path in quantised)]
     before, after, before8, after8 = time_anew(
-        lambda: [load() for load in loaders], seconds=8 * SECONDS, min_rounds=ROUNDS, now=int8.now
+        lambda: [load() for load in loaders],
+        seconds=8 * SECONDS,
+        min_rounds=ROUNDS,
+        now=int8.now,
+        turns=int8.turns,
     )
     rows = [
         _row("original", as_is.target, _value(rewritten, before=True), before, before),
@@ -76,9 +80,10 @@ def _row(name: str, target: Target, value: float | None, own: Sequence[float], o
     )
 
 
-def timed(model: Path, written: Path, machine: Machine, feed: Feed) -> Latency:
-    """The original and the result on the machine, in turns."""
-    before, after = time_models(machine, [model, written], feed, seconds=SECONDS, min_rounds=ROUNDS)
+def timed(model: Path, written: Path, machine: Machine, feed: Feed, times: int = 1) -> Latency:
+    """The original and the result on the machine, in turns. times: as many rounds as usual."""
+    seconds, rounds = times * SECONDS, times * ROUNDS
+    before, after = time_models(machine, [model, written], feed, seconds=seconds, min_rounds=rounds)
     return _latency(before, after, 1e3 * float(np.median(before)))
 
 

@@ -230,7 +230,7 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "budget": f"{budget.to_json()}{', only faster layers' if budget.faster else ''}",
         "plan": digest_file(options.plan) if options.plan else "",
         "validation": digest_labelled(job.measured) if measured else "",
-        "target": ", ".join(f"{key} {value}" for key, value in job.target.environment().items()) if timed else "",
+        "target": ", ".join(f"{key} {value}" for key, value in _environment(job).items()) if timed else "",
         "ignore": str(sorted(options.ignore)),
         "size": str(data.size or ""),
         "options": f"seed {data.seed}, threads {threads}, memory {options.effort.memory}",
@@ -238,6 +238,12 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "int8": f"by NNCF {version('nncf')}" if options.output.int8 else "",
         "refine": options.refine.text if options.refine else "",
     }
+
+
+def _environment(job: Job) -> Mapping[str, str]:
+    """Of the machine that models are timed on."""
+    found: Mapping[str, str] = job.options.target.ask(Target.environment, job.target)
+    return found
 
 
 def share_held_out(samples: int, options: Options) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import Feeds
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ndpass.run.judge import OwnMetric
     from ndpass.run.next_steps import Given
 
+T = TypeVar("T")
 OpenData: TypeAlias = "Callable[[Sequence[InputSpec]], Feeds]"
 
 
@@ -29,6 +30,21 @@ def this_machine(target: Target) -> Machine:
     from ndpass.measuring.machine import ThisMachine
 
     return ThisMachine(target)
+
+
+def done_here(function: Callable[..., T], *given: Any) -> T:
+    """What a function gives on the computer that ndpass runs on."""
+    return function(*given)
+
+
+def target_of(device: str, precision: Precision | None, threads: int | None, batch: int) -> Target:
+    """A target as it is there. Raises UsageError for a device or precision that is not."""
+    from ndpass.measuring.target import Target
+
+    there = Target(device=device, threads=threads, batch=batch)
+    target = replace(there, precision=precision or Target.default_precision(device))
+    target.properties()
+    return target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +70,7 @@ class TargetOptions:
     """The machine that the model is made fast for. None: precision and batch as the model and OpenVINO have them.
 
     threads: CPU threads, for timing and for all other inference; None leaves them to OpenVINO. machine: what models of
-    a target are timed on.
+    a target are timed on; ask: what has a function done there.
     """
 
     device: str = "CPU"
@@ -62,16 +78,15 @@ class TargetOptions:
     threads: int | None = None
     batch: int | None = None
     machine: Callable[[Target], Machine] = this_machine
+    ask: Callable[..., Any] = done_here
 
     def resolved(self, inputs: Sequence[InputSpec]) -> Target:
         """The target for a model with these inputs. Raises UsageError for a device or precision that is not there."""
         from ndpass.graph.input_spec import static_batch
-        from ndpass.measuring.target import Target
 
         own = static_batch(inputs)
-        there = Target(device=self.device, threads=self.threads, batch=self.batch or (own.size if own else 1))
-        target = replace(there, precision=self.precision or Target.default_precision(self.device))
-        target.properties()
+        batch = self.batch or (own.size if own else 1)
+        target: Target = self.ask(target_of, self.device, self.precision, self.threads, batch)
         return target
 
 
@@ -101,13 +116,14 @@ class Effort:
     cache: folder of remembered latencies. resume: go on where a run into the same output was cut off. latency: time the
     original and the result in turns at the end, whatever the budget. time_limit: seconds, after which what is known is
     made the best of. engine: the cluster that shards of the data are with, None: this process; shards: how many, None:
-    as many as suit the engine, without one none.
+    as many as suit the engine, without one none; time_on: its worker that models are timed on, None: this computer.
     """
 
     memory: int = 1 << 30
     jobs: int | None = None
     engine: Address | None = None
     shards: int | None = None
+    time_on: str | None = None
     cache: Path | None = None
     resume: bool = False
     latency: bool = True

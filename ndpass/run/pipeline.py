@@ -30,7 +30,7 @@ from ndpass.run.memory import WORTH_SAYING
 from ndpass.run.options import Options
 from ndpass.run.refined_search import Produced, produced
 from ndpass.run.result import Result, plan_of, report_of
-from ndpass.run.spread import check_spread, spread
+from ndpass.run.spread import check_spread, spread, timed_on
 from ndpass.run.verify import verdict
 
 
@@ -67,6 +67,7 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
     check_data(options.passes, options.data.calibration is not None)
     with Outputs() as outputs, kept_if_cut_off(checkpoint), spread(options, listen) as (cluster, listen):
         stage = outputs.stage(output, wanted.compress)
+        options = timed_on(options, cluster)
         job = read(model, options, listen, cluster)
         seconds = _baseline(job, listen)
         job = with_drop(job, listen)

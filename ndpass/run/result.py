@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ndpass.measuring.environment import environment, peak_memory_bytes
+from ndpass.measuring.environment import Environment, environment, peak_memory_bytes
 from ndpass.measuring.evaluate import Agreement, Evaluation
 from ndpass.measuring.output_errors import flat
 from ndpass.report import Layer, Machine, MetricChange, ModelSize, Refinement, Report, Seconds, Verified
@@ -58,7 +58,7 @@ def report_of(result: Result) -> Report:
 
 
 def _machine(job: Job) -> Machine:
-    around = environment(job.target.threads)
+    around: Environment = job.options.target.ask(environment, job.target.threads)
     return Machine(
         cpu=around.cpu,
         device=job.target.device,

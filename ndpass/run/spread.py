@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 from ndpass.calibration.reference import Calibration, ShardedCalibration, batched
 from ndpass.calibration.shards import MOST
@@ -24,6 +26,8 @@ def check_spread(options: Options) -> None:
     """Raise UsageError where there is nothing to share out."""
     effort = options.effort
     asked = "--engine" if effort.engine else "--shards" if effort.shards else None
+    if effort.time_on is not None and not effort.engine:
+        raise UsageError("--time-on names a worker of a cluster: give --engine dask://..., too")
     if asked and options.data.calibration is None:
         raise UsageError(f"{asked} shares out the calibration data: give --calibration PATH, or leave {asked} out")
 
@@ -41,6 +45,18 @@ def spread(options: Options, listen: Listener) -> Iterator[tuple[Cluster | None,
     with connected(options.effort.engine, progress) as cluster:
         yield cluster, progress
         progress.say(f"{options.effort.engine.text}: {progress.bytes / 1e6:.0f} MB were moved from here and to here")
+
+
+def timed_on(options: Options, cluster: Cluster | None) -> Options:
+    """With the worker of --time-on as the machine that models are timed on. Raises UsageError for one that is not
+    there."""
+    if cluster is None or options.effort.time_on is None:
+        return options
+    from ndpass.engine.timing import WorkerMachine, asking
+
+    place = cluster.place(options.effort.time_on)
+    target = replace(options.target, machine=partial(WorkerMachine, cluster, place), ask=asking(cluster, place))
+    return replace(options, target=target)
 
 
 def calibrated(job: Job, graph: Graph, sites: Sequence[Site], blocks: Sequence[Branch]) -> Calibration:

@@ -18,7 +18,7 @@ from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener, Renamed
 from ndpass.measuring.block_latency import Latencies
-from ndpass.passes import Pass
+from ndpass.passes import Pass, in_auto
 from ndpass.planning.blocks import without_merged
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidate_times import timed_table
@@ -31,7 +31,7 @@ from ndpass.planning.plan import Planner
 from ndpass.planning.shared_channels import SharedChannels
 from ndpass.planning.shelf import Shelf
 from ndpass.planning.stand_in import StandIns
-from ndpass.planning.timed_search import TimedSearch
+from ndpass.planning.timed_search import MORE_DIGITS, MORE_PASSES, TimedSearch
 from ndpass.report import Layer, TriedPlan
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.packing import pack_candidate, pack_plan, unpack_plan
@@ -165,7 +165,14 @@ class Tuner:
         settle = partial(without_merged, blocks=blocks)
         used = {name for ways in table.candidates.values() for c in ways for name in c.setting}
         names = [p.name for p in passes if p.name in used]  # a plan of a pass that nothing is offered by is no rival
-        return TimedSearch(table, timer, names, fronts, ledger, settle)
+        return TimedSearch(table, timer, names, fronts, ledger, settle, more=self._more())
+
+    def _more(self) -> list[str]:
+        """What the run has not been allowed and may help."""
+        given = {p.name for p in self.network.passes}
+        every = {p.name for p in in_auto(self.network.calibration is not None)}
+        narrow = self.latencies.machine.target.precision != "f32"
+        return [MORE_PASSES] * (not every <= given) + [MORE_DIGITS] * narrow
 
     def _table(self, opened: Opened, ledger: Ledger) -> LatencyTable:
         kept, passes = self._kept("timed"), self.network.passes

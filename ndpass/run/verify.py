@@ -20,6 +20,8 @@ from ndpass.measuring.evaluate import Agreement, Evaluation, evaluate, stored
 from ndpass.measuring.random_inputs import feed_of
 from ndpass.measuring.runtime import OnnxRuntime, OpenVINO, Outputs
 from ndpass.measuring.target import Target
+from ndpass.planning.candidate import Budget
+from ndpass.planning.keep_faster import HELP, busy
 from ndpass.report import Latency, Variant
 from ndpass.run.before_after import Variants, compare_variants, timed
 from ndpass.run.job import Job
@@ -30,6 +32,7 @@ from ndpass.run.written_file import check_file
 
 AGREEMENT = 1e-3  # relative difference between OpenVINO and onnxruntime in f32 that is taken for rounding
 FURTHER = 2.0  # times the original's difference that is no fault of the rewrite
+LONGER = 4  # times the usual rounds, where those prove nothing and a model that is not faster is not written
 AGREEMENT_SAMPLES = 16  # on how many samples the two runtimes are compared
 ROUNDING = 1e-9  # of a drop in points
 
@@ -61,20 +64,33 @@ def verdict(job: Job, done: Rewritten, written: Path, stage: Staged, listen: Lis
         found = replace(found, evaluation=compared.evaluation, latency=compared.latency, variants=compared.rows)
     elif job.options.effort.latency or job.options.budget.in_milliseconds or job.options.budget.faster:
         listen("timing the result", 0, 1)
-        feed = feed_of(job.inputs, job.sizes, job.target)
-        latency = timed(job.model, written, job.options.target.machine(job.target), feed)
+        feed, machine = feed_of(job.inputs, job.sizes, job.target), job.options.target.machine(job.target)
+        latency = timed(job.model, written, machine, feed)
+        if job.options.budget.faster and not latency.is_faster:
+            latency = timed(job.model, written, machine, feed, LONGER)
         found = replace(found, latency=latency)
-    budget = job.options.budget
-    if found.latency and found.latency.is_slower and (budget.in_milliseconds or budget.faster):
-        speedup = found.latency.speedup
-        raise BudgetError(
-            f"the rewritten model is slower, {speedup:.2f} times as fast as the original: nothing was written"
-        )
+    if found.latency:
+        check_latency(found.latency, job.options.budget)
     stage.finish()
     if job.options.output.compress and stage.path != written and not job.options.output.int8:
         found = replace(found, evaluation=job.judge(stage.path))  # its weights were rounded since it was verified
     _check_outputs(job, found.evaluation)
     return found
+
+
+def check_latency(latency: Latency, budget: Budget) -> None:
+    """Raise BudgetError for a slower model where the budget is about milliseconds, and where nobody asked for anything
+    for one that the rounds do not prove to be faster."""
+    speedup, (low, high) = latency.speedup, latency.spread
+    if latency.is_slower and (budget.in_milliseconds or budget.faster):
+        raise BudgetError(
+            f"the rewritten model is slower, {speedup:.2f} times as fast as the original: nothing was written"
+        )
+    if budget.faster and not latency.is_faster:
+        raise BudgetError(
+            f"the rewritten model is not proven faster than the original on this CPU ({speedup:.2f} times as fast, "
+            f"single rounds {low:.2f} to {high:.2f}), so nothing was written: {busy(latency.spread)}{HELP}"
+        )
 
 
 def _checked(job: Job, done: Rewritten, written: Path, listen: Listener) -> Verdict:
@@ -141,7 +157,7 @@ def _quantised(job: Job, plain: Evaluation, written: Path, stage: Staged, listen
         listen("quantising", 1, 2)
         write_ir(quantise(written, job.fit, job.inputs), result, stage.compress)
         listen("timing the result", 0, 1)
-        as_is = replace(job.target, precision=Target.default_precision(job.target.device))
+        as_is = replace(job.target, precision=job.options.target.ask(Target.default_precision, job.target.device))
         machines = job.options.target.machine(as_is), job.options.target.machine(job.target)
         found = compare_variants((job.model, written), (original, result), plain, job.judge, machines, feed)
         for end in (".xml", ".bin"):

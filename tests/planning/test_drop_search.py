@@ -67,7 +67,7 @@ def test_only_plans_that_were_fitted_are_counted_in_the_refusal() -> None:
     with pytest.raises(BudgetError) as refusal:
         within_drop(one, 1.0, settle, fit)
     assert 0 not in fits
-    said = f"the least drop of {len(fits)} plans was 50.00; plans of less damage are no faster; allow more"
+    said = f"the least drop of {len(fits)} plans was 50.00; plans of less damage are no faster; allow a larger drop or"
     assert said in str(refusal.value)
 
 
