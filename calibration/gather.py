@@ -214,7 +214,7 @@ def with_prior(layer: Layer, found: Gathered) -> Moments:
         if len(x):
             own.add(x, y)
             moments = own.moments()
-        made.append(moments.shrunk(weight, strengths[-1]))
+        made.append(moments.with_prior(weight, strengths[-1]))
     n, prior = weights[0].shape[1], float(np.median(strengths))
     log.info("%s: %d patches of %d, prior %g", layer.name, made[0].count, n, prior)
     return Moments.beside(made)

@@ -13,6 +13,11 @@ Fits need a prior (`Moments.shrunk`), whose pseudo-samples are in C, B and g. A 
 them; its `error` is that of the data alone. They differ most where channels have unlike scales: the pseudo-samples of
 all channels have the mean variance, and may have 10,000 times the responses of the data.
 
+What the data may change of the original weight, and in which directions a cheaper kernel may err, are two questions. A
+prior that is strong enough to answer the first one well lets a fit of low rank spend itself on directions in which the
+input hardly varies. So a strong one only finds W*, and fits are then to the answers of W* with a weak prior
+(`Moments.aimed`).
+
 Of a grouped convolution each group has moments of its own: C (groups, n, n), n the elements that one group reads.
 
 They are made of sums over blocks (`ndpass.calibration.sums`); those of different sets are merged by their means (Chan,
@@ -35,6 +40,7 @@ Array = NDArray[np.floating[Any]]
 T = TypeVar("T")
 
 SHRINKAGES = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the prior among which held-out samples choose
+METRIC = 0.03  # strength of the prior of fits to W*, where that was found with a stronger one
 WIDE = 1024  # unknowns from which on products with C run in float32
 ROUNDING = 1e-10  # share of the responses' square that is lost in float32
 TILE = 512  # rows of C that are taken from it at once
@@ -62,6 +68,7 @@ class Moments:
 
     exact: whether the responses are those of the anchor, so that there is nothing to correct. derived: what fits have
     made of C alone, by a key of their own; moments with the same C share it. data: None where no prior is in them.
+    aimed: whether B and g are of the answers of a kernel, and those in `data` of the responses.
     """
 
     count: int
@@ -74,6 +81,7 @@ class Moments:
     exact: bool = False
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
     data: Data | None = None
+    aimed: bool = False
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
@@ -98,8 +106,8 @@ class Moments:
         alone = [part.alone for part in parts]
         diagonal, noise = (np.stack([getattr(own, name) for own in alone]) for name in ("diagonal", "noise"))
         B, g = (np.concatenate([getattr(own, name) for own in alone]) for name in ("B", "g"))
-        data = Data(diagonal, B, g, noise)
-        return cls(parts[0].count, row("x_mean"), row("y_mean"), C, row("B"), row("g"), anchor, data=data)
+        data, aimed = Data(diagonal, B, g, noise), any(part.aimed for part in parts)
+        return cls(parts[0].count, row("x_mean"), row("y_mean"), C, row("B"), row("g"), anchor, data=data, aimed=aimed)
 
     @cached_property
     def parts(self) -> tuple[Moments, ...]:
@@ -115,7 +123,7 @@ class Moments:
         B_alone, g_alone = np.split(alone.B, groups), np.split(alone.g, groups)
         data = itertools.starmap(Data, zip(alone.diagonal, B_alone, g_alone, alone.noise, strict=True))
         return tuple(
-            Moments(self.count, x_mean, y_mean, C, B, g, anchor, data=own)
+            Moments(self.count, x_mean, y_mean, C, B, g, anchor, data=own, aimed=self.aimed)
             for C, own, x_mean, y_mean, B, g, anchor in zip(self.C, data, *rows, strict=True)
         )
 
@@ -183,15 +191,18 @@ class Moments:
             return np.concatenate([part.best for part in self.parts])
         if self.anchor is None:
             return _solved(self.C.copy(), self.B)
-        if self.exact or np.abs(self._pull).max() <= 1e-12 * np.abs(self.B).max():
+        if self.exact:
             return self.anchor
-        return self.anchor + _solved(self.C.astype(self.kind), self._pull)
+        pull = self.B - self.anchor @ self.C if self.aimed else self._pull
+        if np.abs(pull).max() <= 1e-12 * np.abs(self.B).max():
+            return self.anchor
+        return self.anchor + _solved(self.C.astype(self.kind), pull)
 
     @cached_property
     def _pull(self) -> Array:
-        """B − WC (n_o, n) for the prior's weight W, the same with the prior and without: half the negative slope of the
-        error there. Without such a weight, of the data at 0."""
-        if self.exact:
+        """B − WC (n_o, n) of the data for the anchor W: half the negative slope of the error there. Where nothing was
+        aimed at it is the same with the prior. Without an anchor, at 0."""
+        if self.exact and not self.aimed:
             return np.broadcast_to(0.0, self.B.shape)
         return self.alone.B if self.anchor is None else self.alone.B - self.on_data(self.anchor)
 
@@ -261,9 +272,18 @@ class Moments:
     def of_prior(self, kernel: Array) -> float:
         """The same over the pseudo-samples: λ'‖W − M‖², and what the part of W that is left out of M answered."""
         M = kernel.reshape(self.B.shape)
-        if self.data is None or self.anchor is None:
+        if self.data is None or self.prior_weight is None:
             return 0.0
-        return self.energy - self.variance + float(self.data.noise) * float(np.vdot(M, M) - 2 * np.vdot(M, self.anchor))
+        noise = float(self.data.noise)
+        return self.energy - self.variance + noise * float(np.vdot(M, M) - 2 * np.vdot(M, self.prior_weight))
+
+    @cached_property
+    def prior_weight(self) -> Array | None:
+        """W (n_o, n) with B = B of the data + λ'W: the anchor, where nothing was aimed at."""
+        if not self.aimed or self.data is None:
+            return self.anchor
+        weight: Array = (self.B - self.data.B) / float(self.data.noise)
+        return weight
 
     def _by_group(self, kernel: Array) -> Iterator[tuple[Moments, Array]]:
         """Every group's moments and part (n_o / groups, n) of a kernel (n_o, n)."""
@@ -299,6 +319,24 @@ class Moments:
         data = replace(alone, diagonal=alone.diagonal.copy(), noise=alone.noise + noise)
         return Moments(self.count, self.x_mean, self.y_mean, C, B, g, weight, data=data)
 
+    def with_prior(self, weight: Array, strength: float) -> Moments:
+        """What fits are made on: `shrunk`, or where that is a strong prior, what it finds to be aimed at."""
+        shrunk = self.shrunk(weight, strength)
+        return shrunk if strength <= METRIC else self.aimed_at(shrunk.best, METRIC)
+
+    def aimed_at(self, kernel: Array, strength: float) -> Moments:
+        """Of x̂ and of the answers of a kernel M (n_o, n), with λ' of white noise answered by it, as of `shrunk`.
+
+        What the kernel leaves of the responses counts in the loss as what no fit can answer.
+        """
+        own = self.on_data(kernel)
+        left = np.maximum(self.alone.g - np.einsum("on,on->o", kernel, 2 * self.alone.B - own), 0)
+        answers = replace(self, B=own, g=np.einsum("on,on->o", own, kernel) + left)
+        found = answers.shrunk(kernel, strength)
+        alone, noise = self.alone, found.alone.noise
+        data = replace(alone, diagonal=alone.diagonal.copy(), noise=noise)
+        return replace(found, exact=True, data=data, aimed=True)
+
     def keep(self, columns: NDArray[np.intp], anchor: Array | None = None) -> Moments:
         """Moments of a part of the patch, columns (m,) ascending; anchor (n_o, m): the weight that the prior is at."""
         C = self.C[np.ix_(columns, columns)]
@@ -306,7 +344,7 @@ class Moments:
         data = self.data
         if data is not None:
             data = replace(data, diagonal=data.diagonal[columns], B=data.B[:, columns])
-        return Moments(self.count, self.x_mean[columns], self.y_mean, C, B, self.g, anchor, data=data)
+        return Moments(self.count, self.x_mean[columns], self.y_mean, C, B, self.g, anchor, data=data, aimed=self.aimed)
 
     def through(self, A: Array) -> Moments:
         """Moments of z = Ax̂ (m,) and y, for A (m, n). A prior becomes a part of the data: it is no longer white."""
@@ -320,7 +358,8 @@ class Moments:
         if data is not None:
             own = self.on_data(M)
             data = replace(data, B=own, g=np.einsum("mn,mn->m", own, M))
-        return replace(self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), anchor=None, exact=False, data=data)
+        fresh = replace(self, y_mean=y_mean, B=MC, g=np.einsum("mn,mn->m", MC, M), data=data)
+        return replace(fresh, anchor=None, exact=False, aimed=False)
 
     def of_leaf(self, weight: Array) -> Moments:
         """Moments of x̂ and of the responses of a weight (m, n), which is the anchor: C must be positive definite."""

@@ -81,7 +81,7 @@ class _Reader:
         self.lost = moments.energy - float(np.einsum("no,on->", self.MT, moments.B))
         self.moments, self.prior = moments, moments.of_prior(self.MT.T)
         self.noise = 0.0 if moments.data is None else float(moments.data.noise)
-        self.WT = np.zeros_like(self.MT) if moments.anchor is None else moments.anchor.T
+        self.WT = np.zeros_like(self.MT) if moments.prior_weight is None else moments.prior_weight.T
         self._start(blocks)
 
     @property

@@ -88,10 +88,10 @@ def lost_by_rank(conv: Conv, moments: Moments, order: str, rank: int, kind: type
 
     rows = solved(Bz.T)  # (rank·k_j, n_o); M is the sum of their products with the rows of Λ⁻¹(T ⊗ I)
     lost = moments.energy - np.einsum("qo,qo->q", rows, rows, dtype=np.float64).cumsum()
-    if moments.data is not None and moments.anchor is not None:
+    if moments.data is not None and moments.prior_weight is not None:
         norms = solved(solved(np.kron(T @ T.T, np.eye(fit.k_j, dtype=kind))).T) * (rows @ rows.T)
         own = (2 * np.tril(norms, -1).sum(1, dtype=np.float64) + np.diagonal(norms)).cumsum()  # ‖M‖²
-        crossed = np.einsum("qo,qo->q", rows, solved(fit.onto(T, moments.anchor).T), dtype=np.float64).cumsum()
+        crossed = np.einsum("qo,qo->q", rows, solved(fit.onto(T, moments.prior_weight).T), dtype=np.float64).cumsum()
         lost -= moments.energy - moments.variance + float(moments.data.noise) * (own - 2 * crossed)
     of_rank: Array = lost[fit.k_j - 1 :: fit.k_j]
     return of_rank

@@ -60,7 +60,7 @@ class Shelf:
         try:
             with part.open("wb") as file:
                 own = [getattr(moments, name) for name in ARRAYS] + [getattr(moments.alone, name) for name in OF_DATA]
-                for array in (np.array([moments.count]), *own):
+                for array in (np.array([moments.count, moments.aimed]), *own):
                     np.save(file, np.zeros(0) if array is None else array)
             part.replace(self._path(layer))
         except OSError as e:
@@ -75,14 +75,15 @@ class Shelf:
             return self._read[layer]
         try:
             with self._path(layer).open("rb") as file:
-                (count,), *arrays = (np.load(file) for _ in range(1 + len(ARRAYS) + len(OF_DATA)))
+                (count, aimed), *arrays = (np.load(file) for _ in range(1 + len(ARRAYS) + len(OF_DATA)))
                 count = int(count)
         except Exception as e:  # numpy raises what its parser raises, TokenError for one
             if not isinstance(e, FileNotFoundError):
                 log.warning("moments of '%s' cannot be read (%s): they are made again", layer, e)
             return None
         x_mean, y_mean, C, B, g, anchor, best, *alone = arrays
-        moments = Moments(count, x_mean, y_mean, C, B, g, anchor if anchor.size else None, data=Data(*alone))
+        weight, data = anchor if anchor.size else None, Data(*alone)
+        moments = Moments(count, x_mean, y_mean, C, B, g, weight, data=data, aimed=bool(aimed))
         moments.__dict__["best"] = best  # as the cached property leaves it
         size = DERIVED * sum(array.nbytes for array in arrays)
         if size <= self._left:

@@ -5,6 +5,7 @@ Naive: the squared differences of the responses of one sample after the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,8 @@ F = NDArray[Any]
 N_O, N_I, ROWS = 6, 8, 1_500
 TIGHT = 1e-4  # relative, of sums of products in float32
 DECADES = (0.0, 1.0, 4.0)
-PRIORS = (1e-3, 1.0)
+AIMED = math.inf  # a strong prior, which only finds what is aimed at
+PRIORS = (1e-3, 1.0, AIMED)
 Sampled = tuple[Conv, F, F, Moments]  # the layer, patches (S, n), responses (S, n_o)
 
 every_scale = pytest.mark.parametrize("decades", DECADES)
@@ -46,7 +48,8 @@ def sampled(decades: float, strength: float, groups: int = 1, n_i: int = N_I, ro
         wanted = rng.standard_normal((rows, n_i * 9)) @ mixed + 0.5
         seen = (wanted + 0.1 * rng.standard_normal(wanted.shape)) * np.repeat(scales, 9)
         y = (wanted * np.repeat(scales, 9)) @ own.reshape(N_O, -1).T
-        parts.append(Moments.of(seen, y).shrunk(own.reshape(N_O, -1), strength))
+        given, prior = Moments.of(seen, y), own.reshape(N_O, -1)
+        parts.append(given.with_prior(prior, 1.0) if strength == AIMED else given.shrunk(prior, strength))
         xs.append(seen)
         ys.append(y)
     return Conv(weight, group=groups), np.hstack(xs), np.hstack(ys), Moments.beside(parts)
@@ -135,8 +138,9 @@ def test_of_compositions(decades: float, strength: float) -> None:
 
 
 @pytest.mark.parametrize("make", [None, lambda m: m.keep(np.arange(9, 45), m.anchor[:, 9:45])])
-def test_the_error_and_the_loss_tell_of_each_other(make: Callable[[Moments], Moments] | None) -> None:
-    whole = sampled(1.0, 1.0)[3]
+@every_prior
+def test_the_error_and_the_loss_tell_of_each_other(strength: float, make: Callable[[Moments], Moments] | None) -> None:
+    whole = sampled(1.0, strength)[3]
     moments = whole if make is None else make(whole)
     for kernel in (moments.best, 0.9 * moments.best, 0 * moments.B):
         assert moments.error_from(moments.loss(kernel), kernel) == pytest.approx(moments.error(kernel), abs=1e-9)
