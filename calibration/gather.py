@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.calibration.collect import Data, Frontier, check_finite
-from ndpass.calibration.moments import Moments, choose_strength
+from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample, patches, responses
+from ndpass.calibration.priors import choose_strength, fitted_with
 from ndpass.calibration.sums import Sums
 from ndpass.conv import Array
 from ndpass.graph.branches import Branch
@@ -78,15 +79,14 @@ class Layer:
         return np.split(array, self.groups, axis=1)
 
 
-def held_from(images: int, batch: int, each: int) -> int:
-    """The image from which on patches are held out: whole batches, at least one where there are several.
+def held_from(images: int, each: int) -> int:
+    """The image from which on patches are held out, at least one where there are several; whatever the batch, which
+    hangs on the memory.
 
     each: patches of an image.
     """
-    batches = images // batch
-    most = max(1, HELD_OUT_ROWS // (batch * each))
-    count = min(max(1, round(HELD_OUT * batches)), most) if batches > 1 else 0
-    return (batches - count) * batch
+    most = max(1, HELD_OUT_ROWS // each)
+    return images - min(max(1, round(HELD_OUT * images)), most) if images > 1 else images
 
 
 def collect(site: Site, frontier: Frontier, sample: Sample, reference: Array, every: int = 1) -> Callable[[], Moments]:
@@ -174,12 +174,12 @@ def _gathered(layer: Layer, found: Iterator[Array], reference: Array, held_row: 
     n = start = first = 0  # elements of a patch; first row of the block, and of the batch
     for rows in found:
         check_finite(layer.name, rows)
-        n = rows.shape[1]
-        if first >= held_row:
-            held.append(rows)
-        else:
-            block.append(rows)
-            end = first + len(rows)
+        n, fit = rows.shape[1], rows[: max(held_row - first, 0)]
+        if len(fit) < len(rows):
+            held.append(rows[len(fit) :])
+        if len(fit):
+            block.append(fit)
+            end = first + len(fit)
             if end - start >= min(BLOCK_ROWS, max(BLOCK_ELEMENTS // n, 1)) or end >= held_row:
                 xs, ys = layer.parts(np.concatenate(block)), layer.parts(reference[start:end])
                 sums = sums or [Sums(x.shape[1], y.shape[1]) for x, y in zip(xs, ys, strict=True)]
@@ -200,7 +200,7 @@ def _thinned(sample: Sample, reference: Array, held_row: int, every: int) -> tup
 
 
 def _held_rows(data: Data, sample: Sample) -> int:
-    return held_from(data.images, data.batch, sample.each) * sample.each
+    return held_from(data.images, sample.each) * sample.each
 
 
 def with_prior(layer: Layer, found: Gathered) -> Moments:
@@ -214,7 +214,7 @@ def with_prior(layer: Layer, found: Gathered) -> Moments:
         if len(x):
             own.add(x, y)
             moments = own.moments()
-        made.append(moments.with_prior(weight, strengths[-1]))
+        made.append(fitted_with(moments, weight, strengths[-1]))
     n, prior = weights[0].shape[1], float(np.median(strengths))
     log.info("%s: %d patches of %d, prior %g", layer.name, made[0].count, n, prior)
     return Moments.beside(made)

@@ -9,14 +9,9 @@ A kernel M (n_o, n) with the bias that fits it best, b = ȳ − Mx̄, has the re
 
     E‖y − Mx̂ − b‖² / E‖y − ȳ‖² = (Σg − 2 tr(MBᵀ) + tr(MCMᵀ)) / Σg
 
-Fits need a prior (`Moments.shrunk`), whose pseudo-samples are in C, B and g. A fit minimises its `loss`, which counts
-them; its `error` is that of the data alone. They differ most where channels have unlike scales: the pseudo-samples of
-all channels have the mean variance, and may have 10,000 times the responses of the data.
-
-What the data may change of the original weight, and in which directions a cheaper kernel may err, are two questions. A
-prior that is strong enough to answer the first one well lets a fit of low rank spend itself on directions in which the
-input hardly varies. So a strong one only finds W*, and fits are then to the answers of W* with a weak prior
-(`Moments.aimed`).
+Fits need a prior (`ndpass.calibration.priors`), whose pseudo-samples are in C, B and g. A fit minimises its `loss`,
+which counts them; its `error` is that of the data alone. They differ most where channels have unlike scales: the
+pseudo-samples of all channels have the mean variance, and may have 10,000 times the responses of the data.
 
 Of a grouped convolution each group has moments of its own: C (groups, n, n), n the elements that one group reads.
 
@@ -39,14 +34,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 T = TypeVar("T")
 
-SHRINKAGES = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the prior among which held-out samples choose
-METRIC = 0.03  # strength of the prior of fits to W*, where that was found with a stronger one
 WIDE = 1024  # unknowns from which on products with C run in float32
-ROUNDING = 1e-10  # share of the responses' square that is lost in float32
 TILE = 512  # rows of C that are taken from it at once
 CONSTANT = 1e-12  # variance, relative to the mean's square, of responses in float32 that differ by rounding alone
 INFLATED = 1e3  # times the data's variance, from which on it cannot be told from that of a prior without losing digits
-JUDGES = 128  # outputs that the strength of the prior is chosen by, evenly spread over those of a wider layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,13 +181,13 @@ class Moments:
         if self.C.ndim == 3:
             return np.concatenate([part.best for part in self.parts])
         if self.anchor is None:
-            return _solved(self.C.copy(), self.B)
+            return solved(self.C.copy(), self.B)
         if self.exact:
             return self.anchor
         pull = self.B - self.anchor @ self.C if self.aimed else self._pull
         if np.abs(pull).max() <= 1e-12 * np.abs(self.B).max():
             return self.anchor
-        return self.anchor + _solved(self.C.astype(self.kind), pull)
+        return self.anchor + solved(self.C.astype(self.kind), pull)
 
     @cached_property
     def _pull(self) -> Array:
@@ -290,6 +281,11 @@ class Moments:
         return zip(self.parts, np.split(kernel.reshape(self.B.shape), len(self.C)), strict=True)
 
     @cached_property
+    def unexplained(self) -> float:
+        """The error of W*."""
+        return self.error(self.best)
+
+    @cached_property
     def answered(self) -> tuple[Array, Array]:
         """Variances (n_o,), falling, and directions (n_o, n_o) of what W* answers: eigenvectors of W*CW*ᵀ = W*Bᵀ."""
         H = self.best @ self.B.T
@@ -308,8 +304,7 @@ class Moments:
 
         A layer whose input never varies gets λ' = strength.
         """
-        n = len(self.C)
-        noise = strength * (float(np.trace(self.C)) / n or 1.0)
+        n, noise = len(self.C), self.noise_of(strength)
         weight = weight.reshape(self.B.shape).astype(np.float64)
         C = self.C.copy()
         C.flat[:: n + 1] += noise
@@ -319,23 +314,9 @@ class Moments:
         data = replace(alone, diagonal=alone.diagonal.copy(), noise=alone.noise + noise)
         return Moments(self.count, self.x_mean, self.y_mean, C, B, g, weight, data=data)
 
-    def with_prior(self, weight: Array, strength: float) -> Moments:
-        """What fits are made on: `shrunk`, or where that is a strong prior, what it finds to be aimed at."""
-        shrunk = self.shrunk(weight, strength)
-        return shrunk if strength <= METRIC else self.aimed_at(shrunk.best, METRIC)
-
-    def aimed_at(self, kernel: Array, strength: float) -> Moments:
-        """Of x̂ and of the answers of a kernel M (n_o, n), with λ' of white noise answered by it, as of `shrunk`.
-
-        What the kernel leaves of the responses counts in the loss as what no fit can answer.
-        """
-        own = self.on_data(kernel)
-        left = np.maximum(self.alone.g - np.einsum("on,on->o", kernel, 2 * self.alone.B - own), 0)
-        answers = replace(self, B=own, g=np.einsum("on,on->o", own, kernel) + left)
-        found = answers.shrunk(kernel, strength)
-        alone, noise = self.alone, found.alone.noise
-        data = replace(alone, diagonal=alone.diagonal.copy(), noise=noise)
-        return replace(found, exact=True, data=data, aimed=True)
+    def noise_of(self, strength: float) -> float:
+        """λ' of a prior of this strength."""
+        return strength * (float(np.trace(self.C)) / len(self.C) or 1.0)
 
     def keep(self, columns: NDArray[np.intp], anchor: Array | None = None) -> Moments:
         """Moments of a part of the patch, columns (m,) ascending; anchor (n_o, m): the weight that the prior is at."""
@@ -366,41 +347,9 @@ class Moments:
         return replace(self.answering(weight), anchor=weight, exact=True)
 
 
-def _solved(C: Array, left: Array) -> Array:
+def solved(C: Array, left: Array) -> Array:
     """left C⁻¹ (n_o, n) for C (n, n) positive definite, which is used up."""
     factor = scipy.linalg.cho_factor(C.T, lower=True, check_finite=False, overwrite_a=True)  # Cᵀ = C, in LAPACK's order
     right = left.astype(C.dtype).T
-    solved: Array = scipy.linalg.cho_solve(factor, right, check_finite=False).T
-    return solved
-
-
-def choose_strength(fit: Moments, weight: Array, x: Array, y: Array) -> float:
-    """The strength of the prior whose best kernel errs least on held-out patches x (S, n) and responses y (S, n_o).
-
-    Raises nothing: without held-out samples the middle strength is taken, and where all answer right, as in a network
-    that is as it was, the strongest. As the prior grows the error falls and then rises, so of the four strengths one at
-    an end need not be tried.
-    """
-    if len(x) < 2:
-        return 1e-2
-    judges = slice(None, None, -(-len(fit.B) // JUDGES))
-    fit = replace(fit, y_mean=fit.y_mean[judges], B=fit.B[judges], g=fit.g[judges])
-    weight, y = weight[judges], y[:, judges]
-
-    n = len(fit.C)
-    weight = weight.reshape(fit.B.shape).astype(np.float64)
-    left = fit.B - weight @ fit.C  # (B + λW) − W(C + λI), whatever λ
-    rounding = ROUNDING * float(np.square(y, dtype=np.float64).sum())  # in which all strengths are alike
-
-    def damage(strength: float) -> float:
-        C = fit.C.astype(np.float32 if n >= WIDE else np.float64)
-        C.flat[:: n + 1] += strength * (float(np.trace(fit.C)) / n or 1.0)
-        kernel = weight + _solved(C, left)
-        residual = y - (x @ kernel.T.astype(x.dtype) + fit.bias(kernel))
-        return max(float(np.einsum("so,so->", residual, residual)), rounding)
-
-    weakest, weak, strong, strongest = SHRINKAGES
-    damages = {strength: damage(strength) for strength in (weak, strong)}
-    further = weakest if damages[weak] < damages[strong] else strongest
-    damages[further] = damage(further)
-    return min(sorted(damages, reverse=True), key=damages.__getitem__)
+    found: Array = scipy.linalg.cho_solve(factor, right, check_finite=False).T
+    return found

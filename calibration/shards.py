@@ -75,7 +75,7 @@ class Shard:
     def held_row(self, name: str) -> int:
         """The row of the shard from which on patches of a layer are held out."""
         each = self.chosen[name].each
-        first = held_from(self.images, self.data.batch, each) - self.start
+        first = held_from(self.images, each) - self.start
         return min(max(first, 0), self.data.images) * each
 
 

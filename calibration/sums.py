@@ -79,12 +79,12 @@ class Sums:
         dx, dy = x_mean - self.x_shift, y_mean - self.y_shift
         C = self.upper / self.count
         C = scipy.linalg.blas.dsyr(-1.0, dx, lower=False, a=C, overwrite_a=True)
-        _mirror(C)
+        mirror(C)
         B, g = self.B / self.count - np.outer(dy, dx), self.g / self.count - dy * dy
         return Moments(self.count, x_mean, y_mean, C, B, g)
 
 
-def _mirror(upper: Array, tile: int = 512) -> None:
+def mirror(upper: Array, tile: int = 512) -> None:
     """Fill the lower triangle of a square from the upper one, in place."""
     for start in range(0, len(upper), tile):
         rows = slice(start, start + tile)

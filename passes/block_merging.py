@@ -107,7 +107,7 @@ class BlockMerging(Merging):
         if setting["kernel"] == NONE:
             return float(moments.variance > ROUNDING * float(moments.y_mean @ moments.y_mean))
         own = self.part(conv, setting, moments)
-        return own.error(own.best)
+        return own.unexplained
 
     def part(self, conv: Conv, setting: Setting, moments: Moments) -> Moments:
         """Of the part of the patch that the smaller kernel reads."""

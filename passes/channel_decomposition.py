@@ -121,7 +121,7 @@ class ChannelDecomposition(Decomposition):
             return [0.0] * len(settings)
         values = spectrum(conv.matrix) if moments is None else _explained(moments)
         total = float(values.sum()) if moments is None else moments.variance
-        unexplained = 0.0 if moments is None else moments.error(moments.best)
+        unexplained = 0.0 if moments is None else moments.unexplained
         # The tail is summed, not the head: what is lost may be 1e-12 of what is kept.
         return [max(0.0, unexplained + float(values[int(s["rank"]) :].sum()) / (total or 1.0)) for s in settings]
 

@@ -20,6 +20,7 @@ import numpy as np
 import scipy
 
 from ndpass.calibration.moments import Moments
+from ndpass.calibration.sums import mirror
 from ndpass.conv import Array
 from ndpass.passes.pruning import Indices
 
@@ -76,7 +77,8 @@ class _Reader:
         C.flat[:: len(C) + 1] += RIDGE * (np.trace(C) / len(C) or 1.0)
         factor = scipy.linalg.cholesky(C, lower=True, overwrite_a=True, check_finite=False)
         lower, _ = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
-        self.P = np.tril(lower) + np.tril(lower, -1).T
+        self.P = lower.T
+        mirror(self.P)
         self.MT = self.P @ moments.B.T  # (n, n_o)
         self.lost = moments.energy - float(np.einsum("no,on->", self.MT, moments.B))
         self.moments, self.prior = moments, moments.of_prior(self.MT.T)

@@ -116,7 +116,7 @@ class NetworkDecoupling(Decomposition):
         if wide and ((form == "pw-dw" and "form" not in self.pinned) or rank not in WIDE_RANKS):
             return None
         if rank >= full_rank(conv, form):
-            return moments.error(moments.best)
+            return moments.unexplained
         return fit_error(conv.weight, moments, rank, form)
 
     def inner(self, conv: Conv) -> list[Setting]:

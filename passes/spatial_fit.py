@@ -61,7 +61,7 @@ def error_curve(conv: Conv, moments: Moments, order: str, wanted: Sequence[int])
     """
     full = full_rank(conv, order)
     curve: Array = np.zeros(full)
-    curve[-1] = moments.error(moments.best)
+    curve[-1] = moments.unexplained
     below = [d for d in wanted if d < full]
     if moments.is_inflated and not moments.is_constant:
         fit = Fit(conv, moments, order)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from ndpass.calibration.collect import Data, Frontier, references, samples
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.gather import HELD_OUT, collect, collect_ahead
-from ndpass.calibration.moments import METRIC, SHRINKAGES, Moments
+from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample
+from ndpass.calibration.priors import METRIC, SHRINKAGES
 from ndpass.calibration.reference import Calibration
 from ndpass.conv import Conv
 from ndpass.errors import InputError
@@ -188,12 +189,12 @@ def test_each_group_has_moments_of_its_own_inputs_and_responses() -> None:
     noisy += np.random.default_rng(1).standard_normal(noisy.shape) * np.repeat([1.0, 0.0, 20.0], 3)
     got = collect(site, Frontier(graph, data, PLENTY), chosen[site.name], noisy)()
     rows = taken(rows_of(site.outline, pictures(channels=6)), positions)
-    held = round(HELD_OUT * IMAGES / BATCH) or 1
+    held = round(HELD_OUT * IMAGES) * positions.shape[1]
     strengths = set()
     for g, part in enumerate(got.parts):
         one = Conv(site.conv.weight[3 * g : 3 * g + 3])
         x, y = rows[:, 18 * g : 18 * g + 18], noisy[:, 3 * g : 3 * g + 3]
-        strength = best_strength(one, x, y, held * BATCH * positions.shape[1])
+        strength = best_strength(one, x, y, held)
         strengths.add(strength)
         assert_moments(part, fitted_to(one, x, y, strength))
     assert len(strengths) > 1
@@ -296,8 +297,7 @@ def test_later_moments_are_of_drifted_inputs_and_original_responses() -> None:
         positions = chosen[site.name].positions
         x = taken(rows_of(site.outline, drifted[TAPS[site.name]]), positions)
         y = taken(responses_of(site.outline, original[site.name]), positions)
-        held = BATCH * positions.shape[1]  # one of five batches: the least, and more than HELD_OUT of the images
-        assert HELD_OUT * IMAGES <= BATCH
+        held = round(HELD_OUT * IMAGES) * positions.shape[1]
         got = collect(site, frontier, chosen[site.name], found[site.name])()
         assert_moments(got, fitted_to(site.conv, x, y, best_strength(site.conv, x, y, held)))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ndpass.calibration.moments import METRIC, SHRINKAGES, Moments, choose_strength
+from ndpass.calibration.moments import Moments
 
 F: TypeAlias = NDArray[np.floating[Any]]
 F32 = 1e-5  # relative, of products that are summed in float32
@@ -155,23 +155,6 @@ def test_a_stronger_prior_ends_at_the_original_weight() -> None:
     assert all(prior.loss(prior.best) < prior.loss(weight) for prior in priors)
 
 
-def test_few_samples_get_a_strong_prior_and_many_a_weak_one() -> None:
-    """The responses are those of the weight with noise, so few samples can only lead away from it."""
-    x, y, weight = samples(count=4500)
-    held = x[4000:], y[4000:]
-    drifted = weight + 0.3  # what many samples can tell and the prior does not know
-    few = choose_strength(Moments.of(x[:10], y[:10]), weight, *held)
-    many = choose_strength(Moments.of(x[:4000], y[:4000]), drifted, *held)
-    assert few >= SHRINKAGES[-2]
-    assert many == SHRINKAGES[0]
-
-
-def test_without_held_out_samples_a_middle_strength_is_taken() -> None:
-    x, y, weight = samples()
-    strength = choose_strength(Moments.of(x, y), weight, x[:1], y[:1])
-    assert SHRINKAGES[0] < strength < SHRINKAGES[-1]
-
-
 def test_through_a_map_gives_the_moments_of_the_mapped_samples() -> None:
     x, y, _ = samples(offset=1.0)
     A = np.random.default_rng(5).standard_normal((4, 12))
@@ -211,31 +194,3 @@ def test_one_sample_has_moments() -> None:
     moments = Moments.of(x, y)
     assert moments.count == 1
     assert not moments.C.any()
-
-
-def test_a_strong_prior_finds_the_kernel_that_fits_with_a_weak_one_are_aimed_at() -> None:
-    """The loss is the distance of the answers from those of that kernel; the error is that of the data."""
-    x, y, weight = samples(count=30)
-    y = y + np.random.default_rng(5).standard_normal(y.shape)
-    given = Moments.of(x, y)
-    aim, got = given.shrunk(weight, 1.0).best, given.with_prior(weight, 1.0)
-    np.testing.assert_array_equal(got.best, aim)
-    assert given.with_prior(weight, METRIC).loss(weight) == given.shrunk(weight, METRIC).loss(weight)
-    far = aim + 0.1 * np.random.default_rng(6).standard_normal(aim.shape)
-    centred = x - x.mean(0)
-    noise = METRIC * np.trace(given.C) / len(given.C)
-    further = np.mean(np.sum((centred @ (far - aim).T) ** 2, 1)) + noise * np.sum((far - aim) ** 2)
-    assert (got.loss(far) - got.loss(aim)) * got.energy == pytest.approx(further, rel=1e-6)
-    for kernel in (aim, far, weight):
-        assert got.error(kernel) == pytest.approx(given.error(kernel), rel=1e-9)
-
-
-def test_the_rest_of_what_is_aimed_at_is_what_its_channels_answer() -> None:
-    """A part of the patch is fitted to the answers of the whole, not to the responses."""
-    x, y, weight = samples(count=30)
-    given = Moments.of(x, y + np.random.default_rng(5).standard_normal(y.shape))
-    got, at = given.with_prior(weight, 1.0), np.array([0, 1, 5, 7])
-    kept = got.keep(at, got.best[:, at])
-    wanted = np.linalg.solve(got.C[np.ix_(at, at)], got.B[:, at].T).T
-    assert_close(kept.best, wanted, 1e-9)
-    assert kept.error(wanted) == pytest.approx(given.keep(at).error(wanted), rel=1e-9)

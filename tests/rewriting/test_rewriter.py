@@ -251,7 +251,8 @@ def test_measured_errors_are_those_of_the_fit() -> None:
 
 
 def test_less_memory_gives_the_same_model() -> None:
-    """To rounding: other segments are compiled, and OpenVINO fuses them in other ways."""
+    """To rounding: other segments are compiled, and OpenVINO fuses them in other ways. Batches are smaller, too, which
+    must not change what is held out."""
     run(plain(), "nd:rank=2:form=dw-pw")
     feed = {"image": images(10, seed=3)}
     expected = run_ort(onnx.load("out.onnx"), feed)

@@ -175,14 +175,14 @@ def test_a_layer_is_fitted_anew_to_the_channels_that_are_left_it() -> None:
         assert kept.setting["cp"]["channels"] == 3
 
 
-@pytest.mark.parametrize("budget", [Budget("energy", 0.65), Budget("macs", 0.5)])
-def test_budgets_prune_layers_that_read_the_same_alike(budget: Budget) -> None:
-    report = run(fork(), "cp,cd", budget)
+@pytest.mark.parametrize(("passes", "budget"), [("cp", Budget("energy", 0.8)), ("cp,cd", Budget("macs", 0.5))])
+def test_budgets_prune_layers_that_read_the_same_alike(passes: str, budget: Budget) -> None:
+    report = run(fork(), passes, budget)
     rows = [by_name(report)[name] for name in ("p", "q", "s")]
     assert len({str(row.setting.get("cp")) for row in rows}) == 1
     assert "cp" in rows[0].setting
     if budget.kind == "energy":
-        assert all(row.error_measured <= 0.35 + 1e-6 for row in rows)
+        assert all(row.error_measured <= 0.2 + 1e-6 for row in rows)
     else:
         assert report.model.macs[1] <= 0.5 * report.model.macs[0]
 
