@@ -266,7 +266,7 @@ def test_a_plan_is_applied_again() -> None:
         ({"calibration": "none"}, InputError, "none: no such file or folder"),
         ({"passes": "nd", "ignore": ["re:.*"]}, InputError, "the model in memory: nothing to rewrite"),
         ({"passes": "nd", "ignore": ["re:.*"], "macs": 0.5}, InputError, "nothing to rewrite with nd .*: ignored"),
-        ({"passes": "nd", "energy": 0.999999}, BudgetError, "nothing to rewrite with nd .*give --calibration IMAGES"),
+        ({"passes": "nd", "energy": 0.999999}, BudgetError, "nothing to rewrite with nd .*give --calibration DATA"),
     ],
 )
 def test_what_cannot_be_done(folder: Path, arguments: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -55,7 +55,7 @@ def described(rule: type[Pass]) -> Iterator[str]:
     for head, text in (("when", rule.when), ("cost", rule.cost), ("data", data), ("reference", rule.reference)):
         if text:
             yield from textwrap.wrap(text, COLUMNS, initial_indent=f"{head:12}", subsequent_indent=" " * 12)
-    yield f"{'example':12}ndpass run MODEL.onnx --passes {rule.name} --calibration IMAGES"
+    yield f"{'example':12}ndpass run MODEL.onnx --passes {rule.name} --calibration DATA"
 
 
 def help_(

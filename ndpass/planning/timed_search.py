@@ -31,6 +31,7 @@ from ndpass.planning.stand_in import PlanTimer
 log = logging.getLogger(__name__)
 
 SETTLE = 5  # plans that are made for one wish; after that layers that are slower only go back
+AGAIN = 2  # the same for a wish near one that was timed: the table has learned from that
 CLOSE = 0.03  # a wish for a speedup is met within this
 RIVAL = 1.1  # plans within this of the fastest are timed beside it
 SURE = 0.98  # share of a measured speedup that another run can be asked for
@@ -69,12 +70,12 @@ class TimedSearch:
         Raises BudgetError where none was measured that fast; the message gives the fastest that was.
         """
         aim, found = self.table.whole / wanted, _Bracket(wanted)
-        for _ in range(SETTLE):
+        for number in range(SETTLE):
             if aim < self.least * (1 - 1e-9):
                 if found.tried:
                     break
                 aim = self.least  # timed all the same: what is offered instead has to be measured
-            before, timed = self.table.scale, self.settled(aim)
+            before, timed = self.table.scale, self.settled(aim, plans=AGAIN if number else SETTLE)
             found.scale(self.table.scale / before)
             aim = found.next(aim * self.table.scale / before, timed)
             if wanted <= timed.speedup <= wanted * (1 + CLOSE):
@@ -110,10 +111,10 @@ class TimedSearch:
             for one, own in zip(found, speedups, strict=True)
         ]
 
-    def settled(self, aim: float, alone: str | None = None) -> TimedPlan:
+    def settled(self, aim: float, alone: str | None = None, plans: int = SETTLE) -> TimedPlan:
         """The plan of least damage predicted to take `aim` seconds, none of its layers slower in place than it was.
 
-        alone: the only pass that it may have.
+        alone: the only pass that it may have; plans: that are made for it.
         """
         plan = self.planned(aim, alone)
         for tried in itertools.count(1):
@@ -122,8 +123,8 @@ class TimedSearch:
             if not slower:
                 break
             log.info("taken back: %s", ", ".join(slower))
-            # after SETTLE plans whatever the aim: fewer layers are rewritten each time, so this ends
-            plan = self.planned(aim, alone) if tried < SETTLE else self.table.without(plan, slower)
+            # after these plans whatever the aim: fewer layers are rewritten each time, so this ends
+            plan = self.planned(aim, alone) if tried < plans else self.table.without(plan, slower)
         return timed
 
     def timed(self, plan: dict[str, Choice]) -> TimedPlan:

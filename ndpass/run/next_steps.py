@@ -68,7 +68,7 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
         return [
             NextStep(command("inspect", "MODEL.onnx"), "what can be rewritten in a model of yours"),
             NextStep(
-                command("run", "MODEL.onnx", "--calibration", "IMAGES"), "make it fast, within a point of the metric"
+                command("run", "MODEL.onnx", "--calibration", "DATA"), "make it fast, within a point of the metric"
             ),
         ]
     steps = []
@@ -77,8 +77,8 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
     passes, kept = _passes(done), [*threads, *batch, *_seed(given), *given.kept]
     data = [*_data(given), *size, *precision, *kept, *passes]
     if given.calibration is None:
-        fit = command("run", model, "--calibration", "IMAGES", *size, *precision, *kept, *passes)
-        steps.append(NextStep(fit, "fit the layers to your images, and measure what is lost"))
+        fit = command("run", model, "--calibration", "DATA", *size, *precision, *kept, *passes)
+        steps.append(NextStep(fit, "fit the layers to your data (images, .npz, .npy), and measure what is lost"))
     elif done.latency_ms is not None and done.latency_ms.is_slower:
         within = command("run", model, *data, *_usual(done))
         steps.append(NextStep(within, "what is fastest within a small drop of the metric"))
@@ -142,7 +142,8 @@ def after_inspect(rows: Sequence[Row], model: Path) -> list[NextStep]:
     return [
         NextStep(command("run", model), "without data: only what is faster, accuracy not known"),
         NextStep(
-            command("run", model, "--calibration", "IMAGES"), "fitted to your images, within a point of the metric"
+            command("run", model, "--calibration", "DATA"),
+            "fitted to your data (images, .npz, .npy), within a point of the metric",
         ),
     ]
 

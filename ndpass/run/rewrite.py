@@ -88,7 +88,7 @@ def rewritten(job: Job, checkpoint: Checkpoint | None, clock: Clock, listen: Lis
         names = "+".join(p.name for p in job.options.passes)
         within = opened.sites and job.options.budget.kind != "pinned"  # passes could act, but not within the budget
         error = BudgetError if within else InputError
-        more = "; layers that are fitted lose less: give --calibration IMAGES" if within and job.fit is None else ""
+        more = "; layers that are fitted lose less: give --calibration DATA" if within and job.fit is None else ""
         raise error(f"{job.model}: nothing to rewrite with {names} ({text}; ndpass inspect lists all){more}")
     if deadline and (left := deadline.warning(job.macs)):
         warnings = [*warnings, left]

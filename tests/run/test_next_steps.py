@@ -27,7 +27,7 @@ def test_a_path_with_a_blank_is_one_word() -> None:
 
 def test_without_data_the_first_step_is_to_give_some() -> None:
     first, *others = offered(Given(NET, OUT), metric=None)
-    assert first[:5] == ["ndpass", "run", "my net.onnx", "--calibration", "IMAGES"]
+    assert first[:5] == ["ndpass", "run", "my net.onnx", "--calibration", "DATA"]
     assert others == [["ndpass", "bench", "my net.onnx", "out.onnx"]]
 
 
@@ -57,7 +57,7 @@ def test_size_samples_and_target_stay_in_the_next_steps() -> None:
     ]
     fit, _ = offered(given._replace(calibration=None), metric=None)
     assert fit[3:] == [
-        *("--calibration", "IMAGES", "--size", "64x48", "--precision", "f32", "--threads", "1"),
+        *("--calibration", "DATA", "--size", "64x48", "--precision", "f32", "--threads", "1"),
         *("--passes", "cd,nd"),
     ]
 
@@ -106,7 +106,7 @@ def test_options_as_typed_are_in_the_commands_that_are_offered(net: Path, ndpass
     ]
     shown = ndpass("run", net, *typed, "-o", "out.onnx", "--no-latency")
     assert shown.code == 0, shown.err
-    (line,) = [line for line in shown.out.splitlines() if "--calibration IMAGES" in line]
+    (line,) = [line for line in shown.out.splitlines() if "--calibration DATA" in line]
     assert "--batch 2 --seed 2 --ignore scores --jobs 1" in line
     assert "--device" not in line  # the default
 
@@ -145,4 +145,4 @@ def test_what_is_offered_is_understood(net: Path, ndpass: Command) -> None:
     for _, name, *words in offered:
         with commands[name].make_context(name, words) as context:
             paths = [value for value in context.params.values() if isinstance(value, Path)]
-        assert all(path.exists() or path == Path("IMAGES") for path in paths)
+        assert all(path.exists() or path == Path("DATA") for path in paths)
