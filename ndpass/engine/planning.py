@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ndpass.calibration.collect import Data
 from ndpass.calibration.gather import Gathered, with_prior
 from ndpass.calibration.gather import Layer as Gathers
 from ndpass.calibration.moments import Moments
 from ndpass.engine.calibration import Coming, Spread
 from ndpass.engine.model import Log, Model
+from ndpass.engine.probing import ProberThere
 from ndpass.engine.tasks import one_thread
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
@@ -62,6 +64,10 @@ class Planning:
         assert isinstance(made, Coming)
         given = made.whole, self.spread.model, site.name
         return self.spread.cluster.submit("moments", finish, *given, priority=planning_work(site) / WHOLE)
+
+    def prober(self, few: Data, memory: int) -> ProberThere:
+        """As of `ndpass.planning.away.Away`."""
+        return ProberThere(self.spread.cluster, self.spread.model, few, memory)
 
     def stop(self) -> None:
         """As of `ndpass.planning.away.Away`."""

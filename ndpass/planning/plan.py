@@ -100,7 +100,8 @@ class Planner:
         out = self.deadline.left_out if self.deadline else {}
         probed = [site for site in sites if site.name not in out]
         enough = self.deadline.is_probed if self.deadline else (lambda: False)
-        found = slopes_of(data, self.graph, probed, self.passes, listen, self.effects, enough)
+        away = self.away.prober if self.away is not None and data is self.calibration else None
+        found = slopes_of(data, self.graph, probed, self.passes, listen, self.effects, enough, away)
         if self.deadline:
             self.deadline.weighed_alike = len([site for site in probed if site.name not in found.plain])
         return found.beside([site.name for site in sites])

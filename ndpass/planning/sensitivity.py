@@ -31,33 +31,30 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 
-from ndpass.calibration.collect import Data, Frontier, equal_batches
+from ndpass.calibration.collect import Data, equal_batches
 from ndpass.calibration.reference import Calibration
-from ndpass.conv import Conv
 from ndpass.graph.graph import Graph, Site
-from ndpass.graph.input_spec import InputSpec, static_batch
+from ndpass.graph.input_spec import static_batch
 from ndpass.listener import Listener, Step, shares, tell
-from ndpass.measuring.evaluate import Agreement, compare
 from ndpass.measuring.output_errors import channel_axis
-from ndpass.measuring.runtime import Feed, OpenVINO, Outputs
 from ndpass.passes import Pass, Pruning
 from ndpass.planning.candidate import Candidate, CandidateStore
-from ndpass.planning.probes import Probe, Spectrum, random_directions, weakest_directions
-
-if TYPE_CHECKING:
-    import openvino as ov
+from ndpass.planning.probe_runs import Dose, Prober, ProberHere
+from ndpass.planning.probes import Spectrum, random_directions, weakest_directions
 
 ERRORS = (0.05, 0.2)  # relative errors of the response that are injected
 PASSES_OVER_DATA = 2.0  # what all slopes together may cost, in forward passes over the calibration images
 MOST = 128  # images
 FEWEST = {0: 16, 100: 8, 10_000: 4}  # from so many places that outputs answer for in an image: images
 LEAST = 0.03  # of the steepest slope
+
+ProberOf = Callable[[Data, int], Prober]
 
 
 @dataclass(frozen=True)
@@ -111,13 +108,17 @@ def slopes(
     pruning: Collection[str] = (),
     store: CandidateStore | None = None,
     enough: Callable[[], bool] = lambda: False,
+    prober_of: ProberOf | None = None,
 ) -> Slopes:
     """What an error of each site costs at the outputs, on the calibration data.
 
     pruning: the names of the passes that prune channels, if any may be what makes the error. store: where the effects
     of each layer's probes are kept as they come. enough: asked before each layer, whether the rest is not probed.
+    prober_of: (few images, memory) -> who runs the probes; left out, this process.
     """
-    plain, pruned = effects(calibration, graph, sites, listen, pruning=bool(pruning), store=store, enough=enough)
+    plain, pruned = effects(
+        calibration, graph, sites, listen, pruning=bool(pruning), store=store, enough=enough, prober_of=prober_of
+    )
     return Slopes(_above_zero(plain), _above_zero(pruned), pruning)
 
 
@@ -129,10 +130,11 @@ def slopes_of(
     listen: Listener = lambda *_: None,
     store: CandidateStore | None = None,
     enough: Callable[[], bool] = lambda: False,
+    prober_of: ProberOf | None = None,
 ) -> Slopes:
     """What an error of these passes costs; other arguments: as of `slopes`."""
     pruning = [rule.name for rule in passes if isinstance(rule, Pruning)]
-    return slopes(calibration, graph, sites, listen, pruning=pruning, store=store, enough=enough)
+    return slopes(calibration, graph, sites, listen, pruning=pruning, store=store, enough=enough, prober_of=prober_of)
 
 
 def _above_zero(found: Mapping[str, Effect]) -> dict[str, float]:
@@ -151,6 +153,7 @@ def effects(
     pruning: bool = False,
     store: CandidateStore | None = None,
     enough: Callable[[], bool] = lambda: False,
+    prober_of: ProberOf | None = None,
 ) -> tuple[dict[str, Effect], dict[str, Effect]]:
     """Site name -> the effect with the steepest slope, of a decomposition's probes; with `pruning` also of all probes.
 
@@ -160,131 +163,37 @@ def effects(
     kinds_of_error = (weakest_directions, random_directions) if pruning else (weakest_directions,)
     kinds = [(kind, error) for kind in kinds_of_error for error in ERRORS]
     few = probing_data(calibration.data, len(kinds) * len(sites), *probing_floor(graph))
-    few = few.in_memory(calibration.memory // 4)  # they are gone through once for each probe
-    original = OpenVINO(graph.segment(_answers(graph), None, few.batch), threads=few.threads)
-    frontier = Frontier(graph, few, calibration.memory)
-    before = [original(_read(feed, original)) for feed in frontier.feeds()]
+    prober = (prober_of or partial(ProberHere, graph))(few, calibration.memory)
     done = shares([1.0 + sum(other.macs(other.outline) or 0 for other in sites[i:]) for i in range(len(sites))])
-    plain: dict[str, Effect] = {}
-    pruned: dict[str, Effect] = {}
+    found: dict[str, list[Effect]] = {}
+    coming: deque[tuple[str, list[Dose], Callable[[], list[float]]]] = deque()
+
+    def settle(most: int) -> None:
+        """Wait until at most so many layers are under way."""
+        while len(coming) > most:
+            name, doses, moved = coming.popleft()
+            found[name] = [Effect(each, dose.injected) for each, dose in zip(moved(), doses, strict=True)]
+            if store:
+                store.save_layer(name, {"effects": [astuple(effect) for effect in found[name]]})
+
     for i, site in enumerate(sites):
         tell(listen, Step("probing", i, len(sites), site.name, done[i]))
         known = (
             store.load_layer(site.name, lambda kept: [Effect(*fields) for fields in kept["effects"]]) if store else None
         )
-        if known is None and enough():
-            continue
-        if known is None:
-            deque(frontier.advance(site), maxlen=0)
+        if known is not None:
+            found[site.name] = known
+        elif not enough():
             given = calibration.responses[site.name]
             spectrum = Spectrum.of(site.transposed.rows(given) if site.transposed else given)
-            doses = [_Dose(kind(spectrum, error), error) for kind, error in kinds]
-            moved = _moved(graph, site, doses, frontier, before)
-            known = [Effect(each, dose.injected) for each, dose in zip(moved, doses, strict=True)]
-            if store:
-                store.save_layer(site.name, {"effects": [astuple(effect) for effect in known]})
-        plain[site.name] = max(known[: len(ERRORS)], key=lambda e: e.slope)
-        pruned[site.name] = max(known, key=lambda e: e.slope)
+            doses = [Dose(kind(spectrum, error), error) for kind, error in kinds]
+            coming.append((site.name, doses, prober.probe(site, doses)))
+            settle(prober.ahead)
+    settle(0)
+    probed = [site.name for site in sites if site.name in found]
+    plain = {name: max(found[name][: len(ERRORS)], key=lambda e: e.slope) for name in probed}
+    pruned = {name: max(found[name], key=lambda e: e.slope) for name in probed}
     return plain, pruned if pruning else {}
-
-
-@dataclass(frozen=True)
-class _Dose:
-    """A probe and the error that is wanted of it."""
-
-    probe: Probe
-    error: float
-
-    @property
-    def strength(self) -> float:
-        return self.probe.dose(self.error)[0]
-
-    @property
-    def injected(self) -> float:
-        return self.probe.dose(self.error)[1]
-
-
-def _moved(
-    graph: Graph, site: Site, doses: Sequence[_Dose], frontier: Frontier, before: Sequence[Outputs]
-) -> list[float]:
-    """How far each dose moves the outputs; before: the outputs without any."""
-    data, cut = frontier.data, frontier.cut
-    runner = OpenVINO(probed(graph, site, [dose.probe for dose in doses], cut, data.batch), threads=data.threads)
-    moved = []
-    for i, dose in enumerate(doses):
-        on = {switch(j): np.full(1, dose.strength if i == j else 0.0, np.float32) for j in range(len(doses))}
-        behind = _Behind(runner, on, frontier.feeds(), iter(before))
-        moved.append(divergence(compare(before, behind, data.feeds, data.batch)) if dose.injected else 0.0)
-    return moved
-
-
-def _answers(graph: Graph) -> list[str]:
-    """What the outputs are judged by."""
-    return graph.compared() or graph.outputs()
-
-
-def divergence(agreement: Agreement) -> float:
-    """How far the outputs moved: KL in nats for class scores, else the errors relative to the outputs' variance.
-
-    Of several outputs each counts, and so does each group of channels of one scale (`ndpass.measuring.output_errors`):
-    their errors, and the KL if one output is class scores.
-    """
-    if len(agreement.outputs) == 1 and agreement.kl is not None:
-        return agreement.kl
-    return sum(error for output in agreement.outputs.values() for error in output.parts) + (agreement.kl or 0.0)
-
-
-def switch(number: int) -> str:
-    """The name of the input (1,) that says how strongly a probe acts."""
-    return f"ndpass.switch{number}"
-
-
-def probed(
-    graph: Graph, site: Site, probes: Sequence[Probe], cut: Sequence[str] | None, batch: int
-) -> bytes | ov.Model:
-    """The network from `cut` on (None: its inputs) to what the site may move, with switchable probes behind it."""
-    copy = graph.copy()
-    for i, one in enumerate(probes):
-        copy.perturb(site, _subtracted(one, site), switch(i))
-    start = None if cut is None else [*cut, *map(switch, range(len(probes)))]
-    return copy.segment(graph.not_before(site, _answers(graph)), start, batch)
-
-
-def _subtracted(one: Probe, site: Site) -> Conv:
-    """−P(y − ȳ) as a pointwise layer of the site's kind."""
-    P = -one.projection.astype(np.float32)
-    weight = P.reshape(*P.shape, *(1,) * len(site.outline.kernel))
-    return Conv(weight, (one.projection @ one.mean).astype(np.float32))
-
-
-@dataclass(frozen=True)
-class _Behind:
-    """The network behind a cut with its switches set; it runs on feeds of the cut, one after the other.
-
-    before: the original's outputs for them, among which may be some that the cut has no part in.
-    """
-
-    runner: OpenVINO
-    switches: Feed
-    feeds: Iterator[Feed]
-    before: Iterator[Outputs]
-
-    @property
-    def inputs(self) -> tuple[InputSpec, ...]:
-        return self.runner.inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return self.runner.outputs
-
-    def __call__(self, feed: Feed) -> Outputs:
-        del feed  # of the inputs, the same samples as the next one of the cut
-        return {**next(self.before), **self.runner(_read({**next(self.feeds), **self.switches}, self.runner))}
-
-
-def _read(feed: Feed, runner: OpenVINO) -> Feed:
-    """The part of a feed that a model reads."""
-    return {spec.name: feed[spec.name] for spec in runner.inputs}
 
 
 def probing_floor(graph: Graph) -> tuple[int, bool]:

@@ -15,7 +15,8 @@ from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph
 from ndpass.measuring.evaluate import compare, stored
 from ndpass.measuring.runtime import OpenVINO, Outputs
-from ndpass.planning.sensitivity import divergence, probing_data, probing_floor
+from ndpass.planning.probe_runs import divergence
+from ndpass.planning.sensitivity import probing_data, probing_floor
 
 
 class Trials:
@@ -30,7 +31,7 @@ class Trials:
         return stored(self._runner(self._graph), self._few.feeds, self._few.batch)
 
     def damage(self, branch: Branch, block: Block) -> float:
-        """How far the outputs move, as `sensitivity.divergence` counts it, with the branch as this block."""
+        """How far the outputs move, as `probe_runs.divergence` counts it, with the branch as this block."""
         merged = self._graph.copy()
         merged.merge(branch, block)
         return divergence(compare(self._before, self._runner(merged), self._few.feeds, self._few.batch))

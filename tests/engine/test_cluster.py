@@ -30,7 +30,7 @@ from ndpass.errors import EngineError, InputError
 from ndpass.graph.graph import Site
 from ndpass.listener import Step, Watcher
 from ndpass.passes import parse
-from ndpass.planning import plan
+from ndpass.planning import plan, sensitivity
 from ndpass.planning.candidate import Budget
 from ndpass.planning.estimates import Known
 from ndpass.run import digits, pipeline
@@ -147,6 +147,7 @@ def test_layers_are_planned_by_workers_with_the_fits_that_plans_ask_for_later(
 
     monkeypatch.setattr(planning.Planning, "settle", noted)
     monkeypatch.setattr(plan, "known_of", not_here)
+    monkeypatch.setattr(sensitivity, "ProberHere", not_here)
     assert run("planned", engine=three.engine) == wanted
     assert asked
 

@@ -23,20 +23,9 @@ from ndpass.measuring.evaluate import Agreement
 from ndpass.measuring.output_errors import OutputError
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.planning.candidate import Candidate
+from ndpass.planning.probe_runs import divergence, probed, switch
 from ndpass.planning.probes import Spectrum, random_directions, weakest_directions
-from ndpass.planning.sensitivity import (
-    LEAST,
-    MOST,
-    Effect,
-    divergence,
-    effects,
-    probed,
-    probing_data,
-    probing_floor,
-    slopes,
-    switch,
-    weighed,
-)
+from ndpass.planning.sensitivity import LEAST, MOST, Effect, effects, probing_data, probing_floor, slopes, weighed
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.run import digits
 
