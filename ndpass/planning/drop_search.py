@@ -55,20 +55,21 @@ def within_drop(
 
     settle: (damage, number) -> a plan that does as much damage, timed in place; fit: (plan, number) -> its drop and its
     result. at_least: the speedup that is asked for too. wish: the budget as it was typed, by default --max-drop LIMIT.
-    enough: whether a plan that meets the limit is not to be improved any more.
+    enough: whether a plan that meets the limit is not to be improved any more, for want of time; without one, one more
+    is tried that is likely to.
     Raises BudgetError where no plan meets both.
     """
     passing: list[Fit[T]] = []
     tried: list[_Tried] = []
-    passed, failed, wanted = 0.0, math.inf, FIRST_DAMAGE * limit
+    passed, failed, wanted, late = 0.0, math.inf, FIRST_DAMAGE * limit, False
     for number in range(MOST_FITS):
         timed = settle(wanted, number)
         if not timed.rewritten or timed.speedup <= 1:
             log.info("at a predicted damage of %.3g nothing is faster", wanted)
-            now = _Tried(wanted, 0.0, fitted=False)
+            now = _Tried(wanted, 0.0, 1.0, fitted=False)
         else:
             drop, result = fit(timed, number)
-            now = _Tried(timed.damage, drop, fitted=True)
+            now = _Tried(timed.damage, drop, timed.speedup, fitted=True)
             log.info("fit %d: %.2f times as fast, drop %.2f", number + 1, timed.speedup, drop)
             if drop <= limit:
                 passing = _near_the_fastest([*passing, Fit(timed, drop, result)])
@@ -78,8 +79,10 @@ def within_drop(
         else:
             failed = min(failed, now.damage)
         wanted = _next(limit, now, passed, failed)
-        if passing and enough():
-            break
+        if enough():
+            if passing or late:
+                break
+            late, wanted = True, min(wanted, failed / STEPS[1])
         if passed:
             wanted = _worth_a_fit(search, wanted, passed, failed)
             if wanted >= failed:
@@ -97,6 +100,7 @@ class _Tried:
 
     damage: float
     drop: float
+    speedup: float
     fitted: bool
 
 
@@ -135,14 +139,16 @@ def _worth_a_fit(search: TimedSearch, wanted: float, passed: float, failed: floa
 
 def _why_not(wish: str, at_least: float, best: Fit[T] | None, tried: Sequence[_Tried], more: Sequence[str]) -> str:
     """wish: the budget as it was typed; more: what could be allowed besides a larger one."""
-    drops = [one.drop for one in tried if one.fitted]
+    fits = [one for one in tried if one.fitted]
     if best is not None:
         return f"--speedup {at_least:g} with {wish} cannot be reached: {reachable(best.timed.speedup, more)}"
     unit = "drop" if "drop" in wish else "error, in per cent,"
     more = [f"a larger {unit.split(',')[0]}", *more]
-    if not drops:
+    if not fits:
         return f"{wish} makes nothing faster: {reachable(1.0, more)}"
     instead = "ask for that"
-    if len(drops) < len(tried):
+    if len(fits) < len(tried):
         instead = f"plans of less damage are no faster; allow {' or '.join(more)}"
-    return f"{wish} cannot be met: the least {unit} of {len(drops)} plans was {min(drops):.2f}; {instead}"
+    least = min(fits, key=lambda one: one.drop)
+    found = f"{least.drop:.2f}, {least.speedup:.2f} times as fast"
+    return f"{wish} cannot be met: the least {unit} of {len(fits)} plans was {found}; {instead}"

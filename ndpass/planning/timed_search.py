@@ -43,7 +43,8 @@ class TimedSearch:
     """table: what candidates take, corrected as plans are timed; timer: what times the plans; passes: their names;
     fronts: of layers that depend on each other (`ndpass.planning.channel_savings`); ledger: makes errors of candidates
     exact where they are bounds; without_merged: leaves out layers that a plan merges into others; before_timing: called
-    before a plan is timed; more: what the run could be allowed besides, in words."""
+    before a plan is timed; more: what the run could be allowed besides, in words; hurry: whether the time is short, so
+    that layers that are slower only go back, and no rivals are timed."""
 
     table: LatencyTable
     timer: PlanTimer
@@ -53,6 +54,7 @@ class TimedSearch:
     without_merged: Callable[[Mapping[str, Choice]], dict[str, Choice]] = dict
     before_timing: Callable[[], None] = lambda: None
     more: Sequence[str] = (MORE_PASSES, MORE_DIGITS)
+    hurry: Callable[[], bool] = lambda: False
 
     @property
     def least(self) -> float:
@@ -78,7 +80,7 @@ class TimedSearch:
             before, timed = self.table.scale, self.settled(aim, plans=AGAIN if number else SETTLE)
             found.scale(self.table.scale / before)
             aim = found.next(aim * self.table.scale / before, timed)
-            if wanted <= timed.speedup <= wanted * (1 + CLOSE):
+            if wanted <= timed.speedup and (timed.speedup <= wanted * (1 + CLOSE) or self.hurry()):
                 break
         rewritten = [timed for timed in found.tried if timed.rewritten]  # the others differ from the original by noise
         enough = [timed for timed in rewritten if timed.speedup >= wanted]
@@ -90,11 +92,11 @@ class TimedSearch:
     def fastest(self, wanted: float) -> TimedPlan:
         """The fastest of the plans that are predicted to do `wanted` damage: of all passes, and of each alone."""
         aim = self.aim_for(wanted)
-        names = self.passes if len(self.passes) > 1 else ()
+        names = self.passes if len(self.passes) > 1 and not self.hurry() else ()
         rivals = [name for name in names if self.aim_for(wanted, name) <= aim * RIVAL]
         found = [self.settled(aim)]
         for name in rivals:
-            rival = self.settled(self.aim_for(wanted, name), name)
+            rival = self.settled(self.aim_for(wanted, name), name, AGAIN)
             if all(_settings(rival.plan) != _settings(one.plan) for one in found):
                 found.append(rival)
         return max(self.in_turns(found), key=lambda timed: timed.speedup)
@@ -124,7 +126,7 @@ class TimedSearch:
                 break
             log.info("taken back: %s", ", ".join(slower))
             # after these plans whatever the aim: fewer layers are rewritten each time, so this ends
-            plan = self.planned(aim, alone) if tried < plans else self.table.without(plan, slower)
+            plan = self.planned(aim, alone) if tried < plans and not self.hurry() else self.table.without(plan, slower)
         return timed
 
     def timed(self, plan: dict[str, Choice]) -> TimedPlan:

@@ -126,11 +126,12 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
     check_runs(model)
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and options.data.size is None:
+        how = "--size HxW sets height and width"
         if measured is not None:
             graph.assume_feed(next(measured.batches(1)))
-        else:
-            taken = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
-            listen(f"open axes are taken as {taken}: --size HxW sets height and width", 0, 0)
+            how = "as --preprocess leaves the data, size=HxW there sets it"
+        taken = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
+        listen(f"open axes are taken as {taken}: {how}", 0, 0)
     with about(model):
         check_memory(graph)
     found = ignored(graph.sites(), options.ignore)

@@ -7,6 +7,7 @@ is cut off needs to go on: the table, each plan as it was timed, and the measure
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import Any
 from ndpass.calibration.reference import Calibration
 from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph
-from ndpass.listener import Listener, Renamed
+from ndpass.listener import Listener, Renamed, Step, tell
 from ndpass.measuring.block_latency import Latencies
 from ndpass.passes import Pass, in_auto
 from ndpass.planning.blocks import without_merged
@@ -43,6 +44,7 @@ from ndpass.run.spread import away_of
 log = logging.getLogger(__name__)
 
 
+HURRY = 0.75  # share of a time limit, after which plans are no longer improved by timing more of them
 MOST_COMPOSED = 2  # passes in a layer: three are seldom chosen, and each candidate has to be timed
 
 Rewritten = tuple[Graph, list[Layer]]
@@ -165,7 +167,11 @@ class Tuner:
         settle = partial(without_merged, blocks=blocks)
         used = {name for ways in table.candidates.values() for c in ways for name in c.setting}
         names = [p.name for p in passes if p.name in used]  # a plan of a pass that nothing is offered by is no rival
-        return TimedSearch(table, timer, names, fronts, ledger, settle, more=self._more())
+        return TimedSearch(table, timer, names, fronts, ledger, settle, more=self._more(), hurry=self._is_late)
+
+    def _is_late(self) -> bool:
+        """Whether what is left of the time limit is for fitting and measuring."""
+        return self.deadline is not None and self.deadline.is_near(HURRY)
 
     def _more(self) -> list[str]:
         """What the run has not been allowed and may help."""
@@ -205,8 +211,14 @@ class Tuner:
             if search.ledger:
                 search.ledger.recall(asked)
             return TimedPlan(**{**known, "plan": unpack_plan(known["plan"])})
-        search.before_timing = partial(self.listen, "timing plans", number, MOST_FITS)  # between fits of candidates
-        search.before_timing()
+        tell(self.listen, Step("timing plans", number, MOST_FITS))
+        count = itertools.count(1)
+
+        def one_more() -> None:
+            """Also says that fits of candidates, which come in between, are over."""
+            tell(self.listen, Step("timing plans", number, MOST_FITS, f"no. {next(count)}"))
+
+        search.before_timing = one_more
         timed = settle()
         if part:
             asked = search.ledger.asked if search.ledger else {}

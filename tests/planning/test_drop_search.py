@@ -67,7 +67,7 @@ def test_only_plans_that_were_fitted_are_counted_in_the_refusal() -> None:
     with pytest.raises(BudgetError) as refusal:
         within_drop(one, 1.0, settle, fit)
     assert 0 not in fits
-    said = f"the least drop of {len(fits)} plans was 50.00; plans of less damage are no faster; allow a larger drop or"
+    said = f"the least drop of {len(fits)} plans was 50.00, 2.75 times as fast; plans of less damage are no faster;"
     assert said in str(refusal.value)
 
 
@@ -131,3 +131,38 @@ def test_of_the_plans_that_passed_the_fastest_in_turns_is_taken() -> None:
     best = within_drop(one, 1.0, settle, lambda found, _: (10 * found.damage, None))
     assert len(speedups) > 1
     assert best.timed.speedup == max(speedup for damage, speedup in speedups.items() if 10 * damage <= 1)
+
+
+def late_search(drop_of: Callable[[float], float]) -> tuple[list[float], list[float]]:
+    """Damages and drops of the plans that are fitted where there is no time for a second one."""
+    one = on_paper()
+    damages: list[float] = []
+    drops: list[float] = []
+
+    def fit(found: TimedPlan, _number: int) -> tuple[float, None]:
+        damages.append(found.damage)
+        drops.append(drop_of(found.damage))
+        return drops[-1], None
+
+    try:
+        within_drop(one, 1.0, lambda wanted, _: one.fastest(wanted), fit, enough=lambda: True)
+    except BudgetError:
+        damages.append(0.0)
+    return damages, drops
+
+
+def test_without_time_the_first_plan_that_meets_the_limit_is_taken() -> None:
+    assert len(late_search(lambda damage: 10 * damage)[0]) == 1
+
+
+def test_without_time_and_a_plan_one_more_is_fitted_that_is_likely_to_meet_the_limit() -> None:
+    (first, second), drops = late_search(lambda damage: 60 * damage)
+    assert drops[0] > 1 >= drops[1]
+    assert 0 < second <= first / 4
+
+
+def test_without_time_the_search_ends_after_that_whatever_it_lost() -> None:
+    """At a quarter of that damage nothing is faster."""
+    damages, drops = late_search(lambda _: 50.0)
+    assert drops == [50.0]
+    assert damages[-1] == 0.0  # refused

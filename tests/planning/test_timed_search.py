@@ -175,3 +175,32 @@ def test_a_plan_of_one_pass_that_is_predicted_near_is_taken_if_it_is_faster_in_t
     settings = [str({n: c.candidate.setting for n, c in plan.items()}) for plan in timer.compared]
     assert len(settings) == len(set(settings))  # the same plan is not timed twice
     assert damage(best.plan) <= 0.03 + 1e-12
+
+
+# ------------------------------------------------------------------------------------------------------- without time
+
+
+def test_without_time_layers_that_are_slower_only_go_back() -> None:
+    each = [way(100e-6, 0.0), way(50e-6, 0.1, nd={"rank": 1}), way(20e-6, 0.2, nd={"rank": 2})]
+    known = LatencyTable({n: list(each) for n in "ab"}, 300e-6, dict.fromkeys("ab", 100e-6))
+    one, timer = search(known, takes=lambda name, _c, seconds: 120e-6 if name == "a" else 1.5 * seconds)
+    one.hurry = lambda: True
+    found = one.settled(180e-6)
+    assert len(timer.plans) == 2
+    assert found.rewritten == ["b"]
+    assert found.plan["b"].candidate.setting == timer.plans[0]["b"].candidate.setting
+
+
+def test_without_time_no_plan_of_one_pass_is_timed_beside_that_of_all() -> None:
+    each = [way(1e-4, 0.0), way(5e-5, 0.1, nd={"rank": 1}), way(5.1e-5, 0.1, sd={"rank": 1})]
+    known = LatencyTable({name: list(each) for name in "abc"}, 4e-4, dict.fromkeys("abc", 1e-4))
+    timer = PlannedTimes(known)
+    assert passes_of(TimedSearch(known, timer, ["nd", "sd"], hurry=lambda: True).fastest(0.03)) == {"nd"}
+    assert not timer.compared
+
+
+def test_without_time_a_speedup_that_is_met_is_not_improved() -> None:
+    one, timer = search(many(), takes=lambda _name, _candidate, seconds: 0.7 * seconds)
+    one.hurry = lambda: True
+    assert one.for_speedup(2.0).speedup > 2.0 * (1 + CLOSE)
+    assert len(timer.plans) == 1
