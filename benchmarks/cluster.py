@@ -6,7 +6,7 @@
 Each way cuts seeded images into the same shards, runs the original on them, and asks for the moments of one layer after
 the other, as a run does that rewrites them. Rows have the seconds of that, without those in which processes start, and
 bytes: those that workers sent one another (`between`), that went from and to the machine that asks, and what loopback
-counts (`wire`; what comes to the machine that asks goes by way of the scheduler, and counts twice). On paper, with W
+counts (`wire`; what comes to the machine that asks by way of the scheduler counts twice). On paper, with W
 workers, P shards, and patches of n elements in a layer with n_o outputs, workers send one another 8n(n + n_o) bytes
 between W − 1 and P − 1 times, and the one that asks gets that once, with the patches that are held out. `alike`:
 whether the bytes of all moments are those of one process. `--delay`: milliseconds that reading an image takes, for

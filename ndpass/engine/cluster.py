@@ -8,6 +8,7 @@ when the connection ends, however it does.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -32,15 +33,17 @@ log = logging.getLogger(__name__)
 
 ANSWERS = 10.0  # seconds within which a scheduler has to answer
 WORKERS = 30.0  # seconds within which there has to be a worker, from the start and after the last one was lost
+REACHED = 1.0  # seconds within which a worker that can be reached takes a connection
 LOOK = 0.5  # seconds from one look at the workers to the next
 PAUSES = 1e-3, 0.05  # seconds from one look at a task to the next, at first and later
 
 
 class Cluster:
-    """What a run has of a cluster. address: as it was typed."""
+    """What a run has of a cluster. address: as it was typed; direct: whether results come from the workers, not by way
+    of the scheduler."""
 
-    def __init__(self, client: Client, address: str, progress: Progress) -> None:
-        self.client, self.address, self.progress = client, address, progress
+    def __init__(self, client: Client, address: str, progress: Progress, direct: bool = False) -> None:
+        self.client, self.address, self.progress, self.direct = client, address, progress, direct
         self._run, self._count, self._lock = uuid.uuid4().hex[:12], 0, threading.Lock()
         self._alone_since: float | None = None
         self._stopped = threading.Event()
@@ -78,7 +81,7 @@ class Cluster:
         raised, if that is ndpass's own, and EngineError where the cluster, or that worker, has failed."""
         with self._told():
             self._until_done(future, at)
-            found = future.result()  # fetched without a limit: it may be large
+            found = self.client.gather(future, direct=self.direct)  # without a limit: it may be large
             self.progress.moved(came=size(found))
             return found
 
@@ -188,8 +191,8 @@ def connected(address: Address | None, progress: Progress) -> Iterator[Cluster |
     _check_installed()
     with _quiet(), ExitStack() as stack:
         client = stack.enter_context(_client(address, stack))
-        cluster = Cluster(client, address.text, progress)
         _wait_for_workers(client, address)
+        cluster = Cluster(client, address.text, progress, direct=_are_near(client))
         _check_versions(client, address)
         _check_cpus(client)
         found = _count(len(cluster.workers()), "worker"), _count(cluster.threads, "thread")
@@ -265,6 +268,18 @@ def _wait_for_workers(client: Client, address: Address) -> None:
         client.wait_for_workers(1, timeout=WORKERS)
     except (Late, TimeoutError) as e:
         _refuse(address, f"the scheduler has no worker within {WORKERS:.0f} s: start one with dask worker", e)
+
+
+def _are_near(client: Client) -> bool:
+    """Whether all workers that are there take connections from here. Of many clusters only the scheduler does, and to
+    find that out anew for each result would take long."""
+    try:
+        for worker in client.scheduler_info()["workers"]:
+            host, _, port = worker.rpartition("://")[2].rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _check_versions(client: Client, address: Address) -> None:

@@ -129,6 +129,27 @@ def test_a_cluster_comes_to_the_bytes_of_one_process(three: DaskCluster, scenari
     assert run(scenario, engine=three.engine) == by_one_process(scenario)
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_results_come_from_workers_that_can_be_reached_else_by_way_of_the_scheduler(
+    three: DaskCluster, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise ConnectionRefusedError
+
+    if not direct:
+        monkeypatch.setattr(engine.socket, "create_connection", refused)
+    seen: list[bool] = []
+    gather = engine.Cluster.result
+
+    def noted(self: engine.Cluster, *given: Any, **named: Any) -> Any:
+        seen.append(self.direct)
+        return gather(self, *given, **named)
+
+    monkeypatch.setattr(engine.Cluster, "result", noted)
+    assert run("merged", engine=three.engine) == by_one_process("merged")
+    assert set(seen) == {direct}
+
+
 def test_layers_are_planned_by_workers_with_the_fits_that_plans_ask_for_later(
     three: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
