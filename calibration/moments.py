@@ -37,6 +37,7 @@ T = TypeVar("T")
 WIDE = 1024  # unknowns from which on products with C run in float32
 TILE = 512  # rows of C that are taken from it at once
 CONSTANT = 1e-12  # variance, relative to the mean's square, of responses in float32 that differ by rounding alone
+RIGHT = 1e-6  # relative error, from sums of products in float32, up to which a kernel answers right
 INFLATED = 1e3  # times the data's variance, from which on it cannot be told from that of a prior without losing digits
 
 
@@ -164,6 +165,14 @@ class Moments:
     def is_constant(self) -> bool:
         """Whether the responses of the data do not vary, but for rounding."""
         return self.variance <= CONSTANT * float(self.y_mean @ self.y_mean)
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Whether the prior's weight answers right: the network before the layer is as it was."""
+        if self.anchor is None:
+            return False
+        left = self.variance - float(np.vdot(self.anchor, self.alone.B) + np.vdot(self.anchor, self._pull))
+        return left <= RIGHT * self.variance
 
     @property
     def is_inflated(self) -> bool:

@@ -25,10 +25,11 @@ def fitted_with(moments: Moments, weight: Array, strength: float) -> Moments:
     weak prior, white noise that W* answers.
 
     weight (n_o, n): that the prior is towards. What W* leaves of the responses counts in the loss as what no fit can
-    answer.
+    answer. Where the data ask for no other kernel than the weight, as when layers are planned on the network that is as
+    it was, the strong prior stays: it stands for the drift that is to come.
     """
     strong = moments.shrunk(weight, strength)
-    if strength <= METRIC:
+    if strength <= METRIC or strong.is_as_it_was:
         return strong
     kernel, alone, n = strong.best, moments.alone, len(moments.C)
     B = strong.on_data(kernel, strong.kind).astype(np.float64, copy=False)

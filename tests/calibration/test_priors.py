@@ -65,3 +65,14 @@ def test_the_rest_of_what_is_aimed_at_is_what_its_channels_answer() -> None:
     wanted = np.linalg.solve(got.C[np.ix_(at, at)], got.B[:, at].T).T
     np.testing.assert_allclose(kept.best, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max())
     assert kept.error(wanted) == pytest.approx(given.keep(at).error(wanted), rel=1e-9)
+
+
+def test_where_the_weight_answers_right_the_strong_prior_stays() -> None:
+    x, _, weight = samples(count=30)
+    given = Moments.of(x.astype(np.float32), (x @ weight.T + 1).astype(np.float32))
+    got, strong = fitted_with(given, weight, 1.0), given.shrunk(weight, 1.0)
+    assert got.is_as_it_was
+    np.testing.assert_array_equal(got.C, strong.C)
+    np.testing.assert_array_equal(got.B, strong.B)
+    off = given.shrunk(weight + 0.01, 1.0)
+    assert not off.is_as_it_was
