@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ndpass.calibration.collect import Data, Frontier, check_finite
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample, patches, responses
-from ndpass.calibration.priors import choose_strength, fitted_with
+from ndpass.calibration.priors import choose_strength, regularised
 from ndpass.calibration.sums import Sums
 from ndpass.conv import Array
 from ndpass.graph.branches import Branch
@@ -80,10 +80,9 @@ class Layer:
 
 
 def held_from(images: int, each: int) -> int:
-    """The image from which on patches are held out, at least one where there are several; whatever the batch, which
-    hangs on the memory.
+    """The image from which on patches are held out, at least one where there are several.
 
-    each: patches of an image.
+    It does not depend on the batch, which depends on the memory. each: patches of an image.
     """
     most = max(1, HELD_OUT_ROWS // each)
     return images - min(max(1, round(HELD_OUT * images)), most) if images > 1 else images
@@ -214,7 +213,7 @@ def with_prior(layer: Layer, found: Gathered) -> Moments:
         if len(x):
             own.add(x, y)
             moments = own.moments()
-        made.append(fitted_with(moments, weight, strengths[-1]))
+        made.append(regularised(moments, weight, strengths[-1]))
     n, prior = weights[0].shape[1], float(np.median(strengths))
     log.info("%s: %d patches of %d, prior %g", layer.name, made[0].count, n, prior)
     return Moments.beside(made)

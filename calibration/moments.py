@@ -167,7 +167,7 @@ class Moments:
         return self.variance <= CONSTANT * float(self.y_mean @ self.y_mean)
 
     @property
-    def is_as_it_was(self) -> bool:
+    def is_undrifted(self) -> bool:
         """Whether the prior's weight answers right: the network before the layer is as it was."""
         if self.anchor is None:
             return False

@@ -3,7 +3,7 @@
 What the data may change of the original weight, and in which directions a cheaper kernel may err, are two questions. A
 prior that is strong enough to answer the first one well lets a fit of low rank spend itself on directions in which the
 input hardly varies. So a strong one only finds W*, and fits are then to the answers of W* with a weak prior
-(`fitted_with`).
+(`regularised`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROUNDING = 1e-10  # share of the responses' square that is lost in float32
 JUDGES = 128  # outputs that the strength is chosen by, evenly spread over those of a wider layer
 
 
-def fitted_with(moments: Moments, weight: Array, strength: float) -> Moments:
+def regularised(moments: Moments, weight: Array, strength: float) -> Moments:
     """What fits are made on: with the prior; where that is strong, the answers of the W* (n_o, n) that it finds, with a
     weak prior, white noise that W* answers.
 
@@ -29,7 +29,7 @@ def fitted_with(moments: Moments, weight: Array, strength: float) -> Moments:
     it was, the strong prior stays: it stands for the drift that is to come.
     """
     strong = moments.shrunk(weight, strength)
-    if strength <= METRIC or strong.is_as_it_was:
+    if strength <= METRIC or strong.is_undrifted:
         return strong
     kernel, alone, n = strong.best, moments.alone, len(moments.C)
     B = strong.on_data(kernel, strong.kind).astype(np.float64, copy=False)

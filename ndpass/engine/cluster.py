@@ -68,13 +68,13 @@ class Cluster:
         with self._told():
             return self.client.submit(task, *given, key=key, pure=False, priority=priority, **where)
 
-    def give(self, name: str, value: Any, size: int) -> Future:
-        """Have the scheduler hand a value of so many bytes to whoever needs it.
+    def give(self, name: str, value: Any, size: int, place: str | None = None) -> Future:
+        """Have the scheduler hand a value of so many bytes to whoever needs it; place: the only worker that does.
 
         Not by `scatter`: what Dask has scattered is gone with the last worker that has it, and Dask drops copies.
         """
         self.progress.moved(sent=size)
-        return self.submit(name, given, value)
+        return self.submit(name, given, value, place=place, only=place is not None)
 
     def result(self, future: Future, size: Callable[[Any], int] = lambda _: 0, at: str | None = None) -> Any:
         """What a task gave, waited for. size: its bytes; at: the only worker that may do it. Raises what the task
@@ -192,7 +192,7 @@ def connected(address: Address | None, progress: Progress) -> Iterator[Cluster |
     with _quiet(), ExitStack() as stack:
         client = stack.enter_context(_client(address, stack))
         _wait_for_workers(client, address)
-        cluster = Cluster(client, address.text, progress, direct=_are_near(client))
+        cluster = Cluster(client, address.text, progress, direct=_are_reachable(client))
         _check_versions(client, address)
         _check_cpus(client)
         found = _count(len(cluster.workers()), "worker"), _count(cluster.threads, "thread")
@@ -270,7 +270,7 @@ def _wait_for_workers(client: Client, address: Address) -> None:
         _refuse(address, f"the scheduler has no worker within {WORKERS:.0f} s: start one with dask worker", e)
 
 
-def _are_near(client: Client) -> bool:
+def _are_reachable(client: Client) -> bool:
     """Whether all workers that are there take connections from here. Of many clusters only the scheduler does, and to
     find that out anew for each result would take long."""
     try:

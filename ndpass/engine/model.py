@@ -187,7 +187,7 @@ def apply(packed: bytes, graph: Graph) -> None:
         branches = [one for one in graph.blocks() if isinstance(one, Branch) and one.last == layer]
         graph.merge(branches[0], block)
         return
-    site = next(one for one in graph.sites() if isinstance(one, Site) and one.name == layer)
+    site = site_of(graph, layer)
     if channels is not None:
         group = graph.channel_group(site)
         if isinstance(group, str):
@@ -195,3 +195,8 @@ def apply(packed: bytes, graph: Graph) -> None:
         graph.keep_channels(group, channels)
     elif block is not None:
         graph.splice(site, block)
+
+
+def site_of(graph: Graph, layer: str) -> Site:
+    """The layer of this name, which is there."""
+    return next(one for one in graph.sites() if isinstance(one, Site) and one.name == layer)

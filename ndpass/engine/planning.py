@@ -11,11 +11,11 @@ from ndpass.calibration.gather import Gathered, with_prior
 from ndpass.calibration.gather import Layer as Gathers
 from ndpass.calibration.moments import Moments
 from ndpass.engine.calibration import Coming, Spread
-from ndpass.engine.model import Log, Model
-from ndpass.engine.probing import ProberThere
+from ndpass.engine.model import Log, Model, site_of
+from ndpass.engine.probing import ClusterProber
 from ndpass.engine.tasks import one_thread
 from ndpass.graph.channel_groups import Group
-from ndpass.graph.graph import Graph, Site
+from ndpass.graph.graph import Site
 from ndpass.passes import Pass
 from ndpass.passes.compose import Settings
 from ndpass.planning.candidates import estimates_for, known_of
@@ -65,9 +65,9 @@ class Planning:
         given = made.whole, self.spread.model, site.name
         return self.spread.cluster.submit("moments", finish, *given, priority=planning_work(site) / WHOLE)
 
-    def prober(self, few: Data, memory: int) -> ProberThere:
+    def prober(self, few: Data, memory: int) -> ClusterProber:
         """As of `ndpass.planning.away.Away`."""
-        return ProberThere(self.spread.cluster, self.spread.model, few, memory)
+        return ClusterProber(self.spread.cluster, self.spread.model, few, memory)
 
     def stop(self) -> None:
         """As of `ndpass.planning.away.Away`."""
@@ -100,13 +100,13 @@ class Layer:
         """In a worker: the layer, and who shares its input channels."""
         with model.at(Log()) as runners, runners.lock:
             group = runners.graph.channel_groups()[self.name] if self.apart is None else self.apart
-            return _site(runners.graph, self.name), group
+            return site_of(runners.graph, self.name), group
 
 
 def finish(found: Gathered, model: Model, layer: str) -> Moments:
     """A worker's part: the moments with the prior in them."""
     with model.at(Log()) as runners, runners.lock:
-        site = _site(runners.graph, layer)
+        site = site_of(runners.graph, layer)
     with one_thread():
         return with_prior(Gathers.of(site), found.owned())
 
@@ -117,7 +117,7 @@ def plan(
     """A worker's part: what is known of the layer, packed. others: layers that read its channels, too."""
     site, group = layer.of(model)
     with model.at(Log()) as runners, runners.lock:
-        theirs = [(_site(runners.graph, name), found) for name, found in others]
+        theirs = [(site_of(runners.graph, name), found) for name, found in others]
     with one_thread():
         known = known_of(site, layer.passes, moments, group, readers(group, theirs))
         known.ways = [replace(c, block=None) for c in known.ways]
@@ -141,7 +141,3 @@ def fit(
     with one_thread():
         found.settle(settings, lambda: moments)
     return {name: found.known.fitted[name] for name in found.asked[len(asked) :]}
-
-
-def _site(graph: Graph, layer: str) -> Site:
-    return next(one for one in graph.sites() if isinstance(one, Site) and one.name == layer)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ndpass.calibration.collect import Data, Frontier, State
 from ndpass.calibration.runners import Runners
 from ndpass.calibration.shards import KEPT
+from ndpass.engine.calibration import FIRST
 from ndpass.engine.cluster import Cluster
-from ndpass.engine.model import Log, Model
+from ndpass.engine.model import Log, Model, site_of
 from ndpass.engine.tasks import one_thread
 from ndpass.graph.graph import Site
 from ndpass.measuring.runtime import Outputs
@@ -19,10 +20,8 @@ from ndpass.planning.probe_runs import Dose, moved, outputs_before
 if TYPE_CHECKING:
     from distributed import Future
 
-FIRST = 2  # priority of the way along the network, which all probes behind wait for
 
-
-class ProberThere:
+class ClusterProber:
     """The workers of a cluster. model: with them; few: the images; memory: bytes that activations may take."""
 
     def __init__(self, cluster: Cluster, model: Future, few: Data, memory: int) -> None:
@@ -38,7 +37,7 @@ class ProberThere:
     def probe(self, site: Site, doses: Sequence[Dose]) -> Callable[[], list[float]]:
         self._at = self.cluster.submit("advance", advance, self._at, site.name, priority=FIRST)
         self.cluster.progress.moved(sent=sum(dose.probe.projection.nbytes for dose in doses))
-        future = self.cluster.submit(f"probe {site.name}", run, self._at, site.name, list(doses))
+        future = self.cluster.submit(f"probe {site.name}", run_probes, self._at, site.name, list(doses))
 
         def found() -> list[float]:
             waited: list[float] = self.cluster.result(future)
@@ -48,7 +47,7 @@ class ProberThere:
 
 
 @dataclass(frozen=True)
-class At:
+class ProbeState:
     """Where a frontier of a few images is in the original. before: the outputs; state: the activations there."""
 
     model: Model
@@ -67,26 +66,22 @@ class At:
         return found
 
 
-def begin(model: Model, data: Data, memory: int) -> At:
+def begin(model: Model, data: Data, memory: int) -> ProbeState:
     """A worker's part: the outputs without any probe, and the frontier at the inputs."""
-    at = At(model, data.in_memory(memory // 4), memory)
+    at = ProbeState(model, data.in_memory(memory // 4), memory)
     with one_thread(), model.at(Log()) as runners, runners.lock:
         return replace(at, before=outputs_before(runners.graph, at.frontier(runners)))
 
 
-def advance(at: At, layer: str) -> At:
+def advance(at: ProbeState, layer: str) -> ProbeState:
     """A worker's part: the frontier at a layer further on."""
     with one_thread(), at.model.at(Log()) as runners, runners.lock:
         frontier = at.frontier(runners)
-        frontier.past(_site(runners, layer))
+        frontier.past(site_of(runners.graph, layer))
         return replace(at, state=frontier.state)
 
 
-def run(at: At, layer: str, doses: Sequence[Dose]) -> list[float]:
+def run_probes(at: ProbeState, layer: str, doses: Sequence[Dose]) -> list[float]:
     """A worker's part: how far each dose moves the outputs."""
     with one_thread(), at.model.at(Log()) as runners, runners.lock:
-        return moved(runners.graph, _site(runners, layer), doses, at.frontier(runners), at.before)
-
-
-def _site(runners: Runners, layer: str) -> Any:
-    return next(one for one in runners.graph.sites() if isinstance(one, Site) and one.name == layer)
+        return moved(runners.graph, site_of(runners.graph, layer), doses, at.frontier(runners), at.before)

@@ -6,7 +6,6 @@ time that is measured. Compiled models are results that stay with the worker, an
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ndpass.engine.cluster import Cluster
 from ndpass.errors import EngineError
+from ndpass.files.ir_file import write_ir
+from ndpass.files.own_folder import temporary_folder
 from ndpass.measuring.machine import Loader, ThisMachine
 from ndpass.measuring.openvino_core import shared_core
 from ndpass.measuring.runtime import Feed, Runnable
@@ -54,11 +55,9 @@ class SentModel:
     @classmethod
     def _written(cls, model: Any) -> SentModel:
         """Of an ov.Model."""
-        import openvino as ov
-
-        with tempfile.TemporaryDirectory(prefix="ndpass-") as folder:
-            path = Path(folder, "model.xml")
-            ov.save_model(model, path, compress_to_fp16=False)
+        with temporary_folder() as folder:
+            path = folder / "model.xml"
+            write_ir(model, path, compress=False)
             return cls.of(path)
 
     @property
@@ -74,7 +73,7 @@ class SentModel:
 
 
 @dataclass(frozen=True)
-class There:
+class RemoteModel:
     """A compiled model that stays with the worker. machine: which reaches it."""
 
     machine: WorkerMachine
@@ -93,11 +92,11 @@ class WorkerMachine:
     target: Target
 
     @property
-    def _ask(self) -> Callable[..., Any]:
-        return asking(self.cluster, self.place)
+    def _call(self) -> Callable[..., Any]:
+        return calling(self.cluster, self.place)
 
     def environment(self) -> Mapping[str, str]:
-        found: Mapping[str, str] = self._ask(Target.environment, self.target)
+        found: Mapping[str, str] = self._call(Target.environment, self.target)
         return found
 
     def now(self) -> float:
@@ -111,34 +110,33 @@ class WorkerMachine:
         def compiled() -> Timed:
             future = self.cluster.submit("compile", compile_there, self.target, sent, feed, place=self.place, only=True)
             self.cluster.wait([future], at=self.place)
-            return There(self, future)
+            return RemoteModel(self, future)
 
         return compiled
 
     def turns(self, turn: Turn, calls: Sequence[Timed], *given: Sequence[Any]) -> list[float]:
-        futures = [call.future for call in calls if isinstance(call, There)]
-        found: list[float] = self._ask(turns_there, turn, given, *futures)
+        futures = [call.future for call in calls if isinstance(call, RemoteModel)]
+        found: list[float] = self._call(turns_there, turn, given, *futures)
         return found
 
     def shares(self, model: Path | Runnable, feed: Feed, sites: Collection[str]) -> dict[str, float]:
-        found: dict[str, float] = self._ask(shares_there, self.target, self._give(model), feed, list(sites))
+        found: dict[str, float] = self._call(shares_there, self.target, self._give(model), feed, list(sites))
         return found
 
     def _give(self, model: Path | Runnable) -> Future:
         sent = SentModel.of(model)
-        self.cluster.progress.moved(sent=sent.nbytes)
-        return self.cluster.submit("model", _as_it_is, sent, place=self.place, only=True)
+        return self.cluster.give("model", sent, sent.nbytes, place=self.place)
 
 
-def asking(cluster: Cluster, place: str) -> Callable[..., Any]:
-    """What has a function of ndpass's own done by one worker, and waits for what it gives."""
+def calling(cluster: Cluster, place: str) -> Callable[..., Any]:
+    """What calls a function of ndpass's own on one worker, and waits for what it gives."""
 
-    def ask(function: Callable[..., T], *given: Any) -> T:
+    def call(function: Callable[..., T], *given: Any) -> T:
         name = getattr(function, "__name__", "task").strip("_")
         found: T = cluster.result(cluster.submit(name, function, *given, place=place, only=True), at=place)
         return found
 
-    return ask
+    return call
 
 
 # ------------------------------------------------------------------------------------------------------ in the worker
@@ -157,10 +155,6 @@ def turns_there(turn: Turn, given: Sequence[Sequence[Any]], *calls: Timed) -> li
 def shares_there(target: Target, model: SentModel, feed: Feed, sites: Collection[str]) -> dict[str, float]:
     """What each layer takes."""
     return ThisMachine(target).shares(model.read(), feed, sites)
-
-
-def _as_it_is(model: SentModel) -> SentModel:
-    return model
 
 
 def _once(call: Timed, _now: Callable[[], float]) -> float:

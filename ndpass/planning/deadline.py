@@ -19,6 +19,7 @@ from ndpass.graph.graph import Site
 from ndpass.planning.work import planning_work
 
 PLANNED, PROBED, TIMED = 0.35, 0.5, 0.65  # shares of the limit when candidates have to be known, weighed and timed
+SETTLED = 0.75  # the same of a plan: what is left then is for fitting and measuring
 REASON = "the time limit left no time for it"
 
 
@@ -39,6 +40,10 @@ class Deadline:
     def is_probed(self) -> bool:
         """Whether there is no more time for probing."""
         return self.is_near(PROBED)
+
+    def is_settled(self) -> bool:
+        """Whether there is no more time to improve a plan by timing others."""
+        return self.is_near(SETTLED)
 
     def leave_out(self, site: Site) -> None:
         self.left_out[site.name] = site.macs(site.outline) or 0

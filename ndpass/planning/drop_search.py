@@ -142,8 +142,8 @@ def _why_not(wish: str, at_least: float, best: Fit[T] | None, tried: Sequence[_T
     fits = [one for one in tried if one.fitted]
     if best is not None:
         return f"--speedup {at_least:g} with {wish} cannot be reached: {reachable(best.timed.speedup, more)}"
-    unit = "drop" if "drop" in wish else "error, in per cent,"
-    more = [f"a larger {unit.split(',')[0]}", *more]
+    loss, unit = ("drop", "drop") if "drop" in wish else ("error", "error, in per cent,")
+    more = [f"a larger {loss}", *more]
     if not fits:
         return f"{wish} makes nothing faster: {reachable(1.0, more)}"
     instead = "ask for that"

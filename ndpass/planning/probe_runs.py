@@ -35,7 +35,7 @@ class Prober(Protocol):
         ...
 
 
-class ProberHere:
+class LocalProber:
     """This process. few: the images; memory: bytes that activations may take."""
 
     ahead = 0

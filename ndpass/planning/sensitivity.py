@@ -45,7 +45,7 @@ from ndpass.listener import Listener, Step, shares, tell
 from ndpass.measuring.output_errors import channel_axis
 from ndpass.passes import Pass, Pruning
 from ndpass.planning.candidate import Candidate, CandidateStore
-from ndpass.planning.probe_runs import Dose, Prober, ProberHere
+from ndpass.planning.probe_runs import Dose, LocalProber, Prober
 from ndpass.planning.probes import Spectrum, random_directions, weakest_directions
 
 ERRORS = (0.05, 0.2)  # relative errors of the response that are injected
@@ -163,7 +163,7 @@ def effects(
     kinds_of_error = (weakest_directions, random_directions) if pruning else (weakest_directions,)
     kinds = [(kind, error) for kind in kinds_of_error for error in ERRORS]
     few = probing_data(calibration.data, len(kinds) * len(sites), *probing_floor(graph))
-    prober = (prober_of or partial(ProberHere, graph))(few, calibration.memory)
+    prober = (prober_of or partial(LocalProber, graph))(few, calibration.memory)
     done = shares([1.0 + sum(other.macs(other.outline) or 0 for other in sites[i:]) for i in range(len(sites))])
     found: dict[str, list[Effect]] = {}
     coming: deque[tuple[str, list[Dose], Callable[[], list[float]]]] = deque()

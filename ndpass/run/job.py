@@ -219,7 +219,7 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
     import openvino
 
     options, data, threads = job.options, job.options.data, job.options.target.threads
-    budget = options.budget
+    budget, machine = options.budget, options.target.machine(job.target)
     timed, measured = budget.in_milliseconds or budget.faster, budget.kind in LOSSES and options.plan is None
     return {
         "ndpass": VERSION,
@@ -231,7 +231,7 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "budget": f"{budget.to_json()}{', only faster layers' if budget.faster else ''}",
         "plan": digest_file(options.plan) if options.plan else "",
         "validation": digest_labelled(job.measured) if measured else "",
-        "target": ", ".join(f"{key} {value}" for key, value in _environment(job).items()) if timed else "",
+        "target": ", ".join(f"{key} {value}" for key, value in machine.environment().items()) if timed else "",
         "ignore": str(sorted(options.ignore)),
         "size": str(data.size or ""),
         "options": f"seed {data.seed}, threads {threads}, memory {options.effort.memory}",
@@ -239,12 +239,6 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "int8": f"by NNCF {version('nncf')}" if options.output.int8 else "",
         "refine": options.refine.text if options.refine else "",
     }
-
-
-def _environment(job: Job) -> Mapping[str, str]:
-    """Of the machine that models are timed on."""
-    found: Mapping[str, str] = job.options.target.ask(Target.environment, job.target)
-    return found
 
 
 def share_held_out(samples: int, options: Options) -> float:

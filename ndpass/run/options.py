@@ -32,7 +32,7 @@ def this_machine(target: Target) -> Machine:
     return ThisMachine(target)
 
 
-def done_here(function: Callable[..., T], *given: Any) -> T:
+def call_here(function: Callable[..., T], *given: Any) -> T:
     """What a function gives on the computer that ndpass runs on."""
     return function(*given)
 
@@ -70,7 +70,7 @@ class TargetOptions:
     """The machine that the model is made fast for. None: precision and batch as the model and OpenVINO have them.
 
     threads: CPU threads, for timing and for all other inference; None leaves them to OpenVINO. machine: what models of
-    a target are timed on; ask: what has a function done there.
+    a target are timed on; call_there: what calls a function there.
     """
 
     device: str = "CPU"
@@ -78,7 +78,7 @@ class TargetOptions:
     threads: int | None = None
     batch: int | None = None
     machine: Callable[[Target], Machine] = this_machine
-    ask: Callable[..., Any] = done_here
+    call_there: Callable[..., Any] = call_here
 
     def resolved(self, inputs: Sequence[InputSpec]) -> Target:
         """The target for a model with these inputs. Raises UsageError for a device or precision that is not there."""
@@ -86,7 +86,7 @@ class TargetOptions:
 
         own = static_batch(inputs)
         batch = self.batch or (own.size if own else 1)
-        target: Target = self.ask(target_of, self.device, self.precision, self.threads, batch)
+        target: Target = self.call_there(target_of, self.device, self.precision, self.threads, batch)
         return target
 
 

@@ -58,7 +58,7 @@ def report_of(result: Result) -> Report:
 
 
 def _machine(job: Job) -> Machine:
-    around: Environment = job.options.target.ask(environment, job.target.threads)
+    around: Environment = job.options.target.call_there(environment, job.target.threads)
     return Machine(
         cpu=around.cpu,
         device=job.target.device,

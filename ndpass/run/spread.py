@@ -52,10 +52,10 @@ def timed_on(options: Options, cluster: Cluster | None) -> Options:
     there."""
     if cluster is None or options.effort.time_on is None:
         return options
-    from ndpass.engine.timing import WorkerMachine, asking
+    from ndpass.engine.timing import WorkerMachine, calling
 
     place = cluster.place(options.effort.time_on)
-    target = replace(options.target, machine=partial(WorkerMachine, cluster, place), ask=asking(cluster, place))
+    target = replace(options.target, machine=partial(WorkerMachine, cluster, place), call_there=calling(cluster, place))
     return replace(options, target=target)
 
 

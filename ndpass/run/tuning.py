@@ -44,7 +44,6 @@ from ndpass.run.spread import away_of
 log = logging.getLogger(__name__)
 
 
-HURRY = 0.75  # share of a time limit, after which plans are no longer improved by timing more of them
 MOST_COMPOSED = 2  # passes in a layer: three are seldom chosen, and each candidate has to be timed
 
 Rewritten = tuple[Graph, list[Layer]]
@@ -167,11 +166,8 @@ class Tuner:
         settle = partial(without_merged, blocks=blocks)
         used = {name for ways in table.candidates.values() for c in ways for name in c.setting}
         names = [p.name for p in passes if p.name in used]  # a plan of a pass that nothing is offered by is no rival
-        return TimedSearch(table, timer, names, fronts, ledger, settle, more=self._more(), hurry=self._is_late)
-
-    def _is_late(self) -> bool:
-        """Whether what is left of the time limit is for fitting and measuring."""
-        return self.deadline is not None and self.deadline.is_near(HURRY)
+        hurry = self.deadline.is_settled if self.deadline else (lambda: False)
+        return TimedSearch(table, timer, names, fronts, ledger, settle, more=self._more(), hurry=hurry)
 
     def _more(self) -> list[str]:
         """What the run has not been allowed and may help."""

@@ -157,7 +157,9 @@ def _quantised(job: Job, plain: Evaluation, written: Path, stage: Staged, listen
         listen("quantising", 1, 2)
         write_ir(quantise(written, job.fit, job.inputs), result, stage.compress)
         listen("timing the result", 0, 1)
-        as_is = replace(job.target, precision=job.options.target.ask(Target.default_precision, job.target.device))
+        as_is = replace(
+            job.target, precision=job.options.target.call_there(Target.default_precision, job.target.device)
+        )
         machines = job.options.target.machine(as_is), job.options.target.machine(job.target)
         found = compare_variants((job.model, written), (original, result), plain, job.judge, machines, feed)
         for end in (".xml", ".bin"):

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ndpass.calibration.moments import Moments
-from ndpass.calibration.priors import METRIC, SHRINKAGES, choose_strength, fitted_with
+from ndpass.calibration.priors import METRIC, SHRINKAGES, choose_strength, regularised
 
 F: TypeAlias = NDArray[np.floating[Any]]
 
@@ -44,9 +44,9 @@ def test_a_strong_prior_finds_the_kernel_that_fits_with_a_weak_one_are_aimed_at(
     x, y, weight = samples(count=30)
     y = y + np.random.default_rng(5).standard_normal(y.shape)
     given = Moments.of(x, y)
-    aim, got = given.shrunk(weight, 1.0).best, fitted_with(given, weight, 1.0)
+    aim, got = given.shrunk(weight, 1.0).best, regularised(given, weight, 1.0)
     np.testing.assert_array_equal(got.best, aim)
-    assert fitted_with(given, weight, METRIC).loss(weight) == given.shrunk(weight, METRIC).loss(weight)
+    assert regularised(given, weight, METRIC).loss(weight) == given.shrunk(weight, METRIC).loss(weight)
     far = aim + 0.1 * np.random.default_rng(6).standard_normal(aim.shape)
     centred = x - x.mean(0)
     noise = METRIC * np.trace(given.C) / len(given.C)
@@ -60,7 +60,7 @@ def test_the_rest_of_what_is_aimed_at_is_what_its_channels_answer() -> None:
     """A part of the patch is fitted to the answers of the whole, not to the responses."""
     x, y, weight = samples(count=30)
     given = Moments.of(x, y + np.random.default_rng(5).standard_normal(y.shape))
-    got, at = fitted_with(given, weight, 1.0), np.array([0, 1, 5, 7])
+    got, at = regularised(given, weight, 1.0), np.array([0, 1, 5, 7])
     kept = got.keep(at, got.best[:, at])
     wanted = np.linalg.solve(got.C[np.ix_(at, at)], got.B[:, at].T).T
     np.testing.assert_allclose(kept.best, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max())
@@ -70,9 +70,9 @@ def test_the_rest_of_what_is_aimed_at_is_what_its_channels_answer() -> None:
 def test_where_the_weight_answers_right_the_strong_prior_stays() -> None:
     x, _, weight = samples(count=30)
     given = Moments.of(x.astype(np.float32), (x @ weight.T + 1).astype(np.float32))
-    got, strong = fitted_with(given, weight, 1.0), given.shrunk(weight, 1.0)
-    assert got.is_as_it_was
+    got, strong = regularised(given, weight, 1.0), given.shrunk(weight, 1.0)
+    assert got.is_undrifted
     np.testing.assert_array_equal(got.C, strong.C)
     np.testing.assert_array_equal(got.B, strong.B)
     off = given.shrunk(weight + 0.01, 1.0)
-    assert not off.is_as_it_was
+    assert not off.is_undrifted

@@ -168,7 +168,7 @@ def test_layers_are_planned_by_workers_with_the_fits_that_plans_ask_for_later(
 
     monkeypatch.setattr(planning.Planning, "settle", noted)
     monkeypatch.setattr(plan, "known_of", not_here)
-    monkeypatch.setattr(sensitivity, "ProberHere", not_here)
+    monkeypatch.setattr(sensitivity, "LocalProber", not_here)
     assert run("planned", engine=three.engine) == wanted
     assert asked
 

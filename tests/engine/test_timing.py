@@ -20,7 +20,7 @@ from ndpass.conv import Conv
 from ndpass.engine.address import parse_engine
 from ndpass.engine.cluster import Cluster, connected
 from ndpass.engine.progress import Progress
-from ndpass.engine.timing import SentModel, WorkerMachine, asking
+from ndpass.engine.timing import SentModel, WorkerMachine, calling
 from ndpass.errors import EngineError, InputError, UsageError
 from ndpass.graph.graph import Graph, Site
 from ndpass.measuring.block_latency import Latencies
@@ -69,8 +69,9 @@ def bytes_of(model: onnx.ModelProto) -> bytes:
 def test_turns_are_taken_by_the_worker(two: DaskCluster, cluster: Cluster, there: WorkerMachine) -> None:
     model, feed = deep(), feed_for(deep())
     call = there.load(bytes_of(model), feed)()
+    call()  # an inference by itself
     assert there.turns(process_of, [call, call]) == 2 * [float(two.processes["worker1"].pid)]
-    assert asking(cluster, there.place)(os.getpid) == two.processes["worker1"].pid
+    assert calling(cluster, there.place)(os.getpid) == two.processes["worker1"].pid
 
 
 def test_models_are_timed_in_turns_as_here(there: WorkerMachine) -> None:

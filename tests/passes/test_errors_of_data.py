@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ndpass.calibration.moments import Moments
-from ndpass.calibration.priors import fitted_with
+from ndpass.calibration.priors import regularised
 from ndpass.conv import Conv
 from ndpass.passes import parse
 from ndpass.passes.base import Decomposition, block_error
@@ -50,7 +50,7 @@ def sampled(decades: float, strength: float, groups: int = 1, n_i: int = N_I, ro
         seen = (wanted + 0.1 * rng.standard_normal(wanted.shape)) * np.repeat(scales, 9)
         y = (wanted * np.repeat(scales, 9)) @ own.reshape(N_O, -1).T
         given, prior = Moments.of(seen, y), own.reshape(N_O, -1)
-        parts.append(fitted_with(given, prior, 1.0) if strength == AIMED else given.shrunk(prior, strength))
+        parts.append(regularised(given, prior, 1.0) if strength == AIMED else given.shrunk(prior, strength))
         xs.append(seen)
         ys.append(y)
     return Conv(weight, group=groups), np.hstack(xs), np.hstack(ys), Moments.beside(parts)
