@@ -48,7 +48,13 @@ class LostChannels:
 
 
 def readers_after(site: Site, group: Group, graph: Graph, walk: Walk | None) -> list[Reader]:
-    """The layers that read the site's channels after it, in the graph's order, with their moments as it is now."""
+    """The layers that read the site's channels after it, in the graph's order, with their moments as it is now.
+
+    None where another one is the first of them: what the channels lose is chosen there, and some of the others are
+    before the site.
+    """
+    if group.readers[0] != site.name:
+        return []
     named = {one.name: one for one in graph.sites() if isinstance(one, Site) and one.name in group.readers[1:]}
     ahead = [named[name] for name in group.readers[1:]]
     return readers(group, [(one, walk.ahead(one, site)() if walk else None) for one in ahead])

@@ -187,6 +187,37 @@ def test_budgets_prune_layers_that_read_the_same_alike(passes: str, budget: Budg
         assert report.model.macs[1] <= 0.5 * report.model.macs[0]
 
 
+def gates() -> onnx.ModelProto:
+    """Two squeeze-and-excite gates, one behind the other, and a layer: all of them read the same channels."""
+    return network(
+        """(float[N,3,8,8] image) => (float[N,4,8,8] y) {
+            a = Conv<pads=[1,1,1,1]>(image, W0)  r = Relu(a)
+            p = GlobalAveragePool(r)  b = Conv(p, W1)  br = Relu(b)  c = Conv(br, W2)  cs = Sigmoid(c)  g = Mul(r, cs)
+            q = GlobalAveragePool(g)  d = Conv(q, W3)  dr = Relu(d)  e = Conv(dr, W4)  es = Sigmoid(e)  h = Mul(g, es)
+            y = Conv(h, W5)
+        }""",
+        W0=normal(8, 3, 3, 3),
+        W1=normal(4, 8, 1, 1),
+        W2=normal(8, 4, 1, 1),
+        W3=normal(4, 8, 1, 1, seed=1),
+        W4=normal(8, 4, 1, 1, seed=1),
+        W5=normal(4, 8, 1, 1, seed=2),
+    )
+
+
+@pytest.mark.parametrize("ending", ["onnx", "xml"])
+def test_where_the_first_of_several_readers_keeps_its_channels_the_others_are_rewritten_by_themselves(
+    ending: str,
+) -> None:
+    """At the last of them the one before it, whose input is behind the frontier, is not looked at."""
+    onnx.save(gates(), "net.onnx")
+    if ending == "xml":
+        ov.save_model(ov.Core().read_model("net.onnx"), "net.xml", compress_to_fp16=False)
+    rows = by_name(run(Path(f"net.{ending}"), "cp:channels=8,cd:rank=2", output=f"out.{ending}"))
+    assert not any("cp" in row.setting for row in rows.values())
+    assert {rows[name].status for name in ("b", "d", "y")} <= {"done", "kept"}
+
+
 def test_a_layer_that_is_ignored_keeps_its_channels_and_so_do_those_beside_it() -> None:
     with pytest.raises(InputError, match="p: cp: its input channels also feed 'q': it is left as it is"):
         run(fork(), "cp", Budget("energy", 0.5), ignore=("q",))
