@@ -120,8 +120,9 @@ def open_feeds(
 ) -> Feeds:
     """Open a folder of images, .npz, .npy, an array, {input name: array}, or any iterable of arrays or such dicts.
 
-    uint8 arrays (N, H, W) or (N, H, W, 1|3) and image files are pixels and need `preprocess`; arrays of another dtype
-    have the shape of the input, and `preprocess` only scales them. A one-shot iterable is read to its end at once.
+    uint8 arrays (N, H, W), (N, H, W, 1|3) or (N, 3, H, W) and image files are pixels and need `preprocess`, and an
+    element of an iterable may be one of these pictures; arrays of another dtype have the shape of the input, and
+    `preprocess` only scales them. A one-shot iterable is read to its end at once.
     labels: (N,) class indices; by default those that the source brings. samples: how many to draw at random with
     `seed`, in their order; None or too many: all.
     Raises InputError when the data cannot be read or do not fit the inputs, UsageError when samples is below 1.

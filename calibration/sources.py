@@ -143,7 +143,8 @@ class Arrays:
     def _rows(self, value: Any, spec: InputSpec, place: str) -> NDArray[Any]:
         array = tensors.as_array(value, place)
         if self._is_pixels(array, spec):
-            return tensors.pixel_rows(array, place)
+            channels = 3 if self._preprocess is None else self._preprocess.channels
+            return tensors.pixel_rows(array, channels, place)
         return tensors.tensor_rows(array, spec, place)
 
     def _is_pixels(self, array: NDArray[Any], spec: InputSpec) -> bool:

@@ -35,22 +35,42 @@ def as_array(value: Any, place: str) -> NDArray[Any]:
 
 
 def with_channels(array: NDArray[Any], preprocess: Preprocess | None) -> NDArray[Any]:
-    """Grey images (N, H, W), stacked in one array, get their channel axis; all else is left as it is."""
+    """Grey images (N, H, W), stacked in one array, get their channel axis; all else is left as it is.
+
+    uint8 of the shape of one colour picture, (H, W, 3) or (3, H, W), is that picture.
+    """
     if preprocess is None or array.ndim != 3:
         return array
-    if array.dtype == np.uint8:
-        return array[..., None]  # pixels have their channels last
-    return np.expand_dims(array, 1 if preprocess.layout == "nchw" else 3) if preprocess.channels == 1 else array
+    if array.dtype != np.uint8:
+        return np.expand_dims(array, 1 if preprocess.layout == "nchw" else 3) if preprocess.channels == 1 else array
+    is_picture = array.shape[-1] in (1, 3) or (array.shape[0] == 3 == preprocess.channels)
+    return array[None] if is_picture else array[..., None]
 
 
-def pixel_rows(array: NDArray[np.uint8], place: str) -> NDArray[np.uint8]:
-    """(H, W), (H, W, 1|3), (N, H, W) or (N, H, W, 1|3) to (N, H, W, 1|3); InputError for any other shape."""
-    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] not in (1, 3))
-    images = array[..., None] if grey else array
+def pixel_rows(array: NDArray[np.uint8], channels: int, place: str) -> NDArray[np.uint8]:
+    """(H, W), (H, W, 1|3), (3, H, W) or a stack of these, (N, ...), to (N, H, W, 1|3); InputError for other shapes.
+
+    channels: that the model takes. (3, H, W) may be one picture or three grey ones, so it is a picture where the model
+    takes three, and refused where it takes one.
+    """
+    images = _channels_last(array, channels, place)
     if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3):
-        law = "uint8 pixels are (H, W), (H, W, 1|3), (N, H, W) or (N, H, W, 1|3)"
+        law = "uint8 pixels are (H, W), (H, W, 1|3), (3, H, W), or (N, ...) of these"
         raise InputError(f"{place}: {law}; got {array.shape}; bring them into this form, channels last")
     return images if images.ndim == 4 else images[None]
+
+
+def _channels_last(array: NDArray[np.uint8], channels: int, place: str) -> NDArray[np.uint8]:
+    """Pixels that have their channels in another place, or none, as `pixel_rows` takes them."""
+    if array.ndim > 2 and array.shape[-1] in (1, 3):
+        return array
+    first = array.shape[-3] if array.ndim > 2 else 0
+    if array.ndim == 3 and first == 3 != channels:
+        law = "uint8 pixels (3, H, W) are one picture in colour or three grey ones"
+        raise InputError(f"{place}: {law}; got {array.shape}; give them as (H, W, 3) or as (3, H, W, 1)")
+    if first == 3 or (array.ndim == 4 and first == 1):
+        return np.moveaxis(array, -3, -1)
+    return array if array.ndim == 4 else array[..., None]
 
 
 def tensor_rows(array: NDArray[Any], spec: InputSpec, place: str) -> NDArray[Any]:

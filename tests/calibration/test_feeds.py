@@ -298,6 +298,46 @@ def test_grey_pixels_and_resizing_in_arrays() -> None:
         np.testing.assert_array_equal(everything(open_feeds(source, CIFAR, p)), expected)
 
 
+def test_colour_pictures_with_their_channels_first_are_pictures() -> None:
+    """As `torchvision.io.read_image` gives them: they were three grey pictures each."""
+    images = picture(4, 40, 48, 3)
+    first = images.transpose(0, 3, 1, 2)
+    p = Preprocess.parse("imagenet,size=32")
+    expected = np.stack([p.apply(image) for image in images])
+    for source in (list(first), first, iter(first), {"image": first}, [first[:2], first[2], images[3]]):
+        feeds = open_feeds(source, CIFAR, p)
+        assert len(feeds) == 4
+        np.testing.assert_array_equal(everything(feeds), expected)
+        np.testing.assert_array_equal(everything(feeds.take([2, 3]).alone()), expected[2:])
+    grey = Preprocess.parse("size=8,color=grey")
+    inputs = [InputSpec("image", (None, 1, 8, 8), F32)]
+    np.testing.assert_array_equal(
+        everything(open_feeds([image[..., None] for image in images[..., 0]], inputs, grey)),
+        everything(open_feeds(first[:, :1], inputs, grey)),
+    )
+    with pytest.raises(InputError, match=r"element 0: .*one picture in colour or three grey ones; got \(3, 40, 48\)"):
+        open_feeds(list(first), inputs, grey)
+
+
+@pytest.mark.parametrize("shape", [(40, 48, 3), (3, 40, 48), (40, 48, 1), (1, 40, 48), (40, 48)])
+def test_one_picture_is_one_sample_alone_as_in_a_list(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """An array (40, 48, 3) was 40 grey pictures."""
+    one = picture(*shape)
+    p = Preprocess(size=(32, 32))
+    image = one.transpose(1, 2, 0) if shape[0] == 3 else one.reshape(40, 48, -1)
+    np.save(tmp_path / "a.npy", one)
+    for source in (one, [one], tmp_path / "a.npy"):
+        feeds = open_feeds(source, CIFAR, p)
+        np.testing.assert_array_equal(everything(feeds), p.apply(image)[None])
+        np.testing.assert_array_equal(everything(feeds.alone()), p.apply(image)[None])
+
+
+def test_three_grey_pictures_in_one_array_are_three_for_a_model_of_one_channel() -> None:
+    inputs = [InputSpec("image", (None, 1, 8, 8), F32)]
+    got = everything(open_feeds(picture(3, 8, 8), inputs, Preprocess(color="grey")))
+    np.testing.assert_array_equal(got, picture(3, 8, 8)[:, None])
+
+
 def test_digits_arrays_whatever_their_dtype() -> None:
     values = picture(5, 8, 8) % 17
     inputs = [InputSpec("image", (None, 1, 8, 8), F32)]
@@ -362,7 +402,7 @@ ONE = picture(2, 32, 32, 3)
         ("x.npz", archive(images=np.array([{}, {}])), "cannot be read as arrays"),
         ("x.npz", archive(images=np.array(["a", "b"])), "data are arrays of numbers"),
         ("x.npz", archive(images=ONE[:0]), "at least one sample; found none"),
-        ("x.npz", archive(images=ONE.transpose(0, 3, 1, 2)), r"got \(2, 3, 32, 32\); .*channels last"),
+        ("x.npz", archive(images=picture(2, 32, 32, 4)), r"got \(2, 32, 32, 4\); .*channels last"),
         ("x.npz", archive(images=np.float32(3)), r"takes \(batch, 3, 32, 32\); got \(\)"),
         ("x.npz", text, "cannot be read as arrays"),
         ("x.npy", text, "cannot be read as arrays"),
