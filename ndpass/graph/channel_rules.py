@@ -178,7 +178,7 @@ def _shape(walk: Walk, node: gs.Node) -> None:
         return
     for user, index, position in uses(size, at, walk.shape, walk.outputs):
         y = user.outputs[0]
-        if user.op != "Resize" or index != 3 or position != axis or "axes" in user.attrs:
+        if user.op != "Resize" or index != 3 or _axes(user, len(walk.shape(y)))[position] != axis:
             walk.refuse(node)
         walk.tie((x, axis), (y, axis))
         walk.tie((y, axis), (x, axis))
@@ -209,8 +209,22 @@ def _spatial(walk: Walk, node: gs.Node) -> None:
     if not (_pads_nothing(node, axis, rank) if node.op == "Pad" else _scales_nothing(walk, node, axis, rank)):
         walk.refuse(node)
     walk.tie((y, axis), (x, axis))
-    if node.op == "Resize" and _has(node, 3) and (sizes := _constant(node, 3)) is not None and len(sizes) > axis:
-        walk.count(node, 3, axis, walk.spans[id(y)].labels, [int(size) for size in sizes])
+    if node.op == "Resize" and _has(node, 3) and axis in (axes := _axes(node, rank)):
+        _sized(walk, node, axis, axes.index(axis))
+
+
+def _sized(walk: Walk, node: gs.Node, axis: int, position: int) -> None:
+    """The number of channels at this position of a Resize's sizes: a constant, or that of another tensor."""
+    y, sizes = node.outputs[0], _constant(node, 3)
+    if sizes is not None:
+        walk.count(node, 3, position, walk.spans[id(y)].labels, [int(size) for size in sizes])
+    elif (read := source(node.inputs[3], position, walk.shape)) is not None:
+        walk.tie((y, axis), read)
+
+
+def _axes(node: gs.Node, rank: int) -> list[int]:
+    """The axes that the scales or sizes of a Resize are of, in their order: all, where it names none."""
+    return [a % rank for a in node.attrs.get("axes") or range(rank)]
 
 
 def _pads_nothing(node: gs.Node, axis: int, rank: int) -> bool:
@@ -227,14 +241,14 @@ def _scales_nothing(walk: Walk, node: gs.Node, axis: int, rank: int) -> bool:
     """A crop could reach over channels; of sizes the number of channels must be a constant or what is read off x."""
     if node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         return False
-    listed = node.attrs.get("axes")
-    axes = [a % rank for a in (listed or range(rank))]
+    axes = _axes(node, rank)
     if axis not in axes:
         return True
     if _has(node, 3):
         x, y, sizes = node.inputs[0], node.outputs[0], _constant(node, 3)
-        whole = listed is None and walk.shape(x)[axis] == walk.shape(y)[axis]
-        return whole and (sizes is not None or source(node.inputs[3], axis, walk.shape) is not None)
+        stretched = node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"  # each axis by itself
+        whole = stretched and walk.shape(x)[axis] == walk.shape(y)[axis]
+        return whole and (sizes is not None or source(node.inputs[3], axes.index(axis), walk.shape) is not None)
     scales = _constant(node, 2)
     return scales is not None and scales.size == len(axes) and scales[axes.index(axis)] == 1
 

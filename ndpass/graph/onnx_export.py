@@ -8,10 +8,12 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, update_import_domains
-from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+from onnx_graphsurgeon.importers.onnx_importer import ONNX_PYTHON_ATTR_MAPPING, OnnxImporter
 
 from ndpass.graph.constants import is_sparse
 from ndpass.graph.onnx_said import Said
+
+READ = frozenset(getattr(AttributeProto, kind) for kind in ONNX_PYTHON_ATTR_MAPPING)  # kinds that graph-surgeon knows
 
 
 def export_model(graph: gs.Graph, said: Said, shell: ModelProto) -> ModelProto:
@@ -25,11 +27,11 @@ def export_model(graph: gs.Graph, said: Said, shell: ModelProto) -> ModelProto:
 
 
 def export_node(node: gs.Node, said: Said | None = None) -> NodeProto:
-    """One node. said: of the graph that it is in."""
+    """One node. said: of the graph that it is in; an attribute of it that the node has no more was taken away."""
     proto = NodeProto() if said is None or node.name not in said.nodes else _copy(said.nodes[node.name])
     before = {a.name: a for a in proto.attribute}
     kept = [_attribute(node, key, value, before.get(key), said) for key, value in node.attrs.items()]
-    kept += [a for key, a in before.items() if key not in node.attrs]  # of kinds that graph-surgeon does not know
+    kept += [a for key, a in before.items() if key not in node.attrs and a.type not in READ]
     del proto.attribute[:]
     proto.attribute.extend(kept)
     proto.op_type, proto.name = node.op, node.name

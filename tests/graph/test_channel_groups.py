@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ndpass.graph.channel_groups import Group, input_group, keep, kept, shapes_after
 from ndpass.graph.channel_rules import weight_axes
 from ndpass.graph.constants import values
+from ndpass.graph.graph import Graph
 from ndpass.graph.normalise import import_graph, normalise
 from ndpass.graph.shapes import Shape, infer
 from ndpass.passes import NetworkDecoupling
@@ -50,13 +51,15 @@ def masked(model: onnx.ModelProto, name: str, channels: NDArray[np.int64]) -> on
 
 
 def pruned(model: onnx.ModelProto, name: str, channels: NDArray[np.int64]) -> onnx.ModelProto:
-    graph, shapes = load(model)
-    group = group_of(graph, name)
-    after = shapes_after(group, channels, shapes)
-    keep(graph, group, channels)
-    known = infer(graph, {})
+    """As it is written: what the model said of its nodes must agree with what became of them."""
+    graph = Graph(model)
+    group = group_of(graph._graph, name)
+    after = shapes_after(group, channels, infer(graph._graph, {}))
+    graph.keep_channels(group, channels)
+    known = infer(graph._graph, {})
     assert {key: known[key] for key in after} == after
-    result: onnx.ModelProto = gs.export_onnx(graph.cleanup())
+    graph.tidy()
+    result: onnx.ModelProto = graph.to_model()
     onnx.checker.check_model(result, full_check=True)
     return result
 
@@ -222,6 +225,61 @@ def test_sliced_network_is_the_masked_one(name: str) -> None:
     assert_as_masked(model, asked)
     assert_as_masked(model, asked, [1])
     assert_as_masked(model, asked, list(range(1, group.size)))
+
+
+def test_a_split_that_counts_its_parts_says_their_sizes_instead() -> None:
+    """Of opset 18, which takes no node that says both."""
+    nodes = f"{FIRST} p, q = Split<axis=1, num_outputs=2>(a) c = Conv<{PADDED}>(q, C) d = Concat<axis=1>(p, c)"
+    weights = BIAS | {"C": normal(3, 3, 3, 3)}
+    model = network(f"{IN} {OUT} {{ {nodes} r = Relu(d) y = Conv(r, B) }}", opset=18, **weights)
+    assert_as_masked(model, "y")
+    assert_as_masked(model, "y", [0, 1, 4, 5])
+
+
+RESIZED = {  # attributes of a Resize to sizes of opset 18 -> the sizes
+    "axes=[2,3]": [16, 11],
+    "axes=[3,2]": [16, 11],
+    "axes=[-2,-1]": [16, 11],
+    "axes=[3]": [13],
+    "axes=[1,3]": [6, 13],
+    "axes=[-1,1,2]": [13, 6, 16],
+    'axes=[2,3], keep_aspect_ratio_policy="not_larger"': [16, 11],
+}
+
+
+@pytest.mark.parametrize("said", RESIZED)
+def test_sizes_of_the_axes_that_a_resize_names(said: str) -> None:
+    """Only the size of the channels is another one then, wherever it stands."""
+    nodes = f'{FIRST} r = Resize<mode="nearest", {said}>(a, , , sizes) y = Conv(r, B)'
+    model = network(f"{IN} {OUT} {{ {nodes} }}", opset=18, **BIAS, sizes=np.array(RESIZED[said]))
+    assert_as_masked(model, "y")
+
+
+def test_a_resize_of_the_channels_by_an_aspect_is_refused() -> None:
+    """One scale for all of its axes: it could be another one for fewer channels."""
+    nodes = f'{FIRST} r = Resize<keep_aspect_ratio_policy="not_larger">(a, , , s) y = Conv(r, B)'
+    model = network(f"{IN} {OUT} {{ {nodes} }}", opset=18, **BIAS, s=np.array([2, 6, 8, 8]))
+    assert find(load(model)[0], "y") == "its input comes from Resize 'r', whose channels cannot be pruned"
+
+
+TWO = "(float[2,3,8,8] x, float[2,3,12,16] z) =>"
+READ_OFF = f"{FIRST} e = Conv<{PADDED}>(z, C)"
+
+
+def test_a_resize_to_the_size_of_the_axes_that_it_names() -> None:
+    nodes = f'{READ_OFF} s = Shape<start=1>(e) r = Resize<mode="nearest", axes=[1,2,3]>(a, , , s) y = Conv(r, B)'
+    nodes += " w = Conv(e, D)"
+    weights = BIAS | {"C": normal(6, 3, 3, 3, seed=1), "D": normal(2, 6, 3, 3)}
+    model = network(f"{TWO} {OUT[:-1]}, float[2,2,T,U] w) {{ {nodes} }}", opset=18, **weights)
+    assert names(group_of(load(model)[0], "y").producers) == {"a", "e"}
+    assert_as_masked(model, "y")
+
+
+def test_a_resize_to_the_size_of_a_tensor_that_the_model_gives() -> None:
+    """Fewer channels would be resized to as many as before."""
+    nodes = f'{READ_OFF} s = Shape(e) r = Resize<mode="nearest">(a, , , s) y = Conv(r, B)'
+    model = network(f"{TWO} {OUT[:-1]}, float[2,6,R,S] e) {{ {nodes} }}", **BIAS, C=normal(6, 3, 3, 3, seed=1))
+    assert find(load(model)[0], "y") == "its channels are those of the graph output 'e'"
 
 
 MATRICES: dict[str, tuple[str, Weights]] = {
