@@ -48,10 +48,9 @@ def line(row: Row) -> str:
         return f"{head}{row['refused']}"
     low, high = row["spread"]
     drop = "" if row["drop"] is None else f"drop {row['drop']:5.2f}, "
-    stages = ", ".join(f"{name} {s:.0f} s" for name, s in row["seconds"].items() if s is not None)
     return (
         f"{head}{row['speedup']:5.2f} times as fast ({low:.2f} to {high:.2f}), {drop}"
-        f"{row['macs'][0] / row['macs'][1]:.2f} times fewer MACs, {stages}"
+        f"{row['macs'][0] / row['macs'][1]:.2f} times fewer MACs, {ndpass_command.stages_text(row['seconds'])}"
     )
 
 

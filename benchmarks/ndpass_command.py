@@ -62,3 +62,9 @@ def run(
 def as_options(given: Mapping[str, Any]) -> list[str]:
     """Options of a command line; those that are None are left out."""
     return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def stages_text(seconds: Mapping[str, Any]) -> str:
+    """The seconds of each stage of a report, in a line; of one from before stages were kept, those of its parts."""
+    stages = seconds.get("stages") or seconds
+    return ", ".join(f"{name} {s:.1f} s" for name, s in stages.items() if s is not None)

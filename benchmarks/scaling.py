@@ -95,10 +95,10 @@ def main() -> None:
 
 
 def line(row: Row) -> str:
-    stages = ", ".join(f"{name} {s:.1f} s" for name, s in row["seconds"].items() if s is not None)
     return (
         f"{row['model']:14} {row['images']:4} images, {row['threads'] or 'all'} threads: {row['ratio']:.1f} "
-        f"passes of {row['forward_s']:.2f} s, {row['peak_memory_bytes'] / 1e9:.2f} GB ({stages})"
+        f"passes of {row['forward_s']:.2f} s, {row['peak_memory_bytes'] / 1e9:.2f} GB "
+        f"({ndpass_command.stages_text(row['seconds'])})"
     )
 
 

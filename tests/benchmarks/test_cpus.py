@@ -12,10 +12,12 @@ from benchmark_rows import INTEL
 from benchmarks import cost, curves, max_drop, peers, plans, prediction, scaling
 from benchmarks.engine import Timed
 from benchmarks.results import plots, rows
+from ndpass.report import Seconds
 from ndpass.run import digits
 
-RUN = {"refused": "", "speedup": 2.0, "spread": [1, 3], "drop": 0.5, "macs": [2, 1], "seconds": {"plan": 1}}
-SCALED = {"ratio": 1.0, "forward_s": 1.0, "peak_memory_bytes": 1, "seconds": {"plan": 1}}
+SECONDS = Seconds(plan=1.0, total=2.0, stages={"planning": 1.0}).model_dump()  # as a report has them
+RUN = {"refused": "", "speedup": 2.0, "spread": [1, 3], "drop": 0.5, "macs": [2, 1], "seconds": SECONDS}
+SCALED = {"ratio": 1.0, "forward_s": 1.0, "peak_memory_bytes": 1, "seconds": SECONDS}
 PREDICTED = {"rank_correlation": 1.0, "median_error": 0.1, "table_s": 1.0, "whole_ms": 1.0}
 
 

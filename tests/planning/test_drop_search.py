@@ -47,6 +47,13 @@ def test_the_drop_is_never_more_than_allowed_and_nearly_used_up(scale: float, po
     assert 0.8 * best <= found.timed.speedup <= 1.02 * best
 
 
+def test_a_drop_that_falls_far_more_slowly_than_the_damage_is_met() -> None:
+    """In steps in proportion to the drop it would take six fits."""
+    found, fits = bisect(1.0, lambda damage: 1.7 * damage**0.1)
+    assert len(fits) == 4
+    assert found.drop <= 1.0
+
+
 def test_a_drop_that_nothing_meets_is_refused_with_the_least_that_was_measured() -> None:
     with pytest.raises(BudgetError, match=r"--max-drop 1 cannot be met: the least drop of \d plans was 50"):
         bisect(1.0, lambda _: 50.0)
