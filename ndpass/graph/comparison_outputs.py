@@ -1,7 +1,7 @@
 """What models are compared by where outputs are picked and not computed, as boxes are by NonMaxSuppression.
 
-A choice jumps: two scores that rounding brings into another order swap two rows, and a model that was rewritten picks
-another number of them. What goes into the choices is continuous, so it stands for the outputs behind them.
+What lies behind a choice jumps (`ndpass.graph.choices`). What goes into it is continuous, so it stands for the outputs
+behind it. That tells all, for layers behind a choice stay as they are.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ndpass.errors import InputError
+from ndpass.graph.choices import Choices
 from ndpass.graph.dependencies import reads
-from ndpass.graph.unique_names import all_nodes
 
 if TYPE_CHECKING:
     import openvino as ov
 
-CHOOSING = ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero")
-SHAPES = ("Shape", "Size")  # what they say does not depend on values
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
 
@@ -31,33 +29,13 @@ def compared(graph: gs.Graph, types: Mapping[str, int]) -> list[str]:
     types: tensor name -> ONNX's number of its type. The graph's nodes are in order.
     """
     outputs = [str(t.name) for t in graph.outputs]
-    chosen, entering = _choices(graph)
-    if not any(id(t) in chosen for t in graph.outputs):
+    choices = Choices.of(graph)
+    if not any(id(t) in choices.behind for t in graph.outputs):
         return outputs
-    floats = {i: str(t.name) for i, t in entering.items() if types.get(t.name) in FLOATS}
+    floats = {i: str(t.name) for i, t in choices.entering.items() if types.get(t.name) in FLOATS}
     kept = _independent(graph, floats)
-    kept += [str(t.name) for t in graph.outputs if id(t) not in chosen and t.name not in kept]
+    kept += [str(t.name) for t in graph.outputs if id(t) not in choices.behind and t.name not in kept]
     return kept or outputs
-
-
-def _choices(graph: gs.Graph) -> tuple[set[int], dict[int, gs.Tensor]]:
-    """The ids of all tensors behind a choice, and by id those that depend on the inputs' values and meet one."""
-    valued, chosen = {id(t) for t in graph.inputs}, set[int]()
-    entering: dict[int, gs.Tensor] = {}
-    for node in graph.nodes:
-        before = {id(t): t for t in reads(node)}
-        computed = {i: t for i, t in before.items() if i in valued}
-        if before.keys() & chosen or (computed and _chooses(node)):
-            entering |= computed
-            chosen |= {id(t) for t in node.outputs}
-        elif computed and node.op not in SHAPES:
-            valued |= {id(t) for t in node.outputs}
-    return chosen, entering
-
-
-def _chooses(node: gs.Node) -> bool:
-    """Whether the node, or one in a graph inside it, is a choice."""
-    return node.op in CHOOSING or any(n.op in CHOOSING for part in node.subgraphs() for n in all_nodes(part))
 
 
 def _independent(graph: gs.Graph, names: Mapping[int, str]) -> list[str]:

@@ -15,6 +15,7 @@ from ndpass.graph import branches, segments
 from ndpass.graph.branches import Branch, Unmerged
 from ndpass.graph.channel_groups import Group, keep
 from ndpass.graph.channel_walk import Labels
+from ndpass.graph.choices import Choices
 from ndpass.graph.comparison_outputs import compared
 from ndpass.graph.layer_groups import group_of, groups_of
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
@@ -69,8 +70,9 @@ class Graph(SizedGraph):
 
     def sites(self) -> list[Found]:
         """Every operator with weights in graph order: what can be rewritten, and what not and why."""
-        shapes = self._inferred().shapes
-        found = [read(n, shapes, self._fixed_hw(n)) for n in self._graph.nodes if n.op in WEIGHTED]
+        shapes, choices = self._inferred().shapes, Choices.of(self._graph)
+        weighted = [n for n in self._graph.nodes if n.op in WEIGHTED]
+        found = [read(n, shapes, self._fixed_hw(n)).unless_behind(choices.before(n)) for n in weighted]
         top = {id(node) for node in self._graph.nodes}
         inner = [n for n in all_nodes(self._graph) if n.op in WEIGHTED and id(n) not in top]
         return [*found, *(Skipped(n.name, n.op, None, None, "inside an If, Loop or Scan") for n in inner)]

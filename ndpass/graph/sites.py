@@ -67,6 +67,12 @@ class Site:
         """This site as one that is left alone."""
         return Skipped(self.name, self.op, self.shape, self.macs(self.outline), reason)
 
+    def unless_behind(self, choice: str | None) -> Found:
+        """This site, or skipped where it is behind a choice (`ndpass.graph.choices`)."""
+        if choice is None:
+            return self
+        return self.skipped(f"behind {choice}: that may pick others in a rewritten model, so nothing there is fitted")
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -77,6 +83,10 @@ class Skipped:
     shape: tuple[int, ...] | None
     macs: int | None
     reason: str
+
+    def unless_behind(self, _choice: str | None) -> Skipped:
+        """Itself: it has a reason."""
+        return self
 
 
 Found: TypeAlias = "Site | Skipped"

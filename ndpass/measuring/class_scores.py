@@ -43,12 +43,20 @@ def likeliest(
 
     tables: names of outputs (N, C), in their order; values: what an output gave, in batches. labelled: every table can
     be class scores; otherwise none of fewer than FEWEST numbers, or that is of unit length, or as long as embeddings
-    are, or is named like something else.
+    are, or is named like something else, or falls along every row as what a TopK gives.
     """
+    tables = [name for name in tables if labelled or not are_sorted(values(name))]
     probabilities = [name for name in tables if are_probabilities(values(name))]
     likely = [name for name in tables if CLASSES.search(name)]
     possible = tables if labelled else [name for name in tables if not _are_other_numbers(name, values(name))]
     return next(iter([*probabilities, *likely, *possible]), None)
+
+
+def are_sorted(values: Sequence[NDArray[Any]]) -> bool:
+    """Whether every row of FEWEST numbers or more falls, from the first on: that one would always be the best."""
+    rows = [value.reshape(len(value), -1) for value in values]
+    falls = all(bool((value[:, 1:] <= value[:, :-1]).all()) for value in rows)
+    return rows[0].shape[1] >= FEWEST and falls and any(bool((value[:, 0] > value[:, -1]).any()) for value in rows)
 
 
 def _are_other_numbers(name: str, values: Sequence[NDArray[Any]]) -> bool:

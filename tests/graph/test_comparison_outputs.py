@@ -75,6 +75,36 @@ def test_a_choice_inside_an_if_is_one() -> None:
     assert compared(body, "int64[1,1] y") == ["f"]
 
 
+PICKED = """s = Constant<value_ints = [1,4,64]>()  p = Reshape(r, s)  t = Transpose<perm = [0,2,1]>(p)
+            m = ReduceMax<axes = [2], keepdims = 0>(t)  k = Constant<value_ints = [5]>()  v, i = TopK<axis = 1>(m, k)
+            two = Constant<value_ints = [2]>()  u = Unsqueeze(i, two)  e = Constant<value_ints = [1,1,4]>()
+            w = Expand(u, e)  q = GatherElements<axis = 1>(t, w)  y = MatMul(q, M)"""
+
+
+def picked(graph: Graph) -> dict[str, str]:
+    return {found.name: getattr(found, "reason", "") for found in graph.sites()}
+
+
+def test_layers_behind_a_choice_stay_as_they_are() -> None:
+    """Of the five best places others may be picked, so that rows do not correspond, and nothing there is compared."""
+    text = f"(float[1,3,8,8] x) => (float[1,5,8] y) {{ {CONV} {PICKED} }}"
+    graph = Graph(network(text, W=normal(4, 3, 3, 3), M=normal(4, 8)))
+    assert graph.compared() == ["t"]
+    assert picked(graph)["a"] == ""
+    assert picked(graph)["y"].startswith("behind TopK 'v': that may pick others in a rewritten model")
+
+
+def test_what_is_chosen_from_inputs_is_always_the_same() -> None:
+    """As the neighbours of points are: layers on what is picked are rewritten and compared as any others."""
+    text = """(float[1,40,3] x) => (float[1,5,8] y) {
+              m = ReduceMax<axes = [2], keepdims = 0>(x)  k = Constant<value_ints = [5]>()  v, i = TopK<axis = 1>(m, k)
+              two = Constant<value_ints = [2]>()  u = Unsqueeze(i, two)  e = Constant<value_ints = [1,1,3]>()
+              w = Expand(u, e)  q = GatherElements<axis = 1>(x, w)  y = MatMul(q, M) }"""
+    graph = Graph(network(text, M=normal(3, 8)))
+    assert graph.compared() is None
+    assert picked(graph) == {"y": ""}
+
+
 def test_inputs_are_not_compared() -> None:
     text = "(float[1,5] x) => (int64[1,1] y) { y = ArgMax<axis = 1>(x) }"
     assert Graph(network(text)).compared() is None

@@ -50,6 +50,7 @@ def unit(x: Any) -> Any:
         ({"y": softmax(normal(8, 3))}, 8, "agreement: no labels, output 'y' (batch, 3) is class scores"),
         ({"y": np.log(softmax(normal(8, 3)))}, 8, "agreement: no labels, output 'y' (batch, 3) is class scores"),
         ({"logits": normal(8, 3)}, 8, "agreement: no labels, output 'logits'"),
+        ({"scores": -np.sort(-normal(8, 32, 1), axis=1)}, 8, "explained: 'scores' (batch, 32, 1)"),
         ({"y": outputs.reading(8, 40, 97)}, 8, "agreement: output 'y' (batch, 40, 97) is class scores at each"),
         ({"y": outputs.reading(8, 40, 97, blank=96)}, 8, "agreement: output 'y' (batch, 40, 97)"),
         ({"y": outputs.reading(8, 40, 97).swapaxes(0, 1)}, 8, "agreement: output 'y' (?, 8, 97) is class scores"),
