@@ -24,18 +24,23 @@ def live(graph: gs.Graph, node: gs.Node) -> tuple[str, ...]:
 
 
 def not_before(graph: gs.Graph, node: gs.Node, names: Sequence[str]) -> list[str]:
-    """Those of the tensors that no node before this one makes."""
+    """Those of the tensors that this node or one behind it makes; an input or a constant is none of them."""
     tensors = graph.tensors()
-    made = {id(t) for n in graph.nodes[: index_of(graph.nodes, node)] for t in n.outputs}
-    return [name for name in names if id(tensors[name]) not in made]
+    made = {id(t) for n in graph.nodes[index_of(graph.nodes, node) :] for t in n.outputs}
+    return [name for name in names if id(tensors[name]) in made]
 
 
 def read_by(graph: gs.Graph, outputs: Sequence[str], cut: Sequence[str] | None) -> list[str]:
     """What of `cut` (None: the graph's inputs) the computation of `outputs` reads."""
     start, nodes = _part(graph, outputs, cut)
-    tensors = graph.tensors()
-    used = {id(t) for node in nodes for t in reads(node)} | {id(tensors[name]) for name in outputs}
+    used = _used(graph, outputs, nodes)
     return [str(t.name) for t in start if id(t) in used]
+
+
+def _used(graph: gs.Graph, outputs: Sequence[str], nodes: Sequence[gs.Node]) -> set[int]:
+    """The ids of what the nodes read and of the outputs, one of which may be a constant or an input as it is."""
+    tensors = graph.tensors()
+    return {id(t) for node in nodes for t in reads(node)} | {id(tensors[name]) for name in outputs}
 
 
 def segment(
@@ -46,7 +51,7 @@ def segment(
     known: types and shapes that its inputs get. ir_version: the whole model's.
     """
     start, nodes = _part(graph, outputs, cut)
-    used, chosen = {id(t) for node in nodes for t in reads(node)}, {id(node) for node in nodes}
+    used, chosen = _used(graph, outputs, nodes), {id(node) for node in nodes}
     part = onnx.helper.make_graph(
         [export_node(n, said) for n in graph.nodes if id(n) in chosen],
         "segment",

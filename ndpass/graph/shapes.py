@@ -83,7 +83,7 @@ def inference(graph: gs.Graph, sizes: Mapping[str, Shape], strict: bool = True, 
         proto = onnx.shape_inference.infer_shapes(skeleton(graph, sizes, known), strict_mode=strict, data_prop=True)
     except onnx.shape_inference.InferenceError as e:
         raise _contradiction(sizes, _first_line(e)) from e
-    infos = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+    infos = [*proto.graph.output, *proto.graph.value_info, *proto.graph.input]  # one that is given out has its own last
     axes = {t.name: tuple(t.shape) for t in graph.tensors().values() if isinstance(t, gs.Constant)}
     axes |= {i.name: _axes(i) for i in infos if i.type.tensor_type.HasField("shape")}
     for node in graph.nodes:

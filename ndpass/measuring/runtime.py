@@ -112,11 +112,14 @@ class Session:
     def _joined(self, name: str, parts: list[NDArray[Any]], count: int, size: int) -> NDArray[Any]:
         """Parts (size·k, ...) end to end, cut to (count·k, ...): an output may have k rows a sample.
 
-        A part of one sample may have any number, as detections have.
+        A part of one sample may have any number, as detections have. What is the same in all parts and has no rows
+        for samples belongs to none of them: the priors of a detector.
         """
         if parts[0].ndim and size == 1:
             return np.concatenate(parts)
         if not parts[0].ndim or len(parts[0]) % size:
+            if len(parts) > 1 and all(np.array_equal(part, parts[0]) for part in parts[1:]):
+                return parts[0]
             shape = parts[0].shape
             raise InputError(
                 f"{self.name}: the batch is fixed at {size} and output '{name}' {shape} has no batch axis, so other "

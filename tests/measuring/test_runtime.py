@@ -107,6 +107,22 @@ def test_an_output_without_a_batch_axis_cannot_be_joined(runtime: Runtime) -> No
 
 
 @both
+def test_an_output_that_is_the_same_for_all_samples_is_given_once(runtime: Runtime) -> None:
+    constant = "k = Constant<value = float[3, 1] {1, 2, 3}>()"
+    text = f"g (float[2, 3] x) => (float[2, 3] y, float[3, 1] k) {{ y = Relu(x) {constant} }}"
+    found = runtime(model(text))({"x": samples(5, 3)})
+    assert found["y"].shape == (5, 3)
+    assert found["k"].tolist() == [[1], [2], [3]]
+
+
+@both
+def test_a_name_may_look_like_one_that_openvino_gives(runtime: Runtime) -> None:
+    x, y = "x/sink_port_0", "y/sink_port_0"
+    session = runtime(model(f'g (float[N, 3] "{x}") => (float[N, 3] "{y}") {{ "{y}" = Relu("{x}") }}'))
+    assert ([spec.name for spec in session.inputs], session.outputs) == ([x], (y,))
+
+
+@both
 def test_one_sample_at_a_time_may_give_any_number_of_rows(runtime: Runtime) -> None:
     text = "g (float[1, 6] x) => (int64[n, 2] y) { z = NonZero(x) y = Transpose(z) }"
     x = np.array([[0, 1, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 2]], np.float32)

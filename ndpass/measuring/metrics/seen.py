@@ -18,7 +18,7 @@ WITHIN = 1e-3  # by which a probability may leave 0..1 through rounding
 
 @dataclass(frozen=True)
 class Seen:
-    """The original's outputs, batch by batch.
+    """The original's outputs, batch by batch, but for inputs that it hands on: no model is worth anything by these.
 
     counts: samples of each batch; image: height and width (or width and channels) of the input, in the model's order;
     labels: (N,) class indices, or None. added: Σ|r|² of the outputs that are pictures of the input, which is what the
@@ -37,11 +37,12 @@ class Seen:
         starts = range(0, len(feeds), batch)
         images = [value.shape[1:] for value in next(feeds.batches(1)).values() if value.ndim == 4]
         counts, image = [min(batch, len(feeds) - s) for s in starts], images[0] if images else ()
-        return cls(outputs, counts, image, feeds.labels, additions_of(feeds.batches(batch), outputs))
+        computed = _computed(outputs, feeds, batch)
+        return cls(computed, counts, image, feeds.labels, additions_of(feeds.batches(batch), computed))
 
     @property
     def names(self) -> list[str]:
-        """Of all outputs, in the model's order."""
+        """Of all outputs that are computed, in the model's order."""
         return list(self.outputs[0])
 
     def first(self, name: str) -> NDArray[Any]:
@@ -81,3 +82,13 @@ class Seen:
         """Whether all values are whole numbers from 0."""
         parts = [value[index] for value in self.all(name)]
         return all(bool(((p >= 0) & (np.floor(p) == p)).all()) for p in parts)
+
+
+def _computed(outputs: Sequence[Outputs], feeds: Samples, batch: int) -> Sequence[Outputs]:
+    """Without those that have the values of an input in every batch; all, where none is left."""
+    handed = set(outputs[0]) if outputs else set[str]()
+    for feed, found in zip(feeds.batches(batch), outputs, strict=True):
+        handed = {name for name in handed if any(np.array_equal(found[name], x) for x in feed.values())}
+        if not handed:
+            return outputs
+    return [{k: v for k, v in found.items() if k not in handed} or found for found in outputs]
