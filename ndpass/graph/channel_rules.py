@@ -54,6 +54,8 @@ ELEMENTWISE = {
 }
 POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 
+ALIGNED = 7  # opset from which on operands are aligned at their last axes
+
 
 def weight_axes(node: gs.Node) -> tuple[int, int]:
     """The axes of the weight that run over output and over input channels."""
@@ -98,17 +100,17 @@ def _weighted(walk: Walk, node: gs.Node, axis: int) -> None:
 
 
 def _elementwise(walk: Walk, node: gs.Node) -> None:
-    """Operands are aligned at their last axis; one of size 1 on the channel axis belongs to no channel."""
+    """Operands are aligned; one of size 1 on the channel axis, or that ends before it, belongs to no channel."""
     y = node.outputs[0]
-    rank = len(walk.shape(y))
-    reached = next(t for t in (y, *node.inputs) if id(t) in walk.spans)
-    axis = walk.spans[id(reached)].axis + rank - len(walk.shape(reached))
+    reached = next(i for i, t in enumerate((y, *node.inputs)) if id(t) in walk.spans)
+    spanned = (y, *node.inputs)[reached]
+    axis = walk.spans[id(spanned)].axis + (_before(walk, node, reached - 1) if reached else 0)
     sides, constants = [(y, axis)], []
     for index, t in enumerate(node.inputs):
         if t.is_empty():
             continue
-        its = axis - rank + len(walk.shape(t))
-        if id(t) not in walk.spans and (its < 0 or walk.shape(t)[its] == 1):
+        its, shape = axis - _before(walk, node, index), walk.shape(t)
+        if id(t) not in walk.spans and (not 0 <= its < len(shape) or shape[its] == 1):
             continue
         if isinstance(t, gs.Constant):
             constants.append((index, its))
@@ -117,6 +119,20 @@ def _elementwise(walk: Walk, node: gs.Node) -> None:
     walk.tie(*sides)
     for index, its in constants:
         walk.cut(node, index, its, y)
+
+
+def _before(walk: Walk, node: gs.Node, index: int) -> int:
+    """How many axes of the output lie before the first one of this operand: they are aligned at their last axes.
+
+    Before opset 7 the second one says with which axis it begins, and slopes (C,) are of the channels.
+    """
+    rank, own = len(walk.shape(node.outputs[0])), len(walk.shape(node.inputs[index]))
+    if walk.opset < ALIGNED and index == 1:
+        if node.op == "PRelu" and own == 1 and rank > 1:
+            return 1
+        if "axis" in node.attrs:
+            return int(node.attrs["axis"]) % rank
+    return rank - own
 
 
 def _pool(walk: Walk, node: gs.Node) -> None:

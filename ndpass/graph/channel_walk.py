@@ -58,7 +58,7 @@ class Count:
 
 
 class Walk:
-    """Everything that is reached; after `run` the fields are complete."""
+    """Everything that is reached; after `run` the fields are complete. opset: of the graph."""
 
     def __init__(self, graph: gs.Graph, shapes: Mapping[str, Shape], rules: Mapping[str, Rule]) -> None:
         self.spans: dict[int, Span] = {}
@@ -66,7 +66,7 @@ class Walk:
         self.cuts: dict[tuple[int, int, int], Cut] = {}
         self.counts: dict[tuple[int, int, int], Count] = {}
         self.ties: list[tuple[Labels, Labels]] = []
-        self._shapes, self._rules = shapes, rules
+        self._shapes, self._rules, self.opset = shapes, rules, int(graph.opset)
         self._todo: deque[gs.Node] = deque()
         self._top = {id(node) for node in graph.nodes}
         ends = [graph, *graph.subgraphs(recursive=True)]

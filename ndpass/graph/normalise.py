@@ -28,16 +28,34 @@ QUANTISED = {
     "MatMulInteger",
     "DynamicQuantizeLinear",
 }
+LONG_NAME = "ai.onnx"  # of the domain ""
 FUSED_BY_ORT = {"FusedConv", "FusedGemm", "FusedMatMul", "NhwcConv", "NhwcMaxPool", "ReorderInput", "ReorderOutput"}
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without local functions: what they do stands in their place."""
-    if not model.functions:
-        return model
-    import onnx.inliner
+    """The model without local functions: what they do stands in their place. ONNX's own domain has its short name."""
+    if model.functions:
+        import onnx.inliner
 
-    return onnx.inliner.inline_local_functions(model)
+        model = onnx.inliner.inline_local_functions(model)
+    return _short(model) if any(opset.domain == LONG_NAME for opset in model.opset_import) else model
+
+
+def _short(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which ONNX's own domain is called "" everywhere; onnx's checks know only some of it by the other."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    own = {opset.domain: opset for opset in copy.opset_import}
+    if "" in own:
+        copy.opset_import.remove(own[LONG_NAME])
+    else:
+        own[LONG_NAME].domain = ""
+    graphs = [copy.graph]
+    for graph in graphs:
+        for node in graph.node:
+            node.domain = "" if node.domain == LONG_NAME else node.domain
+            graphs += [part for a in node.attribute for part in (*([a.g] if a.HasField("g") else ()), *a.graphs)]
+    return copy
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ndpass.calibration.feeds import Feeds
-from ndpass.errors import BudgetError, VerificationError
+from ndpass.errors import BudgetError, InputError, VerificationError, last_words
 from ndpass.files import model_file
 from ndpass.files.ir_file import write_ir
 from ndpass.files.staging import Staged
@@ -108,7 +108,13 @@ def _checked(job: Job, done: Rewritten, written: Path, listen: Listener) -> Verd
     listen("verifying", 3, 4)
     if written.suffix == model_file.IR:
         return Verdict(evaluation, None)
-    agreement = _against_onnxruntime(written, outputs, few, job)
+    try:
+        agreement = _against_onnxruntime(written, outputs, few, job)
+    except InputError:
+        if (reason := _refused_by_onnxruntime(job, few)) is None:
+            raise
+        warning = f"onnxruntime does not run the original, so that the result was run in OpenVINO alone: {reason}"
+        return Verdict(evaluation, None, warnings=(warning,))
 
     def original() -> Agreement:
         model = shown(job.judge.original, job.compared)
@@ -116,8 +122,18 @@ def _checked(job: Job, done: Rewritten, written: Path, listen: Listener) -> Verd
             job.judge.original, stored(OpenVINO(model, threads=job.target.threads), few, job.judge.batch), few, job
         )
 
-    warning = check_agreement(agreement, original)
-    return Verdict(evaluation, agreement, warnings=(warning,) if warning else ())
+    found = check_agreement(agreement, original)
+    return Verdict(evaluation, agreement, warnings=(found,) if found else ())
+
+
+def _refused_by_onnxruntime(job: Job, few: Feeds) -> str | None:
+    """What onnxruntime says of the original, as of an operator or an opset that it has not; None where it runs."""
+    try:
+        runner = OnnxRuntime(shown(job.judge.original, job.compared), threads=job.target.threads)
+        stored(runner, few.take(range(1)), 1)
+    except InputError as e:
+        return last_words(str(e.__cause__ or e)).replace(str(job.judge.original), "the model")
+    return None
 
 
 def _against_onnxruntime(model: Model, outputs: list[Outputs], few: Feeds, job: Job) -> Agreement:

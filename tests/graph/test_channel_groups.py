@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import EXACT, feed_of, interface, network, normal, relative, rewritten, run_ort
+from models import EXACT, feed_of, interface, network, normal, relative, rewritten, run_ort, run_ov
 from numpy.typing import NDArray
 
 from ndpass.graph.channel_groups import Group, input_group, keep, kept, shapes_after
@@ -68,13 +69,15 @@ def elements(model: onnx.ModelProto) -> int:
     return sum(int(np.prod(t.dims)) for t in model.graph.initializer)
 
 
-def assert_as_masked(model: onnx.ModelProto, name: str, channels: list[int] | None = None) -> None:
+def assert_as_masked(
+    model: onnx.ModelProto, name: str, channels: list[int] | None = None, run: Callable[..., Any] = run_ort
+) -> None:
     group = group_of(load(model)[0], name)
     stay = group.filled(np.arange(0, group.size, 2) if channels is None else np.array(channels))
     result, feed = pruned(model, name, stay), feed_of(model)
     assert interface(result) == interface(model)
     assert elements(result) < elements(model)
-    assert relative(run_ort(masked(model, name, stay), feed), run_ort(result, feed)) < EXACT
+    assert relative(run(masked(model, name, stay), feed), run(result, feed)) < EXACT
 
 
 def names(members: Any) -> set[str]:
@@ -325,6 +328,25 @@ def test_pads_that_are_an_attribute() -> None:
     """Before opset 11."""
     nodes = f"{FIRST} p = Pad<pads=[0,0,1,1,0,0,1,1]>(a) y = Conv(p, B)"
     assert_as_masked(network(f"{IN} (float[2,4,8,8] y) {{ {nodes} }}", opset=10, **BIAS), "y")
+
+
+BEFORE_OPSET_7 = {
+    "along the channels": ("m = Mul<broadcast=1, axis=1>(a, s) p = Add<broadcast=1, axis=1>(m, t)", (6,)),
+    "from the channels on": ("p = Mul<broadcast=1, axis=1>(a, s)", (6, 8)),
+    "counted from the last axis": ("p = Add<broadcast=1, axis=-3>(a, s)", (6, 8, 8)),
+    "at the last axis": ("p = Mul<broadcast=1>(a, s)", (8,)),
+    "a slope for each channel": ("p = PRelu(a, s)", (6,)),
+    "one slope": ("p = PRelu(a, s)", (1,)),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_OPSET_7)
+def test_operands_that_say_where_they_begin(name: str) -> None:
+    """OpenVINO runs them, onnxruntime has no elementwise operators of those opsets."""
+    nodes, shape = BEFORE_OPSET_7[name]
+    constants = {"s": positive(*shape)} | ({"t": normal(*shape)} if "t)" in nodes else {})
+    text = f"{IN} {OUT} {{ {FIRST} {nodes} y = Conv<kernel_shape=[3,3]>(p, B) }}"
+    assert_as_masked(network(text, opset=6, **BIAS, **constants), "y", run=run_ov)
 
 
 def test_channels_on_the_last_axis() -> None:

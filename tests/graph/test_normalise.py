@@ -393,3 +393,27 @@ def test_weights_stored_as_whole_numbers_are_a_quantised_model() -> None:
     model = network(text, V=np.ones((3, 2, 3, 3), np.uint8), **INT8)
     with pytest.raises(InputError, match="already quantised"):
         Graph(model)
+
+
+def test_onnx_s_own_domain_may_have_its_long_name() -> None:
+    """Also beside the short one, and inside an If; the model that was given stays as it is."""
+    model = network(
+        "(float[2,3,8,8] x) => (float[2,4,6,6] y) { c = Constant<value = bool {1}>() m = ReduceMax<keepdims=0>(x) "
+        "g = Greater(m, o) r = If(g)<then_branch = yes () => (float[2,3,8,8] p) { p = Relu(x) }, "
+        "else_branch = no () => (float[2,3,8,8] q) { q = Neg(x) }> y = Conv(r, W) }",
+        W=normal(4, 3, 3, 3),
+        o=np.float32(0),
+    )
+    long = onnx.ModelProto()
+    long.CopyFrom(model)
+    long.opset_import[0].domain = "ai.onnx"
+    for node in [*long.graph.node, *(n for a in long.graph.node[3].attribute for n in a.g.node)]:
+        node.domain = "ai.onnx"
+    given = long.SerializeToString()
+    result = Graph(long).to_model()
+    onnx.checker.check_model(result, full_check=True)
+    assert long.SerializeToString() == given
+    assert [(o.domain, o.version) for o in result.opset_import] == [("", 17)]
+    assert relative(run_ort(model, feed_of(model)), run_ort(result, feed_of(model))) == 0
+    long.opset_import.append(onnx.helper.make_opsetid("", 17))
+    assert [(o.domain, o.version) for o in Graph(long).to_model().opset_import] == [("", 17)]

@@ -313,6 +313,25 @@ def test_runtimes_that_differ_on_the_original_too_are_warned_of() -> None:
     assert any("differ on the original already" in text for text in report.warnings)
 
 
+def test_what_onnxruntime_cannot_run_is_checked_in_openvino_alone() -> None:
+    """It has no Mul of opset 6."""
+    model = network(
+        "(float[1,3,8,8] x) => (float[1,4,8,8] y) { a = Conv<pads=[1,1,1,1], kernel_shape=[3,3]>(x, A) "
+        "m = Mul<broadcast=1, axis=1>(a, s) y = Conv<pads=[1,1,1,1], kernel_shape=[3,3]>(m, B) }",
+        opset=6,
+        A=normal(8, 3, 3, 3),
+        s=normal(8),
+        B=normal(4, 8, 3, 3),
+    )
+    report = run(model, spec="cd:rank=full")
+    assert [row.status for row in report.layers].count("done") >= 1
+    (warning,) = [text for text in report.warnings if "onnxruntime" in text]
+    assert warning.startswith("onnxruntime does not run the original, so that the result was run in OpenVINO alone: ")
+    assert "Mul(6)" in warning
+    feed = feed_of(model)
+    assert relative(run_ov(model, feed), run_ov(onnx.load("out.onnx"), feed)) < EXACT
+
+
 def test_runtimes_that_differ_more_than_on_the_original_are_an_error() -> None:
     def agreement(error: float) -> Agreement:
         return Agreement(10, None, error, "y")
