@@ -19,7 +19,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ndpass.calibration.checks import check_enough, check_finite
 from ndpass.calibration.feeds import Feed, Feeds
+from ndpass.calibration.orders import orders_of
 from ndpass.calibration.patches import Sample, responses
 from ndpass.calibration.runners import Runners
 from ndpass.calibration.spool import Batch, Spool
@@ -33,7 +35,6 @@ from ndpass.measuring.runtime import OpenVINO
 
 log = logging.getLogger(__name__)
 
-ENOUGH = 4  # patches for each unknown that a warning of too few asks for
 MOST = 32  # samples in a batch; down to a quarter of that is tried, to split the images without a remainder
 
 Lost: TypeAlias = "Mapping[str, tuple[int, NDArray[np.intp]]]"  # tensor -> axis, and the positions on it that are left
@@ -80,13 +81,24 @@ def equal_batches(count: int, most: int) -> int:
 
 
 def samples(graph: Graph, sites: Sequence[Site], data: Data, blocks: Sequence[Branch] = ()) -> dict[str, Sample]:
-    """The positions of every site, drawn from its number among `sites`, and after them of every block."""
-    places = [(site.name, site.outline, graph.places(site, data.batch)) for site in sites]
-    shapes = graph.shapes(data.batch) if blocks else {}
-    places += [(one.name, one.outline, math.prod(shapes[one.output][2:])) for one in blocks]
+    """The positions of every site, drawn from its number among `sites`, and after them of every block.
+
+    Raises InputError for a layer whose rows do not come with the samples.
+    """
+    wanted, shapes = responding(graph, sites, blocks), graph.shapes(data.batch)
+    maps = wanted.names.keys() - set(wanted.last)
+    orders = orders_of(graph, wanted.names, sorted(maps), data.feeds, data.batch, data.threads)
+    outlines = [(site.name, site.outline) for site in sites] + [(one.name, one.outline) for one in blocks]
     return {
-        name: Sample.draw(outline, every, data.images, data.seed, number)
-        for number, (name, outline, every) in enumerate(places)
+        name: Sample.draw(
+            outline,
+            math.prod(shapes[wanted.names[name]]) // outline.n_o // data.batch,
+            data.images,
+            data.seed,
+            number,
+            orders[name],
+        )
+        for number, (name, outline) in enumerate(outlines)
     }
 
 
@@ -132,8 +144,9 @@ def responses_of(
 ) -> dict[str, Array]:
     """As `references`, of the graph that `runners` run."""
     names, phased, graph = wanted.names, wanted.phased, runners.graph
+    orders, whole = {name: chosen[name].order for name in names}, data.batch
     with runners.lock:
-        batch = _fitting(graph, list(names.values()), data, memory)
+        batch = _fitting(graph, list(names.values()), data, memory) if all(o.told for o in orders.values()) else whole
     runner = runners(list(names.values()), None, batch)
     taken: dict[str, list[Array]] = {name: [] for name in names}
     for number, feed in enumerate(data.feeds.batches(batch)):
@@ -142,7 +155,7 @@ def responses_of(
         for name, tensor in names.items():
             positions = chosen[name].of(number * batch, batch)
             y = phased[name].parted(outputs[tensor]) if name in phased else outputs[tensor]
-            taken[name].append(responses(y, positions, name in wanted.last))
+            taken[name].append(responses(orders[name].by_sample(y, batch), positions, name in wanted.last))
     found = {name: np.concatenate(parts) for name, parts in taken.items()}
     for name, own in found.items():
         check_finite(name, own)
@@ -156,26 +169,6 @@ def _fitting(graph: Graph, names: Sequence[str], data: Data, memory: int) -> int
     shapes = graph.shapes(data.batch)
     most = memory * data.batch // max(sum(4 * int(np.prod(shapes[name])) for name in names), 1)
     return max(b for b in range(1, data.batch + 1) if data.batch % b == 0 and (b == 1 or b <= most))
-
-
-def check_finite(name: str, array: Array) -> None:
-    """Raise InputError for a layer that gives anything else."""
-    if not np.isfinite(array).all():
-        raise InputError(f"layer '{name}' gives NaN or infinite values on the calibration data: does --preprocess fit?")
-
-
-def check_enough(site: Site, images: int, rows: int) -> None:
-    """Warn where the patches are fewer than what is unknown of each output."""
-    unknowns = site.outline.unknowns
-    if rows < unknowns:
-        needed = -(-ENOUGH * unknowns * images // rows)
-        log.warning(
-            "layer '%s' has %d patches for %d unknowns and stays close to its weights: give %d images or more",
-            site.name,
-            rows,
-            unknowns,
-            needed,
-        )
 
 
 class Frontier:

@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import Data, Frontier, check_finite
+from ndpass.calibration.checks import check_finite
+from ndpass.calibration.collect import Data, Frontier
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample, patches, responses
 from ndpass.calibration.priors import choose_strength, regularised
@@ -125,7 +126,7 @@ def gather(site: Site, frontier: Frontier, sample: Sample, reference: Array, hel
 
     def rows() -> Iterator[Array]:
         for number, x in enumerate(frontier.advance(site)):
-            yield patches(site.outline, x, sample.of(number * batch, batch))
+            yield patches(site.outline, sample.order.by_sample(x, batch), sample.of(number * batch, batch))
 
     return _gathered(Layer.of(site), rows(), reference, held_row)
 
@@ -139,7 +140,7 @@ def gather_ahead(
 
     def rows() -> Iterator[Array]:
         for number, found in enumerate(frontier.beside(at, (x,))):
-            yield patches(site.outline, found[x], sample.of(number * batch, batch))
+            yield patches(site.outline, sample.order.by_sample(found[x], batch), sample.of(number * batch, batch))
 
     return _gathered(Layer.of(site), rows(), reference, held_row)
 
@@ -157,10 +158,11 @@ def gather_block(
         for number, found in enumerate(frontier.beside(first, (block.output, block.response))):
             positions = sample.of(number * batch, batch)
             difference = found[block.output].astype(wide) - found[block.response]
+            difference = sample.order.by_sample(difference, batch)
             shortcut = responses(difference, positions, channels_last=False)
             start = number * batch * positions.shape[1]
             wanted[start : start + len(shortcut)] -= shortcut
-            yield patches(block.outline, found[x], positions)
+            yield patches(block.outline, sample.order.by_sample(found[x], batch), positions)
 
     return _gathered(Layer.of_block(block), rows(), wanted, held_row)
 
@@ -251,6 +253,7 @@ def answered(
     found = []
     for number, x in enumerate(frontier.advance(site)):
         skipped = -(before + number * batch * sample.each) % step
-        rows = patches(site.outline, x, sample.of(number * batch, batch))[skipped::step]
+        ordered = sample.order.by_sample(x, batch)
+        rows = patches(site.outline, ordered, sample.of(number * batch, batch))[skipped::step]
         found.append((rows if columns is None else rows[:, columns]) @ thin)
     return np.concatenate(found)

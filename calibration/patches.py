@@ -7,8 +7,8 @@ size nor the other layers change them. A patch is (n_i·K,) with the channel as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +21,48 @@ ROWS_PER_UNKNOWN = 10
 FEWEST, MOST = 20_000, 40_000
 
 Positions = NDArray[np.intp]
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where the samples of a batch lie in a tensor: along `axis`, each with one entry or with k of its own.
+
+    by_map: the first entries of all samples come before the second ones, as where left and right pictures are put one
+    behind the other; else all of a sample lie together, as its frames do. told: False where that is not known.
+    """
+
+    axis: int = 0
+    by_map: bool = False
+    told: bool = True
+
+    def by_sample(self, x: NDArray[T], images: int) -> NDArray[T]:
+        """The tensor with all that is of one sample together, (images·k, ...), the samples in their order."""
+        rows: NDArray[T] = np.moveaxis(x, self.axis, 0)
+        if self.by_map:
+            rows = rows.reshape(-1, images, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Positions (images, per image) of one layer, as flat numbers of its output map."""
+    """Positions (images, per image) of one layer, as flat numbers of its output map, or of its k maps of an image.
+
+    order: where the images are in the layer's input and output.
+    """
 
     positions: Positions
+    order: Order = Order()
 
     @classmethod
-    def draw(cls, conv: Conv, places: int, images: int, seed: int, layer: int) -> Sample:
-        """places: how many positions the output map of one image has; all are taken where that is few enough."""
+    def draw(cls, conv: Conv, places: int, images: int, seed: int, layer: int, order: Order = Order()) -> Sample:
+        """places: how many positions the output maps of one image have; all are taken where that is few enough."""
         wanted = min(max(ROWS_PER_UNKNOWN * conv.unknowns, FEWEST), MOST)
         each = min(places, math.ceil(wanted / images))
         if each == places:
-            return cls(np.broadcast_to(np.arange(places), (images, places)))
+            return cls(np.broadcast_to(np.arange(places), (images, places)), order)
         rng = np.random.default_rng([seed, layer])
-        return cls(rng.integers(0, places, (images, each)))
+        return cls(rng.integers(0, places, (images, each)), order)
 
     @property
     def rows(self) -> int:
@@ -54,7 +79,7 @@ class Sample:
 
     def thinned(self, every: int) -> Sample:
         """One of `every` positions of each image, at most as many as there are."""
-        return Sample(self.positions[:, ::every])
+        return replace(self, positions=self.positions[:, ::every])
 
     def thin(self, rows: Array, every: int) -> Array:
         """Of (rows, n_o) at these positions those at `thinned(every)`."""
@@ -62,27 +87,32 @@ class Sample:
 
 
 def responses(y: Array, positions: Positions, channels_last: bool) -> Array:
-    """Responses (images·per image, n_o) at the positions of y, (images, n_o, *hw) or, channels last, (..., n_o)."""
+    """Responses (images·per image, n_o) at the positions of y, (images·k, n_o, *hw) or, channels last, (..., n_o).
+
+    The images are in their order, the k maps of each together.
+    """
     images = len(positions)
     if channels_last:
         flat = y.reshape(images, -1, y.shape[-1])
         return flat[np.arange(images)[:, None], positions].reshape(-1, y.shape[-1])
-    flat = y.reshape(images, y.shape[1], -1)
-    return flat[np.arange(images)[:, None], :, positions].reshape(-1, y.shape[1])
+    flat = y.reshape(len(y), y.shape[1], -1)
+    image, place = _in_maps(positions, len(y), flat.shape[2])
+    return flat[image, :, place].reshape(-1, y.shape[1])
 
 
 def patches(conv: Conv, x: Array, positions: Positions) -> Array:
     """Input patches (images·per image, n_i·K) at output positions.
 
-    x: (images, n_i, *hw), or (images, ..., n_i) for a matrix product.
+    x: (images·k, n_i, *hw), or (images, ..., n_i) for a matrix product, as of `responses`.
     """
-    images = len(positions)
     if not conv.kernel:
         return responses(x, positions, channels_last=True)
     axes, in_hw = len(conv.kernel), x.shape[2:]
-    where = np.unravel_index(positions, conv.out_hw(tuple(in_hw)))
+    out_hw = conv.out_hw(tuple(in_hw))
+    numbers, place = _in_maps(positions, len(x), math.prod(out_hw))
+    where = np.unravel_index(place, out_hw)
     index = [_taps(conv, a, axes, where[a]) for a in range(axes)]
-    image = np.arange(images).reshape(-1, *(1,) * (axes + 1))
+    image = numbers.reshape(*numbers.shape, *(1,) * axes)
     inside = [np.clip(i, 0, size - 1) for i, size in zip(index, in_hw, strict=True)]
     which: tuple[Any, ...] = (image, slice(None), *inside)
     taken = x[which]  # (images, each, *kernel, n_i): the sliced axis comes last
@@ -91,6 +121,13 @@ def patches(conv: Conv, x: Array, positions: Positions) -> Array:
             taken[np.broadcast_to(i != clipped, taken.shape[:-1])] = 0
     flat: Array = np.moveaxis(taken, -1, 2).reshape(positions.size, -1)
     return flat
+
+
+def _in_maps(positions: Positions, maps: int, places: int) -> tuple[Positions, Positions]:
+    """Positions (images, each), counted through all maps of an image, as numbers of maps and positions in them."""
+    images = len(positions)
+    inside, place = np.divmod(positions, places)
+    return np.arange(images)[:, None] * (maps // images) + inside, place
 
 
 def _taps(conv: Conv, a: int, axes: int, out: Positions) -> Positions:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ndpass.calibration.collect import MOST, Data, Frontier, check_enough, references, responding, samples
+from ndpass.calibration.checks import check_enough
+from ndpass.calibration.collect import MOST, Data, Frontier, references, responding, samples
 from ndpass.calibration.digests import digest_data, digest_of
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.patches import Sample

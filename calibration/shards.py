@@ -87,7 +87,7 @@ def cut(data: Data, chosen: Mapping[str, Sample], memory: int, count: int) -> li
     shards = []
     for start, end in itertools.pairwise(edges):
         own = replace(data, feeds=data.feeds.take(range(start, end)), threads=threads)
-        drawn = {name: Sample(sample.of(start, end - start)) for name, sample in chosen.items()}
+        drawn = {name: replace(sample, positions=sample.of(start, end - start)) for name, sample in chosen.items()}
         shards.append(Shard(own, start, data.images, memory * (end - start) // data.images, drawn))
     return shards
 

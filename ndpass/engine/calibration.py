@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.calibration.collect import Data, Lost, check_enough, responding, samples
+from ndpass.calibration.checks import check_enough
+from ndpass.calibration.collect import Data, Lost, responding, samples
 from ndpass.calibration.digests import digest_of
 from ndpass.calibration.gather import Gathered, Layer, answer_step, with_prior
 from ndpass.calibration.moments import Moments

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+SHAPES = ("Shape", "ShapeOf", "Size")  # operators that do not look at values
+
 
 def index_of(nodes: list[gs.Node], node: gs.Node) -> int:
     """Position of the node itself."""
@@ -29,6 +31,21 @@ def upstream(tensors: list[gs.Tensor], stop: set[int]) -> list[gs.Node]:
                 seen[id(node)] = node
                 queue.extend(reads(node))
     return list(seen.values())
+
+
+def knows_values(tensor: gs.Tensor, of: set[int]) -> bool:
+    """Whether the tensor is computed from the values of tensors whose ids are in `of`, not from their shapes alone."""
+    seen: set[int] = set()
+    queue = [tensor]
+    while queue:
+        here = queue.pop()
+        if id(here) in of:
+            return True
+        for node in here.inputs:
+            if id(node) not in seen and node.op not in SHAPES:
+                seen.add(id(node))
+                queue.extend(reads(node))
+    return False
 
 
 def outer_reads(node: gs.Node) -> list[gs.Tensor]:

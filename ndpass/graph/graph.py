@@ -17,6 +17,8 @@ from ndpass.graph.channel_groups import Group, keep
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.choices import Choices
 from ndpass.graph.comparison_outputs import compared
+from ndpass.graph.dependencies import knows_values
+from ndpass.graph.input_spec import static_batch
 from ndpass.graph.layer_groups import group_of, groups_of
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
 from ndpass.graph.normalise import import_graph, inlined, normalise
@@ -72,10 +74,22 @@ class Graph(SizedGraph):
         """Every operator with weights in graph order: what can be rewritten, and what not and why."""
         shapes, choices = self._inferred().shapes, Choices.of(self._graph)
         weighted = [n for n in self._graph.nodes if n.op in WEIGHTED]
-        found = [read(n, shapes, self._fixed_hw(n)).unless_behind(choices.before(n)) for n in weighted]
+        known = [read(n, shapes, self._fixed_hw(n)).unless_behind(choices.before(n)) for n in weighted]
+        found = [self._apart(node, one) for node, one in zip(weighted, known, strict=True)]
         top = {id(node) for node in self._graph.nodes}
         inner = [n for n in all_nodes(self._graph) if n.op in WEIGHTED and id(n) not in top]
         return [*found, *(Skipped(n.name, n.op, None, None, "inside an If, Loop or Scan") for n in inner)]
+
+    def _apart(self, node: gs.Node, found: Found) -> Found:
+        """A layer that gives the same rows, as many, for any number of samples is none to fit to samples: skipped."""
+        batch = static_batch(self._inputs)
+        if not isinstance(found, Site) or (batch and batch.size == 1):
+            return found
+        if knows_values(node.inputs[0], {id(t) for t in self._graph.inputs}):
+            return found
+        y = node.outputs[0].name
+        same = batch is not None or self.shapes(2).get(y) == self.shapes(3).get(y)
+        return found.skipped("computed from shapes alone, the same for all samples") if same else found
 
     def blocks(self) -> list[Branch | Unmerged]:
         """Every residual sum in graph order: the branch that can become one convolution, or why there is none."""
@@ -101,11 +115,6 @@ class Graph(SizedGraph):
         y = self._node(site.name).outputs[0]
         given = any(y is t for t in self._graph.outputs)
         return [str(node.op) for node in y.outputs] + ["an output of the model"] * given
-
-    def places(self, site: Site, batch: int) -> int:
-        """How many positions the site's output has for one sample."""
-        shape = self.shapes(batch)[self.output_of(site)]
-        return math.prod(shape) // site.outline.n_o // batch
 
     def live(self, site: Site) -> tuple[str, ...]:
         """The computed tensors that the site and what follows it need of what comes before."""
