@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import Feed, Feeds
-from ndpass.calibration.patches import Order
 from ndpass.calibration.runners import Runners
 from ndpass.conv import Array
 from ndpass.errors import InputError
 from ndpass.graph.graph import Graph
 from ndpass.graph.input_spec import static_batch
 from ndpass.graph.shapes import Shape
-
-ROUNDING = 1e-3  # of the largest value of a tensor: what may change where nothing changes
+from ndpass.measuring.sample_order import Order, axes_of, told
 
 
 def orders_of(
@@ -53,11 +50,8 @@ def orders_of(
     size = batch if static_batch(graph.inputs()) else 2
     same, changed = _two_runs(graph, sorted({tensors[name] for name in open_}), feeds, size, threads)
     for name, axes in open_.items():
-        moved = _moved(same[tensors[name]], changed[tensors[name]])
-        orders[name] = next(
-            (Order(a, by_map) for a in axes for by_map in (False, True) if _is_first(moved, Order(a, by_map), size)),
-            Order(axes[0], told=False),
-        )
+        tensor = tensors[name]
+        orders[name] = told(same[tensor], changed[tensor], axes, size) or Order(axes[0], told=False)
     return orders
 
 
@@ -71,7 +65,7 @@ def _shapes_or_none(graph: Graph, batch: int) -> Mapping[str, Shape]:
 def _axes(shape: Shape, other: Shape | None, batch: int) -> list[int]:
     """The axes that may be that of the samples. other: the shape with one sample more, None where it is not known."""
     if other is None or len(other) != len(shape):
-        return [axis for axis, size in enumerate(shape) if size % batch == 0]
+        return axes_of(shape, batch)
     longer = [axis for axis, size in enumerate(shape) if size != other[axis]]
     return longer if len(longer) == 1 and shape[longer[0]] * (batch + 1) == other[longer[0]] * batch else []
 
@@ -85,16 +79,3 @@ def _two_runs(
     fed: Feed = {spec.name: feed[spec.name] for spec in runner.inputs}
     own = dict(runner(fed))
     return own, runner({name: np.concatenate([rows[1:2], rows[1:]]) for name, rows in fed.items()})
-
-
-def _moved(one: Array, other: Array) -> NDArray[np.bool_]:
-    """Where two tensors of one shape differ."""
-    difference = np.abs(one.astype(np.float64) - other)
-    found: NDArray[np.bool_] = difference > ROUNDING * max(float(np.abs(one).max(initial=0)), 1e-30)
-    return found
-
-
-def _is_first(moved: NDArray[np.bool_], order: Order, size: int) -> bool:
-    """Whether all that the first sample has moved is its own in this order."""
-    rows = order.by_sample(moved, size)
-    return not rows.reshape(size, -1)[1:].any()

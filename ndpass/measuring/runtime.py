@@ -25,6 +25,7 @@ from ndpass.files.model_path import check_model_path
 from ndpass.graph.input_spec import StaticBatch, filled, largest_batch, static_batch
 from ndpass.graph.openvino.port_names import port_bounds, port_name
 from ndpass.measuring.openvino_core import shared_core
+from ndpass.measuring.sample_order import Order, axes_of, told
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -58,6 +59,7 @@ class Session:
     name: str  # the file, or what stands for it in messages
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
+    _orders: dict[str, Order | None] | None = None  # where the samples are in each output, of a fixed batch
 
     def __call__(self, feed: Feed) -> Outputs:
         """Runs the model on any number of samples; InputError if the feed does not fit or the runtime refuses it."""
@@ -107,17 +109,29 @@ class Session:
             self._guarded(feed | {name: filled(feed[name][start : start + size], size) for name in split})
             for start in range(0, count, size)
         ]
+        if size > 1 and self._orders is None:
+            self._orders = self._told(feed, parts[0], split, size)
         return {name: self._joined(name, [part[name] for part in parts], count, size) for name in self.outputs}
 
+    def _told(self, feed: Feed, first: Outputs, split: Sequence[str], size: int) -> dict[str, Order | None]:
+        """Where the samples are in each output: a run tells, in which the second sample stands for the first, too."""
+        ways = {name: axes_of(found.shape, size) for name, found in first.items()}
+        if all(len(axes) < 2 and first[name].shape[:1] in ((), (size,)) for name, axes in ways.items()):
+            return {name: Order(axes[0]) if axes else None for name, axes in ways.items()}
+        fed = {name: filled(feed[name][:size], size) for name in split}
+        other = self._guarded(feed | {name: np.concatenate([rows[1:2], rows[1:]]) for name, rows in fed.items()})
+        return {name: told(first[name], other[name], axes, size) for name, axes in ways.items()}
+
     def _joined(self, name: str, parts: list[NDArray[Any]], count: int, size: int) -> NDArray[Any]:
-        """Parts (size·k, ...) end to end, cut to (count·k, ...): an output may have k rows a sample.
+        """Parts that hold `size` samples each, end to end, cut to `count`: an output may have k rows a sample.
 
         A part of one sample may have any number, as detections have. What is the same in all parts and has no rows
         for samples belongs to none of them: the priors of a detector.
         """
-        if parts[0].ndim and size == 1:
-            return np.concatenate(parts)
-        if not parts[0].ndim or len(parts[0]) % size:
+        if size == 1:
+            return np.concatenate(parts) if parts[0].ndim else np.stack(parts)
+        order = self._orders[name] if self._orders else None
+        if order is None:
             if len(parts) > 1 and all(np.array_equal(part, parts[0]) for part in parts[1:]):
                 return parts[0]
             shape = parts[0].shape
@@ -125,7 +139,8 @@ class Session:
                 f"{self.name}: the batch is fixed at {size} and output '{name}' {shape} has no batch axis, so other "
                 f"numbers of samples cannot be joined: use a batch of {size}, or export with a dynamic batch"
             )
-        return np.concatenate(parts)[: count * (len(parts[0]) // size)]
+        rows = np.concatenate([order.by_sample(part, size) for part in parts])
+        return order.as_given(rows[: count * (len(rows) // (size * len(parts)))], count)
 
     def _guarded(self, feed: Feed) -> Outputs:
         with blaming(f"{self.name}: {type(self).__name__} cannot run it"):

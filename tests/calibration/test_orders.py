@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from ndpass.calibration.collect import Data, Frontier, samples
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.orders import orders_of
-from ndpass.calibration.patches import Order, Sample, patches
+from ndpass.calibration.patches import Sample, patches
 from ndpass.calibration.reference import Calibration, ShardedCalibration
 from ndpass.conv import Conv
 from ndpass.errors import InputError
 from ndpass.graph.graph import Graph, Site, Skipped
+from ndpass.measuring.sample_order import Order
 
 F = NDArray[np.floating[Any]]
 IMAGES = 24

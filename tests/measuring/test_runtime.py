@@ -107,6 +107,30 @@ def test_an_output_without_a_batch_axis_cannot_be_joined(runtime: Runtime) -> No
 
 
 @both
+@pytest.mark.parametrize(("batch", "count"), [(4, 6), (4, 3), (4, 8), (8, 20)])
+def test_samples_of_a_fixed_batch_are_joined_along_their_own_axis(runtime: Runtime, batch: int, count: int) -> None:
+    """Time-first outputs were joined along time, with the rows that fill up the batch among them."""
+    text = (
+        f"g (float[{batch},2,8] x) => (float[8,{batch},2] y, float[{2 * batch},8] v, float[{2 * batch},8] f)"
+        f" <int64[2] s = {{{2 * batch}, 8}}> {{ y = Transpose<perm=[2,0,1]>(x) t = Transpose<perm=[1,0,2]>(x)"
+        " v = Reshape(t, s) f = Reshape(x, s) }"
+    )
+    x = samples(count, 2, 8)
+    found = runtime(model(text))({"x": x})
+    np.testing.assert_array_equal(found["y"], x.transpose(2, 0, 1))
+    np.testing.assert_array_equal(found["v"], x.transpose(1, 0, 2).reshape(-1, 8))
+    np.testing.assert_array_equal(found["f"], x.reshape(-1, 8))
+
+
+@both
+def test_a_batch_of_one_gives_a_number_a_sample(runtime: Runtime) -> None:
+    """It was refused with the advice to use a batch of 1."""
+    text = "g (float[1, 3] x) => (float y) { y = ReduceSum<keepdims = 0>(x) }"
+    x = samples(4, 3)
+    np.testing.assert_allclose(runtime(model(text))({"x": x})["y"], x.sum(1), rtol=1e-5)
+
+
+@both
 def test_an_output_that_is_the_same_for_all_samples_is_given_once(runtime: Runtime) -> None:
     constant = "k = Constant<value = float[3, 1] {1, 2, 3}>()"
     text = f"g (float[2, 3] x) => (float[2, 3] y, float[3, 1] k) {{ y = Relu(x) {constant} }}"
