@@ -1,12 +1,13 @@
 """Compute once and for all what an ONNX graph computes from constants, and from sizes that the model fixes.
 
-onnxruntime computes the values. What it cannot run stays as it is, and so does whatever may differ between two runs.
+onnxruntime computes the values. What it cannot run stays as it is, and so does whatever may differ between two runs, or
+would be stored in many times as many bytes as it is computed from: zeros of the size of a picture, a grid of places.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from ndpass.graph.constants import is_known, is_sparse, values
 from ndpass.graph.dependencies import outer_reads
+from ndpass.graph.fixed_sizes import fixed_sizes
 from ndpass.graph.onnx_export import export_node, weight
-from ndpass.graph.shapes import Axes, inference
+from ndpass.graph.onnx_said import HOLDING, NOTHING
 from ndpass.graph.unique_names import Names, tensor_names
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ CONSTANT_TYPES: dict[str, Any] = {
     "value_ints": np.int64,
 }
 
+SMALL = 1 << 20  # bytes that any node may be folded to
+INFLATED = 4  # times the constants that it is computed from, from which on a larger one is not
+
 Array = NDArray[Any]
 
 
@@ -44,7 +49,8 @@ def fold_constants(graph: gs.Graph) -> None:
     """
     onnxruntime.set_default_logger_severity(4)  # its remarks are about a graph that nobody will run
     _fold_graph(graph)
-    if _fold_sizes(graph):
+    if sizes := fixed_sizes(graph):
+        _replace(graph, [(node, [found]) for node, found in sizes])
         _fold_graph(graph)
 
 
@@ -84,23 +90,28 @@ def _replace(graph: gs.Graph, computed: Sequence[tuple[gs.Node, Sequence[Any]]])
 
 
 def _fold_nodes(graph: gs.Graph) -> None:
-    """Fold the nodes of the graph itself."""
-    nodes = _foldable(graph)
-    if not nodes:
-        return
-    wanted = _wanted(graph, nodes)
-    try:
-        found = {id(t): value for t, value in zip(wanted, _computed(graph, nodes, wanted), strict=True)}
-    except Exception:  # a custom operator, say: onnxruntime raises many types here
-        log.debug("folding constants node by node", exc_info=True)
-        found = {}
-    if found and all(map(_is_array, found.values())):
-        _replace(graph, [(n, [found.get(id(t)) for t in n.outputs if not t.is_empty()]) for n in nodes])
-    else:
-        _fold_one_by_one(graph, nodes)
+    """Fold the nodes of the graph itself, but for those that would make the model far larger than it is."""
+    nodes, known = _foldable(graph), _Origins()
+    while nodes:
+        wanted = _wanted(graph, nodes)
+        try:
+            found = {id(t): value for t, value in zip(wanted, _computed(graph, nodes, wanted), strict=True)}
+        except Exception:  # a custom operator, say: onnxruntime raises many types here
+            log.debug("folding constants node by node", exc_info=True)
+            found = {}
+        if not found or not all(map(_is_array, found.values())):
+            _fold_one_by_one(graph, nodes)
+            return
+        inflated = [n for n in nodes if known.inflates(n, {id(t): found[id(t)] for t in n.outputs if id(t) in found})]
+        if not inflated:
+            _replace(graph, [(n, [found.get(id(t)) for t in n.outputs if not t.is_empty()]) for n in nodes])
+            return
+        gone = {id(n) for n in inflated}
+        nodes = [n for n in nodes if id(n) not in gone]
 
 
 def _fold_one_by_one(graph: gs.Graph, nodes: Sequence[gs.Node]) -> None:
+    known = _Origins()
     for node in nodes:
         if not all(map(is_known, outer_reads(node))):
             continue
@@ -110,8 +121,34 @@ def _fold_one_by_one(graph: gs.Graph, nodes: Sequence[gs.Node]) -> None:
         except Exception:  # as above
             log.debug("'%s' stays", node.name, exc_info=True)
             continue
-        if all(map(_is_array, found)):
+        if all(map(_is_array, found)) and not known.inflates(node, dict(zip(map(id, outputs), found, strict=True))):
             _replace(graph, [(node, found)])
+
+
+class _Origins:
+    """The constants that a node computes its outputs from; to be asked about nodes in their order."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[int, int] = {}
+        self._of: dict[int, frozenset[int]] = {}  # node -> constants, by id
+
+    def inflates(self, node: gs.Node, found: Mapping[int, Array]) -> bool:
+        """Whether its outputs, those by id whose values would be stored, are far larger, and no weights of layers."""
+        limit = max(SMALL, INFLATED * sum(self._bytes[i] for i in self._constants(node)))
+        return sum(array.nbytes for array in found.values()) > limit and not any(map(_is_held, node.outputs))
+
+    def _constants(self, node: gs.Node) -> frozenset[int]:
+        if id(node) not in self._of:
+            read = list(outer_reads(node))
+            own = {id(t): int(t._values.nbytes) for t in read if isinstance(t, gs.Constant) and not is_sparse(t)}
+            self._bytes |= own
+            self._of[id(node)] = frozenset(own).union(*(self._constants(t.inputs[0]) for t in read if t.inputs))
+        return self._of[id(node)]
+
+
+def _is_held(tensor: gs.Tensor) -> bool:
+    """Whether a layer reads it as a weight."""
+    return any(t is tensor for node in tensor.outputs for t in node.inputs[HOLDING.get(node.op, NOTHING)])
 
 
 def _is_array(value: object) -> bool:
@@ -169,77 +206,6 @@ def _training(dropout: gs.Node) -> bool:
         return False
     mode = dropout.inputs[2]
     return not is_known(mode) or bool(np.any(values(mode)))
-
-
-# sizes
-
-
-def _fold_sizes(graph: gs.Graph) -> bool:
-    """Fold what Shape says of sizes that the model fixes, and picks of it where others are open; whether any was."""
-    shapes = [node for node in graph.nodes if node.op == "Shape" and node.outputs]
-    if not shapes:
-        return False
-    fixed, folded = _fixed_sizes(graph, {node.inputs[0].name for node in shapes}), []
-    for node in [n for n in graph.nodes if n.op in ("Shape", "Gather", "Slice") and n.outputs]:
-        sizes = _sizes(node, fixed)
-        if sizes is not None and all(d is not None for d in sizes.reshape(-1)):
-            folded.append((node, [sizes.astype(np.int64)]))
-    _replace(graph, folded)
-    return bool(folded)
-
-
-def _fixed_sizes(graph: gs.Graph, names: Collection[str]) -> dict[str, Axes]:
-    """Of these tensors the sizes that the model declares and that also follow from its inputs.
-
-    What is declared alone may be left over from a batch or a size that somebody has opened since.
-    """
-    inferred, tensors = inference(graph, {}, strict=False).axes, graph.tensors()
-    found = {}
-    for name in names & inferred.keys():
-        declared = tensors[name].shape
-        if declared is not None and len(declared) == len(inferred[name]):
-            found[name] = tuple(
-                a if a == d and isinstance(a, int) and a >= 0 else None
-                for a, d in zip(inferred[name], declared, strict=True)
-            )
-    return found
-
-
-def _sizes(node: gs.Node, fixed: Mapping[str, Axes]) -> NDArray[Any] | None:
-    """What the node picks of the sizes of a tensor, None for an open one; None if it does something else."""
-    if node.op == "Shape":
-        axes = fixed.get(node.inputs[0].name)
-        if axes is None:
-            return None
-        return np.array(axes, object)[node.attrs.get("start", 0) : node.attrs.get("end")]
-    made = node.inputs[0].inputs
-    sizes = _sizes(made[0], fixed) if len(made) == 1 and made[0].op == "Shape" else None
-    if sizes is None:
-        return None
-    return _gathered(node, sizes) if node.op == "Gather" else _sliced(node, sizes)
-
-
-def _gathered(node: gs.Node, sizes: NDArray[Any]) -> NDArray[Any] | None:
-    if not is_known(node.inputs[1]):
-        return None
-    index = values(node.inputs[1])
-    inside = bool(np.all((index >= -len(sizes)) & (index < len(sizes))))
-    return np.asarray(sizes[index], object) if inside else None
-
-
-def _sliced(node: gs.Node, sizes: NDArray[Any]) -> NDArray[Any] | None:
-    """Starts, ends, axes and steps are inputs, and attributes before opset 10."""
-    given: list[int | None] = [0, None, 0, 1]
-    for place, key in enumerate(("starts", "ends", "axes", "steps")):
-        tensor = node.inputs[place + 1] if place + 1 < len(node.inputs) else None
-        if tensor is not None and not tensor.is_empty():
-            if not is_known(tensor):
-                return None
-            given[place] = int(np.reshape(values(tensor), -1)[0])
-        elif key in node.attrs:
-            given[place] = int(node.attrs[key][0])
-    start, end, axis, step = given
-    return sizes[start:end:step] if axis in (0, -1) else None
 
 
 # branches

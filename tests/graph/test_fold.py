@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 from models import EXACT, feed_of, network, normal, relative, run_ort, run_ov
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from openvino import opset13 as ops
 
 from ndpass.graph.graph import Graph
+from ndpass.graph.openvino.graph import OvGraph
+from ndpass.measuring.runtime import OpenVINO
 
 CONV = {"W": normal(4, 3, 3, 3)}
 
@@ -108,6 +112,68 @@ def test_an_initializer_that_is_an_output_is_kept() -> None:
     model = network("(float[2,3,8,8] x) => (float[2,4,6,6] y, float[5,4] k) { y = Conv(x, W) }", k=normal(5, 4), **CONV)
     for run in (run_ort, run_ov):
         np.testing.assert_array_equal(run(normalised(model), feed_of(model))[1], normal(5, 4))
+
+
+# what would be stored in many times its bytes
+
+
+def inflated(body: str, outputs: str = "float[1,4,600,600] y", **weights: Any) -> onnx.ModelProto:
+    """Of a network with a convolution x -> a of (1, 4, 600, 600), 5.8 MB, and half, the size of it."""
+    text = f"(float[1,3,600,600] x) => ({outputs}) {{ a = Conv(x, W) {body} }}"
+    return network(text, W=normal(4, 3, 1, 1), s=np.array([1, 4, 600, 600]), **weights)
+
+
+def test_zeros_of_the_size_of_a_picture_are_not_stored() -> None:
+    """Nor what is computed from them alone, but what that is computed from is."""
+    body = "t = Add(s, none) z = ConstantOfShape<value = float[1] {0.5}>(t) k = Mul(c, c) n = Mul(z, k) y = Add(a, n)"
+    model = inflated(body, none=np.zeros(4, np.int64), c=normal(4, 1, 1))
+    result = normalised(model)
+    assert operators(result) == ["Conv", "ConstantOfShape", "Mul", "Add"]
+    assert result.ByteSize() < 1000
+    assert relative(run_ort(model, feed_of(model)), run_ort(result, feed_of(model))) < EXACT
+
+
+def test_what_is_small_again_is_stored() -> None:
+    body = "z = ConstantOfShape<value = float[1] {0.5}>(s) m = ReduceMean<axes=[2,3]>(z) y = Add(a, m)"
+    assert operators(normalised(inflated(body))) == ["Conv", "Add"]
+
+
+def test_a_large_sum_of_large_constants_is_stored() -> None:
+    body = "m = Add(p, q) y = Add(a, m)"
+    result = normalised(inflated(body, p=normal(1, 4, 600, 600), q=normal(1, 1, 600, 600)))
+    assert operators(result) == ["Conv", "Add"]
+
+
+def test_a_weight_is_stored_however_it_is_made() -> None:
+    body = "k = Expand(one, s) y = Conv(a, k)"
+    text = f"(float[1,3,8,8] x) => (float[1,600,8,8] y) {{ a = Conv(x, W) {body} }}"
+    weights = {"W": normal(600, 3, 1, 1), "s": np.array([600, 600, 1, 1]), "one": np.full((1, 1, 1, 1), 0.01, "f4")}
+    assert operators(normalised(network(text, **weights))) == ["Conv", "Conv"]
+
+
+def test_nor_does_an_ir_store_them() -> None:
+    x = ops.parameter([1, 4, 600, 600], np.float32, name="x")
+    a = ops.convolution(x, ops.constant(normal(4, 4, 1, 1)), [1, 1], [0, 0], [0, 0], [1, 1])
+    z = ops.multiply(ops.broadcast(ops.constant(np.float32(0.5)), ops.constant([1, 4, 600, 600])), np.float32(3))
+    small = ops.reduce_mean(z, ops.constant([2, 3]), keep_dims=True)
+    model = ov.Model([ops.result(ops.add(ops.add(a, z), small))], [x], "m")
+    result = OvGraph(model).to_model()
+    kinds = [op.get_type_name() for op in result.get_ordered_ops()]
+    assert sorted(kinds) == sorted(
+        ["Parameter", "Convolution", "Broadcast", "Multiply", "Add", "Add", "Result", *["Constant"] * 5]
+    )
+    largest = max(np.prod(op.get_output_shape(0)) for op in result.get_ops() if op.get_type_name() == "Constant")
+    assert largest == 16
+    feed = {"x": np.random.default_rng(0).normal(size=(1, 4, 600, 600)).astype(np.float32)}
+    assert relative(list(OpenVINO(model)(feed).values()), list(OpenVINO(result)(feed).values())) < EXACT
+
+
+def test_an_ir_stores_weights_however_they_are_made() -> None:
+    x = ops.parameter([1, 600, 8, 8], np.float32, name="x")
+    weight = ops.broadcast(ops.constant(np.float32(0.01)), ops.constant([600, 600, 1, 1]))
+    model = ov.Model([ops.result(ops.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1]))], [x], "m")
+    kinds = [op.get_type_name() for op in OvGraph(model).to_model().get_ordered_ops()]
+    assert sorted(kinds) == ["Constant", "Convolution", "Parameter", "Result"]
 
 
 # sizes
