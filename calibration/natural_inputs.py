@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ndpass.calibration.dead_leaves import picture, pink
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.preprocess import Preprocess
-from ndpass.calibration.tensors import check_shape
+from ndpass.calibration.tensors import cast, check_shape
 from ndpass.graph.input_spec import InputSpec, check_drawn
 
 SAMPLES = 16
@@ -55,7 +55,7 @@ def _values(
     if len(shape) == 3 and preprocess is not None:
         pictures = np.stack([_preprocessed(rng, shape, preprocess) for _ in range(samples)])
         check_shape(pictures.shape, spec, preprocess, "--preprocess")
-        return pictures.astype(spec.dtype)
+        return cast(pictures, spec, preprocess)
     draw = {3: _picture, 4: _film}.get(len(shape), _sequence)
     return _scaled(np.stack([draw(rng, shape) for _ in range(samples)]), spec.dtype, is_picture=len(shape) in (3, 4))
 

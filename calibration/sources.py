@@ -70,7 +70,7 @@ class ImageFiles:
         except InputError as e:
             raise InputError(f"{path}: {e}") from e
         tensors.check_shape(image.shape, self.spec, self.preprocess, str(path))
-        return tensors.cast(image, self.spec)
+        return tensors.cast(image, self.spec, self.preprocess)
 
 
 class Arrays:
@@ -160,12 +160,12 @@ class Arrays:
             preprocess = tensors.require(self._preprocess, f"{self._origin}: uint8 arrays")
             rows = tensors.from_pixels(rows, preprocess)
             tensors.check_shape(rows.shape, spec, preprocess, place)
-            return tensors.cast(rows, spec)
+            return tensors.cast(rows, spec, preprocess)
         tensors.check_shape(rows.shape, spec, None, place)
         rows = tensors.cast(rows, spec)
         if (bad := tensors.first_not_finite(rows)) is not None:
             raise InputError(f"{self._place(samples[bad])}: {spec.name!r} has NaN or Inf; data are finite; repair it")
-        return tensors.cast(self._standardised(rows, spec), spec)
+        return tensors.cast(self._standardised(rows, spec), spec, self._preprocess)
 
     def _standardised(self, rows: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
         if self._preprocess is None:

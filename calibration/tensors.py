@@ -88,12 +88,30 @@ def from_pixels(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np
     return preprocess.normalise(pixels)
 
 
-def cast(rows: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    """To the input's dtype; InputError when that loses more than precision, as from float to integer."""
+def cast(rows: NDArray[Any], spec: InputSpec, preprocess: Preprocess | None = None) -> NDArray[Any]:
+    """To the input's dtype; InputError when that loses more than precision, as from float to integer.
+
+    preprocess: what made the rows, which are rounded for an integer input where it leaves pixels their range.
+    """
+    if preprocess is not None and spec.dtype.kind in "iu" and rows.dtype.kind == "f":
+        return _whole(rows, spec, preprocess)
     if not np.can_cast(rows.dtype, spec.dtype, "same_kind"):
         raise InputError(f"input {spec.name!r} takes {spec.dtype}; got {rows.dtype}; convert the arrays")
     with np.errstate(over="ignore"):  # what overflows becomes Inf, which `first_not_finite` finds
         return rows.astype(spec.dtype, copy=False)
+
+
+def _whole(rows: NDArray[Any], spec: InputSpec, preprocess: Preprocess) -> NDArray[Any]:
+    """Preprocessed pixels, rounded to an integer type; InputError where it does not hold them."""
+    plain = _typed(preprocess, scale=1.0, mean=(0.0,), std=(1.0,))
+    if preprocess.scale != 1 or any(std != 1 for std in preprocess.std):
+        raise InputError(f"input {spec.name!r} takes {spec.dtype}, which scale and std leave little of; {plain}")
+    held, whole = np.iinfo(spec.dtype), np.rint(rows)
+    low, high = float(whole.min(initial=0)), float(whole.max(initial=0))
+    if low < held.min or high > held.max:
+        law = f"input {spec.name!r} takes {spec.dtype}, which holds {held.min}..{held.max}"
+        raise InputError(f"{law}; pixels become {low:g}..{high:g}; set mean in --preprocess, or {plain}")
+    return whole.astype(spec.dtype)
 
 
 def first_not_finite(rows: NDArray[Any]) -> int | None:

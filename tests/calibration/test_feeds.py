@@ -448,6 +448,33 @@ def test_the_dtype_of_the_input_is_kept() -> None:
     np.testing.assert_array_equal(everything(open_feeds(ONE, whole)), ONE)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
+def test_pixels_are_rounded_for_a_model_that_takes_integers(tmp_path: Path, dtype: type[np.integer[Any]]) -> None:
+    """As one with its preprocessing inside: files and resized arrays were refused as float32."""
+    specs = [InputSpec("image", (None, 20, 24, 3), np.dtype(dtype))]
+    p = Preprocess.parse("size=20x24,layout=nhwc")
+    images = picture(3, 40, 48, 3)
+    for i, image in enumerate(images):
+        save(tmp_path / f"{i}.png", image)
+    expected = np.stack([np.asarray(Image.fromarray(image).resize((24, 20), Image.BILINEAR)) for image in images])
+    for source in (tmp_path, images):
+        feeds = open_feeds(source, specs, p)
+        assert everything(feeds).dtype == dtype
+        np.testing.assert_array_equal(everything(feeds), expected)
+    for wrong in ("scale=1/255", "std=50"):
+        with pytest.raises(InputError, match=r"which scale and std leave little of; give --preprocess .*layout=nhwc$"):
+            open_feeds(images, specs, Preprocess.parse(f"size=20x24,layout=nhwc,{wrong}"))
+
+
+def test_pixels_that_an_integer_does_not_hold_are_refused() -> None:
+    specs = [InputSpec("image", (None, 3, 32, 32), np.dtype(np.int8))]
+    np.testing.assert_array_equal(
+        everything(open_feeds(ONE, specs, Preprocess(mean=(128.0,)))), ONE.transpose(0, 3, 1, 2).astype(int) - 128
+    )
+    with pytest.raises(InputError, match=r"takes int8, which holds -128\.\.127; pixels become 0\.\.255"):
+        open_feeds(ONE, specs, PIXELS)
+
+
 # Several inputs
 
 
