@@ -111,7 +111,8 @@ def _whole(rows: NDArray[Any], spec: InputSpec, preprocess: Preprocess) -> NDArr
     if low < held.min or high > held.max:
         law = f"input {spec.name!r} takes {spec.dtype}, which holds {held.min}..{held.max}"
         raise InputError(f"{law}; pixels become {low:g}..{high:g}; set mean in --preprocess, or {plain}")
-    return whole.astype(spec.dtype)
+    found: NDArray[Any] = whole.astype(spec.dtype)
+    return found
 
 
 def first_not_finite(rows: NDArray[Any]) -> int | None:
