@@ -104,7 +104,10 @@ class Estimates:
     """The candidates of one layer.
 
     asked: the fits that were asked for; added: what they have told. `known` may hold more, from a run that was cut off.
+    left: of the damage that merging the layer's block does alone, the share that layers behind leave.
     """
+
+    left = 1.0
 
     def __init__(
         self, site: Site, rules: Sequence[Decomposition], known: Known, thinning: Thinning | None, most: int

@@ -71,7 +71,8 @@ class Ledger:
         return self._weighed(name, self.estimates[name].current(candidates))
 
     def _weighed(self, name: str, candidates: Sequence[Candidate]) -> list[Candidate]:
-        slopes, measured = self.slopes(), self.estimates[name].known.damages
+        slopes, own = self.slopes(), self.estimates[name]
+        measured = {way: own.left * damage for way, damage in own.known.damages.items()}
         found = list(candidates) if slopes is None else self._all_at_once(name, candidates, slopes)
         return [replace(c, weighed=measured[key(c.setting)]) if key(c.setting) in measured else c for c in found]
 

@@ -29,6 +29,7 @@ from ndpass.planning.deadline import REASON, Deadline, Ration
 from ndpass.planning.estimates import Estimates, Known
 from ndpass.planning.ledger import Ledger, Table, decided
 from ndpass.planning.planning_walk import PlanningWalk
+from ndpass.planning.rehearsals import Rewrite, rehearse
 from ndpass.planning.sensitivity import Slopes, slopes_of
 from ndpass.planning.shared_channels import SharedChannels, channel_groups
 from ndpass.planning.shelf import DERIVED, Shelf
@@ -51,7 +52,8 @@ class Planner:
     kept for compositions that are fitted only when a plan asks for them; without one, all are fitted. weighed_by: what
     tells how much an error in a layer moves the outputs, where that is not the calibration data; with neither all
     layers weigh alike. deadline: what leaves out layers for want of time. away: the machines that have the moments of
-    the calibration, and fit there.
+    the calibration, and fit there. rewrite: gives the network with one block merged and all behind it fitted; without
+    it, merged blocks count as if nothing behind them made up for them.
     """
 
     graph: Graph
@@ -65,6 +67,7 @@ class Planner:
     effects: CandidateStore | None = None
     deadline: Deadline | None = None
     away: Away | None = None
+    rewrite: Rewrite | None = None
 
     def plan(self, sites: Sequence[Site], budget: Budget, listen: Listener) -> dict[str, Choice]:
         """A choice for every site. Raises BudgetError where none meets the budget."""
@@ -91,6 +94,7 @@ class Planner:
     def ledger(self, sites: Sequence[Site], listen: Listener, *, fitted: bool = False) -> Ledger:
         """The candidates of every site and their damage. fitted: all of them are, else there are bounds among them."""
         found = self.estimates(sites, listen, fitted=fitted)
+        self._rehearse(sites, found, listen)
         data = self.weighed_by or self.calibration
         slopes = cache(lambda: self._slopes(data, sites, listen) if data else None)
         together = SharedChannels.of(self.graph, sites, self.passes)
@@ -162,6 +166,14 @@ class Planner:
         """What measures the damage of merging; None where there is nothing to merge."""
         count = sum(len(block.settings()) for block in blocks.values())
         return Trials(self.graph, self.calibration.data, count) if self.calibration and count else None
+
+    def _rehearse(self, sites: Sequence[Site], found: Mapping[str, Estimates], listen: Listener) -> None:
+        """Find out what layers behind merged blocks make up for, where there is something to find out, and time."""
+        blocks = self.blocks(sites)
+        trials = self._trials(blocks)
+        if trials is None or self.rewrite is None or (self.deadline and self.deadline.is_probed()):
+            return
+        rehearse([(last, found[last]) for last in blocks], trials, self.rewrite, listen, self.store)
 
     def _merged(self, first: Site, block: Mergeable, walk: PlanningWalk, trials: Trials | None) -> dict[str, Merged]:
         """Last layer -> the candidates of its block, fitted to the network as it is now, and their damage."""

@@ -34,7 +34,11 @@ class Trials:
         """How far the outputs move, as `probe_runs.divergence` counts it, with the branch as this block."""
         merged = self._graph.copy()
         merged.merge(branch, block)
-        return divergence(compare(self._before, self._runner(merged), self._few.feeds, self._few.batch))
+        return self.damage_of(merged)
+
+    def damage_of(self, rewritten: Graph) -> float:
+        """The same of a network that was rewritten."""
+        return divergence(compare(self._before, self._runner(rewritten), self._few.feeds, self._few.batch))
 
     def _runner(self, graph: Graph) -> OpenVINO:
         outputs = graph.compared() or graph.outputs()

@@ -28,9 +28,10 @@ from ndpass.run.clock import Clock
 from ndpass.run.job import Job, Opened, drop_warnings, fingerprint
 from ndpass.run.judge import loss_of
 from ndpass.run.plan_file import PlanFile
+from ndpass.run.planner import Network, planner_for
 from ndpass.run.quantise import quantise
 from ndpass.run.spread import calibrated
-from ndpass.run.tuning import Network, Tuned, Tuner, planner_for, with_latencies
+from ndpass.run.tuning import Tuned, Tuner, with_latencies
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ndpass.calibration.reference import Calibration
 from ndpass.errors import BudgetError
 from ndpass.graph.graph import Graph
 from ndpass.listener import Listener, Renamed, Step, tell
 from ndpass.measuring.block_latency import Latencies
-from ndpass.passes import Pass, in_auto
+from ndpass.passes import in_auto
 from ndpass.planning.blocks import without_merged
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidate_times import timed_table
@@ -28,9 +27,7 @@ from ndpass.planning.deadline import Deadline
 from ndpass.planning.drop_search import MOST_FITS, within_drop
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.ledger import Ledger
-from ndpass.planning.plan import Planner
 from ndpass.planning.shared_channels import SharedChannels
-from ndpass.planning.shelf import Shelf
 from ndpass.planning.stand_in import StandIns
 from ndpass.planning.timed_search import MORE_DIGITS, MORE_PASSES, TimedSearch
 from ndpass.report import Layer, TriedPlan
@@ -38,8 +35,8 @@ from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.packing import pack_candidate, pack_plan, unpack_plan
 from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.clock import Clock
-from ndpass.run.job import Open, Opened
-from ndpass.run.spread import away_of
+from ndpass.run.job import Opened
+from ndpass.run.planner import Network, planner_for
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +44,6 @@ log = logging.getLogger(__name__)
 MOST_COMPOSED = 2  # passes in a layer: three are seldom chosen, and each candidate has to be timed
 
 Rewritten = tuple[Graph, list[Layer]]
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is to be rewritten. open: the graph before any rewriting, a new one at each call; calibration: the data that
-    layers are fitted to, None fits to the weights alone; weighed_by: what layers are weighed by then."""
-
-    open: Open
-    passes: Sequence[Pass]
-    calibration: Calibration | None
-    weighed_by: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -242,34 +228,6 @@ class Tuner:
             layers = rewriter.rewrite(opened.found, opened.sites, plan, Renamed(self.listen, stage))
             opened.graph.tidy()
             return opened.graph, layers
-
-
-def planner_for(
-    graph: Graph,
-    network: Network,
-    checkpoint: Checkpoint | None,
-    jobs: int | None,
-    most: int | None = None,
-    deadline: Deadline | None = None,
-) -> Planner:
-    """A planner of the graph as it is now that keeps what it does in the checkpoint. most: passes that are composed."""
-    calibration = network.calibration
-    store, folder = (checkpoint.part("candidates"), checkpoint.part("moments").folder) if checkpoint else (None, None)
-    shelf = Shelf(folder, calibration.memory) if calibration else None
-    effects = checkpoint.part("effects") if checkpoint else None
-    return Planner(
-        graph,
-        network.passes,
-        calibration,
-        most,
-        jobs,
-        store,
-        shelf,
-        network.weighed_by,
-        effects,
-        deadline,
-        away_of(calibration, network.passes, most),
-    )
 
 
 def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTable) -> list[Layer]:
