@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from ndpass.graph.channel_rules import ELEMENTWISE
+from ndpass.graph.channel_rules import ELEMENTWISE, POOLS
 from ndpass.graph.constants import is_weight, values
 from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.macs import Shape
@@ -23,7 +23,12 @@ OTHER_HW = (
     *((n, 320) for n in (48, 32, 64)),  # lines of text
     *((n, n) for n in (128, 96, 64, 48, 32)),
 )
-KEEPING = ELEMENTWISE | {"BatchNormalization", "Convert", "Pad"}  # operators that leave the axes where they are
+# operators that leave the axes of what they read first where they are
+KEEPING = {
+    *("BatchNormalization", "Convert", "InstanceNormalization", "Interpolate", "LRN", "Pad", "Resize", "Slice"),
+    "Upsample",
+    *POOLS,
+}
 Axes = tuple[int | None, ...]  # for each axis of a tensor the axis of the input that it is, None: another one
 
 
@@ -88,7 +93,7 @@ def _axes_after(node: gs.Node, tensor: gs.Tensor, axes: Axes) -> Axes | None:
     """Where the axes are in what the node gives; None where they are not the same ones any more."""
     if node.op in ELEMENTWISE and _fewer_axes(node, tensor, axes):
         return None
-    if node.op in KEEPING:
+    if node.op in ELEMENTWISE or (node.op in KEEPING and node.inputs[0] is tensor):
         return axes
     if node.op == "Transpose":
         given = node.attrs.get("perm")

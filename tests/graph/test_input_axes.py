@@ -58,6 +58,30 @@ def test_an_image_without_a_batch_axis() -> None:
 
 
 @pytest.mark.parametrize(
+    "inside",
+    [
+        's = Sub(x, k) u = Unsqueeze(s, zero) r = Resize<mode="linear">(u,, two) t = Pad(r, pads)',
+        'u = Unsqueeze(x, zero) s = Slice(u, from, to) r = Resize<mode="nearest">(s,, two)'
+        " t = AveragePool<kernel_shape=[2,2]>(r)",
+    ],
+)
+def test_an_image_without_a_batch_axis_that_is_resized_inside(inside: str) -> None:
+    """As detectors of torchvision do: it was taken for three samples."""
+    model = network(
+        f"(float[3,8,8] x) => (float[1,4,p,q] y) {{ {inside} y = Conv(t, W) }}",
+        W=W,
+        zero=np.array([0]),
+        k=np.ones((3, 1, 1), np.float32),
+        two=np.array([1, 1, 2, 2], np.float32),
+        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        **{"from": np.array([0, 0, 0, 0]), "to": np.array([1, 3, 7, 7])},
+    )
+    for graph in (Graph(model), OvGraph(ov.Core().read_model(model.SerializeToString()))):
+        (spec,) = graph.inputs()
+        assert (spec.batched, spec.sample) == (False, (3, 8, 8))
+
+
+@pytest.mark.parametrize(
     ("inputs", "batched"),
     [
         ("float[n,3,8,8] x, float t", [True, False]),
