@@ -135,6 +135,7 @@ class Arrays:
             if len(names) != 1:
                 law = f"a model with {len(names)} inputs is fed with {{input name: array}}"
                 raise InputError(f"{place}: {law}; got one array; name the inputs {', '.join(names)}")
+            tensors.check_alone(value, place)
             value = {names[0]: value}
         if set(value) != set(names):
             raise InputError(f"{place}: inputs are {', '.join(names)}; got {', '.join(map(str, value))}; name these")

@@ -34,6 +34,15 @@ def as_array(value: Any, place: str) -> NDArray[Any]:
     return array
 
 
+def check_alone(value: Any, place: str) -> None:
+    """Raise InputError for several arrays that are one element, as a picture and its target: no samples of a batch."""
+    if not isinstance(value, tuple | list) or len(value) < 2:
+        return
+    if any(not isinstance(item, tuple | list) and np.ndim(item) for item in value):
+        law = "data are arrays of numbers or {input name: array}"
+        raise InputError(f"{place}: {law}; got a {type(value).__name__} of {len(value)}; give the images alone")
+
+
 def with_channels(array: NDArray[Any], preprocess: Preprocess | None) -> NDArray[Any]:
     """Grey images (N, H, W), stacked in one array, get their channel axis; all else is left as it is.
 

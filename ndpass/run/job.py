@@ -41,6 +41,7 @@ from ndpass.run.plan_file import PlanFile
 from ndpass.run.preprocessing import surveyed
 from ndpass.run.quantise import check_nncf
 from ndpass.run.resolution import check_resolution, few_for_an_error, held_out
+from ndpass.run.sample_sizes import check_one_size
 from ndpass.version import VERSION
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
             how = "as --preprocess leaves the data, size=HxW there sets it"
         taken = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
         listen(f"open axes are taken as {taken}: {how}", 0, 0)
+    check_one_size(graph, fit, "by --size" if options.data.size else "in the validation data")
     with about(model):
         check_memory(graph)
     found = ignored(graph.sites(), options.ignore)

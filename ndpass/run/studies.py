@@ -40,6 +40,7 @@ from ndpass.run.address_space import check_address_space
 from ndpass.run.judge import BATCH, Judge
 from ndpass.run.options import Data, Options
 from ndpass.run.resolution import HELD_OUT
+from ndpass.run.sample_sizes import check_one_size
 from ndpass.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -273,6 +274,7 @@ def _opened(model: Path, data: Data) -> tuple[Graph, Feeds, Feeds]:
         measured = data.validation(graph.inputs())
     if graph.dynamic_hw:
         graph.assume_feed(next(measured.batches(1)))
+        check_one_size(graph, fit, "in the validation data")
     return graph, fit, measured
 
 

@@ -437,6 +437,9 @@ def test_arrays_of_another_shape_or_dtype_are_refused() -> None:
         open_feeds(np.zeros((2, 4)), [InputSpec("x", (None, 4), F32)], PIXELS)
     with pytest.raises(InputError, match=r"element 0: data are arrays of numbers.*give the images alone"):
         open_feeds([(np.zeros((3, 32, 32)), 1)], CIFAR)
+    for pair in ((np.zeros((3, 32, 32)), np.ones((3, 32, 32))), [np.zeros((2, 3, 32, 32)), np.zeros((2, 3, 32, 32))]):
+        with pytest.raises(InputError, match=r"element 0: .*got a (tuple|list) of 2; give the images alone"):
+            open_feeds([pair], CIFAR)  # as noisy and clean ones, which were two samples
     with pytest.raises(InputError, match="got a int"):
         open_feeds(3, CIFAR)  # type: ignore[arg-type]
 

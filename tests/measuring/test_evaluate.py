@@ -16,6 +16,7 @@ from scipy.special import log_softmax
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.errors import InputError, UsageError
 from ndpass.measuring.evaluate import accuracy, at_chance, compare, evaluate, score_output, stored
+from ndpass.measuring.metrics.values import Explained
 from ndpass.measuring.own_metric import measure, resolve_metric
 from ndpass.measuring.runtime import OnnxRuntime, OpenVINO
 
@@ -160,6 +161,16 @@ def test_outputs_stored_with_another_batch_size_are_refused(tmp_path: Path) -> N
         compare(kept, runner, feeds.take(range(10)), 10)
     with pytest.raises(InputError, match=r"\(10, 12\).*\(7, 12\)"):
         compare(kept, runner, feeds, 7)
+
+
+def test_a_metric_is_of_the_samples_whatever_rows_the_outputs_have() -> None:
+    """An output of 6 rows a sample made "30 samples" of 5."""
+    tail = "s = Constant<value_ints = [-1, 2]>() y = Reshape(z, s)"
+    runner = linear(weight(), tail, "float[M, 2] y")
+    found = evaluate(runner, runner, open_feeds(inputs(5), runner.inputs), 2, Explained({}))
+    assert found.before is not None
+    assert found.after is not None
+    assert (found.before.samples, found.after.samples, found.after.value) == (5, 5, 100.0)
 
 
 def test_metrics_before_and_after_come_from_the_same_pass(tmp_path: Path) -> None:
