@@ -30,29 +30,31 @@ AT_ONCE = 16  # channels dropped between two updates of P
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """dropped (size - 1,): the channels in the order in which they go.
+    """dropped (size - least,): the channels in the order in which they go.
 
-    errors (readers, size): the relative error of each reader with 1, 2, …, size channels kept.
+    errors (readers, size - least + 1): the relative error of each reader with least, least + 1, …, size channels kept.
     """
 
     dropped: Indices
     errors: Array
+    size: int
 
     def kept(self, count: int) -> Indices:
         """The `count` channels that are left, ascending."""
-        gone = self.dropped[: self.errors.shape[1] - count]
-        return np.setdiff1d(np.arange(self.errors.shape[1]), gone)
+        return np.setdiff1d(np.arange(self.size), self.dropped[: self.size - count])
 
 
-def eliminate(readers: list[tuple[Moments, Indices]], size: int) -> Path:
-    """The path of `size` channels; readers: moments and blocks (n,), the channel of each column, -1 for one that stays.
+def eliminate(readers: list[tuple[Moments, Indices]], size: int, least: int = 1) -> Path:
+    """The path of `size` channels down to `least`, at least 1.
+
+    readers: moments and blocks (n,), the channel of each column, -1 for one that stays.
 
     The joint cost of a channel is the sum over the readers of its cost relative to their energy.
     """
     layers = [_Reader(moments, blocks, size) for moments, blocks in readers]
     left = np.ones(size, bool)
     errors, dropped = [[layer.error for layer in layers]], []
-    for _ in range(size - 1):
+    for _ in range(size - least):
         cost = np.where(left, sum((layer.costs() for layer in layers), np.zeros(size)), np.inf)
         channel = int(np.argmin(cost))
         left[channel] = False
@@ -60,7 +62,7 @@ def eliminate(readers: list[tuple[Moments, Indices]], size: int) -> Path:
         for layer in layers:
             layer.drop(channel)
         errors.append([layer.error for layer in layers])
-    return Path(np.array(dropped, np.int64), np.array(errors).T[:, ::-1])
+    return Path(np.array(dropped, np.int64), np.array(errors).T[:, ::-1], size)
 
 
 class _Reader:

@@ -121,7 +121,7 @@ def select_joint(readers: Sequence[Reader], keep: int, criterion: str = CRITERIA
     """
     size = _size(readers)
     if criterion == "greedy":
-        return path(readers).kept(keep)
+        return path(readers, keep).kept(keep)
     if criterion == "l2":
         return np.sort(np.argsort(-importance(readers), kind="stable")[:keep])
     Q, q = np.zeros((size, size)), np.zeros(size)
@@ -133,9 +133,9 @@ def select_joint(readers: Sequence[Reader], keep: int, criterion: str = CRITERIA
     return lasso(Q, q, keep)
 
 
-def path(readers: Sequence[Reader]) -> Path:
-    """Greedy elimination down to one channel, with the error of each reader at every number of channels."""
-    return eliminate([(_need(reader), reader.columns) for reader in readers], _size(readers))
+def path(readers: Sequence[Reader], least: int = 1) -> Path:
+    """Greedy elimination down to `least` channels, with the error of each reader at every number of channels."""
+    return eliminate([(_need(reader), reader.columns) for reader in readers], _size(readers), least)
 
 
 def errors_by_size(

@@ -153,6 +153,15 @@ def test_each_step_of_the_elimination_is_the_cheapest_and_its_error_that_of_the_
     assert found.errors[0, 39] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.parametrize("least", [1, 7, 23, 40])
+def test_a_path_that_ends_early_is_the_begin_of_the_whole_one(least: int) -> None:
+    readers = [Reader(*layer(5, 40))]
+    whole, early = path(readers), path(readers, least)
+    assert early.dropped.tolist() == whole.dropped[: 40 - least].tolist()
+    assert np.array_equal(early.errors, whole.errors[:, least - 1 :])
+    assert all(np.array_equal(early.kept(count), whole.kept(count)) for count in range(least, 41))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_greedy_is_close_to_the_best_choice_of_all(seed: int) -> None:
     weight, moments = layer(5, 8, seed)
