@@ -100,7 +100,7 @@ def _is_constant(op: ov.Node) -> bool:
 
 def _size(port: Any) -> int:
     """In bytes."""
-    return math.prod(port.get_shape()) * max(int(port.get_element_type().size), 1)
+    return int(math.prod(port.get_shape())) * max(int(port.get_element_type().size), 1)
 
 
 def _readers(port: Any) -> dict[str, list[tuple[str, int]]]:
