@@ -167,7 +167,7 @@ def _open_folder(folder: Path, inputs: tuple[InputSpec, ...], preprocess: Prepro
     if len(inputs) != 1:
         law = f"a folder of images feeds a model with one input; this one has {len(inputs)}"
         raise InputError(f"{folder}: {law}; give {{input name: array}} from Python")
-    files = ImageFiles(listing.paths, inputs[0], require(preprocess, f"{folder}: image files"))
+    files = ImageFiles(listing.paths, inputs[0], require(preprocess, f"{folder}: image files", inputs[0]))
     return replace(_feeds(files, "image", f"{folder}/"), labels=listing.labels, class_names=listing.class_names)
 
 

@@ -158,7 +158,7 @@ class Arrays:
         """Rows (n, ...) as the input takes them."""
         place = self._place(samples[0])
         if self._is_pixels(rows, spec):
-            preprocess = tensors.require(self._preprocess, f"{self._origin}: uint8 arrays")
+            preprocess = tensors.require(self._preprocess, f"{self._origin}: uint8 arrays", spec)
             rows = tensors.from_pixels(rows, preprocess)
             tensors.check_shape(rows.shape, spec, preprocess, place)
             return tensors.cast(rows, spec, preprocess)

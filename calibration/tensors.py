@@ -14,12 +14,18 @@ from ndpass.errors import InputError
 from ndpass.graph.input_spec import InputSpec
 
 
-def require(preprocess: Preprocess | None, what: str) -> Preprocess:
+def require(preprocess: Preprocess | None, what: str, spec: InputSpec) -> Preprocess:
     """The preprocessing, or InputError: how a model takes pixels cannot be guessed."""
-    if preprocess is None:
-        law = f"{what} hold pixels, and how the model takes pixels has to be said"
-        raise InputError(f"{law}; no preprocessing given; add --preprocess, presets are {', '.join(PRESETS)}")
-    return preprocess
+    if preprocess is not None:
+        return preprocess
+    law = f"{what} hold pixels, and how the model takes pixels has to be said"
+    remedy = f"add --preprocess, presets are {', '.join(PRESETS)}"
+    if spec.dtype.kind in "iu" and len(spec.sample) == 3:  # it does all else itself
+        last = spec.sample[-1] in (1, 3)
+        axes, colours = (spec.sample[:2], spec.sample[2]) if last else (spec.sample[1:], spec.sample[0])
+        size = (axes[0], axes[1]) if axes[0] and axes[1] else None
+        remedy = _typed(Preprocess(size, color="grey" if colours == 1 else "rgb", layout="nhwc" if last else "nchw"))
+    raise InputError(f"{law}; no preprocessing given; {remedy}")
 
 
 def as_array(value: Any, place: str) -> NDArray[Any]:

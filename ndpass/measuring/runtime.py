@@ -25,7 +25,7 @@ from ndpass.files.model_path import check_model_path
 from ndpass.graph.input_spec import StaticBatch, filled, largest_batch, static_batch
 from ndpass.graph.openvino.port_names import port_bounds, port_name
 from ndpass.measuring.openvino_core import shared_core
-from ndpass.measuring.sample_order import Order, axes_of, told
+from ndpass.measuring.sample_order import Order, axes_of, end_to_end, told
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -92,12 +92,14 @@ class Session:
         """Samples of a model whose inputs `alone` have no axis for them: together only where these are equal."""
         count, together = len(feed[alone[0]]), len(alone) < len(self.inputs)
         first = [0] + [i for i in range(1, count) if not together or _differ(feed, alone, i)]
+        counts = np.diff([*first, count])
         parts = [
-            self({name: value[start] if name in alone else value[start:end] for name, value in feed.items()})
-            for start, end in zip(first, [*first[1:], count], strict=True)
+            self({name: value[start] if name in alone else value[start : start + own] for name, value in feed.items()})
+            for start, own in zip(first, counts, strict=True)
         ]
-        join = np.concatenate if together else np.stack
-        return {name: join([part[name] for part in parts]) for name in self.outputs}
+        if not together:
+            return {name: np.stack([part[name] for part in parts]) for name in self.outputs}
+        return {name: end_to_end([part[name] for part in parts], counts) for name in self.outputs}
 
     def _in_batches(self, feed: Feed, batch: StaticBatch) -> Outputs:
         count, size = len(feed[batch.name]), batch.size

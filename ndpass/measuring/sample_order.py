@@ -48,6 +48,18 @@ def axes_of(shape: Sequence[int], samples: int) -> list[int]:
     return [axis for axis, size in enumerate(shape) if size and size % samples == 0]
 
 
+def end_to_end(parts: Sequence[NDArray[T]], counts: Sequence[int] | NDArray[np.intp]) -> NDArray[T]:
+    """Outputs of runs over so many samples each as one: along the axis that counts them, else along the first.
+
+    A number that a run gives is that of each of its samples.
+    """
+    if not parts[0].ndim:
+        return np.repeat(np.stack(parts), counts)
+    shapes = [part.shape for part in parts]
+    counted = (a for a in range(parts[0].ndim) if all(s[a] == n for s, n in zip(shapes, counts, strict=True)))
+    return np.concatenate(parts, next(counted, 0))
+
+
 def told(one: NDArray[Any], other: NDArray[Any], axes: Iterable[int], samples: int) -> Order | None:
     """The first order along one of these axes in which only the first sample differs; None where there is none.
 

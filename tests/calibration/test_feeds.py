@@ -464,6 +464,8 @@ def test_pixels_are_rounded_for_a_model_that_takes_integers(tmp_path: Path, dtyp
         feeds = open_feeds(source, specs, p)
         assert everything(feeds).dtype == dtype
         np.testing.assert_array_equal(everything(feeds), expected)
+    with pytest.raises(InputError, match=r"no preprocessing given; give --preprocess size=20x24,layout=nhwc$"):
+        open_feeds(tmp_path, specs)
     for wrong in ("scale=1/255", "std=50"):
         with pytest.raises(InputError, match=r"which scale and std leave little of; give --preprocess .*layout=nhwc$"):
             open_feeds(images, specs, Preprocess.parse(f"size=20x24,layout=nhwc,{wrong}"))

@@ -164,6 +164,16 @@ def test_samples_with_values_of_their_own_are_run_apart(runtime: Runtime) -> Non
 
 
 @both
+def test_outputs_of_samples_that_are_run_apart_are_joined_along_their_axis(runtime: Runtime) -> None:
+    """A single number ended in a ValueError, time-first outputs were joined along time."""
+    text = "g (float[N, 2, 3] x, float t) => (float[3, N, 2] y, float u) { z = Mul(x, t) y = Transpose<perm=[2,0,1]>(z)"
+    x, t = samples(5, 2, 3), np.array([1, 1, 2, 2, 1], np.float32)
+    found = runtime(model(f"{text} u = Neg(t) }}"))({"x": x, "t": t})
+    np.testing.assert_array_equal(found["y"], (x * t[:, None, None]).transpose(2, 0, 1))
+    np.testing.assert_array_equal(found["u"], -t)
+
+
+@both
 def test_samples_of_a_model_without_a_batch_axis_are_stacked(runtime: Runtime) -> None:
     x = samples(3, 2, 4)
     session = runtime(
