@@ -171,9 +171,10 @@ class Planner:
         """Find out what layers behind merged blocks make up for, where there is something to find out, and time."""
         blocks = self.blocks(sites)
         trials = self._trials(blocks)
-        if trials is None or self.rewrite is None or (self.deadline and self.deadline.is_probed()):
+        if trials is None or self.rewrite is None:
             return
-        rehearse([(last, found[last]) for last in blocks], trials, self.rewrite, listen, self.store)
+        enough = self.deadline.is_probed if self.deadline else (lambda: False)
+        rehearse([(last, found[last]) for last in blocks], trials, self.rewrite, listen, self.store, enough)
 
     def _merged(self, first: Site, block: Mergeable, walk: PlanningWalk, trials: Trials | None) -> dict[str, Merged]:
         """Last layer -> the candidates of its block, fitted to the network as it is now, and their damage."""

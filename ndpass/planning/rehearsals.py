@@ -40,10 +40,12 @@ def rehearse(
     rewrite: Rewrite,
     listen: Listener,
     store: CandidateStore | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> None:
     """Note in the estimates of every block what share of its damage is left.
 
-    blocks: by the names of their last layers, in the order of the graph; store: where shares are kept as they come.
+    blocks: by the names of their last layers, in the order of the graph; store: where shares are kept as they come;
+    enough: asked before each rehearsal, whether there is no time for it. Without any, all of the damage is left.
     """
     tried = [(name, own, way) for name, own in blocks if (way := _least_harm(own)) is not None]
     if not tried:
@@ -51,6 +53,8 @@ def rehearse(
     chosen = sorted({round(i) for i in np.linspace(0, len(tried) - 1, MOST)})
     shares = []
     for number, i in enumerate(chosen):
+        if enough():
+            break
         name, own, way = tried[i]
         tell(listen, Step("trying blocks", number, len(chosen), name))
         known = store.load_layer(f"{name} rehearsed", lambda kept: float(kept["left"])) if store else None
@@ -60,8 +64,8 @@ def rehearse(
                 store.save_layer(f"{name} rehearsed", {"left": known})
         shares.append(float(np.clip(known, LEAST, 1.0)))
         log.info("%s: layers behind leave %.2f of what merging its block does", name, known)
-    for i, (_, own, _) in enumerate(tried):
-        own.left = float(np.interp(i, chosen, shares))
+    for i, (_, own, _) in enumerate(tried if shares else ()):
+        own.left = float(np.interp(i, chosen[: len(shares)], shares))
 
 
 def _least_harm(own: Estimates) -> Candidate | None:

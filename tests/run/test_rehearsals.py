@@ -19,7 +19,7 @@ from ndpass.planning.candidate import Candidate
 from ndpass.planning.compositions import key
 from ndpass.planning.ledger import Ledger
 from ndpass.planning.plan import Planner
-from ndpass.planning.rehearsals import LEAST, MOST, Rewrite
+from ndpass.planning.rehearsals import LEAST, MOST, Rewrite, rehearse
 from ndpass.planning.trials import Trials
 from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.run.job import Opened
@@ -111,3 +111,19 @@ def test_blocks_between_are_read_off_and_shares_are_kept(tmp_path: Path) -> None
     again = subject.damages(subject.ledger(checkpoint, subject.rewrite))
     assert len(subject.written) == MOST
     assert again == counted
+
+
+def test_without_time_for_more_the_blocks_behind_count_as_the_last_that_was_tried() -> None:
+    subject = Subject(6)
+    one = subject.network.open()
+    planner = Planner(one.graph, subject.network.passes, subject.network.calibration)
+    found = planner.estimates(one.sites, lambda *_: None, fitted=False)
+    blocks, calibration = [(f"b{i}", found[f"b{i}"]) for i in range(6)], subject.network.calibration
+    assert calibration is not None
+    trials = Trials(one.graph, calibration.data, 18)
+    rehearse(blocks, trials, subject.rewrite, lambda *_: None, enough=lambda: len(subject.written) == 2)
+    left = [own.left for _, own in blocks]
+    assert left[0] < 1
+    assert left[2:] == [left[2]] * 4
+    rehearse(blocks[:0], trials, subject.rewrite, lambda *_: None)
+    assert subject.written == ["b0", "b2"]
