@@ -6,15 +6,14 @@ not in `RULES` ends the walk.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from ndpass.graph.axis_rules import MOVING
 from ndpass.graph.channel_walk import Refused, Rule, Walk
-from ndpass.graph.constants import is_weight, values
+from ndpass.graph.constants import given, has, is_weight
 from ndpass.graph.shape_values import first_axis, source, uses
 
 ELEMENTWISE = {
@@ -176,7 +175,7 @@ def _split(walk: Walk, node: gs.Node) -> None:
     axis = node.attrs.get("axis", 0) % len(walk.shape(x))
     if any(walk.spans[id(t)].axis != axis for t in (x, *node.outputs) if id(t) in walk.spans):
         walk.refuse(node)
-    if _has(node, 1) and _constant(node, 1) is None:
+    if has(node, 1) and given(node, 1) is None:
         walk.refuse(node)
     sizes = _in_parts(walk, x, node.outputs, axis)
     for number, t in enumerate(node.outputs):
@@ -200,23 +199,6 @@ def _shape(walk: Walk, node: gs.Node) -> None:
         walk.tie((y, axis), (x, axis))
 
 
-def _flatten(walk: Walk, node: gs.Node) -> None:
-    """(N, C, H, W) -> (N, C·H·W): every channel is H·W columns on end."""
-    x, y = node.inputs[0], node.outputs[0]
-    shape = walk.shape(x)
-    if node.attrs.get("axis", 1) % max(len(shape), 1) != 1:
-        walk.refuse(node)
-    columns = math.prod(shape[2:])
-    below = walk.labels(y, 1)
-    if below is not None:
-        rows = below.reshape(shape[1], columns)
-        top = rows.max(axis=1)
-        walk.ties.append((np.repeat(top, columns)[below >= 0], below[below >= 0]))
-        walk.put(x, 1, top)
-    above = walk.labels(x, 1)
-    walk.put(y, 1, None if above is None else np.repeat(above, columns))
-
-
 def _spatial(walk: Walk, node: gs.Node) -> None:
     """Pad and Resize, where they leave the channel axis alone."""
     x, y = node.inputs[0], node.outputs[0]
@@ -225,13 +207,13 @@ def _spatial(walk: Walk, node: gs.Node) -> None:
     if not (_pads_nothing(node, axis, rank) if node.op == "Pad" else _scales_nothing(walk, node, axis, rank)):
         walk.refuse(node)
     walk.tie((y, axis), (x, axis))
-    if node.op == "Resize" and _has(node, 3) and axis in (axes := _axes(node, rank)):
+    if node.op == "Resize" and has(node, 3) and axis in (axes := _axes(node, rank)):
         _sized(walk, node, axis, axes.index(axis))
 
 
 def _sized(walk: Walk, node: gs.Node, axis: int, position: int) -> None:
     """The number of channels at this position of a Resize's sizes: a constant, or that of another tensor."""
-    y, sizes = node.outputs[0], _constant(node, 3)
+    y, sizes = node.outputs[0], given(node, 3)
     if sizes is not None:
         walk.count(node, 3, position, walk.spans[id(y)].labels, [int(size) for size in sizes])
     elif (read := source(node.inputs[3], position, walk.shape)) is not None:
@@ -244,10 +226,10 @@ def _axes(node: gs.Node, rank: int) -> list[int]:
 
 
 def _pads_nothing(node: gs.Node, axis: int, rank: int) -> bool:
-    pads, axes = node.attrs.get("pads"), _constant(node, 3)
+    pads, axes = node.attrs.get("pads"), given(node, 3)
     if pads is None:
-        pads = _constant(node, 1)
-    if pads is None or (axes is None and _has(node, 3)):
+        pads = given(node, 1)
+    if pads is None or (axes is None and has(node, 3)):
         return False
     of = [a % rank for a in axes] if axes is not None else list(range(rank))
     return not any(pads[i] or pads[i + len(of)] for i, a in enumerate(of) if a == axis)
@@ -260,24 +242,17 @@ def _scales_nothing(walk: Walk, node: gs.Node, axis: int, rank: int) -> bool:
     axes = _axes(node, rank)
     if axis not in axes:
         return True
-    if _has(node, 3):
-        x, y, sizes = node.inputs[0], node.outputs[0], _constant(node, 3)
+    if has(node, 3):
+        x, y, sizes = node.inputs[0], node.outputs[0], given(node, 3)
         stretched = node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"  # each axis by itself
         whole = stretched and walk.shape(x)[axis] == walk.shape(y)[axis]
         return whole and (sizes is not None or source(node.inputs[3], axes.index(axis), walk.shape) is not None)
-    scales = _constant(node, 2)
+    scales = given(node, 2)
     return scales is not None and scales.size == len(axes) and scales[axes.index(axis)] == 1
 
 
-def _has(node: gs.Node, index: int) -> bool:
-    return index < len(node.inputs) and not node.inputs[index].is_empty()
-
-
-def _constant(node: gs.Node, index: int) -> NDArray[np.generic] | None:
-    return values(node.inputs[index]) if _has(node, index) and is_weight(node.inputs[index]) else None
-
-
 RULES: dict[str, Rule] = {
+    **MOVING,
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
@@ -285,7 +260,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Pad", "Resize"), _spatial),
     "BatchNormalization": _batchnorm,
     "Concat": _concat,
-    "Flatten": _flatten,
     "Shape": _shape,
     "Split": _split,
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -85,7 +85,7 @@ class Walk:
             else:
                 rule(self, node)
 
-    def refuse(self, node: gs.Node) -> None:
+    def refuse(self, node: gs.Node) -> NoReturn:
         verb = "also feeds" if any(id(t) in self.spans for t in node.inputs) else "comes from"
         raise Refused(f"its input {verb} {node.op} '{node.name}', whose channels cannot be pruned")
 

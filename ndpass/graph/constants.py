@@ -34,3 +34,13 @@ def values(tensor: gs.Constant) -> NDArray[Any]:
     stored = tensor._values
     loaded: NDArray[Any] = stored.load() if isinstance(stored, LazyValues) else stored
     return loaded
+
+
+def has(node: gs.Node, index: int) -> bool:
+    """Whether the node has this input: a trailing one may be missing, another one empty."""
+    return index < len(node.inputs) and not node.inputs[index].is_empty()
+
+
+def given(node: gs.Node, index: int) -> NDArray[Any] | None:
+    """The values of a constant input; None where the node has none or it is computed."""
+    return values(node.inputs[index]) if has(node, index) and is_weight(node.inputs[index]) else None

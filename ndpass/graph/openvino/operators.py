@@ -49,7 +49,7 @@ POOLS = {
     "AdaptiveAvgPool": "GlobalAveragePool",
     "AdaptiveMaxPool": "GlobalMaxPool",
 }
-REDUCED = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
+REDUCED = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum")
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
 # operator -> which of its inputs are x, the input weights and the recurrent weights
 SEQUENCES = {"LSTMSequence": (0, 4, 5), "GRUSequence": (0, 3, 4), "RNNSequence": (0, 3, 4)}
@@ -132,16 +132,32 @@ def _matmul(met: Met) -> Told | None:
 
 
 def _reduce(met: Met) -> Told | None:
-    """Over all or some axes behind the channels: these stay what and where they are."""
-    rank = met.op.get_input_partial_shape(0).rank
-    if rank.is_dynamic or not isinstance(met.inputs[1], gs.Constant):
-        return None
-    axes = {int(a) % rank.get_length() for a in np.atleast_1d(values(met.inputs[1]))}
-    return Told(REDUCED[met.op.get_type_name()], (0,), known=True) if min(axes, default=0) > 1 else None
+    axes = _listed(met, 1)
+    attrs = {"axes": axes, "keepdims": int(met.attributes["keep_dims"])}
+    return Told(str(met.op.get_type_name()), (0,), attrs, known=True) if axes else None
+
+
+def _axes_at(met: Met) -> Told | None:
+    """Squeeze and Unsqueeze of axes that are named."""
+    axes = _listed(met, 1)
+    return Told(str(met.op.get_type_name()), (0,), {"axes": axes}, known=True) if axes else _flatten(met)
+
+
+def _listed(met: Met, index: int) -> list[int] | None:
+    """The values of a constant input."""
+    known = index < len(met.inputs) and isinstance(met.inputs[index], gs.Constant)
+    return [int(a) for a in np.reshape(values(met.inputs[index]), -1)] if known else None
+
+
+def _reshape(met: Met) -> Told | None:
+    if (flat := _flatten(met)) is not None:
+        return flat
+    attrs = {"allowzero": int(not met.attributes["special_zero"])}
+    return Told("Reshape", (0, 1), attrs, known=True) if _listed(met, 1) else None
 
 
 def _flatten(met: Met) -> Told | None:
-    """A Reshape or Squeeze from (N, C, ...) to (N, C·...)."""
+    """From (N, C, ...) to (N, C·...)."""
     x, y = met.op.get_input_partial_shape(0), met.op.get_output_partial_shape(0)
     if x.rank.is_dynamic or y.rank.is_dynamic or x.rank.get_length() < 3 or y.rank.get_length() != 2:
         return None
@@ -214,7 +230,7 @@ def _deformable(met: Met) -> Told:
 RULES: dict[str, Callable[[Met], Told | None]] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
     **dict.fromkeys(REDUCED, _reduce),
-    **dict.fromkeys(("Reshape", "Squeeze"), _flatten),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _axes_at),
     **dict.fromkeys(("Split", "VariadicSplit"), _split),
     "BatchNormInference": _batchnorm,
     "Concat": _concat,
@@ -225,4 +241,5 @@ RULES: dict[str, Callable[[Met], Told | None]] = {
     **dict.fromkeys((*SEQUENCES, *CELLS), _recurrent),
     "PRelu": _prelu,
     "Pad": _pad,
+    "Reshape": _reshape,
 }

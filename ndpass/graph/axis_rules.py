@@ -1,0 +1,133 @@
+"""How channels pass through operators behind which they may stand on another axis.
+
+Exporters write a global pool as ReduceMean, and what follows as Reshape, Squeeze or Unsqueeze.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ndpass.graph.channel_walk import Rule, Walk
+from ndpass.graph.constants import given, has
+from ndpass.graph.shapes import Shape
+
+REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+
+Places = Sequence[int | None]  # axis of the input -> where it is in the output, None where it is gone
+
+
+def _reduce(walk: Walk, node: gs.Node) -> None:
+    """Over other axes than that of the channels."""
+    rank, axes = len(walk.shape(node.inputs[0])), _axes(node)
+    if axes is None and has(node, 1):
+        walk.refuse(node)
+    if not axes:
+        axes = [] if node.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
+    lost = {a % rank for a in axes}
+    _moved(walk, node, _left(rank, lost, bool(node.attrs.get("keepdims", 1))))
+
+
+def _left(rank: int, lost: set[int], kept: bool) -> Places:
+    """kept: whether an axis that is lost stays as one of size 1."""
+    return [None if a in lost else a if kept else a - sum(b < a for b in lost) for a in range(rank)]
+
+
+def _squeeze(walk: Walk, node: gs.Node) -> None:
+    """Of axes that are named: without, the channels themselves go where one of them is left."""
+    rank, axes = len(walk.shape(node.inputs[0])), _axes(node)
+    if not axes:
+        walk.refuse(node)
+    _moved(walk, node, _left(rank, {a % rank for a in axes}, kept=False))
+
+
+def _unsqueeze(walk: Walk, node: gs.Node) -> None:
+    rank, axes = len(walk.shape(node.outputs[0])), _axes(node)
+    if axes is None:
+        walk.refuse(node)
+    new = {a % rank for a in axes}
+    _moved(walk, node, [a for a in range(rank) if a not in new])
+
+
+def _axes(node: gs.Node) -> list[int] | None:
+    """An attribute or a constant input; None where there is neither."""
+    listed = node.attrs.get("axes") if "axes" in node.attrs else given(node, 1)
+    return None if listed is None else [int(a) for a in np.reshape(listed, -1)]
+
+
+def _moved(walk: Walk, node: gs.Node, places: Places) -> None:
+    x, y = node.inputs[0], node.outputs[0]
+    if id(x) in walk.spans:
+        before, after = walk.spans[id(x)].axis, places[walk.spans[id(x)].axis]
+    else:
+        after = walk.spans[id(y)].axis
+        before = places.index(after) if after in places else -1
+    if after is None or before < 0:
+        walk.refuse(node)
+    walk.tie((y, after), (x, before))
+
+
+def _flatten(walk: Walk, node: gs.Node) -> None:
+    """(N, C, H, W) -> (N, C·H·W): every channel is H·W columns on end."""
+    shape = walk.shape(node.inputs[0])
+    if node.attrs.get("axis", 1) % max(len(shape), 1) != 1:
+        walk.refuse(node)
+    _on_end(walk, node, 1, 1)
+
+
+def _reshape(walk: Walk, node: gs.Node) -> None:
+    """Where the channels stay an axis, or become the last one with all that stands behind them."""
+    x, y, sizes = node.inputs[0], node.outputs[0], given(node, 1)
+    axes = _same_place(walk, x, y)
+    if sizes is None or axes is None:
+        walk.refuse(node)
+    before, after = axes
+    size = int(sizes[after])
+    if size == 0 and before != after:  # as many as the input has on another axis
+        walk.refuse(node)
+    _on_end(walk, node, before, after)
+    labels = walk.labels(y, after)
+    if size > 0 and labels is not None:
+        walk.count(node, 1, after, labels, [int(s) for s in sizes])
+
+
+def _same_place(walk: Walk, x: gs.Tensor, y: gs.Tensor) -> tuple[int, int] | None:
+    """The axis of the channels in x and in y: as much stands before the one as before the other."""
+    shapes = walk.shape(x), walk.shape(y)
+    befores = [walk.spans[id(x)].axis] if id(x) in walk.spans else range(len(shapes[0]))
+    afters = [walk.spans[id(y)].axis] if id(y) in walk.spans else range(len(shapes[1]))
+    pairs = [(a, b) for a in befores for b in afters if math.prod(shapes[0][:a]) == math.prod(shapes[1][:b])]
+    alone = [(a, b) for a, b in pairs if shapes[0][a] == shapes[1][b]]
+    ended = [(a, b) for a, b in pairs if shapes[0][a] > 1 and _is_end(shapes, a, b)]
+    return next(iter([*alone, *ended]), None)
+
+
+def _is_end(shapes: tuple[Shape, Shape], before: int, after: int) -> bool:
+    return after == len(shapes[1]) - 1 and shapes[1][after] == math.prod(shapes[0][before:])
+
+
+def _on_end(walk: Walk, node: gs.Node, before: int, after: int) -> None:
+    """Every channel on axis `before` of the input is as many on end on axis `after` of the output."""
+    x, y = node.inputs[0], node.outputs[0]
+    size = walk.shape(x)[before]
+    columns = walk.shape(y)[after] // max(size, 1)
+    below = walk.labels(y, after)
+    if below is not None:
+        rows = below.reshape(size, columns)
+        top = rows.max(axis=1)
+        walk.ties.append((np.repeat(top, columns)[below >= 0], below[below >= 0]))
+        walk.put(x, before, top)
+    above = walk.labels(x, before)
+    walk.put(y, after, None if above is None else np.repeat(above, columns))
+
+
+MOVING: dict[str, Rule] = {
+    **{f"Reduce{name}": _reduce for name in REDUCTIONS},
+    "Flatten": _flatten,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+}
