@@ -143,11 +143,11 @@ def evaluate(
             metric.add(a, b)
     agreement = replace(_agreement(len(feeds), errors, additions, top1), furthest=by_sample.ranked(FURTHEST))
     warnings = [*_not_finite(errors), *constancy.warnings(), *top1.warnings(), *(metric.warnings() if metric else ())]
-    before, after = top1.metrics() if metric is None else _of_samples(metric.values(), len(feeds))
+    before, after = top1.metrics() if metric is None else of_samples(metric.values(), len(feeds))
     return Evaluation(agreement, before, after, warnings)
 
 
-def _of_samples(found: tuple[Metric, Metric] | None, samples: int) -> tuple[Metric | None, Metric | None]:
+def of_samples(found: tuple[Metric, Metric] | None, samples: int) -> tuple[Metric | None, Metric | None]:
     """A metric of so many samples: outputs may have more rows, or as many for any number."""
     if found is None:
         return None, None

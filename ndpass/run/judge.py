@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ndpass.calibration.feeds import Feeds
 from ndpass.graph.comparison_outputs import shown
-from ndpass.measuring.evaluate import Evaluation, Gathering, evaluate, stored
+from ndpass.measuring.evaluate import Evaluation, Gathering, evaluate, of_samples, stored
 from ndpass.measuring.metrics import NAMES, NamedMetric, Seen, default_metric, named_metric
 from ndpass.measuring.own_metric import Metric, measure, resolve_metric
 from ndpass.measuring.runtime import OpenVINO, Outputs, Precision
@@ -112,7 +112,7 @@ class Judge:
         """With the metric of outputs that are others than those compared, or that tell no samples apart."""
         for feed, outputs in zip(self.feeds.batches(self._batch), self._answers, strict=True):
             gathering.add(outputs, whole(feed))
-        before, after = gathering.values() or (None, None)
+        before, after = of_samples(gathering.values(), len(self.feeds))
         return replace(found, before=before, after=after, warnings=[*found.warnings, *gathering.warnings()])
 
     def reference(self) -> list[Outputs]:

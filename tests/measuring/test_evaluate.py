@@ -173,6 +173,22 @@ def test_a_metric_is_of_the_samples_whatever_rows_the_outputs_have() -> None:
     assert (found.before.samples, found.after.samples, found.after.value) == (5, 5, 100.0)
 
 
+def test_outputs_of_other_rows_than_the_original_s_are_left_out_of_what_is_explained() -> None:
+    """As a choice behind rewritten layers gives: it was a ValueError after everything had been fitted."""
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((40, 3)).astype(np.float32)
+    off = (0.1 * rng.standard_normal((40, 3))).astype(np.float32)
+    chosen = rng.standard_normal((9, 2)).astype(np.float32)
+    metric = Explained({})
+    metric.add({"y": y[:20], "chosen": chosen}, {"y": (y + off)[:20], "chosen": -chosen})
+    metric.add({"y": y[20:], "chosen": chosen}, {"y": (y + off)[20:], "chosen": chosen[:4]})
+    found = metric.values()
+    assert found is not None
+    variance = ((y.astype(np.float64) - y.mean(0)) ** 2).sum()
+    assert found[1].value == pytest.approx(100 * (1 - (off.astype(np.float64) ** 2).sum() / variance), rel=1e-4)
+    assert metric.warnings() == ["output 'chosen' has other rows than the original's: the metric is without it"]
+
+
 def test_metrics_before_and_after_come_from_the_same_pass(tmp_path: Path) -> None:
     before, after = linear(weight()), linear(weight(3))
     labels = (inputs() @ weight()).argmax(axis=1)

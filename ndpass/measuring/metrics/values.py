@@ -63,20 +63,26 @@ class Explained:
 
     error: E|y − ŷ|² / Var(y) of the output or group of channels that is furthest off, see `output_errors`. added: Σ|r|²
     over all samples of outputs that are pictures of the input, whose error is that of what the network adds to it.
+    Outputs that ever have other numbers of rows than the original's, as those of a choice may, are left out.
     """
 
     def __init__(self, added: Mapping[str, float]) -> None:
         self._errors, self._added = OutputErrors(), added
+        self._apart: dict[str, None] = {}  # outputs that cannot be compared, in their order
         self._samples = 0
 
     def add(self, original: Outputs, other: Outputs) -> None:
         self._samples += max((len(value) for value in original.values() if value.ndim), default=1)
-        self._errors.add(original, other)
+        self._apart |= dict.fromkeys(name for name, y in original.items() if y.shape != other[name].shape)
+        self._errors.add({name: y for name, y in original.items() if name not in self._apart}, other)
 
     def values(self) -> tuple[Metric, Metric] | None:
-        _, error = worst(self._errors.errors(self._added))
+        found = {k: error for k, error in self._errors.errors(self._added).items() if k not in self._apart}
+        if self._apart and not found:
+            return None
+        _, error = worst(found)
         after = 100 * max(1 - error, 0.0)
         return Metric("explained", 100.0, self._samples), Metric("explained", after, self._samples)
 
     def warnings(self) -> list[str]:
-        return []
+        return [f"output '{name}' has other rows than the original's: the metric is without it" for name in self._apart]
