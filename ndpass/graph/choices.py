@@ -7,6 +7,7 @@ original had. A choice between values that no layer with weights has a part in i
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -15,7 +16,24 @@ from ndpass.graph.dependencies import reads
 from ndpass.graph.macs import WEIGHTED
 from ndpass.graph.unique_names import all_nodes
 
-CHOOSING = ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero")
+CHOOSING = ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "Compress", "Unique")
+CHOOSING += (  # operators of OpenVINO that pick boxes or characters
+    "CTCGreedyDecoder",
+    "CTCGreedyDecoderSeqLen",
+    "DetectionOutput",
+    "ExperimentalDetectronDetectionOutput",
+    "ExperimentalDetectronGenerateProposalsSingleImage",
+    "ExperimentalDetectronTopKROIs",
+    "GenerateProposals",
+    "MatrixNms",
+    "MulticlassNms",
+    "NMSRotated",
+    "Proposal",
+)
+# operator -> which of its inputs say how much of what it makes there is: a choice where these are no sizes but values
+SIZING = dict.fromkeys(("Broadcast", "Expand", "Reshape", "Tile", "Pad"), slice(1, 2))
+SIZING |= dict.fromkeys(("Slice", "StridedSlice", "Resize", "Interpolate"), slice(1, None))
+SIZING |= dict.fromkeys(("ConstantOfShape", "Range"), slice(None))
 SHAPES = ("Shape", "Size")  # what they say does not depend on values
 
 
@@ -35,7 +53,7 @@ class Choices:
             before = {id(t): t for t in reads(node)}
             computed = {i: t for i, t in before.items() if i in valued}
             choice = next((found.behind[i] for i in before if i in found.behind), None)
-            if choice is None and computed.keys() & learned and is_choice(node):
+            if choice is None and _chooses(node, computed.keys() & learned):
                 choice = f"{node.op} '{node.name}'"
             outputs = {id(t) for t in node.outputs}
             if choice is not None:
@@ -52,8 +70,15 @@ class Choices:
         return next((self.behind[id(t)] for t in reads(node) if id(t) in self.behind), None)
 
 
-def is_choice(node: gs.Node) -> bool:
-    """Whether the node, or one in a graph inside it, is a choice."""
+def _chooses(node: gs.Node, learned: Set[int]) -> bool:
+    """Whether the node, or one in a graph inside it, picks by values that layers make, or makes as much as they say.
+
+    learned: the ids of what it reads of them.
+    """
+    if any(id(t) in learned for t in node.inputs[SIZING.get(node.op, slice(0))]):
+        return True
+    if not learned:
+        return False
     return node.op in CHOOSING or any(n.op in CHOOSING for part in node.subgraphs() for n in all_nodes(part))
 
 

@@ -6,7 +6,7 @@ behind it. That tells all, for layers behind a choice stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ndpass.errors import InputError
-from ndpass.graph.choices import Choices
+from ndpass.graph.choices import SHAPES, Choices
 from ndpass.graph.dependencies import reads
 
 if TYPE_CHECKING:
@@ -26,16 +26,33 @@ FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOU
 def compared(graph: gs.Graph, types: Mapping[str, int]) -> list[str]:
     """Names of the outputs, those behind a choice replaced by the computed floats that go into it and what follows it.
 
+    A mask or an index stands for the floats that it is computed from.
+
     types: tensor name -> ONNX's number of its type. The graph's nodes are in order.
     """
     outputs = [str(t.name) for t in graph.outputs]
     choices = Choices.of(graph)
     if not any(id(t) in choices.behind for t in graph.outputs):
         return outputs
-    floats = {i: str(t.name) for i, t in choices.entering.items() if types.get(t.name) in FLOATS}
+    floats = _floats(choices.entering.values(), types)
     kept = _independent(graph, floats)
     kept += [str(t.name) for t in graph.outputs if id(t) not in choices.behind and t.name not in kept]
     return kept or outputs
+
+
+def _floats(tensors: Iterable[gs.Tensor], types: Mapping[str, int]) -> dict[int, str]:
+    """Their names by id; of one that is no float, as a comparison with a limit, those that it is computed from."""
+    found, todo, met = dict[int, str](), list(tensors), set[int]()
+    while todo:
+        tensor = todo.pop()
+        if id(tensor) in met or isinstance(tensor, gs.Constant):
+            continue
+        met.add(id(tensor))
+        if types.get(tensor.name) in FLOATS:
+            found[id(tensor)] = str(tensor.name)
+        else:
+            todo += [t for node in tensor.inputs if node.op not in SHAPES for t in reads(node)]
+    return found
 
 
 def _independent(graph: gs.Graph, names: Mapping[int, str]) -> list[str]:

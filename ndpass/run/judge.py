@@ -132,6 +132,9 @@ class Judge:
         answers = reference if whole is runner else stored(whole, self.feeds, self.batch)
         seen = Seen.of(answers, self.feeds, self.batch)
         self._named = named_metric(self._name, seen) if self._name else default_metric(seen)
+        if self._named.name == "explained" and whole is not runner:  # of rows that a choice picks there may be others
+            answers = reference
+            self._named = named_metric("explained", Seen.of(reference, self.feeds, self.batch))
         log.info("metric: %s", self._named)
         self._answers = stored(whole, self.feeds, 1) if self._named.one_by_one else answers
 

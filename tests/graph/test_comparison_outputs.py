@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 from conftest import Command
 from models import network, normal, run_options
+from openvino import opset13 as ops
 
+import ndpass
 from benchmarks.networks.layers import seeded
 from benchmarks.networks.ssd300 import ssd300
 from ndpass import passes
@@ -41,16 +44,87 @@ def test_what_is_chosen_is_compared_before_the_choice() -> None:
     assert compared("k = Constant<value_ints = [5]>() v, i = TopK(f, k)", "float[1,5] v, int64[1,5] i") == ["f"]
 
 
+COUNTED = {
+    "Compress": "k = Greater(f, limit) g = Reshape(k, flat) h = Reshape(f, flat) y = Compress(h, g)",
+    "Unique": "y = Unique(f)",
+    "Slice": "k = Greater(f, limit) c = Cast<to=7>(k) n = ReduceSum(c) e = Reshape(n, flat) y = Slice(f, flat, e)",
+    "Range": "h = ReduceMax<keepdims=0>(f) zero = Sub(h, h) one = Exp(zero) y = Range(zero, h, one)",
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_as_many_as_values_say_are_chosen(name: str) -> None:
+    """How many there are in a rewritten model is another number."""
+    constants = "limit = Constant<value_float = 0.5>() flat = Constant<value_ints = [-1]>()"
+    found = compared(f"{constants} {COUNTED[name]}", "float[m] y")
+    assert "y" not in found
+    assert set(found) <= {"f", "h", "zero", "one"}
+
+
+def test_values_that_something_is_padded_with_are_no_choice() -> None:
+    body = """h = ReduceMax<keepdims=0>(f) p = Constant<value_ints = [0, 1, 0, 1]>() q = Pad(f, p, h)"""
+    text = f"(float[batch,3,8,8] x) => (float[n] q) {{ {CONV} {body} }}"
+    assert Graph(network(text, W=normal(4, 3, 3, 3))).compared() is None
+
+
+def detector_ir(kind: str) -> ov.Model:
+    """Two convolutions, then boxes and scores, of which NMS leaves as many as pass a limit."""
+    x = ops.parameter([1, 3, 16, 16], np.float32, name="x")
+    x.output(0).set_names({"x"})
+
+    def conv(of: ov.Node, weight: np.ndarray, pad: int) -> ov.Node:
+        return ops.convolution(of, ops.constant(weight), [1, 1], [pad, pad], [pad, pad], [1, 1])
+
+    a = ops.relu(conv(x, normal(16, 3, 3, 3), 1))
+    low = np.einsum("or,rihw->oihw", normal(16, 12), normal(12, 16, 3, 3))
+    b = ops.relu(conv(a, low.astype(np.float32), 1))
+    rows = ops.reshape(ops.transpose(conv(b, normal(4, 16, 1, 1), 0), [0, 2, 3, 1]), [1, -1, 4], False)
+    rows = ops.abs(rows)
+    rows = ops.concat([rows, ops.add(rows, np.float32(3))], 2)
+    boxes = ops.gather(rows, ops.constant([0, 1, 4, 5]), ops.constant(2))
+    scores = ops.sigmoid(ops.reshape(conv(b, normal(3, 16, 1, 1, seed=1), 0), [1, 3, -1], False))
+    if kind == "matrix":
+        found = ops.matrix_nms(boxes, scores, score_threshold=0.5)
+    else:
+        found = ops.multiclass_nms(boxes, scores, score_threshold=0.5, iou_threshold=0.5)
+    return ov.Model([ops.result(found.output(0))], [x], "m")
+
+
+@pytest.mark.parametrize("kind", ["matrix", "multiclass"])
+@pytest.mark.parametrize("data", [True, False])
+def test_an_ir_that_ends_in_a_choice_of_openvino_s_is_rewritten(kind: str, data: bool) -> None:
+    images = np.random.default_rng(0).standard_normal((24, 3, 16, 16)).astype(np.float32)
+    settings = {"calibration": images} if data else {}
+    report = ndpass.run(detector_ir(kind), "cd", macs=0.6, latency=False, threads=1, **settings).report
+    assert [row.status for row in report.layers].count("done") >= 1
+    if data:
+        assert report.metric is not None
+        assert 0 < report.metric.after < 100
+
+
+def test_rows_that_a_mask_picks_are_compared_before_it() -> None:
+    body = f"""{CONV.replace("f = Flatten(r)", "")} s = Conv(r, S) p = Conv(r, P) sf = Reshape(s, flat)
+        t = Transpose<perm=[0,2,3,1]>(p) pf = Reshape(t, rows) k = Greater(sf, limit) y = Compress<axis=0>(pf, k)"""
+    constants = {"flat": np.array([-1]), "rows": np.array([-1, 4]), "limit": np.float32(0.2)}
+    weights = {"W": normal(8, 3, 3, 3), "S": normal(1, 8, 1, 1), "P": normal(4, 8, 1, 1, seed=1)}
+    model = network(f"(float[1,3,8,8] x) => (float[m,4] y) {{ {body} }}", **constants, **weights)
+    assert Graph(model).compared() == ["sf", "pf"]
+    images = np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32)
+    report = ndpass.run(model, "cd", macs=0.8, latency=False, threads=1, calibration=images).report
+    assert report.metric is not None
+    assert 0 < report.metric.after < 100
+
+
 def test_other_outputs_stay() -> None:
     found = compared("s = Softmax(f) y = ArgMax<axis = 1>(s)", "int64[1,1] y, float[1,4,8,8] r, float[1,256] s")
     assert found == ["s", "r"]
 
 
 def test_what_choices_are_applied_to_is_compared_too() -> None:
-    """Scores are judged by a limit, boxes are gathered: the comparison is no number, the tables are."""
+    """Scores are judged by a limit, boxes are gathered: the comparison is no number, the scores and the tables are."""
     body = """s = Softmax(f)  limit = Constant<value_float = 0.5>()  good = Greater(s, limit)  where = NonZero(good)
               t = Transpose(where)  n = Neg(f)  y = GatherND(n, t)"""
-    assert compared(body, "float[m] y") == ["n"]
+    assert compared(body, "float[m] y") == ["s", "n"]
     assert compared(f"{body} p = GatherND(s, t)", "float[m] y, float[m] p") == ["s", "n"]
 
 
