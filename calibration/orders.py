@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.calibration.runners import Runners
 from ndpass.conv import Array
@@ -17,7 +15,9 @@ from ndpass.errors import InputError
 from ndpass.graph.graph import Graph
 from ndpass.graph.input_spec import static_batch
 from ndpass.graph.shapes import Shape
-from ndpass.measuring.sample_order import Order, axes_of, told
+from ndpass.measuring.sample_order import Order, another_first, axes_of, told
+
+LOOKED_AT = 8  # samples, of which one takes the place of the first
 
 
 def orders_of(
@@ -73,9 +73,9 @@ def _axes(shape: Shape, other: Shape | None, batch: int) -> list[int]:
 def _two_runs(
     graph: Graph, tensors: Sequence[str], feeds: Feeds, size: int, threads: int | None
 ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-    """The tensors of the first samples, and with the second sample in the place of the first, too."""
+    """The tensors of the first samples, and with another sample in the place of the first."""
     runner = Runners(graph, threads)(tensors, None, size)
-    feed = next(feeds.batches(size))
+    feed = next(feeds.batches(max(size, LOOKED_AT)))
     fed: Feed = {spec.name: feed[spec.name] for spec in runner.inputs}
-    own = dict(runner(fed))
-    return own, runner({name: np.concatenate([rows[1:2], rows[1:]]) for name, rows in fed.items()})
+    own = dict(runner({name: rows[:size] for name, rows in fed.items()}))
+    return own, runner(another_first(fed, size))

@@ -25,7 +25,7 @@ from ndpass.files.model_path import check_model_path
 from ndpass.graph.input_spec import StaticBatch, filled, largest_batch, static_batch
 from ndpass.graph.openvino.port_names import port_bounds, port_name
 from ndpass.measuring.openvino_core import shared_core
-from ndpass.measuring.sample_order import Order, axes_of, end_to_end, told
+from ndpass.measuring.sample_order import Order, another_first, axes_of, end_to_end, told
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -116,12 +116,12 @@ class Session:
         return {name: self._joined(name, [part[name] for part in parts], count, size) for name in self.outputs}
 
     def _told(self, feed: Feed, first: Outputs, split: Sequence[str], size: int) -> dict[str, Order | None]:
-        """Where the samples are in each output: a run tells, in which the second sample stands for the first, too."""
+        """Where the samples are in each output: a run tells, in which another sample stands for the first."""
         ways = {name: axes_of(found.shape, size) for name, found in first.items()}
         if all(len(axes) < 2 and first[name].shape[:1] in ((), (size,)) for name, axes in ways.items()):
             return {name: Order(axes[0]) if axes else None for name, axes in ways.items()}
-        fed = {name: filled(feed[name][:size], size) for name in split}
-        other = self._guarded(feed | {name: np.concatenate([rows[1:2], rows[1:]]) for name, rows in fed.items()})
+        changed = another_first({name: filled(feed[name], max(size, len(feed[name]))) for name in split}, size)
+        other = self._guarded(feed | changed)
         return {name: told(first[name], other[name], axes, size) for name, axes in ways.items()}
 
     def _joined(self, name: str, parts: list[NDArray[Any]], count: int, size: int) -> NDArray[Any]:

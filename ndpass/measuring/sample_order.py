@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,15 +60,36 @@ def end_to_end(parts: Sequence[NDArray[T]], counts: Sequence[int] | NDArray[np.i
     return np.concatenate(parts, next(counted, 0))
 
 
+def another_first(feed: Mapping[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:
+    """The first `size` samples of a feed, in the place of the first the one that is least like it."""
+    apart = sum((_distances(rows) for rows in feed.values()), np.zeros(1))
+    other = int(np.argmax(apart))
+    return {name: np.concatenate([rows[other : other + 1], rows[1:size]]) for name, rows in feed.items()}
+
+
+def _distances(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Of each sample (n, ...) to the first, relative to the furthest."""
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    found = np.square(flat - flat[:1]).sum(axis=1)
+    relative: NDArray[np.float64] = found / max(found.max(initial=0), 1e-30)
+    return relative
+
+
 def told(one: NDArray[Any], other: NDArray[Any], axes: Iterable[int], samples: int) -> Order | None:
     """The first order along one of these axes in which only the first sample differs; None where there is none.
 
-    one, other: a tensor of two runs, in the second of which the first sample was another.
+    one, other: a tensor of two runs, in the second of which the first sample was another. It is not told where they
+    differ so little that another order would do, too.
     """
     if one.dtype.kind in "fiub":
         limit = ROUNDING * max(float(np.abs(one.astype(np.float64)).max(initial=0)), 1e-30)
         moved = np.abs(one.astype(np.float64) - other) > limit
     else:
         moved = np.asarray(one != other)
-    ways = (Order(axis, by_map) for axis in axes for by_map in (False, True))
-    return next((way for way in ways if not way.by_sample(moved, samples).reshape(samples, -1)[1:].any()), None)
+    ways = [
+        Order(axis, by_map)
+        for axis in axes
+        for by_map in ((False, True) if one.shape[axis] > samples else (False,))
+        if not Order(axis, by_map).by_sample(moved, samples).reshape(samples, -1)[1:].any()
+    ]
+    return replace(ways[0], told=len(ways) == 1) if ways else None

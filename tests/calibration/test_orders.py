@@ -121,6 +121,30 @@ def test_the_order_of_the_samples_is_told_by_a_run(name: str) -> None:
     assert [chosen[site.name].order for site in sites_in(graph)] == ORDERS[name]
 
 
+def test_the_first_samples_may_be_alike() -> None:
+    """Black pictures ahead, say: one that is not alike is looked at, and where there is none nothing is told."""
+    graph = Graph(VIEWS)
+    site = sites_in(graph)[0]
+    x = np.random.default_rng(0).standard_normal((24, 2, 3, 5, 6)).astype(np.float32)
+    x[:4] = 0
+    chosen = samples(graph, [site], Data(open_feeds(x, graph.inputs()), 8))
+    assert chosen[site.name].order == Order(by_map=True)
+    x[:8] = 0
+    feeds = open_feeds(x, graph.inputs())
+    found = Calibration.of(graph, [site], feeds, 1, 0, 50_000)
+    sample, batch = found.chosen[site.name], found.data.batch
+    assert not sample.order.told
+    assert batch > 1
+    rows = np.concatenate(
+        [
+            patches(site.outline, sample.order.by_sample(one, batch), sample.of(i * batch, batch))
+            for i, one in enumerate(Frontier(graph, found.data, 50_000).advance(site))
+        ]
+    )
+    wanted = rows @ site.conv.matrix.T
+    np.testing.assert_allclose(found.responses[site.name], wanted, rtol=0, atol=F32 * np.abs(wanted).max())
+
+
 def test_a_fixed_batch_is_told_by_a_run_too_where_time_is_as_long_as_the_batch() -> None:
     graph = Graph(static(TIME_FIRST, 12))
     chosen = samples(graph, sites_in(graph), Data(feeds_of(graph), 12))
