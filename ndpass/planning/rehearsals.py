@@ -28,7 +28,7 @@ from ndpass.planning.trials import Trials
 
 log = logging.getLogger(__name__)
 
-MOST = 4  # blocks that are rehearsed, spread over the network
+MOST = 3  # blocks that are rehearsed, spread over the network
 LEAST = 0.1  # share of a trial's damage that is left at the least
 
 Rewrite = Callable[[str, Candidate], Graph]  # last layer of a block, how it is merged -> the network written so

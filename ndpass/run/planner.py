@@ -19,6 +19,9 @@ from ndpass.run.job import Open
 from ndpass.run.spread import away_of
 
 
+REACH = 16  # layers behind a block that are fitted anew by way of rehearsal; all of a deep network's would take minutes
+
+
 @dataclass(frozen=True)
 class Network:
     """What is to be rewritten. open: the graph before any rewriting, a new one at each call; calibration: the data that
@@ -60,9 +63,10 @@ def planner_for(
 
 
 def with_one_block(network: Network, last: str, candidate: Candidate) -> Graph:
-    """The network with the block merged that ends with this layer, and the layers behind it fitted anew."""
+    """The network with the block merged that ends with this layer, and REACH layers behind it fitted anew."""
     opened = network.open()
+    end = [one.name for one in opened.found].index(last) + 1 + REACH
     kept = {site.name: Choice(Candidate(0)) for site in opened.sites}
     rewriter = Rewriter(opened.graph, network.passes, network.calibration)
-    rewriter.rewrite(opened.found, opened.sites, {**kept, last: Choice(candidate)}, lambda *_: None)
+    rewriter.rewrite(opened.found[:end], opened.sites, {**kept, last: Choice(candidate)}, lambda *_: None)
     return opened.graph
