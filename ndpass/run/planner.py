@@ -18,7 +18,6 @@ from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run.job import Open
 from ndpass.run.spread import away_of
 
-
 REACH = 16  # layers behind a block that are fitted anew by way of rehearsal; all of a deep network's would take minutes
 
 
