@@ -16,8 +16,7 @@ from ndpass.graph.dependencies import reads
 from ndpass.graph.macs import WEIGHTED
 from ndpass.graph.unique_names import all_nodes
 
-CHOOSING = ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "Compress", "Unique")
-CHOOSING += (  # operators of OpenVINO that pick boxes or characters
+PICKING = (  # operators of OpenVINO that pick boxes or characters
     "CTCGreedyDecoder",
     "CTCGreedyDecoderSeqLen",
     "DetectionOutput",
@@ -30,6 +29,7 @@ CHOOSING += (  # operators of OpenVINO that pick boxes or characters
     "NMSRotated",
     "Proposal",
 )
+CHOOSING = ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "Compress", "Unique", *PICKING)
 # operator -> which of its inputs say how much of what it makes there is: a choice where these are no sizes but values
 SIZING = dict.fromkeys(("Broadcast", "Expand", "Reshape", "Tile", "Pad"), slice(1, 2))
 SIZING |= dict.fromkeys(("Slice", "StridedSlice", "Resize", "Interpolate"), slice(1, None))
