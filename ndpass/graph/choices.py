@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from ndpass.graph.dependencies import reads
+from ndpass.graph.dependencies import SHAPES, reads
 from ndpass.graph.macs import WEIGHTED
 from ndpass.graph.unique_names import all_nodes
 
@@ -34,7 +34,6 @@ CHOOSING = ("NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "Compres
 SIZING = dict.fromkeys(("Broadcast", "Expand", "Reshape", "Tile", "Pad"), slice(1, 2))
 SIZING |= dict.fromkeys(("Slice", "StridedSlice", "Resize", "Interpolate"), slice(1, None))
 SIZING |= dict.fromkeys(("ConstantOfShape", "Range"), slice(None))
-SHAPES = ("Shape", "Size")  # what they say does not depend on values
 
 
 @dataclass(frozen=True)

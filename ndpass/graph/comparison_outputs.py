@@ -14,8 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ndpass.errors import InputError
-from ndpass.graph.choices import SHAPES, Choices
-from ndpass.graph.dependencies import reads
+from ndpass.graph.choices import Choices
+from ndpass.graph.dependencies import SHAPES, reads
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 MOST_FITS = 6
 FIRST_DAMAGE = 0.025  # predicted divergence, in nats, of the first fit for each point of accuracy that may be lost
 STEPS = (0.02, 4.0)  # factors by which the damage may fall and grow from one fit to the next
-POWERS = (0.25, 1.0)  # of the damage that the drop may be
+POWERS = (0.25, 1.0)  # exponents p that are believed where the drop is taken as proportional to damage^p
 WORTH = 0.02  # a further fit has to promise this share of the time
 REACH = 1.5  # times the damage that the limit seems to allow, at most, where less than that promises too little
 
@@ -137,7 +137,7 @@ def _power(tried: Sequence[_Tried]) -> float:
     last = [one for one in tried if one.drop > 0][-2:]
     if len(last) < 2 or last[0].damage == last[1].damage:
         return POWERS[1]
-    drops, damages = (math.log(last[0].drop / last[1].drop), math.log(last[0].damage / last[1].damage))
+    drops, damages = math.log(last[0].drop / last[1].drop), math.log(last[0].damage / last[1].damage)
     return float(np.clip(drops / damages, *POWERS))
 
 

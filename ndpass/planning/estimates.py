@@ -107,13 +107,12 @@ class Estimates:
     left: of the damage that merging the layer's block does alone, the share that layers behind leave.
     """
 
-    left = 1.0
-
     def __init__(
         self, site: Site, rules: Sequence[Decomposition], known: Known, thinning: Thinning | None, most: int
     ) -> None:
         """most: how many decompositions are composed at most."""
         self.site, self.known, self.thinning = site, known, thinning
+        self.left = 1.0
         self.asked: list[str] = []
         self.added: dict[str, float | None] = {}
         self._compositions: list[Composition] = []

@@ -52,8 +52,8 @@ class Planner:
     kept for compositions that are fitted only when a plan asks for them; without one, all are fitted. weighed_by: what
     tells how much an error in a layer moves the outputs, where that is not the calibration data; with neither all
     layers weigh alike. deadline: what leaves out layers for want of time. away: the machines that have the moments of
-    the calibration, and fit there. rewrite: gives the network with one block merged and all behind it fitted; without
-    it, merged blocks count as if nothing behind them made up for them.
+    the calibration, and fit there. rewrite: gives the network with one block merged and layers behind it fitted anew;
+    without it, merged blocks count as if nothing behind them made up for them.
     """
 
     graph: Graph
@@ -169,9 +169,11 @@ class Planner:
 
     def _rehearse(self, sites: Sequence[Site], found: Mapping[str, Estimates], listen: Listener) -> None:
         """Find out what layers behind merged blocks make up for, where there is something to find out, and time."""
+        if self.rewrite is None:
+            return
         blocks = self.blocks(sites)
         trials = self._trials(blocks)
-        if trials is None or self.rewrite is None:
+        if trials is None:
             return
         enough = self.deadline.is_probed if self.deadline else (lambda: False)
         rehearse([(last, found[last]) for last in blocks], trials, self.rewrite, listen, self.store, enough)

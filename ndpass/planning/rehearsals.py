@@ -1,4 +1,4 @@
-"""How much of what a merged block does the layers behind it leave, once they are fitted anew.
+"""What share of a merged block's damage is left once the layers behind it are fitted anew.
 
 A trial (`ndpass.planning.trials`) has one merged block in the network as it is. In a network that is written, every
 layer behind it is fitted to the original again, and makes up for part of it: the more, the more layers there are. KL of
@@ -8,8 +8,9 @@ a ResNet-20 for CIFAR-10 with one block as one 3×3 convolution, 1,500 images:
     trial    0.038  0.050  0.224  0.186  0.066  0.070  0.219  0.173  0.204
     fitted   0.013  0.029  0.095  0.049  0.048  0.048  0.146  0.181  0.190
 
-Weighed by trials, blocks looked up to four times as dear as they are, and none was merged. So a few blocks are merged
-by way of rehearsal, all behind them fitted, and the shares that are left of the trials are read off between these.
+By trials alone, blocks seemed to do up to four times the damage that they do, and none was merged. So a few blocks are
+merged on trial and layers behind them fitted (`Rewrite`). The shares that are left of the trials are interpolated for
+the blocks between.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 MOST = 3  # blocks that are rehearsed, spread over the network
 LEAST = 0.1  # share of a trial's damage that is left at the least
 
-Rewrite = Callable[[str, Candidate], Graph]  # last layer of a block, how it is merged -> the network written so
+# last layer of a block, how it is merged -> the network with that block merged and layers behind it fitted anew
+Rewrite = Callable[[str, Candidate], Graph]
 
 
 def rehearse(
@@ -42,7 +44,7 @@ def rehearse(
     store: CandidateStore | None = None,
     enough: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Note in the estimates of every block what share of its damage is left.
+    """Set in the estimates of every block the share of its damage that is left (`Estimates.left`).
 
     blocks: by the names of their last layers, in the order of the graph; store: where shares are kept as they come;
     enough: asked before each rehearsal, whether there is no time for it. Without any, all of the damage is left.
