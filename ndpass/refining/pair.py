@@ -17,8 +17,10 @@ from ndpass.refining.loss import LEAST, Loss
 from ndpass.refining.network import Network, Tensors
 from ndpass.refining.program import Program
 
-FEW = 64  # samples that tell shapes and variances
+FEW = 64  # samples that tell variances, and which outputs are class scores
+TWO = 2  # samples that tell shapes
 CLOSE = 1e-4  # relative difference between a batch and its halves that is taken for rounding
+SHARE = 4  # of the memory, what outputs of samples that are looked at beforehand may take
 TIMES = 3  # what training holds over the activations of one run: gradients and the original's answers
 
 
@@ -72,7 +74,7 @@ def paired(
     inner = [name for name in original.responses() if name in made and name not in outputs and name not in own]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     feed, fixed = next(feeds.batches(FEW)), static_batch(inputs)
-    first = {name: value[: fixed.size] for name, value in feed.items()} if fixed else feed
+    first = {name: value[: fixed.size if fixed else TWO] for name, value in feed.items()}
     with torch.no_grad():
         found = [
             Network(program.giving([*given, *inner]), trained=False, device=device)(first)
@@ -85,26 +87,71 @@ def paired(
         raise NothingToRefineError("no layer has weights that could be trained")
     with torch.no_grad():
         size = _largest(teacher, feed, fixed.size if fixed else None, memory)
-        shown = _parts(feed, size)
-        answers = _joined([teacher(part) for part in shown])
-    feed = {name: np.concatenate([part[name] for part in shown]) for name in feed}
-    loss = _loss(answers, feed, feeds, dict(zip(outputs, own, strict=True)), by_errors=by_errors)
+        shown = _Shown.of(teacher, _parts(feed, size, fixed is not None), outputs, memory // SHARE)
+    loss = _loss(shown, feeds, dict(zip(outputs, own, strict=True)), by_errors=by_errors)
     return Pair(teacher, student, loss, size, fixed is not None and size == fixed.size)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The original's answers to some samples: its outputs, and of everything that is compared the mean over its
+    elements of the variance over the samples. Responses of all layers are held of one part of the samples at a time.
+    """
+
+    feed: Feed
+    outputs: Tensors
+    variances: Mapping[str, float]
+
+    @classmethod
+    def of(cls, teacher: Network, parts: Sequence[Feed], outputs: Sequence[str], room: int) -> _Shown:
+        """room: bytes of outputs from which on no further part is looked at."""
+        seen: dict[str, _Spread] = {}
+        kept: list[Tensors] = []
+        for part in parts:
+            answers = teacher(part)
+            for name, x in answers.items():
+                if x.is_floating_point():
+                    seen.setdefault(name, _Spread()).add(x)
+            kept.append({name: answers[name] for name in outputs})
+            if len(kept) * sum(x.nbytes for x in kept[0].values()) > room:
+                break
+        feed = {name: np.concatenate([part[name] for part in parts[: len(kept)]]) for name in parts[0]}
+        return cls(feed, _joined(kept), {name: spread.variance for name, spread in seen.items()})
+
+
+class _Spread:
+    """The variance of each element over samples, of which some come at a time (Chan, Golub & LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, x: torch.Tensor) -> None:
+        """Of (n, ...)."""
+        n, mean = len(x), x.mean(0)
+        share = n / (self.count + n)
+        apart = mean - self.mean
+        self.squares = self.squares + ((x - mean) ** 2).sum(0) + apart**2 * (self.count * share)
+        self.mean, self.count = self.mean + share * apart, self.count + n
+
+    @property
+    def variance(self) -> float:
+        """The mean over the elements."""
+        return float((self.squares / self.count).mean())
 
 
 def _outputs(program: Program, names: Sequence[str] | None) -> list[str]:
     return list(program.outputs) if names is None else [program.aliases.get(name, name) for name in names]
 
 
-def _loss(answers: Tensors, feed: Feed, feeds: Feeds, mine: Mapping[str, str], *, by_errors: bool) -> Loss:
+def _loss(shown: _Shown, feeds: Feeds, mine: Mapping[str, str], *, by_errors: bool) -> Loss:
     """mine: outputs of the original -> those of the rewritten network.
 
     Raises NothingToRefineError for constant outputs.
     """
-    values = {name: answers[name].cpu().numpy() for name in mine if answers[name].is_floating_point()}
-    scores = score_output(values, feed, feeds.labels is not None)
+    values = {name: x.cpu().numpy() for name, x in shown.outputs.items() if x.is_floating_point()}
+    scores = score_output(values, shown.feed, feeds.labels is not None)
     logits = scores is not None and are_logits(values[scores])
-    variances = {n: float(x.var(0, correction=0).mean()) for n, x in answers.items() if x.is_floating_point()}
+    variances = shown.variances
     flat = [name for name in values if not variances[name] > LEAST]
     if len(flat) == len(values):
         what = ", ".join(f"'{name}'" for name in flat) or "its outputs"
@@ -146,7 +193,8 @@ def _joined(answers: Sequence[Tensors]) -> dict[str, Any]:
     return {name: torch.cat([a[name] for a in answers]) for name in answers[0]}
 
 
-def _parts(feed: Feed, size: int) -> list[Feed]:
+def _parts(feed: Feed, size: int, fixed: bool) -> list[Feed]:
+    """fixed: whether a part of fewer samples cannot be run."""
     count = len(next(iter(feed.values())))
-    full = range(0, count - count % size if count >= size else count, size)
+    full = range(0, count - count % size if fixed and count >= size else count, size)
     return [{name: value[start : start + size] for name, value in feed.items()} for start in full]

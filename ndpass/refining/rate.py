@@ -11,14 +11,17 @@ import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ndpass.refining.trainer import Trainer
 
 WARM_UP = 20  # steps
-LOWEST, HIGHEST, FACTOR = 3e-5, 3e-2, 1.2  # of the range test, from step to step
+LOWEST, HIGHEST = 3e-5, 3e-2  # of the range test
+TRIED, FEWEST_TRIED = 38, 12  # rates between them, at most and at least
 BLOWN, SAFE = 2.0, 3.0
+FORWARD = 1 / 3  # of a step, what its loss with the first weights takes
 SMOOTHED = 3  # steps whose mean counts
 
 
@@ -27,13 +30,16 @@ def course(step: int, steps: int) -> float:
     return min((step + 1) / min(WARM_UP, max(steps // 4, 1)), 1.0) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def range_test(trainer: Trainer) -> tuple[float, float]:
-    """(rate, seconds of a step); the trainer is then as it was."""
+def range_test(
+    trainer: Trainer, tried: int = TRIED, told: Callable[[int], object] = lambda _: None
+) -> tuple[float, float]:
+    """(rate, seconds of a step); the trainer is then as it was. tried: rates, at most; told: called before each."""
     from ndpass.refining.trainer import NotFiniteError
 
     rate, seconds, grown = LOWEST, list[float](), deque[float](maxlen=SMOOTHED)
-    number = 0
+    number, factor = 0, (HIGHEST / LOWEST) ** (1 / tried)
     while rate < HIGHEST:
+        told(number)
         first = trainer.first_loss(number)
         begun = time.perf_counter()
         try:
@@ -44,6 +50,6 @@ def range_test(trainer: Trainer) -> tuple[float, float]:
         grown.append(value / max(first, 1e-30))
         if sum(grown) / len(grown) > BLOWN:
             break
-        rate, number = rate * FACTOR, number + 1
+        rate, number = rate * factor, number + 1
     trainer.restart()
-    return rate / SAFE, statistics.median(seconds[2:] or seconds or [1.0])
+    return rate / SAFE, statistics.median(seconds[1:] or seconds or [1.0])

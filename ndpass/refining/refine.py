@@ -22,7 +22,7 @@ from ndpass.listener import Listener
 from ndpass.measuring.runtime import Runner
 from ndpass.refining import from_onnx
 from ndpass.refining.allocation import kept_pages
-from ndpass.refining.course import Course
+from ndpass.refining.course import BATCH, Course
 from ndpass.refining.layers import UnsupportedError
 from ndpass.refining.network import Network
 from ndpass.refining.options import Refine
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH = 64  # samples of a step
 MOST_HELD = 1000  # samples that the held-out figure is of
 FEWEST = 100  # images, below which training is likely to learn them by heart
 APART = 3.0  # times the figure on the samples trained on from which on the held-out one tells of too few of them
@@ -170,11 +169,11 @@ def _trained(task: Task, pair: Pair, regulariser: Regulariser | None, listen: Li
     report = Refinement(
         asked=task.asked.text,
         images=len(task.fit),
-        epochs=course.state.step / samples.steps,
+        epochs=course.state.step / trainer.samples.steps,
         steps=course.state.step,
         seconds=time.perf_counter() - begun + course.earlier,
         rate=course.state.rate,
-        batch=samples.size,
+        batch=trainer.samples.size,
         measure=pair.loss.measure,
         before=course.before,
         after=after if math.isfinite(after) else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,12 @@ class Samples:
         self.images = {name: axes for name, value in first.items() if (axes := image_axes(value, feeds.noun))}
         needed = sum(value.nbytes for value in first.values()) * len(feeds)
         self._kept: Feed | None = next(feeds.batches(len(feeds))) if needed <= memory else None
+
+    def sized(self, size: int) -> Samples:
+        """The same in batches of another size."""
+        other = copy.copy(self)
+        other.size = min(size, len(self.feeds))
+        return other
 
     @property
     def steps(self) -> int:

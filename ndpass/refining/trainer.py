@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -82,6 +83,19 @@ class Held:
         return total / count
 
 
+def shares_of_rate(weights: Sequence[torch.Tensor]) -> list[float]:
+    """What each tensor's rate is, beside that of all: the root of its own scale over the mean scale of all kernels.
+
+    Adam moves every element by about the rate, whatever its size, and kernels of one network differ in scale by ten and
+    more. ResNet-20 for CIFAR-10 with nd:rank=2, 1,000 images, 6 epochs: KL 0.700 at one rate for all, 0.684 at rates in
+    proportion to the scale, 0.675 at the root of it. Vectors, as biases are, have the rate itself.
+    """
+    scales = [float(w.detach().square().mean().sqrt()) for w in weights]
+    kernels = [sum(n > 1 for n in w.shape) > 1 and scale > 0 for scale, w in zip(scales, weights, strict=True)]
+    mean = sum(compress(scales, kernels)) / max(sum(kernels), 1)
+    return [math.sqrt(scale / mean) if kernel else 1.0 for scale, kernel in zip(scales, kernels, strict=True)]
+
+
 class Trainer:
     """pair: its student's weights are trained in place. labelled: whether labels count. regulariser: what is added to
     the loss for the weights themselves.
@@ -93,11 +107,12 @@ class Trainer:
         self.pair, self.samples, self.held = pair, samples, held
         self.labelled, self.regulariser = labelled, regulariser
         self._weights = list(pair.student.weights.values())
+        self._shares = shares_of_rate(self._weights)
         self.start = self.weights()
         self.optimizer = self._fresh()
 
     def _fresh(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self._weights, lr=0.0, fused=True)
+        return torch.optim.Adam([{"params": [w]} for w in self._weights], lr=0.0, fused=True)
 
     def weights(self) -> Weights:
         """A copy of the student's weights as they are."""
@@ -116,8 +131,8 @@ class Trainer:
 
     def step(self, number: int, rate: float) -> float:
         """One step at this rate; its loss. Raises NotFiniteError, with the weights as they were before."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, share in zip(self.optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = rate * share
         self.optimizer.zero_grad(set_to_none=True)
         value = self._value(self.samples.batch(number), lambda loss: loss.backward())
         if not math.isfinite(value):

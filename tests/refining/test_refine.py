@@ -24,9 +24,11 @@ from ndpass.refining import from_onnx  # noqa: E402
 from ndpass.refining.loss import Loss  # noqa: E402
 from ndpass.refining.network import Network  # noqa: E402
 from ndpass.refining.options import Refine  # noqa: E402
+from ndpass.refining.pair import paired  # noqa: E402
 from ndpass.refining.rate import WARM_UP, course  # noqa: E402
 from ndpass.refining.refine import Refined, Task, refine, refusal, with_weights  # noqa: E402
 from ndpass.refining.samples import Samples  # noqa: E402
+from ndpass.refining.trainer import shares_of_rate  # noqa: E402
 
 EPOCHS = 8
 
@@ -145,9 +147,9 @@ def test_what_is_exact_is_not_made_worse() -> None:
 
 
 def test_little_memory_takes_the_batch_in_parts() -> None:
-    """The gradients of the parts add up to that of the batch; only the scales are of a few samples less."""
+    """The gradients of the parts add up to that of the batch."""
     whole, parts = (refine(task(asked=Refine(epochs=2), memory=memory), quiet).report for memory in (1 << 30, 500_000))
-    assert parts.after == pytest.approx(whole.after, rel=0.03)
+    assert parts.after == pytest.approx(whole.after, rel=1e-3)
 
 
 @pytest.mark.parametrize(("fits", "kept"), [(20, True), (0, False)])
@@ -195,7 +197,7 @@ def test_labels_count_where_they_are_asked_for() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courses, "range_test", lambda _: (1e18, 0.01))
+    monkeypatch.setattr(courses, "range_test", lambda *_: (1e18, 0.01))
     said: list[str] = []
     found = refine(task(), lambda stage, _, total: None if total else said.append(stage))
     assert not found.report.kept
@@ -271,3 +273,56 @@ def test_only_images_are_moved(shape: tuple[int, ...], is_image: bool) -> None:
     known = {image.tobytes() for image in data}
     untouched = sum(image.tobytes() in known for image in first)
     assert untouched < 10 if is_image else untouched == 40
+
+
+def test_responses_of_all_layers_are_held_of_few_samples_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CRAFT of 384x384 took 24 GB before training began: 64 samples went through at once, whatever the memory."""
+    whole, most = Network.__call__, [0]
+
+    def counted(self: Network, feed: Any) -> Any:
+        most[0] = max(most[0], len(feed["image"]))
+        return whole(self, feed)
+
+    monkeypatch.setattr(Network, "__call__", counted)
+    report = refine(task(asked=Refine(epochs=1), memory=60_000), quiet).report
+    assert report.after is not None
+    assert most[0] == 2
+
+
+def test_variances_are_those_of_all_samples_whatever_the_parts() -> None:
+    whole, parts = (
+        paired(*(from_onnx.read(m) for m in (residual(), spoilt())), None, feeds(), specs(), memory).loss.variances
+        for memory in (1 << 30, 200_000)
+    )
+    assert whole.keys() == parts.keys()
+    assert [parts[name] for name in whole] == pytest.approx(list(whole.values()), rel=1e-5)
+
+
+def test_a_short_time_takes_smaller_batches_and_fewer_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CRAFT of 384x384 would have taken an hour for a test of rates with 64 samples a step, whatever was asked for.
+    Here the clock runs as fast as samples are trained on: a second each, a third of one where no gradient is asked for.
+    """
+    now, whole = [0.0], Network.__call__
+
+    def ticking(self: Network, feed: Any) -> Any:
+        if self.weights:
+            now[0] += len(feed["image"]) * (0.75 if torch.is_grad_enabled() else 0.25)
+        return whole(self, feed)
+
+    monkeypatch.setattr(Network, "__call__", ticking)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    said: list[str] = []
+    report = refine(task(asked=Refine(seconds=900.0)), lambda stage, *_: said.append(stage)).report
+    assert 8 <= (report.batch or 0) <= 12
+    assert report.steps is not None
+    assert report.steps >= 60
+    assert now[0] < 1.3 * 900
+    assert not any("give more" in text for text in said)
+    short = refine(task(asked=Refine(seconds=100.0)), lambda stage, *_: said.append(stage)).report
+    assert short.batch == 4
+    assert any("100 s are few for this network, give more" in text for text in said)
+
+
+def test_rates_go_by_the_scale_of_each_kernel() -> None:
+    weights = [torch.full((4, 4), 0.1), torch.full((4, 4), 0.4), torch.full((4,), 9.0), torch.zeros(2, 2)]
+    assert shares_of_rate(weights) == pytest.approx([(0.1 / 0.25) ** 0.5, (0.4 / 0.25) ** 0.5, 1.0, 1.0])
