@@ -5,6 +5,7 @@ Names tell the same tensor of the original and of the rewritten network, so that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -55,25 +56,60 @@ class Program:
     def weights(self) -> list[str]:
         """Constants that are trained: weights and biases of layers, also a bias that is added behind the layer.
 
-        Scale and shift of a BatchNormalization are trained, its statistics are not.
+        Scale and shift of a BatchNormalization are trained, its statistics are not. A constant that anything reads as
+        something else, too, is left alone: it has a meaning of its own, as the 3 of a hard-swish has.
         """
         makers = {name: step for step in self.steps for name in step.outputs}
-        found: dict[str, None] = {}
+        uses = Counter(name for step in self.steps for name in step.inputs) + Counter(self.outputs)
+        trained: Counter[str] = Counter()
         for step in self.steps:
-            own = step.inputs[1:3] if step.op in (*WEIGHTED, *NORMS) else step.inputs if step.op in PLUS else ()
-            if step.op == "MatMul":
-                own = step.inputs
-            if step.op in PLUS and not any(self._is_layer(makers.get(name), makers) for name in step.inputs):
-                continue
-            found |= {name: None for name in own if name in self.constants and self.constants[name].dtype.kind == "f"}
-        return list(found)
+            trained.update(self._biases(step, makers, uses) if step.op in PLUS else self._parameters(step))
+        return [n for n, count in trained.items() if count == uses[n] and self.constants[n].dtype.kind == "f"]
 
-    def _is_layer(self, step: Step | None, makers: Mapping[str, Step]) -> bool:
-        """Whether it is a layer, or scales what a layer gives by constants."""
+    def _parameters(self, step: Step) -> list[str]:
+        """Constants that a layer or a normalisation reads as its weight and its bias, or as its scale and shift."""
+        if step.op not in (*WEIGHTED, *NORMS):
+            return []
+        first, *own = [name if name in self.constants else "" for name in step.inputs[:3]]
+        if step.op == "MatMul" and (first or self._answer(step) is None):
+            return []
+        if step.op == "Gemm" and len(own) > 1 and not self._fits(own[1], step):
+            own = own[:1]
+        return [name for name in own if name]
+
+    def _biases(self, step: Step, makers: Mapping[str, Step], uses: Mapping[str, int]) -> list[str]:
+        """Constants with a value for each channel that are added to what a layer answers, and to nothing else."""
+        layers = [self._layer(makers.get(name), makers, uses) for name in step.inputs if uses[name] == 1]
+        own = [name for name in step.inputs if name in self.constants and uses[name] == 1]
+        return [n for n in own if self.constants[n].size > 1 and any(self._fits(n, s) for s in layers if s is not None)]
+
+    def _layer(self, step: Step | None, makers: Mapping[str, Step], uses: Mapping[str, int]) -> Step | None:
+        """The layer that it is, or whose answer alone it scales by constants."""
         if step is None or step.op in WEIGHTED:
-            return step is not None
+            return step
         computed = [name for name in step.inputs if name not in self.constants]
-        return step.op == "Mul" and len(computed) == 1 and self._is_layer(makers.get(computed[0]), makers)
+        if step.op != "Mul" or len(computed) != 1 or uses[computed[0]] != 1:
+            return None
+        return self._layer(makers.get(computed[0]), makers, uses)
+
+    def _fits(self, name: str, layer: Step) -> bool:
+        """Whether the constant has one value for each channel of the layer's answer, along that axis."""
+        value, answer = self.constants[name], self._answer(layer)
+        if answer is None or value.size != answer[0]:
+            return False
+        return value.size == 1 or (value.ndim > answer[1] and value.shape[-1 - answer[1]] == value.size)
+
+    def _answer(self, layer: Step) -> tuple[int, int] | None:
+        """(channels of what a layer answers, axes behind them), None where its weight is computed or is no matrix."""
+        weight, turned = self.constants.get(layer.inputs[1]), layer.attributes
+        if weight is None or weight.ndim < 2:
+            return None
+        shape = weight.shape
+        if layer.op in ("Gemm", "MatMul"):
+            return shape[-2 if turned.get("transB") or turned.get("transpose_b") else -1], 0
+        if layer.op.startswith("Group"):
+            return shape[0] * shape[2 if layer.op == "GroupConvTranspose" else 1], len(shape) - 3
+        return shape[1] * turned.get("group", 1) if layer.op == "ConvTranspose" else shape[0], len(shape) - 2
 
     def responses(self) -> list[str]:
         """What layers answer: with the bias, the normalisation or the branch that is added directly behind them."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
-from models import feed_of, relative, residual, run_ort
+from models import feed_of, network, normal, relative, residual, run_ort
 from onnx import numpy_helper
 
 from ndpass.graph.openvino.graph import OvGraph
@@ -61,3 +63,79 @@ def test_weights_of_openvino_go_back(half: bool, tmp_path: object) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 2, tensor.name))
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert relative(run_ort(source, feed), [compiled(feed)[0]]) < (1e-3 if half else 1e-5)
+
+
+TRAINED = {  # a network after its layer with W (4 channels) -> the constants that are trained
+    "a bias": ("y = Add(a, rows)", "rows"),
+    "a bias behind a scale": ("m = Mul(a, once)\ny = Add(rows, m)", "rows"),
+    "the 3 of a hard-swish": ("t = Add(a, three)\nk = Clip(t, zero, six)\nm = Mul(a, k)\ny = Div(m, six)", ""),
+    "a scalar": ("y = Add(a, three)", ""),
+    "a value for each column": ("y = Add(a, columns)", ""),
+    "a value for each element": ("y = Add(a, map)", ""),
+    "a layer that something else reads, too": ("t = Add(a, rows)\ny = Mul(a, t)", ""),
+    "a constant that something else reads, too": ("t = Add(a, rows)\ny = Mul(t, rows)", ""),
+    "a constant of two layers' sums": ("t = Add(a, rows)\nb = Conv(t, V)\ny = Add(b, rows)", "V"),
+    "a weight of two layers": ("t = Conv(a, V, C)\ny = Conv(t, V, C)", "V C"),
+    "a weight that something else reads, too": ("t = Conv(a, V, C)\ny = Mul(t, V)", "C"),
+    "a matrix behind": ("t = MatMul(a, K)\ny = Add(t, last)", "K last"),
+    "a matrix in front": ("t = MatMul(K, a)\ny = Add(t, last)", ""),
+    "a vector": ("y = MatMul(a, last)", ""),
+    "what is added to a sum of layers": ("b = Conv(a, V, C)\nt = Add(a, b)\ny = Add(t, rows)", "V C"),
+}
+CONSTANTS = {
+    "W": normal(4, 3, 3, 3),
+    "V": normal(4, 4, 1, 1),
+    "K": normal(4, 4),
+    "C": normal(4),
+    "last": normal(4, seed=1),
+    "once": normal(4, 1, 1),
+    "rows": normal(1, 4, 1, 1),
+    "columns": normal(1, 1, 1, 4),
+    "map": normal(1, 4, 4, 4),
+    "three": np.float32(3),
+    "six": np.float32(6),
+    "zero": np.float32(0),
+}
+
+
+def behind_a_layer(body: str) -> onnx.ModelProto:
+    """(n, 3, 6, 6) through a convolution to (n, 4, 4, 4), and what comes behind it."""
+    words = {word for line in body.split("\n") for word in line.replace("(", " ").replace(")", " ").split()}
+    own = {name: value for name, value in CONSTANTS.items() if name == "W" or {name, f"{name},"} & words}
+    head = "(float[N,3,6,6] x) => (float[N,4,4,4] y)"
+    return network(f"{head} {{ a = Conv(x, W)\n{body} }}", **own)
+
+
+@pytest.mark.parametrize("what", TRAINED)
+def test_only_what_is_a_layers_own_is_trained(what: str) -> None:
+    body, wanted = TRAINED[what]
+    assert from_onnx.read(behind_a_layer(body)).weights() == ["W", *wanted.split()]
+
+
+@pytest.mark.parametrize(
+    ("layer", "own", "bias"),
+    [
+        ("ConvTranspose<group=2>(x, W)", {"W": normal(4, 3, 1, 1), "c": normal(6, 1, 1)}, True),
+        ("Conv<group=2>(x, W)", {"W": normal(6, 2, 1, 1), "c": normal(6, 1, 1)}, True),
+        ("Conv(x, W)", {"W": normal(1, 4, 1, 1), "c": normal(1, 1, 1, 1)}, False),
+        ("MatMul(x, W)", {"W": normal(5, 7), "c": normal(7)}, True),
+        ("MatMul(x, W)", {"W": normal(5, 7), "c": normal(5, 1)}, False),
+    ],
+)
+def test_a_bias_has_a_value_for_each_channel(layer: str, own: dict[str, np.ndarray[Any, Any]], bias: bool) -> None:
+    """On both roads: OpenVINO has other axes of grouped weights, and turned matrices."""
+    import openvino as ov
+
+    model = network(f"(float[2,4,5,5] x) => (float[2,p,q,r] y) {{ a = {layer}\n y = Add(a, c) }}", **own)
+    assert from_onnx.read(model).weights() == ["W", "c"][: 1 + bias]
+    program = from_openvino.read(OvGraph(ov.Core().read_model(model.SerializeToString())).to_model())
+    assert sorted(program.constants[name].size for name in program.weights()) == sorted(
+        own[name].size for name in ["W", "c"][: 1 + bias]
+    )
+
+
+@pytest.mark.parametrize(("size", "trained"), [(5, True), (1, False)])
+def test_the_bias_of_a_gemm_has_one_too(size: int, trained: bool) -> None:
+    text = "(float[2,4] x) => (float[2,5] y) { y = Gemm(x, W, c) }"
+    found = from_onnx.read(network(text, W=normal(4, 5), c=normal(size))).weights()
+    assert found == ["W", "c"][: 1 + trained]
