@@ -26,13 +26,22 @@ def digest_labelled(feeds: Feeds) -> str:
     found = hashlib.blake2b(digest_size=16)
     for feed in feeds.batches(BATCH):
         _add(found, feed)
-    found.update(b"" if feeds.labels is None else b"labels" + np.ascontiguousarray(feeds.labels).tobytes())
+    found.update(_labels(feeds))
     return found.hexdigest()
+
+
+def digest_labels(feeds: Feeds) -> str:
+    """Hash of the labels alone, in the order of the samples."""
+    return hashlib.blake2b(_labels(feeds), digest_size=16).hexdigest()
 
 
 def digest_of(digests: Iterable[str]) -> str:
     """Hash of hashes, in their order."""
     return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def _labels(feeds: Feeds) -> bytes:
+    return b"" if feeds.labels is None else b"labels" + np.ascontiguousarray(feeds.labels).tobytes()
 
 
 def _add(found: hashlib.blake2b, feed: Feed) -> None:

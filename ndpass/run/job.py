@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndpass.calibration.digests import digest_labelled
+from ndpass.calibration.digests import digest_labelled, digest_labels
 from ndpass.calibration.feeds import Feeds
 from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
@@ -215,8 +215,8 @@ def _matches(pattern: str, name: str) -> bool:
 def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
     """What a run that goes on must have in common with the one that was cut off.
 
-    That is all that its candidates, fits and measurements depend on. The samples of the metric count only where its
-    drop is measured on the way, the machine only where latencies are.
+    That is all that its candidates, fits, trained weights and measurements depend on. The samples of the metric count
+    only where its drop is measured on the way or training is judged by them, the machine only where latencies are.
     """
     import openvino
 
@@ -232,15 +232,24 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "passes": ",".join(f"{p.name}{sorted(p.pinned.items())}" for p in options.passes),
         "budget": f"{budget.to_json()}{', only faster layers' if budget.faster else ''}",
         "plan": digest_file(options.plan) if options.plan else "",
-        "validation": digest_labelled(job.measured) if measured else "",
+        "validation": digest_labelled(job.measured) if measured or options.refine else "",
         "target": ", ".join(f"{key} {value}" for key, value in machine.environment().items()) if timed else "",
         "ignore": str(sorted(options.ignore)),
         "size": str(data.size or ""),
         "options": f"seed {data.seed}, threads {threads}, memory {options.effort.memory}",
         "metric": _metric_text(options.metric) if measured else "",
         "int8": f"by NNCF {version('nncf')}" if options.output.int8 else "",
-        "refine": options.refine.text if options.refine else "",
+        "refine": training_text(job),
     }
+
+
+def training_text(job: Job) -> str:
+    """What --refine does with the samples that are fitted to, beside their values; empty without."""
+    refine, fit = job.options.refine, job.fit
+    if refine is None or fit is None:
+        return ""
+    labels = f"labels {digest_labels(fit)}" if refine.labels else f"{'no ' * (fit.labels is None)}labels"
+    return f"{refine.text}; {fit.noun}s, {labels}"
 
 
 def share_held_out(samples: int, options: Options) -> float:

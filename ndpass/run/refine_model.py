@@ -20,7 +20,7 @@ from ndpass.rewriting.checkpoint import Checkpoint
 from ndpass.rewriting.digests import digest_file
 from ndpass.run.clock import Clock
 from ndpass.run.html_report import page_of
-from ndpass.run.job import Job, read
+from ndpass.run.job import Job, read, training_text
 from ndpass.run.options import Options
 from ndpass.run.pipeline import kept_if_cut_off
 from ndpass.run.refiner import Refiner
@@ -96,6 +96,7 @@ def _fingerprint(job: Job, model: Path) -> dict[str, str]:
         "original": job.digest,
         "model": digest_file(model, *model_file.open_graph(model).beside),
         "data": digest_labelled(job.fit),
-        "refine": options.refine.text if options.refine else "",
+        "validation": digest_labelled(job.measured),
+        "refine": training_text(job),
         "options": f"seed {options.data.seed}, threads {options.target.threads}, memory {options.effort.memory}",
     }

@@ -15,6 +15,7 @@ from ndpass.calibration.reference import Calibration
 from ndpass.errors import InputError, OutputError, UsageError
 from ndpass.passes import parse
 from ndpass.planning.candidate import Budget
+from ndpass.refining.options import Refine
 from ndpass.report import Report
 from ndpass.run import digits, pipeline
 from ndpass.run.job import fingerprint, read
@@ -160,3 +161,34 @@ def test_validation_data_matter_for_the_largest_error_too() -> None:
 def test_validation_data_do_not_matter_where_nothing_is_measured_on_them_on_the_way() -> None:
     budget = Budget("macs", 0.6)
     assert prints(budget=budget) == prints(budget=budget, validation=other_validation(15))
+
+
+MACS = Budget("macs", 0.6)
+
+
+def test_validation_data_matter_where_training_is_judged_by_them() -> None:
+    before, after = (
+        prints(budget=MACS, refine=Refine(epochs=2), **v) for v in ({}, {"validation": other_validation(15)})
+    )
+    assert [name for name in before if before[name] != after[name]] == ["validation"]
+
+
+def labelled(swap: bool = False) -> Any:
+    """The calibration data, with labels of which two may be swapped."""
+    images, labels = (array[:36].copy() for array in digits.images()[0])
+    labels[[0, labels.argmax()]] = labels[[labels.argmax(), 0]] if swap else labels[[0, labels.argmax()]]
+    return lambda inputs: open_feeds(images, inputs, labels=labels)
+
+
+@pytest.mark.parametrize(("trained", "changed"), [(True, ["refine"]), (False, [])])
+def test_labels_matter_where_they_are_trained_on(trained: bool, changed: list[str]) -> None:
+    refine = Refine(epochs=2, labels=trained)
+    before, after = (prints(budget=MACS, refine=refine, calibration=labelled(swap)) for swap in (False, True))
+    assert [name for name in before if before[name] != after[name]] == changed
+
+
+def test_labels_matter_for_training_where_there_are_some_or_none() -> None:
+    """They say which output is class scores."""
+    after = prints(budget=MACS, refine=Refine(epochs=2), calibration=labelled())
+    before = prints(budget=MACS, refine=Refine(epochs=2))
+    assert [name for name in before if before[name] != after[name]] == ["refine"]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from conftest import Command, Finished, assert_refused
-from models import network, normal, residual
+from models import network, normal, residual, run_options
 from onnx import numpy_helper
+
+from ndpass.calibration.feeds import open_feeds
+from ndpass.errors import UsageError
+from ndpass.listener import Listener
+from ndpass.planning.candidate import Budget
+from ndpass.refining.options import Refine
+from ndpass.run.refine_model import refine_model
 
 pytest.importorskip("torch", reason="refinement needs torch: pip install 'ndpass[refine]'")
 
@@ -62,3 +70,39 @@ def test_models_that_do_not_belong_together_are_refused(pair: Path, ndpass: Comm
     assert_refused(refine(ndpass, "-q", "-o", "out.onnx"), INPUT, "other inputs than original.onnx")
     Path("original.xml").write_text("<net/>", encoding="utf-8")
     assert_refused(refine(ndpass, "-q", original="original.xml"), USAGE, "of two kinds")
+
+
+class CutOffError(Exception):
+    """Comes while weights are trained."""
+
+
+def cut_off(text: str, *_: object) -> None:
+    if text.startswith("refining"):
+        raise CutOffError
+
+
+@pytest.mark.usefixtures("pair")
+@pytest.mark.parametrize(("held", "labels", "differs"), [(2, 0, "validation"), (1, 3, "data"), (1, 0, "")])
+def test_training_goes_on_with_the_same_data_alone(held: int, labels: int, differs: str) -> None:
+    """What was cut off has judged its weights by the samples that were held out then, and trained to those labels."""
+    images = np.load("data.npz")["images"]
+
+    def run(held: int, labels: int, listen: Listener, **more: bool) -> None:
+        drawn = np.random.default_rng(held).standard_normal((40, 3, 8, 8)).astype(np.float32)
+        classes = np.random.default_rng(labels).integers(0, 5, len(images))
+        options = run_options(
+            (),
+            Budget("pinned"),
+            calibration=lambda specs: open_feeds(images, specs, labels=classes),
+            validation=lambda specs: open_feeds(drawn, specs),
+            refine=Refine(epochs=4, labels=True),
+            threads=1,
+            **more,
+        )
+        refine_model(Path("model.onnx"), Path("original.onnx"), Path("out.onnx"), options, listen)
+
+    with pytest.raises(CutOffError):
+        run(1, 0, cut_off)
+    with pytest.raises(UsageError, match=f"another run: {differs} was") if differs else nullcontext():
+        run(held, labels, lambda *_: None, resume=True)
+    assert Path("out.onnx").exists() == (not differs)
