@@ -30,6 +30,7 @@ from ndpass.graph.sites import Found, Site, Skipped, read
 from ndpass.graph.sized_graph import SizedGraph
 from ndpass.graph.splice import perturb, put, residual_add, take_out
 from ndpass.graph.transposed import Transposed
+from ndpass.graph.transposed_pads import without_pads
 from ndpass.graph.unique_names import Names, all_graphs, all_nodes, name_nodes, tensor_names
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class Graph(SizedGraph):
             found = branches.blocks(self._graph, shapes, lambda n: read(n, shapes, self._fixed_hw(n)))
             self._sums = inferred, found
         return list(self._sums[1])
+
+    def without_pads(self) -> list[str]:
+        """Transposed convolutions of ONNX that the runtimes read differently: their pads follow from no fixed size."""
+        return without_pads(self._graph)
 
     def macs(self) -> int:
         """Multiply-accumulates of one inference, counted from the nodes as they are now."""

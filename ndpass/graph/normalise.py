@@ -17,6 +17,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from ndpass.errors import InputError
 from ndpass.graph.constants import is_weight, values
 from ndpass.graph.fold import fold_constants
+from ndpass.graph.transposed_pads import give_pads
 from ndpass.graph.unique_names import Names, all_nodes, label, name_nodes, tensor_names
 
 QUANTISED = {
@@ -88,6 +89,7 @@ def normalise(graph: gs.Graph) -> gs.Graph:
     name_nodes(graph)  # first of all: onnxruntime, which folds, refuses double names
     graph.toposort()
     fold_constants(graph)
+    give_pads(graph)
     fold_batchnorms(graph)
     return graph.cleanup(remove_unused_graph_inputs=False)
 

@@ -20,7 +20,7 @@ from ndpass.graph.input_spec import InputSpec, static_batch
 from ndpass.listener import Listener, expect
 from ndpass.measuring.environment import Environment, environment
 from ndpass.measuring.fake_int8 import is_int8, quantised
-from ndpass.measuring.openvino_core import shared_core
+from ndpass.measuring.openvino_core import read_model, shared_core
 from ndpass.measuring.random_inputs import random_feed
 from ndpass.measuring.runtime import OnnxRuntime, OpenVINO, Precision, Session, existing
 from ndpass.measuring.turns import COMPILED, WARM_UP, Range, Verdict, percentiles, time_anew, verdict
@@ -156,7 +156,7 @@ def _source(path: Path, precision: Precision) -> tuple[Path | ov.Model, str | No
         return path, None
 
     with blaming(f"{path}: OpenVINO cannot load it"):
-        model = shared_core().read_model(existing(path))
+        model = read_model(existing(path))
         return (model, None) if is_int8(model) else (quantised(model), QUANTISED)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ndpass.errors import blaming
 from ndpass.graph.openvino.port_names import port_name
 from ndpass.measuring.fake_int8 import is_int8, quantised
-from ndpass.measuring.openvino_core import shared_core
+from ndpass.measuring.openvino_core import read_model, shared_core
 from ndpass.measuring.runtime import Feed, Runnable, existing
 from ndpass.measuring.target import Target
 from ndpass.measuring.turns import Timed
@@ -87,7 +87,7 @@ def loaded(model: Path | Runnable, target: Target, feed: Feed) -> ov.Model:
     Raises InputError where OpenVINO cannot read the model, or not at these shapes.
     """
     with blaming("the model that is to be timed: OpenVINO cannot read it"):
-        read = shared_core().read_model(model) if isinstance(model, Path | bytes) else model.clone()
+        read = read_model(model) if isinstance(model, Path | bytes) else model.clone()
         read.reshape({port: list(feed[port_name(port)].shape) for port in read.inputs})
     return quantised(read) if target.precision == "int8" and not is_int8(read) else read
 

@@ -1,9 +1,12 @@
-"""The one `openvino.Core` of the process that compiles models and asks for devices."""
+"""The one `openvino.Core` of the process that reads and compiles models and asks for devices."""
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ndpass.files.weight_files import ONNX
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -21,3 +24,11 @@ def shared_core() -> ov.Core:
     import openvino as ov
 
     return ov.Core()
+
+
+def read_model(model: Path | bytes) -> ov.Model:
+    """The model in a file, or an ONNX model in bytes, as OpenVINO reads it, but with ONNX's pads in an ONNX model."""
+    from ndpass.graph.openvino.onnx_pads import give_onnx_pads
+
+    read = shared_core().read_model(model)
+    return give_onnx_pads(read) if isinstance(model, bytes) or model.suffix == ONNX else read

@@ -24,7 +24,7 @@ from ndpass.errors import InputError, UsageError, blaming
 from ndpass.files.model_path import check_model_path
 from ndpass.graph.input_spec import StaticBatch, filled, largest_batch, static_batch
 from ndpass.graph.openvino.port_names import port_bounds, port_name
-from ndpass.measuring.openvino_core import shared_core
+from ndpass.measuring.openvino_core import read_model, shared_core
 from ndpass.measuring.sample_order import Order, another_first, axes_of, end_to_end, told
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class OpenVINO(Session):
         core = shared_core()
         config = _config(core, precision, threads, device)
         with blaming(f"{self.name}: OpenVINO cannot load it"):
-            self.compiled = core.compile_model(_read(core, model, shapes), device, config)
+            self.compiled = core.compile_model(_read(model, shapes), device, config)
         self._request = self.compiled.create_infer_request()
         self.inputs = tuple(_port_spec(port) for port in self.compiled.inputs)
         self.outputs = tuple(port_name(port) for port in self.compiled.outputs)
@@ -259,10 +259,10 @@ def _config(core: ov.Core, precision: Precision | None, threads: int | None, dev
     return config | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
 
 
-def _read(core: ov.Core, model: Path | bytes | ov.Model, shapes: Shapes | None) -> Any:
+def _read(model: Path | bytes | ov.Model, shapes: Shapes | None) -> Any:
     """A path is read by OpenVINO itself, which maps the weights and finds those that lie beside it."""
     if isinstance(model, Path | bytes):
-        model = core.read_model(existing(model) if isinstance(model, Path) else model)
+        model = read_model(existing(model) if isinstance(model, Path) else model)
     elif shapes:
         model = model.clone()  # the caller's stays as it is
     if shapes:

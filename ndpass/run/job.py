@@ -34,6 +34,7 @@ from ndpass.planning.work import planning_work
 from ndpass.rewriting.digests import digest_file
 from ndpass.run.address_space import check_address_space
 from ndpass.run.arguments import height_width
+from ndpass.run.both_runtimes import check_pads
 from ndpass.run.judge import BATCH, Judge, OwnMetric
 from ndpass.run.memory import Needs, check_memory
 from ndpass.run.options import Options
@@ -134,6 +135,7 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
         taken = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
         listen(f"open axes are taken as {taken}: {how}", 0, 0)
     check_one_size(graph, fit, "by --size" if options.data.size else "in the validation data")
+    check_pads(model, graph)
     with about(model):
         check_memory(graph)
     found = ignored(graph.sites(), options.ignore)

@@ -16,6 +16,7 @@ from ndpass.errors import UsageError, blaming
 from ndpass.graph.input_spec import StaticBatch, filled, single, static_batch
 from ndpass.graph.openvino.fold import fold_and_unpack
 from ndpass.graph.openvino.port_names import port_name
+from ndpass.measuring.openvino_core import read_model
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -45,7 +46,7 @@ def quantise(model: Path | bytes | ov.Model, feeds: Feeds, inputs: Sequence[Inpu
     import openvino as ov
 
     with blaming("the model that is to be quantised: OpenVINO cannot read it"):
-        read = model.clone() if isinstance(model, ov.Model) else ov.Core().read_model(model)
+        read = model.clone() if isinstance(model, ov.Model) else read_model(model)
     fold_and_unpack(read)
     order = [port_name(port) for port in read.inputs]
     batch = static_batch(inputs)

@@ -63,6 +63,9 @@ class OvGraph(Graph):
         """As `Graph.sites`; MatMul with a constant matrix is listed as Gemm, ONNX's name for it."""
         return [*super().sites(), *self._inner]
 
+    def without_pads(self) -> list[str]:
+        return []  # only OpenVINO reads IR
+
     def _lowered(self) -> Lowered:
         return lower(self._graph, self._places, self._model.clone(), self._pruned)
 
