@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ndpass.calibration.feeds import Feed, Feeds
-from ndpass.graph.input_spec import InputSpec, static_batch
+from ndpass.graph.input_spec import InputSpec, StaticBatch, static_batch
 from ndpass.measuring.class_scores import are_logits, score_output
 from ndpass.refining.layers import UnsupportedError
 from ndpass.refining.loss import LEAST, Loss
@@ -28,11 +28,16 @@ class NothingToRefineError(Exception):
     """There is nothing that training could make better; the text says why."""
 
 
+class NoSamplesError(NothingToRefineError):
+    """No answer can be told apart by samples, whatever they are."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """teacher: the original, never trained. student: the rewritten network. size: samples that fit in one run.
 
-    fixed: whether the networks take no fewer at once.
+    fixed: whether the networks take no fewer at once. left: outputs that are not trained to, for they have no axis for
+    samples.
     """
 
     teacher: Network
@@ -40,6 +45,7 @@ class Pair:
     loss: Loss
     size: int
     fixed: bool
+    left: Sequence[str] = ()
 
     def batch(self, wanted: int) -> int:
         """Samples of a step: those wanted, in whole runs."""
@@ -68,28 +74,52 @@ def paired(
     where no answer can be trained to, UnsupportedError where torch cannot run them.
     """
     if any(not spec.batched for spec in inputs):
-        raise UnsupportedError("an input without an axis for samples")
+        raise NoSamplesError("an input has no axis for samples")
+    fixed = static_batch(inputs)
+    if fixed and len(feeds) < fixed.size:
+        raise NothingToRefineError(f"the model takes {fixed.size} samples at once, there are {len(feeds)} to train on")
     outputs, own = (_outputs(program, names) for program in (original, rewritten))
     made = {name for step in rewritten.steps for name in step.outputs}
     inner = [name for name in original.responses() if name in made and name not in outputs and name not in own]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    feed, fixed = next(feeds.batches(FEW)), static_batch(inputs)
-    first = {name: value[: fixed.size if fixed else TWO] for name, value in feed.items()}
-    with torch.no_grad():
-        found = [
-            Network(program.giving([*given, *inner]), trained=False, device=device)(first)
-            for program, given in ((original, outputs), (rewritten, own))
-        ]
-    inner = [name for name in inner if found[0][name].shape == found[1][name].shape]
-    teacher = Network(original.giving([*outputs, *inner]), trained=False, device=device)
-    student = Network(rewritten.giving([*own, *inner]), trained=True, device=device)
+    feed = next(feeds.batches(max(FEW, fixed.size) if fixed else FEW))
+    theirs, ours = (
+        _by_samples(Network(program.giving([*given, *inner]), trained=False, device=device), feed, fixed)
+        for program, given in ((original, outputs), (rewritten, own))
+    )
+    mine = {name: other for name, other in zip(outputs, own, strict=True) if name in theirs and other in ours}
+    if not mine:
+        raise NoSamplesError("no output has an axis for samples: nothing to train to")
+    inner = [name for name in inner if name in theirs and theirs[name] == ours.get(name)]
+    teacher = Network(original.giving([*mine, *inner]), trained=False, device=device)
+    student = Network(rewritten.giving([*mine.values(), *inner]), trained=True, device=device)
     if not student.weights:
         raise NothingToRefineError("no layer has weights that could be trained")
     with torch.no_grad():
         size = _largest(teacher, feed, fixed.size if fixed else None, memory)
-        shown = _Shown.of(teacher, _parts(feed, size, fixed is not None), outputs, memory // SHARE)
-    loss = _loss(shown, feeds, dict(zip(outputs, own, strict=True)), by_errors=by_errors)
-    return Pair(teacher, student, loss, size, fixed is not None and size == fixed.size)
+        shown = _Shown.of(teacher, _parts(feed, size, fixed is not None), list(mine), memory // SHARE)
+    loss = _loss(shown, feeds, mine, by_errors=by_errors)
+    left = [name for name in outputs if name not in mine]
+    return Pair(teacher, student, loss, size, fixed is not None and size == fixed.size, left)
+
+
+def _by_samples(network: Network, feed: Feed, fixed: StaticBatch | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of those tensors whose first axis grows with the samples, in a run of the model's own batch or of two.
+
+    A mean over the batch, a temperature or a (steps, samples, channels) tensor is no answer to a sample.
+    """
+    one, *more = (_tiled(feed, count) for count in ([fixed.size] if fixed else [1, TWO]))
+    with torch.no_grad():
+        shapes = {name: tuple(x.shape) for name, x in network(one).items()}
+        if fixed:
+            return {name: shape for name, shape in shapes.items() if shape and shape[0] and not shape[0] % fixed.size}
+        twice = {name: tuple(x.shape) for name, x in network(*more).items()}
+    return {n: twice[n] for n, shape in shapes.items() if shape and twice[n] == (TWO * shape[0], *shape[1:]) != shape}
+
+
+def _tiled(feed: Feed, count: int) -> Feed:
+    """So many samples, the first ones again and again where there are fewer."""
+    return {name: value.take(np.arange(count) % len(value), axis=0) for name, value in feed.items()}
 
 
 @dataclass(frozen=True)
@@ -155,7 +185,9 @@ def _loss(shown: _Shown, feeds: Feeds, mine: Mapping[str, str], *, by_errors: bo
     flat = [name for name in values if not variances[name] > LEAST]
     if len(flat) == len(values):
         what = ", ".join(f"'{name}'" for name in flat) or "its outputs"
-        raise NothingToRefineError(f"{what} of the original: the same for all samples, or no floats: nothing to learn")
+        raise NothingToRefineError(
+            f"{what} of the original: the same for all samples, not finite or no floats: nothing to learn"
+        )
     if scores in flat or by_errors:
         scores = None
     kept = {name: v for name, v in variances.items() if v > LEAST and name != scores}
@@ -185,6 +217,8 @@ def _largest(teacher: Network, feed: Feed, fixed: int | None, memory: int) -> in
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if not a.is_floating_point() or not a.numel():
+        return torch.equal(a, b)
     difference, size = (a - b).abs().max(), a.abs().max()
     return bool(difference <= CLOSE * size.clamp_min(LEAST))
 

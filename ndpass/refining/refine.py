@@ -11,25 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import Feeds
-from ndpass.graph.input_spec import InputSpec, single, static_batch
+from ndpass.graph.input_spec import InputSpec
 from ndpass.listener import Listener
-from ndpass.measuring.runtime import Runner
 from ndpass.refining import from_onnx
 from ndpass.refining.allocation import kept_pages
 from ndpass.refining.course import BATCH, Course
 from ndpass.refining.layers import UnsupportedError
-from ndpass.refining.network import Network
 from ndpass.refining.options import Refine
 from ndpass.refining.orthonormal import Regulariser, regularised
 from ndpass.refining.pair import NothingToRefineError, Pair, paired
 from ndpass.refining.program import Program
-from ndpass.refining.rules import RULES
 from ndpass.refining.samples import Samples
 from ndpass.refining.trainer import Held, Trainer
 from ndpass.report import Refinement
@@ -42,8 +38,6 @@ log = logging.getLogger(__name__)
 MOST_HELD = 1000  # samples that the held-out figure is of
 FEWEST = 100  # images, below which training is likely to learn them by heart
 APART = 3.0  # times the figure on the samples trained on from which on the held-out one tells of too few of them
-SAME = 1e-3  # relative difference between torch and the runtime that is taken for rounding
-CHECKED = 4  # samples that both are compared on
 
 Model = Any  # an onnx.ModelProto or an openvino.Model
 
@@ -98,36 +92,6 @@ def with_weights(model: Model, weights: Mapping[str, NDArray[Any]]) -> Model:
     return from_openvino.write(model, weights)
 
 
-def refusal(
-    original: Model, names: Sequence[str] | None, inputs: Sequence[InputSpec], feeds: Feeds, runner: Runner
-) -> str:
-    """Why torch cannot run the model, or runs it otherwise than the runtime; empty where both agree.
-
-    runner: the model in a runtime, giving the tensors `names`, or its outputs.
-    """
-    program = program_of(original)
-    program = program.giving(program.outputs if names is None else names)
-    if missing := program.missing(RULES):
-        texts = [f"{op} ('{name}')" for op, name in missing[:3]]
-        return f"torch's side has no operator {', '.join(texts)}"
-    fixed = static_batch(inputs)
-    count = fixed.size if fixed else min(CHECKED, len(feeds))
-    feed = single(next(feeds.batches(count)), inputs)
-    try:
-        with torch.no_grad():
-            found = Network(program, trained=False)(feed)
-    except UnsupportedError as e:
-        return f"torch's side does not know {e}"
-    for (name, own), other in zip(found.items(), runner(feed).values(), strict=False):
-        theirs = np.asarray(other, np.float64)
-        if tuple(own.shape) != theirs.shape:
-            return f"output '{name}' is {tuple(own.shape)} in torch and {theirs.shape} in the runtime"
-        apart = float(np.abs(own.numpy() - theirs).max(initial=0))
-        if apart > SAME * max(float(np.abs(theirs).max(initial=0)), 1e-6):
-            return f"output '{name}' differs by {apart:.2g} between torch and the runtime"
-    return ""
-
-
 def refused(asked: Refine, images: int, reason: str) -> Refinement:
     """The report of a refinement that has not begun."""
     return Refinement(asked=asked.text, images=images, reason=reason)
@@ -159,6 +123,8 @@ def _trained(task: Task, pair: Pair, regulariser: Regulariser | None, listen: Li
     held = Held.of(pair, task.held, _most_held(pair, task))
     trainer = Trainer(pair, samples, held, labelled=task.asked.labels, regulariser=regulariser)
     course = Course(trainer, task.asked, task.state, listen)
+    if pair.left:
+        listen(f"refining: {', '.join(pair.left)}: no axis for samples, not trained to", 0, 0)
     if len(task.fit) < FEWEST:
         listen(f"refining on {len(task.fit)} images, which it is likely to learn by heart: give {FEWEST} or more", 0, 0)
     if regulariser is not None and regulariser.nothing:

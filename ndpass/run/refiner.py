@@ -48,12 +48,13 @@ class Refiner:
         asked = job.options.refine
         if asked is None or job.fit is None:
             return None
-        from ndpass.refining.refine import refusal
+        from ndpass.refining.refusal import refusal
 
         with clock("refine"):
             graph = job.open().graph
             runner = OpenVINO(shown(job.judge.original, job.compared), threads=job.target.threads)
-            reason = refusal(graph.to_model(), job.compared, job.inputs, job.fit, runner)
+            memory = job.options.effort.memory
+            reason = refusal(graph.to_model(), job.compared, job.inputs, job.fit, runner, memory)
         if reason:
             text = f"no refinement: {reason}; what is fitted is written as it is"
             log.warning(text)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models import network, normal, residual
+from models import RESIDUAL, network, normal, residual
 from onnx import numpy_helper
 
 torch = pytest.importorskip("torch", reason="refinement needs torch: pip install 'ndpass[refine]'")
@@ -18,7 +18,6 @@ from ndpass.calibration.feeds import Feeds, open_feeds  # noqa: E402 - torch may
 from ndpass.graph.graph import Graph  # noqa: E402
 from ndpass.graph.openvino.graph import OvGraph  # noqa: E402
 from ndpass.listener import Step, Watcher  # noqa: E402
-from ndpass.measuring.runtime import OpenVINO  # noqa: E402
 from ndpass.refining import course as courses  # noqa: E402
 from ndpass.refining import from_onnx  # noqa: E402
 from ndpass.refining.loss import Loss  # noqa: E402
@@ -26,7 +25,7 @@ from ndpass.refining.network import Network  # noqa: E402
 from ndpass.refining.options import Refine  # noqa: E402
 from ndpass.refining.pair import paired  # noqa: E402
 from ndpass.refining.rate import WARM_UP, course  # noqa: E402
-from ndpass.refining.refine import Refined, Task, refine, refusal, with_weights  # noqa: E402
+from ndpass.refining.refine import Refined, Task, refine, with_weights  # noqa: E402
 from ndpass.refining.samples import Samples  # noqa: E402
 from ndpass.refining.trainer import shares_of_rate  # noqa: E402
 
@@ -219,28 +218,6 @@ def test_few_images_are_said() -> None:
     assert any("32 images" in text and "by heart" in text for text in said)
 
 
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ("a = Sin(x)  y = Conv(a, W)", "no operator Sin"),
-        ('a = Conv(x, W)  y = Resize<mode="cubic">(a, , S)', "resize of mode cubic"),
-        ("y = Conv(x, W)", ""),
-    ],
-)
-def test_what_torch_cannot_run_is_known_beforehand(body: str, reason: str) -> None:
-    weights = {"W": normal(2, 3, 3, 3), "S": np.array([1, 1, 2, 2], np.float32)}
-    model = network(f"(float[N,3,8,8] x) => (y) {{ {body} }}", **{n: w for n, w in weights.items() if n in body})
-    graph = Graph(model)
-    said = refusal(graph.to_model(), None, graph.inputs(), named_x(), OpenVINO(graph.runnable()))
-    assert (reason in said) if reason else said == ""
-
-
-def named_x() -> Feeds:
-    """Feeds of an input that is called x."""
-    spec = Graph(network("(float[N,3,8,8] x) => (y) { y = Relu(x) }")).inputs()
-    return open_feeds(np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32), spec)
-
-
 def test_the_loss_is_the_formula() -> None:
     """KL at temperature 2 times 4, and 5 times the mean relative error of the responses."""
     rng = np.random.default_rng(0)
@@ -326,3 +303,21 @@ def test_a_short_time_takes_smaller_batches_and_fewer_looks(monkeypatch: pytest.
 def test_rates_go_by_the_scale_of_each_kernel() -> None:
     weights = [torch.full((4, 4), 0.1), torch.full((4, 4), 0.4), torch.full((4,), 9.0), torch.zeros(2, 2)]
     assert shares_of_rate(weights) == pytest.approx([(0.1 / 0.25) ** 0.5, (0.4 / 0.25) ** 0.5, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("left", ["ReduceMean<keepdims=0>(scores)", "ReduceMax<axes=[0]>(scores)", "Transpose(a)"])
+def test_outputs_without_an_axis_for_samples_are_left_out(left: str, whole: Refined) -> None:
+    """Training is then the same as without them, whatever the parts that the memory is for."""
+    said: list[str] = []
+    models = (with_output(model, left) for model in (residual(), spoilt()))
+    given = dict(zip(("original", "rewritten"), models, strict=True))
+    found = refine(task(**given), lambda stage, _, total: None if total else said.append(stage))
+    assert found.report.after == pytest.approx(whole.report.after, rel=1e-4)
+    assert sum(text == "refining: left: no axis for samples, not trained to" for text in said) == 1
+    assert refine(task(**given, asked=Refine(epochs=1), memory=60_000), quiet).report.after is not None
+
+
+def with_output(model: onnx.ModelProto, left: str) -> onnx.ModelProto:
+    """The residual network with one more output, `left`."""
+    text = RESIDUAL.replace("(float[N,5] scores)", "(float[N,5] scores, left)")[:-1] + f"    left = {left}\n}}"
+    return network(text, **{t.name: numpy_helper.to_array(t) for t in model.graph.initializer})
