@@ -218,7 +218,7 @@ def _largest(teacher: Network, feed: Feed, fixed: int | None, memory: int) -> in
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     if not a.is_floating_point() or not a.numel():
-        return torch.equal(a, b)
+        return bool(torch.equal(a, b))
     difference, size = (a - b).abs().max(), a.abs().max()
     return bool(difference <= CLOSE * size.clamp_min(LEAST))
 
