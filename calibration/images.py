@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _GREY = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
+# What a PNG's tRNS has to be multiplied by to be of Pillow's pixels, which have 8 bits.
+_TRANSPARENT = {"L;2": 255 / 3, "L;4": 255 / 15, "RGB;16B": 1 / 256}
+
+
 @dataclass(frozen=True)
 class Listing:
     """The image files of a folder; labels (N,) index class_names, and both are None without class folders."""
@@ -38,20 +43,73 @@ class Listing:
 def list_images(folder: Path) -> Listing:
     """Find the images below a folder, sorted by path; whatever is hidden or has no image's extension is left out.
 
-    The folders directly below are classes when there are several and every image lies in one of them.
-    Raises InputError when there is no image, or none in one of the class folders (the later labels would be shifted).
+    Links are followed. The folders directly below are classes when there are several and every image lies in one of
+    them, in the order of `ordered`. Raises InputError when there is no image, or none in one of the class folders (the
+    later labels would be shifted), and for a folder that cannot be read.
     """
-    shown = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
+    shown = sorted(_below(folder))
     paths = [path for path in shown if path.suffix.lower() in EXTENSIONS and path.is_file()]
     if not paths:
         raise InputError(f"{folder}: a folder of images holds at least one; looked for {', '.join(EXTENSIONS)}")
     owners = [path.relative_to(folder).parts for path in paths]
-    names = sorted({parts[0] for parts in owners})
+    names = {parts[0] for parts in owners}
     if len(names) < 2 or any(len(parts) == 1 for parts in owners):
         return Listing(paths, None, None)
     for empty in (path for path in shown if path.parent == folder and path.is_dir() and path.name not in names):
         raise InputError(f"{empty}: every class folder holds an image, this one holds none; add one or remove it")
-    return Listing(paths, np.array([names.index(parts[0]) for parts in owners], np.int64), names)
+    classes = ordered(names)
+    places = {name: place for place, name in enumerate(classes)}
+    return Listing(paths, np.array([places[parts[0]] for parts in owners], np.int64), classes)
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Names of classes in the order of their labels: of the alphabet, but 0 to n-1 or 1 to n in that of the numbers.
+
+    >>> ordered(["10", "9", *"876543210"])[-2:], ordered(["10", "9"])
+    (['9', '10'], ['10', '9'])
+    """
+    found = sorted(names)
+    if all(_is_number(name) for name in found):
+        by_number = sorted(found, key=int)
+        if [int(name) for name in by_number] in [list(range(k, k + len(found))) for k in (0, 1)]:
+            return by_number
+    return found
+
+
+def order_text(names: Sequence[str]) -> str:
+    """Which labels class folders named by whole numbers have; empty where their numbers and the alphabet agree.
+
+    names: in the order of their labels.
+    """
+    if not all(_is_number(name) for name in names) or sorted(names) == sorted(names, key=int):
+        return ""
+    last = max(names, key=int)
+    by_number = list(names) == sorted(names, key=int)
+    order = "their numbers" if by_number else "the alphabet, for there are gaps"
+    remedy = "" if by_number else f"; name them 0 to {len(names) - 1}, or with leading zeros"
+    return f"class folders are taken in the order of {order}: '{last}' is class {names.index(last)}{remedy}"
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _below(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """All that is in a folder and in those below, through links, too, but not through one to a folder that it is in.
+
+    above: what tells the folders that it is in. What is hidden is left out.
+    """
+    try:
+        found, about = list(folder.iterdir()), folder.stat()
+    except OSError as e:
+        raise InputError(f"{folder}: cannot be read: {e.strerror}; allow it or move it") from e
+    known = (*above, (about.st_dev, about.st_ino))
+    for path in (path for path in found if not path.name.startswith(".")):
+        if not path.is_dir():
+            yield path
+        elif ((inner := path.stat()).st_dev, inner.st_ino) not in known:
+            yield path
+            yield from _below(path, known)
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
@@ -67,6 +125,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as picture:
+                _scale_transparency(picture)
                 return _pixels(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         law = f"an image has at most {Image.MAX_IMAGE_PIXELS} pixels"
@@ -89,19 +148,29 @@ def luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _scale_transparency(picture: Image.Image) -> None:
+    """Let the colour that a PNG names transparent be one of the pixels as they are read; it has the file's own depth.
+
+    Before the picture is read, which forgets its depth.
+    """
+    clear, raw = picture.info.get("transparency"), picture.tile[0][3] if picture.tile else ""
+    share = _TRANSPARENT.get(raw[0] if isinstance(raw, tuple) else raw)
+    if share is not None and isinstance(clear, (int, tuple)):
+        scaled = tuple(int(value * share) for value in np.atleast_1d(clear))
+        picture.info["transparency"] = scaled if isinstance(clear, tuple) else scaled[0]
 
 
 def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
     from PIL import Image
 
+    clear = picture.info.get("transparency")
+    if picture.mode.startswith("I"):
+        deep = np.asarray(picture)
+        return _eight_bits(np.where(deep == clear, 0xFFFF, deep) if isinstance(clear, int) else deep)[..., None]
     if picture.has_transparency_data:
         ground = Image.new("RGBA", picture.size, "white")
         grey = picture.mode in ("LA", "La", *_GREY)
         picture = Image.alpha_composite(ground, picture.convert("RGBA")).convert("L" if grey else "RGB")
-    if picture.mode.startswith("I"):
-        return _eight_bits(np.asarray(picture))[..., None]
     if picture.mode == "F":
         raise ValueError("floating-point pixels have no known white; save it with 8 bits a channel")
     pixels = np.asarray(picture.convert("L" if picture.mode in _GREY else "RGB"))

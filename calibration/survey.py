@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndpass.calibration.feeds import Feeds
+from ndpass.calibration.images import order_text
 
 BATCH = 32
 PIXELS = 16.0  # a float input whose values reach beyond this holds pixels that nobody scaled
@@ -68,4 +69,6 @@ def warnings_of(
             said.append(f"the {what} range from {seen.low:g} to {seen.high:g} (input '{name}'): {remedy}")
     if feeds.labels is not None and len(feeds) > 1 and len(set(feeds.labels.tolist())) == 1:
         said.append(f"all labels of the {what} are {int(feeds.labels[0])}: a metric on one class says little")
+    if text := order_text(feeds.class_names or ()):
+        said.append(text)
     return said

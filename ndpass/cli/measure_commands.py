@@ -86,6 +86,7 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Measure a model's accuracy on labelled data, or its agreement with another model, in OpenVINO at f32."""
+    from ndpass.calibration.images import order_text
     from ndpass.cli.report_text import worst_text
     from ndpass.files.model_file import check_model, open_graph
     from ndpass.graph.comparison_outputs import shown
@@ -102,6 +103,8 @@ def evaluate(
     assert opened is not None
     feeds = opened(runner.inputs)
     print(f"data       {feeds.description}")
+    if text := order_text(feeds.class_names or ()):
+        print(f"labels     {text}")
     if feeds.labels is None and against is None:
         raise UsageError(f"{data} has no labels: give --against MODEL to measure agreement instead")
     batches = -(-len(feeds) // batch)

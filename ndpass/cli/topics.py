@@ -93,6 +93,10 @@ is measured on (--validation; left out, a fifth of the calibration data).
   FILE.npz   arrays by input name or `images`, and maybe `labels`
   FILE.npy   one array, samples first
 
+Class subfolders count from 0 in the order of the alphabet, those named 0 to n-1
+or 1 to n in the order of the numbers. Links are followed. Transparent parts are
+white.
+
 200 images fit most networks; 1,000 with labels tell a drop of one point. Images
 go through --preprocess; float arrays are taken as they are.
 

@@ -135,6 +135,7 @@ def surveyed(
     for what, feeds in (("calibration data", fit), ("validation data", measured)):
         if feeds is not None:
             said += warnings_of(feeds, what, remedy=remedy, look=look_at(cluster))
+    said = list(dict.fromkeys(said))  # of class folders both may say the same
     for text in said:
         log.warning(text)
     opener = options.data.validation or options.data.calibration

@@ -18,6 +18,7 @@ from ndpass.calibration.archives import load_arrays
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.images import decode
 from ndpass.calibration.preprocess import Preprocess
+from ndpass.calibration.survey import warnings_of
 from ndpass.errors import InputError, UsageError
 from ndpass.graph.input_spec import InputSpec
 
@@ -82,6 +83,84 @@ def test_an_empty_class_folder_would_shift_the_labels_and_is_refused(photos: Pat
     (photos / "bb").mkdir()
     with pytest.raises(InputError, match=r"bb: every class folder holds an image"):
         open_feeds(photos, CIFAR, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("names", "order", "said"),
+    [
+        (range(12), range(12), "the order of their numbers: '11' is class 11"),
+        (range(1, 12), range(1, 12), "the order of their numbers: '11' is class 10"),
+        (range(10), range(10), ""),
+        (
+            (2, 5, 10),
+            (10, 2, 5),
+            "the order of the alphabet, for there are gaps: '10' is class 0; name them 0 to 2, or",
+        ),
+        (("00", "01", "10"), ("00", "01", "10"), ""),
+        (("1", "02", "10"), ("02", "1", "10"), "the order of the alphabet"),
+        (("9", "10", "x"), ("10", "9", "x"), ""),
+    ],
+)
+def test_class_folders_named_by_numbers_are_in_their_order(
+    names: Sequence[object], order: Sequence[object], said: str, tmp_path: Path
+) -> None:
+    for name in names:
+        save(tmp_path / str(name) / "a.png", np.full((32, 32, 3), 7, np.uint8))
+    feeds = open_feeds(tmp_path, CIFAR, PIXELS)
+    classes = [str(name) for name in order]
+    assert feeds.class_names == classes
+    assert feeds.labels is not None
+    assert [classes[label] for label in feeds.labels] == sorted(classes)
+    found = [text for text in warnings_of(feeds, "data") if "class folders" in text]
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
+def test_links_to_class_folders_are_followed_but_not_round_and_round(photos: Path, tmp_path: Path) -> None:
+    """A folder may be there twice, a class of its own each time; what leads back into itself is no folder of images."""
+    linked = tmp_path / "linked"
+    (linked / "d").mkdir(parents=True)
+    for name, target in (("a", photos / "a"), ("b", photos / "b"), ("d/deep", photos / "c"), ("e", photos / "a")):
+        (linked / name).symlink_to(target)
+    (photos / "b" / "up").symlink_to(photos / "b")
+    (linked / "d" / "round").symlink_to(linked)
+    (linked / "d" / "gone").symlink_to(tmp_path / "nowhere")
+    feeds = open_feeds(linked, CIFAR, PIXELS)
+    assert feeds.class_names == ["a", "b", "d", "e"]
+    assert feeds.labels is not None
+    assert feeds.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3]
+    assert everything(feeds)[:, 0, 0, 0].tolist() == [3, 4, 0, 1, 2, 5, 6, 3, 4]
+
+
+def png(depth: int, colours: int, rows: bytes, width: int, clear: Sequence[int]) -> bytes:
+    """One row of a PNG as it is stored; clear: the colour of its tRNS. colours: 0 for grey, 2 for RGB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0))
+    transparent = chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
+    return b"\x89PNG\r\n\x1a\n" + head + transparent + chunk(b"IDAT", zlib.compress(b"\0" + rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("depth", "colours", "row", "clear", "wanted"),
+    [
+        (2, 0, b"\x1b", [1], [0, 255, 170, 255]),
+        (4, 0, b"\x05\xaf", [5], [0, 255, 170, 255]),
+        (8, 0, bytes([0, 100, 101, 255]), [100], [0, 255, 101, 255]),
+        (16, 0, struct.pack(">4H", 0, 0x6464, 0x6465, 0xFFFF), [0x6465], [0, 100, 255, 255]),
+        (16, 2, struct.pack(">6H", *[0x6464] * 3, 0, 0, 0x6464), [0x6464] * 3, [255, 255, 255, 0, 0, 100]),
+        (16, 2, struct.pack(">6H", *[0x6464] * 3, 0, 0, 0x6464), [0x0064] * 3, [100, 100, 100, 0, 0, 100]),
+    ],
+)
+def test_the_colour_that_a_png_names_transparent_is_white(
+    depth: int, colours: int, row: bytes, clear: list[int], wanted: list[int], tmp_path: Path
+) -> None:
+    """Whatever its bits: Pillow compared it as it is stored with pixels of 8 bits, and clipped 16 of them."""
+    path = tmp_path / "p.png"
+    path.write_bytes(png(depth, colours, row, len(wanted) // max(colours + 1, 1), clear))
+    assert decode(path).reshape(-1).tolist() == wanted
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
