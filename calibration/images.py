@@ -153,7 +153,8 @@ def _scale_transparency(picture: Image.Image) -> None:
 
     Before the picture is read, which forgets its depth.
     """
-    clear, raw = picture.info.get("transparency"), picture.tile[0][3] if picture.tile else ""
+    clear, parts = picture.info.get("transparency"), getattr(picture, "tile", None)  # of pictures out of files alone
+    raw = parts[0][3] if parts else ""
     share = _TRANSPARENT.get(raw[0] if isinstance(raw, tuple) else raw)
     if share is not None and isinstance(clear, (int, tuple)):
         scaled = tuple(int(value * share) for value in np.atleast_1d(clear))

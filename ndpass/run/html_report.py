@@ -149,15 +149,17 @@ def _plans(report: Report) -> Iterator[Section]:
     allowed = float(limit) if isinstance(limit, int | float) else None
     unit, digits = ("worst output's error", 3) if of_error else ("points lost", 2)
     losses = [one.loss / 100 if of_error else one.loss for one in report.plans]
+    refined = any(one.refined for one in report.plans)
+    kinds = [f", {'refined' if one.refined else 'fitted'}" if refined else "" for one in report.plans]
     said = [f"error {loss:.{digits}f}" if of_error else f"{loss:.{digits}f} points lost" for loss in losses]
     points = [
         Point(
             one.speedup,
             loss,
-            f"plan {number}: {one.speedup:.2f} times as fast, {text}",
+            f"plan {number}{kind}: {one.speedup:.2f} times as fast, {text}",
             "chosen" if one.chosen else "over" if allowed is not None and loss > allowed else "",
         )
-        for number, (one, loss, text) in enumerate(zip(report.plans, losses, said, strict=True), 1)
+        for number, (one, loss, text, kind) in enumerate(zip(report.plans, losses, said, kinds, strict=True), 1)
     ]
     scatter = Scatter("times as fast", unit, points, None if allowed is None else (allowed, "allowed"))
     rows = [
@@ -165,12 +167,14 @@ def _plans(report: Report) -> Iterator[Section]:
             Cell(str(number), number),
             Cell(f"{one.speedup:.2f}", one.speedup),
             Cell(f"{loss:.{digits}f}", loss),
+            *([Cell("refined" if one.refined else "fitted")] if refined else []),
             Cell("chosen" if one.chosen else "too much" if allowed is not None and loss > allowed else ""),
         ]
         for number, (one, loss) in enumerate(zip(report.plans, losses, strict=True), 1)
     ]
-    heads = ("plan", "times as fast", unit, "verdict")
-    text = "Each plan was timed before it was fitted, with random weights; its loss was measured after the fit."
+    heads = ("plan", "times as fast", unit, *(["weights"] if refined else []), "verdict")
+    text = "Each plan was timed before it was fitted, with random weights; its loss was measured after the fit"
+    text += ", and again where its weights were refined: that stands in a row of its own." if refined else "."
     yield Section("Plans that were tried", [text], Table.of(heads, rows, heads[:3]), scatter=scatter)
 
 

@@ -135,6 +135,19 @@ def test_it_says_what_was_asked_what_came_out_and_what_to_do_next() -> None:
         assert words in text, words
 
 
+def test_refined_plans_are_told_from_fitted_ones() -> None:
+    """A plan that is refined is there twice, as fast both times."""
+    losses = {False: 1.7, True: 0.25}
+    plans = [TriedPlan(speedup=3.1, loss=loss, chosen=kind, refined=kind) for kind, loss in losses.items()]
+    words = Read(page_of(full(plans=plans, budget={"max_drop": 1.0}), GIVEN).html()).words
+    rows = {word: words[words.index(word) - 1 : words.index(word) + 3] for word in ("1.70", "0.25")}
+    assert rows == {"1.70": ["3.10", "1.70", "fitted", "too much"], "0.25": ["3.10", "0.25", "refined", "chosen"]}
+    assert any("again where its weights were refined" in word for word in words)
+    assert any(word == "plan 2, refined: 3.10 times as fast, 0.25 points lost" for word in words)
+    page = page_of(full(plans=[plans[0].model_copy(update={"refined": False})], budget={"max_drop": 1.0}), GIVEN).html()
+    assert "refined" not in page.partition("Plans that were tried")[2].partition("</table>")[0]
+
+
 def test_plans_within_an_error_have_their_errors_as_they_were_asked_for() -> None:
     """TriedPlan.loss is in per cent then; an error of 69.6 is not "6961 lost"."""
     plans = [TriedPlan(speedup=3.1, loss=6961.0, chosen=False), TriedPlan(speedup=1.7, loss=4.0, chosen=True)]
