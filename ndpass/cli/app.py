@@ -6,6 +6,7 @@ Heavy imports wait until a command needs them.
 from __future__ import annotations
 
 import inspect as inspection
+import io
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -35,6 +36,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: runs the command, turns errors into one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # none where there is no console
+            stream.reconfigure(errors="replace")  # a terminal that has no × still has all the rest
     with signals_heard():
         try:
             app()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from typing import ClassVar
 
 import pytest
@@ -114,3 +117,16 @@ def test_a_pass_of_somebody_else_is_described_by_what_its_class_says() -> None:
 
 def test_an_unknown_pass_is_refused(ndpass: Command) -> None:
     assert_refused(ndpass("passes", "ndd"), 2, "there is no pass 'ndd'", "did you mean 'nd'?")
+
+
+@pytest.mark.parametrize("words", [("help", "passes"), ("passes", "nd"), ("run", "--help"), ("report-schema",)])
+def test_a_terminal_that_lacks_signs_shows_all_the_rest(words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "ndpass", *words]
+    whole, ascii_only = (
+        subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": name}, check=True).stdout
+        for name in ("utf-8", "ascii")
+    )
+    if words == ("help", "passes"):
+        assert b"k?k" in ascii_only
+        assert ascii_only == whole.decode().encode("ascii", errors="replace")
+    assert len(ascii_only.splitlines()) == len(whole.splitlines())
