@@ -25,7 +25,7 @@ from ndpass.graph.normalise import import_graph, inlined, normalise
 from ndpass.graph.onnx_export import export_model
 from ndpass.graph.onnx_said import Said, keep_defaults, listen, shell_of
 from ndpass.graph.shapes import Inferred, Shape
-from ndpass.graph.shifts import fold_shifts
+from ndpass.graph.shifts import fold_biases, fold_shifts
 from ndpass.graph.sites import Found, Site, Skipped, read
 from ndpass.graph.sized_graph import SizedGraph
 from ndpass.graph.splice import perturb, put, residual_add, take_out
@@ -224,6 +224,7 @@ class Graph(SizedGraph):
         """Drop what nothing uses, fold constants that are added into biases, and order the nodes."""
         self._graph.cleanup(remove_unused_graph_inputs=False)
         fold_shifts(self._graph, self._written, self._names)
+        fold_biases(self._graph, self._written, self._names)
         self._graph.toposort()
         self._known.clear()
 

@@ -1,7 +1,7 @@
 """Bring an imported graph into the one form that the rest of ndpass reads.
 
-Constants become initializers, a BatchNormalization behind a convolution is folded into it, auto_pad becomes pads and
-every node gets a name of its own. Nothing here changes what the model computes.
+Constants become initializers, a BatchNormalization behind a convolution is folded into it, as is an Add or a Mul of
+constants, auto_pad becomes pads and every node gets a name of its own. Nothing here changes what the model computes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from ndpass.errors import InputError
 from ndpass.graph.constants import is_weight, values
 from ndpass.graph.fold import fold_constants
+from ndpass.graph.scales import fold_scales
 from ndpass.graph.transposed_pads import give_pads
-from ndpass.graph.unique_names import Names, all_nodes, label, name_nodes, tensor_names
+from ndpass.graph.unique_names import Names, all_graphs, all_nodes, label, name_nodes, tensor_names
 
 QUANTISED = {
     "QuantizeLinear",
@@ -85,12 +86,13 @@ def refuse_whole(graph: gs.Graph) -> None:
 
 
 def normalise(graph: gs.Graph) -> gs.Graph:
-    """Fold constants and BatchNormalization in place, then drop what no output needs."""
+    """Fold constants, BatchNormalization, scales and shifts in place, then drop what no output needs."""
     name_nodes(graph)  # first of all: onnxruntime, which folds, refuses double names
     graph.toposort()
     fold_constants(graph)
     give_pads(graph)
-    fold_batchnorms(graph)
+    while fold_batchnorms(graph) + fold_scales(graph):  # one may stand behind the other
+        pass
     return graph.cleanup(remove_unused_graph_inputs=False)
 
 
@@ -100,11 +102,13 @@ def fold_batchnorms(graph: gs.Graph) -> int:
     y = s (Wx + b - mean) / sqrt(var + eps) + shift, computed in float64. One that cannot be folded stays: its
     convolution feeds something else too, or one of its parameters is computed at run time.
     """
-    outputs = {id(t) for t in graph.outputs}
+    outputs = {id(t) for part in all_graphs(graph) for t in part.outputs}
     found = [n for n in graph.nodes if n.op == "BatchNormalization" and _foldable(n, outputs)]
     names = Names(tensor_names(graph))
     for norm in found:
         _fold_batchnorm(norm, names)
+    gone = {id(norm) for norm in found}
+    graph.nodes = [node for node in graph.nodes if id(node) not in gone]
     return len(found)
 
 

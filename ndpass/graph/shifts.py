@@ -1,8 +1,10 @@
-"""Constants that are added to a map, one number a channel, go into the bias of what makes the map.
+"""Constants that are added to a map, one number a channel, go into the bias of what makes the map; two biases are one.
 
 Where a residual branch is dropped, its mean stays: y = s + m with s the shortcut. If a convolution makes s, and nothing
 else reads it, then its bias takes m and the sum goes. So it does if s is a sum of which a convolution makes one side,
 as in pre-activation networks. An activation in between ends the search: m stays a sum, which takes no MACs.
+
+A linear layer that ONNX writes as MatMul and Add is fitted without the Add, so that the fit's bias stands before it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import onnx_graphsurgeon as gs
 from ndpass.conv import Array
 from ndpass.graph.constants import is_weight, values
 from ndpass.graph.dependencies import index_of
-from ndpass.graph.unique_names import Names
+from ndpass.graph.scales import one_each
+from ndpass.graph.unique_names import Names, all_graphs
 
 
 def fold_shifts(graph: gs.Graph, written: Collection[str], names: Names) -> None:
@@ -27,6 +30,33 @@ def fold_shifts(graph: gs.Graph, written: Collection[str], names: Names) -> None
         if shift is not None and path:
             _take(path[0], shift, names)
             _in_one(graph, path[-1], node)
+
+
+def fold_biases(graph: gs.Graph, written: Collection[str], names: Names) -> None:
+    """Of two Adds of constants one behind the other, the first of which is named in `written`, the second adds both."""
+    given = {id(t) for part in all_graphs(graph) for t in part.outputs}
+    own = {id(node) for node in graph.nodes}
+    for node in [n for n in graph.nodes if n.name in written and _adds_row(n)]:
+        y, bias = node.outputs[0], node.inputs[1]
+        if len(y.outputs) != 1 or id(y) in given or id(y.outputs[0]) not in own:
+            continue
+        behind = y.outputs[0]
+        other = next((t for t in behind.inputs if t is not y), None) if behind.op == "Add" else None
+        if other is None or not is_weight(other) or other.dtype != bias.dtype:
+            continue
+        if not one_each(other, bias.shape[0], len(other.shape) - 1, max(len(other.shape), 1)):
+            continue
+        both = values(bias).astype(np.float64) + values(other).astype(np.float64).reshape(-1)
+        made = both.astype(bias.dtype).reshape(*other.shape[:-1], -1)  # of as many axes as the second has
+        behind.inputs = [node.inputs[0], gs.Constant(names.fresh(f"{behind.name}.bias"), made)]
+        del graph.nodes[index_of(graph.nodes, node)]
+        node.inputs.clear()
+        node.outputs.clear()
+
+
+def _adds_row(node: gs.Node) -> bool:
+    """Whether it adds numbers (n,) along the last axis."""
+    return node.op == "Add" and len(node.inputs) == 2 and is_weight(node.inputs[1]) and len(node.inputs[1].shape) == 1
 
 
 def _shift(node: gs.Node) -> gs.Constant | None:

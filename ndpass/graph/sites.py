@@ -11,9 +11,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ndpass.conv import Array, Block, Conv
-from ndpass.graph.constants import is_weight, values
+from ndpass.graph.constants import has, is_weight, values
 from ndpass.graph.macs import ATTENTION, RECURRENT, node_macs
 from ndpass.graph.normalise import explicit_pads
+from ndpass.graph.scales import one_each, outputs
 from ndpass.graph.shapes import Shape
 from ndpass.graph.transposed import Transposed
 from ndpass.graph.transposed import read as read_transposed
@@ -164,8 +165,8 @@ def _made_by(tensor: gs.Tensor, op: str) -> bool:
 
 
 def _row_bias(gemm: gs.Node) -> bool:
-    n_o = gemm.inputs[1].shape[0 if gemm.attrs.get("transB", 0) else 1]
-    return len(gemm.inputs) < 3 or gemm.inputs[2].is_empty() or tuple(gemm.inputs[2].shape) in ((n_o,), (1, n_o))
+    """Whether it adds the same to each row: one number for each output, or one for all."""
+    return not has(gemm, 2) or one_each(gemm.inputs[2], outputs(gemm), axis=1, axes=2)
 
 
 def _outline(node: gs.Node, in_hw: tuple[int, ...] | None, transposed: Transposed | None) -> Conv | str:
@@ -195,6 +196,8 @@ def _load(node: gs.Node, tensors: list[gs.Constant], outline: Conv, transposed: 
     """The convolution with its weights; Gemm's alpha and beta are multiplied in."""
     weight = values(tensors[0]).astype(np.float32, copy=False)
     bias = values(tensors[1]).astype(np.float32, copy=False).reshape(-1) if len(tensors) > 1 else None
+    if bias is not None and node.op == "Gemm":
+        bias = np.broadcast_to(bias, outputs(node))
     if node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0)):
         weight = weight.T
     if transposed is not None:

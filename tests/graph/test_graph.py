@@ -276,6 +276,51 @@ def test_gemm_s_alpha_and_beta_are_multiplied_in_once() -> None:
     assert_same(model, rewritten(model, lambda s: s.conv)[0])
 
 
+@pytest.mark.parametrize("bias", [(), (1,), (1, 1), (6,), (1, 6)])
+def test_gemm_s_bias_is_broadcast(bias: tuple[int, ...]) -> None:
+    """One number for all outputs, too: it was left alone, or taken for one output's."""
+    text = "(float[3,8] x) => (float[3,6] y) { y = Gemm<beta=3.0>(x, W, B) }"
+    model = network(text, W=MATRIX, B=np.float32(0.7) + np.zeros(bias, np.float32))
+    (site,) = sites_of(model)
+    assert site.conv.bias is not None
+    np.testing.assert_allclose(site.conv.bias, np.full(6, 2.1), rtol=1e-6)
+    result, done = rewritten(model, lambda s: s.conv)
+    assert done == 1
+    assert_same(model, result)
+
+
+@pytest.mark.parametrize(("rows", "left"), [((6,), 1), ((1, 1, 6), 1), ((1,), 1), ((), 1), ((7, 1), 2), ((7, 6), 2)])
+def test_the_bias_of_a_matrix_product_is_written_once(rows: tuple[int, ...], left: int) -> None:
+    """ONNX has it as an Add behind the MatMul, and a fit's bias stood in an Add before that."""
+    text = "(float[2,7,8] x) => (float[2,7,6] y) { m = MatMul(x, W) y = Add(B, m) }"
+    model = network(text, W=MATRIX, B=normal(*rows, seed=4) if rows else np.array(0.3, np.float32))
+    (expected,) = run_ort(model, feed_of(model))
+    shift = normal(6, seed=5)
+    result, done = rewritten(model, lambda s: s.conv.with_bias(shift))
+    assert done == 1
+    assert [node.op_type for node in result.graph.node] == ["MatMul"] + ["Add"] * left
+    for got in (run_ort(result, feed_of(model)), run_ov(result, feed_of(model))):
+        assert relative([expected + shift], got) < EXACT
+
+
+def test_a_product_that_the_model_gives_keeps_its_bias_before_the_add() -> None:
+    text = "(float[2,7,8] x) => (float[2,7,6] m, float[2,7,6] y) { m = MatMul(x, W) y = Add(m, B) }"
+    model = network(text, W=MATRIX, B=normal(6))
+    expected, shift = run_ort(model, feed_of(model)), normal(6, seed=5)
+    result, _ = rewritten(model, lambda s: s.conv.with_bias(shift))
+    assert relative([y + shift for y in expected], run_ort(result, feed_of(model))) < EXACT
+
+
+def test_branches_join_a_sum_behind_a_bias_in_an_add() -> None:
+    """Of Conv, Add of a constant and Add of the shortcut: as where the bias is the convolution's own."""
+    text = """(float[N,8,6,6] x) => (float[N,8,6,6] y) {
+        r = Relu(x)  c = Conv<pads=[1,1,1,1]>(r, W)  b = Add(c, B)  y = Add(b, r) }"""
+    model = network(text, W=normal(8, 8, 3, 3), B=normal(1, 8, 1, 1))
+    result, _ = rewritten(model, lambda s: Sum(s.conv, Conv(0 * s.conv.weight, pads=s.conv.pads)))
+    assert sum(node.op_type == "Add" for node in result.graph.node) == 2, "one for each of two branches"
+    assert_same(model, result, N=2)
+
+
 BLOCK = """({shape} x) => ({out} y) {{
     r = Relu(x)
     a = Conv<pads=[1,1,1,1]>(r, W1, B1)

@@ -150,9 +150,113 @@ def test_a_batchnorm_over_single_elements_stays() -> None:
 def test_a_folded_weight_never_takes_the_name_of_another_tensor() -> None:
     text = """(float[2,4,5,5] x) => (float[2,6,3,3] y) {
         a = Conv(x, W) b = BatchNormalization(a, scale, shift, mean, var) y = Mul(b, taken) }"""
-    model = network(text, W=normal(6, 4, 3, 3), taken=normal(1, 6, 1, 1), **NORM)
+    model = network(text, W=normal(6, 4, 3, 3), taken=normal(1, 1, 3, 3), **NORM)
     model.graph.node[2].input[1] = model.graph.initializer[1].name = "a.bias_folded"
     check(model, Conv=1, Mul=1)
+
+
+# Add and Mul of constants
+
+SCALED = {
+    "a bias": ("a = Conv(x, W) y = Add(a, each)", {}),
+    "a second bias": ("a = Conv(x, W, B) y = Add(each, a)", {}),
+    "frozen batchnorm": ("a = Conv(x, W) b = Mul(a, each) y = Add(b, per)", {}),
+    "before a batchnorm": ("a = Conv(x, W, B) b = Add(a, each) y = BatchNormalization(b, scale, shift, mean, var)", {}),
+    "behind a batchnorm": ("a = Conv(x, W) b = BatchNormalization(a, scale, shift, mean, var) y = Mul(b, half)", {}),
+    "one number": ("a = Conv(x, W) b = Mul(a, half) y = Add(b, one)", {}),
+    "grouped": ("a = Conv<group=2>(x, V, B) b = Mul(a, each) y = Add(b, each)", {}),
+    "linear": (
+        "f = Flatten(x) g = Gemm<alpha=0.5, beta=2.0>(f, M, B) h = Mul(g, row) y = Add(h, rows)",
+        {"Flatten": 1},
+    ),
+    "linear, one bias": ("f = Flatten(x) g = Gemm<transB=1, beta=0.5>(f, L, half) y = Add(g, row)", {"Flatten": 1}),
+}
+CONSTANTS = {
+    "W": normal(6, 4, 3, 3),
+    "V": normal(6, 2, 3, 3),
+    "M": normal(100, 6),
+    "L": normal(6, 100),
+    "B": normal(6),
+    "each": normal(1, 6, 1, 1, seed=1),
+    "per": normal(6, 1, 1, seed=2),
+    "row": normal(6, seed=3),
+    "rows": normal(1, 6, seed=4),
+    "one": normal(1, 1, 1, seed=5),
+    "half": np.array(0.5, np.float32),
+    **NORM,
+}
+
+
+@pytest.mark.parametrize(("body", "others"), SCALED.values(), ids=SCALED.keys())
+def test_constants_behind_a_layer_are_taken_into_it(body: str, others: dict[str, int]) -> None:
+    out = "2,6" if others else "2,6,3,3"
+    model = network(f"(float[2,4,5,5] x) => (float[{out}] y) {{ {body} }}", **CONSTANTS)
+    result = check(model, **({"Gemm": 1} if others else {"Conv": 1}), **others)
+    assert len(result.graph.initializer) == 2, "a weight and a bias"
+    assert relative(run_ort(model, feed_of(model)), run_ov(result, feed_of(model))) < EXACT
+
+
+UNSCALED = {
+    "read by others": ("a = Conv(x, W) b = Add(a, each) y = Add(a, b)", {"Conv": 1, "Add": 2}),
+    "for each place": ("a = Conv(x, W) y = Add(a, places)", {"Conv": 1, "Add": 1}),
+    "computed": (
+        "a = Conv(x, W) m = GlobalAveragePool(a) y = Add(a, m)",
+        {"Conv": 1, "GlobalAveragePool": 1, "Add": 1},
+    ),
+    "a matrix": ("f = Flatten(x) g = Gemm(f, M, matrix) y = Add(g, row)", {"Flatten": 1, "Gemm": 1, "Add": 1}),
+    "hard sigmoid": (
+        "a = Conv(x, W) b = Add(a, three) c = Clip(b, low, high) y = Div(c, high)",
+        {"Conv": 1, "Add": 1, "Clip": 1, "Div": 1},
+    ),
+    "more axes": ("f = Flatten(x) g = Gemm(f, M) y = Add(g, deep)", {"Flatten": 1, "Gemm": 1, "Add": 1}),
+}
+
+
+@pytest.mark.parametrize(("body", "kept"), UNSCALED.values(), ids=UNSCALED.keys())
+def test_constants_that_are_no_bias_stay(body: str, kept: dict[str, int]) -> None:
+    more = {name: np.array(value, np.float32) for name, value in (("three", 3), ("low", 0), ("high", 6))}
+    more |= {"places": normal(1, 6, 3, 3), "matrix": normal(2, 6), "deep": normal(1, 1, 6)}
+    out = ("1,2,6" if "deep" in body else "2,6") if "Flatten" in kept else "2,6,3,3"
+    check(network(f"(float[2,4,5,5] x) => (float[{out}] y) {{ {body} }}", **CONSTANTS, **more), **kept)
+
+
+def test_a_bias_between_outputs_of_the_model_stays() -> None:
+    text = "(float[2,4,5,5] x) => (float[2,6,3,3] a, float[2,6,3,3] y) { a = Conv(x, W) y = Add(a, each) }"
+    check(network(text, **CONSTANTS), Conv=1, Add=1)
+
+
+def test_a_bias_inside_an_if_stays() -> None:
+    """One of the two branches alone may add it."""
+    text = """(float[2,4,5,5] x, bool c) => (float[2,6,3,3] y) {
+        a = Conv(x, W)
+        y = If (c) <then_branch = then () => (float[2,6,3,3] t) { t = Add(a, each) },
+                    else_branch = other () => (float[2,6,3,3] e) { e = Add(a, per) }> }"""
+    model = network(text, **CONSTANTS)
+    result = normalised(model)
+    feed = {"x": normal(2, 4, 5, 5)}
+    for c in (True, False):
+        here = {**feed, "c": np.array(c)}
+        assert relative(run_ort(model, here), run_ort(result, here)) < EXACT
+
+
+def test_a_weight_that_nothing_multiplies_is_not_stored_twice() -> None:
+    text = """(float[2,6,5,5] x) => (float[2,6,5,5] y) {
+        a = Conv<pads=[1,1,1,1]>(x, S) b = Add(a, each) y = Conv<pads=[1,1,1,1]>(b, S, B) }"""
+    result = check(network(text, S=normal(6, 6, 3, 3), each=CONSTANTS["each"], B=normal(6)), Conv=2)
+    assert len(result.graph.initializer) == 3, "the weight and two biases"
+
+
+def test_what_half_precision_cannot_hold_stays_outside() -> None:
+    text = "(float16[2,4,5,5] x) => (float16[2,6,3,3] y) { a = Conv(x, W) b = Mul(a, small) y = Mul(b, large) }"
+    weight = normal(6, 4, 3, 3, dtype=np.float16)
+    small, large = (np.full((1, 6, 1, 1), value, np.float16) for value in (0.5, 6e4))
+    assert kinds(normalised(network(text, W=weight * 4, small=small, large=large))) == {"Conv": 1, "Mul": 1}
+
+
+def test_before_opset_7_operands_are_aligned_otherwise_and_stay() -> None:
+    text = "(float[2,4,5,5] x) => (float[2,6,3,3] y) { a = Conv(x, W) y = Add<broadcast=1, axis=1>(a, row) }"
+    model = network(text, opset=6, W=CONSTANTS["W"], row=CONSTANTS["row"])
+    assert kinds(Graph(model).to_model()) == {"Conv": 1, "Add": 1}
 
 
 # auto_pad

@@ -22,7 +22,7 @@ from ndpass.graph.normalise import fold_batchnorms
 from ndpass.graph.openvino.fold import PLAIN, constant_value, decompressed, name_of
 from ndpass.graph.openvino.operators import DOMAIN, Told, told, unpacks
 from ndpass.graph.openvino.port_names import port_name
-from ndpass.graph.openvino.scales import absorb_biases, fold_scales
+from ndpass.graph.scales import absorb_biases, fold_scales
 from ndpass.graph.unique_names import Names
 
 NUMPYS = (*PLAIN, "i8", "u8", "i16", "u16")  # types that NumPy has too
