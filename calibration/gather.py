@@ -19,7 +19,7 @@ from ndpass.calibration.moments import Moments
 from ndpass.calibration.patches import Sample, patches, responses
 from ndpass.calibration.priors import choose_strength, regularised
 from ndpass.calibration.sums import Sums
-from ndpass.conv import Array
+from ndpass.conv import Array, Conv
 from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Site
 
@@ -121,14 +121,15 @@ def collect_ahead(
 def gather(site: Site, frontier: Frontier, sample: Sample, reference: Array, held_row: int, every: int = 1) -> Gathered:
     """Over the frontier's images. held_row: the row of `reference` from which on patches are held out; every: one of so
     many positions of each image is looked at."""
-    batch = frontier.data.batch
     sample, reference, held_row = _thinned(sample, reference, held_row, every)
+    return _gathered(Layer.of(site), _patches(site, site.outline, frontier, sample), reference, held_row)
 
-    def rows() -> Iterator[Array]:
-        for number, x in enumerate(frontier.advance(site)):
-            yield patches(site.outline, sample.order.by_sample(x, batch), sample.of(number * batch, batch))
 
-    return _gathered(Layer.of(site), rows(), reference, held_row)
+def _patches(site: Site, outline: Conv, frontier: Frontier, sample: Sample) -> Iterator[Array]:
+    """Of the input of the site, for a convolution that reads the same, a batch at a time."""
+    batch = frontier.data.batch
+    for number, x in enumerate(frontier.advance(site)):
+        yield patches(outline, sample.order.by_sample(x, batch), sample.of(number * batch, batch))
 
 
 def gather_ahead(
@@ -149,7 +150,10 @@ def gather_block(
     block: Branch, first: Site, frontier: Frontier, sample: Sample, reference: Array, held_row: int
 ) -> Gathered:
     """Of what the original has behind the sum, the branch gives what the shortcut does not: the sum less the branch, in
-    the network as it is now."""
+    the network as it is now. Without a sum it gives all of it."""
+    if block.is_plain:
+        found = _patches(first, block.outline, frontier, sample)
+        return _gathered(Layer.of_block(block), found, reference, held_row)
     batch, x = frontier.data.batch, frontier.graph.input_of(first)
     wide = np.result_type(reference, np.float32)  # differences in float16 may overflow
     wanted = reference.astype(wide)

@@ -24,13 +24,13 @@ class Edit:
     """A change of the network: channels before a layer go, or a layer, or a residual branch, becomes a block.
 
     layer: its name, of a branch that of its last one. block: what takes the place; channels: labels of those of the
-    layer's group that stay, where this is the change. merges: whether the block stands for the whole branch.
+    layer's group that stay, where this is the change. merges: the branch that the block stands for, None for a layer.
     """
 
     layer: str
     block: Block | None = None
     channels: NDArray[np.intp] | None = None
-    merges: bool = False
+    merges: Branch | None = None
 
 
 class Walk(ABC):

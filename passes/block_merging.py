@@ -1,5 +1,7 @@
 """bm: block merging. A residual branch, conv–ReLU–conv, becomes one convolution of the block's input, or its mean.
 
+So does a plain chain without a shortcut, s = 0, but for its mean: y is then what its last layer gave.
+
 A residual network is many small changes of one stream, and each block's change is nearly linear in what it reads. With
 few unlabelled images dropping whole blocks beats pruning filters at the same latency (Wang & Wu 2022, PRACTISE, arXiv
 2202.07861). Here its branch f(x), all layers of it, becomes one convolution W by least squares,
@@ -45,10 +47,10 @@ ROUNDING = 1e-10  # variance of a response that is constant but for rounding in 
 
 
 class BlockMerging(Merging):
-    """The branch of a residual block becomes one k×k convolution, or its mean."""
+    """The branch of a residual block becomes one k×k convolution, or its mean; so does a plain chain of two layers."""
 
     name = "bm"
-    summary = "block merging: the branch of a residual block becomes one convolution, or its mean"
+    summary = "block merging: the branch of a residual block, or a chain of two layers, becomes one convolution"
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"kernel": ("full", NONE)}
     formula = (
         "min over W (n_o x n_i·k·k) of E|y - s - W x|²: y behind the original's sum, s the shortcut as it is now\n"
@@ -58,7 +60,7 @@ class BlockMerging(Merging):
     when = (
         "Residual networks of plain blocks (two 3x3 convolutions), where each layer is small: a merged block has one "
         "layer instead of two or three, a dropped one none. Merged bottlenecks gain little, for the one convolution is "
-        "as wide as the stream. Passes behind bm, as in bm,sd, rewrite the convolution that it leaves."
+        "as wide as the stream. Plain chains of small layers, as in heads of detectors. Passes behind bm, as in bm,sd, rewrite the convolution that it leaves."
     )
     cost = "One least-squares fit of n_i·k·k unknowns for each block and k: 2 s for 64 channels and k = 5."
     in_auto: ClassVar[bool] = True

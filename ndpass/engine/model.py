@@ -28,7 +28,6 @@ from ndpass.engine.versions import difference, here
 from ndpass.errors import EngineError, VerificationError, reading
 from ndpass.files import model_file
 from ndpass.files.own_folder import new_temporary
-from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.shapes import Shape
 from ndpass.rewriting.packing import pack_block, unpack_block
@@ -167,7 +166,8 @@ def pack(edit: Edit) -> bytes:
     """A change of a graph as bytes that NumPy reads without unpickling anything."""
     arrays: dict[str, Any] = {}
     block = None if edit.block is None else pack_block(edit.block, arrays)
-    about = {"layer": edit.layer, "block": block, "merges": edit.merges}
+    branch = edit.merges and {"first": edit.merges.first, "inner": edit.merges.inner}
+    about = {"layer": edit.layer, "block": block, "branch": branch}
     if edit.channels is not None:
         arrays["channels"] = edit.channels
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
@@ -183,9 +183,8 @@ def apply(packed: bytes, graph: Graph) -> None:
         block = None if about["block"] is None else unpack_block(about["block"], arrays)
         channels = arrays.get("channels", None)
     layer = about["layer"]
-    if about["merges"] and block is not None:
-        branches = [one for one in graph.blocks() if isinstance(one, Branch) and one.last == layer]
-        graph.merge(branches[0], block)
+    if about["branch"] and block is not None:
+        graph.merge_layers(about["branch"]["first"], layer, about["branch"]["inner"], block)
         return
     site = site_of(graph, layer)
     if channels is not None:

@@ -1,5 +1,7 @@
 """Residual branches: chains of convolutions that are added to a shortcut, to be replaced by one convolution.
 
+Chains without a shortcut are in `ndpass.graph.chains`.
+
 A branch runs from the input of its first convolution to the output of its last one, which goes into the sum alone. In
 between are more convolutions and element-wise layers, each value read once. What comes before the first convolution, as
 in pre-activation blocks, stays where it is. The other side of the sum reads what the branch reads: as it is (an
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -31,7 +33,6 @@ from ndpass.graph.sites import Found, Site
 
 # element-wise layers with one input that is computed; what else they read is constant
 UNARY = frozenset({*ELEMENTWISE, "BatchNormalization"})
-GATES = ("Sigmoid", "HardSigmoid")  # that x is multiplied by in SiLU and HardSwish, where they are written out
 LINEAR = frozenset({"Identity", "Dropout", "Cast"})
 EVERY = slice(None)
 ACTIVE = 0.5  # share of a non-linear layer's input that its linear stand-in lets through: half of it is below zero
@@ -39,11 +40,12 @@ ACTIVE = 0.5  # share of a non-linear layer's input that its linear stand-in let
 
 @dataclass(frozen=True)
 class Branch:
-    """A residual branch that one convolution can stand for.
+    """A residual branch, or a plain chain, that one convolution can stand for.
 
     name: of the node that adds; layers: names of the convolutions, first to last; inner: of all nodes of the branch,
-    output: the tensor of the sum, response: of the last layer. outline: the convolution with the receptive field, its
-    weights zeros that take no memory. in_hw, rows: as of a `Site`, of the first layer. macs: of all layers.
+    output: the tensor of the sum, response: of the last layer, which a plain chain has in the place of a sum, too.
+    outline: the convolution with the receptive field, its weights zeros that take no memory. in_hw, rows: as of a
+    `Site`, of the first layer. macs: of all layers.
     """
 
     name: str
@@ -67,6 +69,11 @@ class Branch:
         return self.layers[-1]
 
     @property
+    def is_plain(self) -> bool:
+        """Whether there is no sum behind it, so that it cannot be dropped."""
+        return self.output == self.response
+
+    @property
     def conv(self) -> Conv:
         """The branch linearised, each non-linear layer as one that lets half through: a convolution without bias."""
         return self.load()
@@ -86,6 +93,7 @@ class Unmerged:
 
 
 Residual: TypeAlias = "Branch | Unmerged"
+Step: TypeAlias = "tuple[list[gs.Node], gs.Tensor]"
 Index: TypeAlias = "tuple[slice | int, ...]"
 
 
@@ -99,7 +107,7 @@ def blocks(graph: gs.Graph, shapes: dict[str, tuple[int, ...]], read: Callable[[
         a, b = (shapes.get(t.name) for t in node.inputs)
         if a is None or a != b:
             continue
-        sides = [_Side.up_from(t, outputs) for t in node.inputs]
+        sides = [_Side.up_from(t, node, outputs) for t in node.inputs]
         pairs = [(side, other) for side, other in zip(sides, reversed(node.inputs), strict=True) if side.convs]
         block = _block(node, *max(pairs, key=lambda pair: len(pair[0].convs)), read) if pairs else None
         why = next((side.why for side in sides if side.why), "")
@@ -121,32 +129,51 @@ class _Side:
     why: str = ""
 
     @classmethod
-    def up_from(cls, tensor: gs.Tensor, outputs: set[int]) -> _Side:
+    def up_from(cls, tensor: gs.Tensor, add: gs.Node, outputs: set[int]) -> _Side:
         convs: list[gs.Node] = []
         nodes: list[gs.Node] = []
         inner = 0  # how many nodes there are down from the first convolution
         t = tensor
-        while len(t.outputs) == 1 and t.inputs and id(t) not in outputs:
-            node = t.inputs[0]
-            computed = [i for i in node.inputs if not isinstance(i, gs.Constant) and not i.is_empty()]
-            if node.op == "Conv" and len(computed) == 1:
-                convs.append(node)
-                inner = len(nodes) + 1
-            elif node.op not in UNARY or len(computed) != 1:
-                if not convs and node.op == "Mul":
-                    return cls(convs, nodes, t, _why_multiplied(computed))
+        while len(tensor.outputs) == 1 and (found := before(t, nodes or [add], outputs)) is not None:
+            own, t = found
+            nodes += own
+            if own[-1].op == "Conv":
+                convs.append(own[-1])
+                inner = len(nodes)
+        multiplied = not convs and len(t.outputs) == 1 and t.inputs and t.inputs[0].op == "Mul"
+        why = "its branch is multiplied by what is computed, as by squeeze-and-excite" if multiplied else ""
+        return cls(convs, nodes[:inner], t, why)
+
+
+def before(tensor: gs.Tensor, readers: Collection[gs.Node], outputs: set[int]) -> Step | None:
+    """What makes a tensor that only these nodes read, last node first, and what that reads.
+
+    It is a convolution or an element-wise layer, of several nodes where it is written as x times a function of x (SiLU,
+    Mish, GELU); None for anything else, and for a tensor that others read. outputs: ids of those of the model.
+    """
+    known = {id(node) for node in readers}
+    if not tensor.inputs or id(tensor) in outputs or any(id(node) not in known for node in tensor.outputs):
+        return None
+    node = tensor.inputs[0]
+    computed = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
+    if len(computed) == 1 and (node.op == "Conv" or node.op in UNARY):
+        return [node], computed[0]
+    return _gated(node, computed) if node.op == "Mul" and len(computed) == 2 else None
+
+
+def _gated(product: gs.Node, factors: Sequence[gs.Tensor]) -> Step | None:
+    """The product of a tensor and of an element-wise function of it, and that tensor."""
+    for x, other in itertools.permutations(factors, 2):
+        nodes, t = [product], other
+        while t is not x and len(t.outputs) == 1 and t.inputs and t.inputs[0].op in UNARY:
+            computed = [i for i in t.inputs[0].inputs if not isinstance(i, gs.Constant) and not i.is_empty()]
+            if len(computed) != 1:
                 break
-            nodes.append(node)
+            nodes.append(t.inputs[0])
             t = computed[0]
-        return cls(convs, nodes[:inner], t)
-
-
-def _why_multiplied(factors: Sequence[gs.Tensor]) -> str:
-    """Why a branch that ends in a product is left alone."""
-    for x, gate in itertools.permutations(factors, 2):
-        if gate.inputs and gate.inputs[0].op in GATES and gate.inputs[0].inputs[0] is x:
-            return f"{gate.inputs[0].op} and Mul, as one activation, stand between its last convolution and the sum"
-    return "its branch is multiplied by what is computed, as by squeeze-and-excite"
+        if t is x and len(nodes) > 1:
+            return nodes, x
+    return None
 
 
 def _block(add: gs.Node, side: _Side, shortcut: gs.Tensor, read: Callable[[gs.Node], Found]) -> Residual:
@@ -156,27 +183,34 @@ def _block(add: gs.Node, side: _Side, shortcut: gs.Tensor, read: Callable[[gs.No
     if reason is not None:
         return Unmerged(add.name, names, reason)
     known = [site for site in sites if isinstance(site, Site)]
-    outline = merged_outline([site.outline for site in known])
-    slopes = _slopes(list(reversed(side.nodes)))
-    macs = sum(site.macs(site.outline) or 0 for site in known)
+    return branch_of(add.name, side.nodes, known, str(add.outputs[0].name))
+
+
+def branch_of(name: str, nodes: Sequence[gs.Node], sites: Sequence[Site], output: str) -> Branch:
+    """nodes: from the last convolution up to the first one; sites: of the convolutions, first to last."""
+    outline = merged_outline([site.outline for site in sites])
+    slopes = _slopes(list(reversed(nodes)))
     return Branch(
-        add.name,
-        names,
-        tuple(str(node.name) for node in side.nodes),
-        str(add.outputs[0].name),
-        str(side.convs[0].outputs[0].name),
+        name,
+        tuple(site.name for site in sites),
+        tuple(str(node.name) for node in nodes),
+        output,
+        str(nodes[0].outputs[0].name),
         outline,
-        known[0].in_hw or (),
-        known[0].rows,
-        macs,
-        lambda: replace(outline, weight=linearised([site.conv for site in known], slopes)),
+        sites[0].in_hw or (),
+        sites[0].rows,
+        sum(site.macs(site.outline) or 0 for site in sites),
+        lambda: replace(outline, weight=linearised([site.conv for site in sites], slopes)),
     )
 
 
 def _why_not(side: _Side, shortcut: gs.Tensor, sites: Sequence[Found]) -> str | None:
     """Why the branch cannot become one convolution, or None."""
     if side.nodes[0] is not side.convs[0]:
-        return f"{side.nodes[0].op} '{side.nodes[0].name}' stands between its last convolution and the sum"
+        last, gate = side.nodes[:2]
+        if last.op == "Mul" and gate.op != "Conv" and any(t is last.inputs[i] for t in gate.outputs for i in (0, 1)):
+            return f"{gate.op} and Mul, as one activation, stand between its last convolution and the sum"
+        return f"{last.op} '{last.name}' stands between its last convolution and the sum"
     if len(side.convs) < 2:
         return "its branch is one convolution already"
     for site in sites:

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from ndpass.conv import Block, Conv
 from ndpass.graph import branches, segments
 from ndpass.graph.branches import Branch, Unmerged
+from ndpass.graph.chains import chains
 from ndpass.graph.channel_groups import Group, keep
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.choices import Choices
@@ -93,12 +94,17 @@ class Graph(SizedGraph):
         return found.skipped("computed from shapes alone, the same for all samples") if same else found
 
     def blocks(self) -> list[Branch | Unmerged]:
-        """Every residual sum in graph order: the branch that can become one convolution, or why there is none."""
+        """Every residual sum in graph order: the branch that can become one convolution, or why there is none; then the
+        plain chains that can, in the place of sums whose layers they have."""
         inferred = self._inferred()
         if self._sums is None or self._sums[0] is not inferred:
             shapes = inferred.shapes
             found = branches.blocks(self._graph, shapes, lambda n: read(n, shapes, self._fixed_hw(n)))
-            self._sums = inferred, found
+            taken = {layer for one in found if isinstance(one, Branch) for layer in one.layers}
+            plain = chains(self._graph, taken, lambda n: read(n, shapes, self._fixed_hw(n)))
+            chained = [{*one.layers} for one in plain]
+            left = [one for one in found if not any(one.layers and layers.issuperset(one.layers) for layers in chained)]
+            self._sums = inferred, [*left, *plain]
         return list(self._sums[1])
 
     def without_pads(self) -> list[str]:
@@ -157,13 +163,17 @@ class Graph(SizedGraph):
 
     def merge(self, branch: Branch, block: Block) -> None:
         """Put `block` in the place of the branch, in the name of its last layer; of a constant nothing but the sum."""
-        last = self._node(branch.last)
-        add = residual_add(self._graph, last.outputs[0], lambda: self._inferred().shapes)
-        last.inputs[0] = self._node(branch.first).inputs[0]
-        for name in branch.inner:
-            if name != branch.last:
+        self.merge_layers(branch.first, branch.last, branch.inner, block)
+
+    def merge_layers(self, first: str, last: str, inner: Sequence[str], block: Block) -> None:
+        """The same of the nodes of a branch: the first and the last convolution, and all."""
+        end = self._node(last)
+        add = residual_add(self._graph, end.outputs[0], lambda: self._inferred().shapes)
+        end.inputs[0] = self._node(first).inputs[0]
+        for name in inner:
+            if name != last:
                 take_out(self._graph, self._node(name))
-        self._put(branch.last, block, add=add)
+        self._put(last, block, add=add)
 
     def _put(self, name: str, block: Block, transposed: Transposed | None = None, add: gs.Node | None = None) -> None:
         """add: the residual sum behind the node, where it is known."""

@@ -1,4 +1,4 @@
-"""Residual blocks whose branch a pass can turn into one convolution, or drop: which, what that costs and spoils.
+"""Residual blocks whose branch a pass can turn into one convolution, or drop, and plain chains: what that costs.
 
 The candidates of a block stand among those of its last layer. Where one is chosen, the other layers of the branch go,
 whatever was chosen for them: `ndpass.planning.channel_savings` tells the planner what that saves. What a merged block
@@ -20,7 +20,8 @@ from ndpass.passes.compose import Settings, compose, outline
 from ndpass.planning.candidate import Candidate, Choice
 
 MOST_REFITTED = 2_304  # elements of a patch of a layer that is only fitted anew: 256 channels of 3x3
-MOST_FITTED = 2_304  # the same of a kernel that saves MACs only with a pass behind: it is dearer than all others
+# the same of a kernel that saves MACs only with a pass behind, which is dearer than all others, and of a plain chain's
+MOST_FITTED = 2_304
 
 NO_DATA = "is fitted to data only: give --calibration"
 
@@ -36,7 +37,13 @@ class Mergeable:
 
     def settings(self, unknowns: int | None = None) -> list[Setting]:
         """All that may be tried, cheapest first. unknowns: of each output, that there are data for."""
-        return [s for s in self.rule.settings(self.branch.outline, unknowns) if self.saves(s) or self._leads_on(s)]
+        found = [s for s in self.rule.settings(self.branch.outline, unknowns) if self.saves(s) or self._leads_on(s)]
+        return [s for s in found if self._is_tried(s)] if self.branch.is_plain else found
+
+    def _is_tried(self, setting: Setting) -> bool:
+        """Of a plain chain, which is never dropped. In wide ones passes for single layers do more in less time."""
+        conv = self.rule.outline(self.branch.outline, setting)
+        return not conv.is_constant and conv.unknowns <= MOST_FITTED
 
     def saves(self, setting: Setting) -> bool:
         """Whether the block takes fewer MACs with this setting than its layers do."""
@@ -105,7 +112,7 @@ def why_unmerged(graph: Graph, passes: Sequence[Pass], name: str, calibrated: bo
         return None
     block = next((one for one in graph.blocks() if name in one.layers), None)
     if block is None:
-        return "it is in no residual branch"
+        return "it is in no residual branch, nor in a chain that one convolution would save enough of"
     found = (
         block.reason if isinstance(block, Unmerged) else _within(Mergeable(block, rule, passes_behind(passes, rule)))
     )

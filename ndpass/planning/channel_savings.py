@@ -84,6 +84,7 @@ class Coupling:
     ) -> None:
         """blocks: last layer -> the block that may be merged."""
         self._blocks = blocks or {}
+        self._inner = {layer for block in self._blocks.values() for layer in block.branch.layers[:-1]}
         self._passes, self._sites = passes, {site.name: site for site in sites}
         self._pruning = split(passes)[1]
         self.together = SharedChannels.of(graph, sites, passes)
@@ -95,6 +96,27 @@ class Coupling:
 
     def fronts(
         self, candidates: Mapping[str, Sequence[Candidate]], cost: Cost = macs_of
+    ) -> list[tuple[dict[str, list[Candidate]], list[Pair]]]:
+        """As of `_fronts`; twice where channels are pruned that the first layer of a block reads as others do: without
+        such pruning, and without merging such blocks. A plan may have one of both, and trees of pairs not tell so."""
+        clash = {
+            f: {n for n, b in self._blocks.items() if b.branch.first in r} for f, r in self.together.groups.items()
+        }
+        lasts = set().union(*clash.values())
+        if not lasts:
+            return [self._fronts(candidates, cost)]
+        shared = {name for first, found in clash.items() if found for name in self.together.groups[first]}
+        whole = {
+            n: [c for c in ways if n not in shared or self.together.setting(c) is None]
+            for n, ways in candidates.items()
+        }
+        apart = {
+            n: [c for c in ways if n not in lasts or not self._blocks[n].merged(c)] for n, ways in candidates.items()
+        }
+        return [self._fronts(whole, cost), self._fronts(apart, cost)]
+
+    def _fronts(
+        self, candidates: Mapping[str, Sequence[Candidate]], cost: Cost
     ) -> tuple[dict[str, list[Candidate]], list[Pair]]:
         """Site -> candidates that no other beats whatever the neighbours become, cheapest first; and what pairs save.
 
@@ -128,25 +150,35 @@ class Coupling:
 
     def _bonds(self, kept: Mapping[str, Sequence[Candidate]], cost: Cost) -> list[Pair]:
         """What makes every plan dearer than all layers together in which two that read the same channels are pruned
-        unlike each other."""
+        unlike each other, or one is pruned that goes because its block is merged."""
         place = {name: i for i, name in enumerate(kept)}
         dear = 2 * sum(max(cost(c) for c in ways) for ways in kept.values()) + 1
-        found = [
-            Pair(place[name], place[first], np.where(self._unlike(kept[name], kept[first]), -dear, 0))
+        apart = [
+            (name, first, self._unlike(kept[name], kept[first]))
             for name, first in self.together.leaders.items()
             if name in kept and first in kept
         ]
+        apart += [
+            (layer, last, np.outer(self._pruned(kept[layer]), self._merges(last, kept[last])))
+            for last, block in self._blocks.items()
+            for layer in block.branch.layers[:-1]
+        ]
+        found = [Pair(place[one], place[other], np.where(bad, -dear, 0)) for one, other, bad in apart]
         return [p for p in found if p.saved.any()]
 
     def _unlike(self, ways: Sequence[Candidate], others: Sequence[Candidate]) -> NDArray[np.bool_]:
         setting = self.together.setting
         return np.array([[setting(a) != setting(b) for b in others] for a in ways], bool)
 
+    def _pruned(self, candidates: Sequence[Candidate]) -> NDArray[np.bool_]:
+        """(candidates,) whether each reads fewer channels."""
+        return np.array([self.together.setting(c) is not None for c in candidates], bool)
+
     def _kinds(self, name: str, candidates: Sequence[Candidate]) -> NDArray[np.intp]:
         """(candidates,) a number for those that can be compared: that merge a block or not, or that are pruned alike
-        where that binds other layers."""
+        where that binds other layers, as those of its block."""
         kinds = self._merges(name, candidates).astype(np.intp)
-        if name in self.together.groups or name in self.together.leaders:
+        if name in self.together.groups or name in self.together.leaders or name in self._inner:
             texts = [repr(self.together.setting(c)) for c in candidates]
             kinds = kinds + 2 * np.unique(texts, return_inverse=True)[1].reshape(-1)
         return kinds

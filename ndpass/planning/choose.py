@@ -14,9 +14,10 @@ from ndpass.planning.knapsack import knapsack
 from ndpass.planning.shared_channels import SharedChannels
 from ndpass.planning.shared_savings import Forest, Pair
 
-Fronts = Callable[
-    [Mapping[str, Sequence[Candidate]], Cost], tuple[dict[str, list[Candidate]], Sequence[Pair]]
-]  # site -> the candidates that can be best, cheapest first; what candidates of two sites save together
+Coupled = tuple[Mapping[str, Sequence[Candidate]], Sequence[Pair]]
+"""Site -> the candidates that can be best, cheapest first; what candidates of two sites save together."""
+Fronts = Callable[[Mapping[str, Sequence[Candidate]], Cost], Sequence[Coupled]]
+"""One, or several of which any plan is of one."""
 
 
 def choose(
@@ -72,34 +73,42 @@ def _within_macs(
     fronts: Fronts,
 ) -> dict[str, Choice]:
     """The choice of least damage at no more than `fraction` of the model's MACs."""
-    kept, pairs = fronts(candidates, macs_of)
-    room = room_within(candidates, fraction, total, kept, pairs)
-    return least_damage(candidates, room, fronts=lambda *_: (kept, pairs))
+    coupled = fronts(candidates, macs_of)
+    room = room_within(candidates, fraction, total, coupled)
+    return least_damage(candidates, room, fronts=lambda *_: coupled)
 
 
 def room_within(
     candidates: Mapping[str, Sequence[Candidate]],
     fraction: float,
     total: int,
-    kept: Mapping[str, Sequence[Candidate]],
-    pairs: Sequence[Pair],
+    coupled: Sequence[Coupled],
 ) -> int:
-    """MACs that the layers with candidates may have together. kept, pairs: their fronts.
+    """MACs that the layers with candidates may have together. coupled: their fronts.
 
     Raises BudgetError where the cheapest candidates have more.
     """
     fixed = total - sum(ways[0].macs for ways in candidates.values())
     room = math.floor(Fraction(str(fraction)) * total) - fixed  # of the decimal as written, not of a float near it
-    sizes = [len(front) for front in kept.values()]
-    lowest = int(Forest(sizes, pairs).least([np.array([c.macs for c in front]) for front in kept.values()]))
+    lowest = int(least_cost(coupled, macs_of))
     if lowest > room:
         reachable = math.ceil(Fraction(1000 * (fixed + lowest), total)) / 1000  # upwards: asked for, it must be met
-        others = fixed - sum(int(p.saved.max()) for p in pairs if p.first is None)
+        others = fixed - max(sum(int(p.saved.max()) for p in pairs if p.first is None) for _, pairs in coupled)
         raise BudgetError(
             f"--macs {fraction:g} cannot be reached: with these passes the least is {reachable:.3f} "
             f"(the other layers alone are {others / total:.3f}); ask for that, or allow more passes"
         )
     return room
+
+
+def least_cost(coupled: Sequence[Coupled], cost: Cost) -> float:
+    """The least cost of all layers together that any choice has."""
+
+    def least(kept: Mapping[str, Sequence[Candidate]], pairs: Sequence[Pair]) -> float:
+        costs = [np.array([cost(c) for c in front]) for front in kept.values()]
+        return Forest([len(own) for own in costs], pairs).least(costs)
+
+    return min(least(kept, pairs) for kept, pairs in coupled)
 
 
 def least_damage(
@@ -108,17 +117,17 @@ def least_damage(
     cost: Cost = macs_of,
     fronts: Fronts | None = None,
 ) -> dict[str, Choice]:
-    """The choice of least summed damage whose summed cost is at most `room`, as `knapsack` finds it."""
-    kept, pairs = (fronts or separate)(candidates, cost)
-    picked = knapsack(list(kept.values()), room, cost, pairs)
-    return {
-        name: Choice(c, "" if c.setting else "the budget is met with less damage elsewhere")
-        for name, c in zip(kept, picked, strict=True)
-    }
+    """The choice of least summed damage whose summed cost is at most `room`, as `knapsack` finds it.
+
+    Raises BudgetError where there is none.
+    """
+    coupled = (fronts or separate)(candidates, cost)
+    within = [one for one in coupled if len(coupled) == 1 or least_cost([one], cost) <= room] or coupled[:1]
+    found = [dict(zip(kept, knapsack(list(kept.values()), room, cost, pairs), strict=True)) for kept, pairs in within]
+    best = min(found, key=lambda picked: sum(c.damage for c in picked.values()))
+    return {n: Choice(c, "" if c.setting else "the budget is met with less damage elsewhere") for n, c in best.items()}
 
 
-def separate(
-    candidates: Mapping[str, Sequence[Candidate]], cost: Cost
-) -> tuple[dict[str, list[Candidate]], Sequence[Pair]]:
+def separate(candidates: Mapping[str, Sequence[Candidate]], cost: Cost) -> Sequence[Coupled]:
     """The fronts of layers that do not depend on each other."""
-    return {name: pareto(ways, cost) for name, ways in candidates.items()}, ()
+    return [({name: pareto(ways, cost) for name, ways in candidates.items()}, ())]

@@ -176,7 +176,8 @@ class Planner:
         if trials is None:
             return
         enough = self.deadline.is_probed if self.deadline else (lambda: False)
-        rehearse([(last, found[last]) for last in blocks], trials, self.rewrite, listen, self.store, enough)
+        residual = [last for last, block in blocks.items() if not block.branch.is_plain]
+        rehearse([(last, found[last]) for last in residual], trials, self.rewrite, listen, self.store, enough)
 
     def _merged(self, first: Site, block: Mergeable, walk: PlanningWalk, trials: Trials | None) -> dict[str, Merged]:
         """Last layer -> the candidates of its block, fitted to the network as it is now, and their damage."""

@@ -41,8 +41,7 @@ def check_reachable(
         return
     groups = channel_groups(graph, sites, passes)
     table = {site.name: _candidates(site, passes, groups[site.name], most or len(passes)) for site in sites}
-    kept, pairs = Coupling(graph, sites, passes).fronts(table, macs_of)
-    room_within(table, budget.value, graph.macs(), kept, pairs)
+    room_within(table, budget.value, graph.macs(), Coupling(graph, sites, passes).fronts(table, macs_of))
 
 
 def _candidates(site: Site, passes: Sequence[Pass], group: Group | str, most: int) -> list[Candidate]:

@@ -13,10 +13,11 @@ from functools import cached_property
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
 from ndpass.passes import Pass, Setting
-from ndpass.planning.blocks import merging
+from ndpass.planning.blocks import mergeable
 from ndpass.planning.candidate import Candidate, Choice
 from ndpass.planning.pass_kinds import split
 
+INSIDE = "a residual block or a chain that may be merged: leave bm out"
 LEFT = "its input channels also feed a layer that is left as it is"
 MOST_UNKNOWNS = 8_192  # elements of a patch; the moments of more would take over half a gigabyte
 
@@ -32,12 +33,20 @@ def fitted_together(graph: Graph, group: Group | str, passes: Sequence[Pass]) ->
     """The group if all layers that read its channels can be fitted together, or why not."""
     if isinstance(group, str):
         return group
-    transposed = next((m.node.name for m in group.producers if m.node.op == "ConvTranspose"), None)
-    if transposed is not None and split(passes)[0]:
-        return f"its input channels are those of ConvTranspose '{transposed}', which may become another layer"
+    transposed = [str(m.node.name) for m in group.producers if m.node.op == "ConvTranspose"]
+    if transposed and (name := next(_rewritten(graph, transposed, passes), None)):
+        return f"its input channels are those of ConvTranspose '{name}', which may become another layer"
     if len(group.readers) == 1:
         return group
     return _why_apart(graph, group, passes) or group
+
+
+def _rewritten(graph: Graph, names: Collection[str], passes: Sequence[Pass]) -> Iterator[str]:
+    """Those of these layers that a pass may rewrite."""
+    rules = split(passes)[0]
+    for found in graph.sites() if rules else ():
+        if isinstance(found, Site) and found.name in names and any(r.refuse(found.outline) is None for r in rules):
+            yield found.name
 
 
 def channel_groups(graph: Graph, sites: Sequence[Site], passes: Sequence[Pass]) -> dict[str, Group | str]:
@@ -57,11 +66,12 @@ def _why_apart(graph: Graph, group: Group, passes: Sequence[Pass]) -> str | None
         n = site.outline.unknowns
         if n > MOST_UNKNOWNS:
             return f"its input channels also feed '{name}', which has patches of {n} elements"
-    if merging(passes) is not None:
-        inside = {layer for block in graph.blocks() for layer in block.layers}
-        for name in (*group.readers, *(member.node.name for member in group.producers)):
-            if name in inside:
-                return f"its input channels are those of '{name}', in a residual block that may be merged: leave bm out"
+    order = [found.name for found in graph.sites()]
+    first, made = order.index(group.readers[0]), {str(member.node.name) for member in group.producers}
+    for last, block in mergeable(graph, passes, order, calibrated=True).items():
+        # where the block reads these channels, too, it is not merged in a plan that prunes them (`Coupling`)
+        if last in made and block.branch.first not in group.readers and order.index(last) > first:
+            return f"'{last}', which makes its input channels behind it, is in {INSIDE}"
     return None
 
 

@@ -22,10 +22,9 @@ import numpy as np
 
 from ndpass.errors import BudgetError
 from ndpass.planning.candidate import Candidate, Choice, damage, seconds_of
-from ndpass.planning.choose import Fronts, least_damage, separate
+from ndpass.planning.choose import Fronts, least_cost, least_damage, separate
 from ndpass.planning.latency_table import LatencyTable, TimedPlan
 from ndpass.planning.ledger import Ledger, decided
-from ndpass.planning.shared_savings import Forest
 from ndpass.planning.stand_in import PlanTimer
 
 log = logging.getLogger(__name__)
@@ -62,9 +61,7 @@ class TimedSearch:
         return self._least(None)
 
     def _least(self, alone: str | None) -> float:
-        kept, pairs = self.fronts(self._candidates(alone), seconds_of)
-        costs = [np.array([seconds_of(c) for c in front]) for front in kept.values()]
-        return self.table.rest + float(Forest([len(c) for c in costs], pairs).least(costs))
+        return self.table.rest + least_cost(self.fronts(self._candidates(alone), seconds_of), seconds_of)
 
     def for_speedup(self, wanted: float) -> TimedPlan:
         """The plan of least damage that makes the whole model `wanted` times as fast, measured.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
 from ndpass.calibration.walk import Walk
+from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site
 from ndpass.passes import Pass
 from ndpass.planning.block_candidates import candidates_of
@@ -57,6 +58,12 @@ class Blocks:
         with blas_threads(first):
             chosen = plan[last].candidate if not isinstance(plan, Budget) else _local(block, moments, plan)
             return self._fitted(block, chosen, moments) if block.merged(chosen) else None
+
+    def touching(self, group: Group) -> str | None:
+        """A layer that makes or reads these channels in a block that may be merged, None where there is none."""
+        inside = {layer for block in self.by_first.values() for layer in block.branch.layers}
+        names = (*group.readers, *(str(member.node.name) for member in group.producers))
+        return next((name for name in names if name in inside), None)
 
     def refitted(self, site: Site, row: Layer, walk: Walk) -> Record | None:
         """A layer that stays as it is, fitted anew to the original behind what merged blocks have changed before it.

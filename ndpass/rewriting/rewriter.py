@@ -28,7 +28,7 @@ from ndpass.planning.candidates import is_fitted, refused
 from ndpass.planning.channel_savings import with_outputs
 from ndpass.planning.pass_kinds import split
 from ndpass.planning.plan import local_choices
-from ndpass.planning.shared_channels import LEFT, fitted_together
+from ndpass.planning.shared_channels import INSIDE, LEFT, fitted_together
 from ndpass.planning.threads import blas_threads
 from ndpass.planning.work import fitting_work
 from ndpass.report import Layer
@@ -118,7 +118,7 @@ class Rewriter:
                 walk.past(site)  # through the same segments as in the run that was cut off
             if record is not None and record.block is not None and record.row.name == block.branch.last:
                 self.graph.merge(block.branch, record.block)
-                walk.edited(Edit(block.branch.last, record.block, merges=True))
+                walk.edited(Edit(block.branch.last, record.block, merges=block.branch))
                 self._blocks.note(block, record.row)
         return self._blocks.rows.get(site.name)
 
@@ -163,6 +163,8 @@ class Rewriter:
             group = fitted_together(self.graph, self.graph.channel_group(now), self.passes)
         if isinstance(group, Group) and not (self._names - self._lost.thinned.keys()).issuperset(group.readers):
             group = LEFT
+        if isinstance(group, Group) and len(group.readers) > 1 and (other := self._blocks.touching(group)):
+            group = f"its input channels are those of '{other}', in {INSIDE}"
         others = self._readers_after(now, group, walk) if isinstance(group, Group) else []
         return local_choices(now, self.passes, moments, group, budget, others)
 

@@ -17,6 +17,7 @@ from ndpass.planning.choose import choose_local
 from ndpass.run.figures import human
 
 RANKS = (1, 2, 3, 4)  # the T of Guo et al. 2018, Figure 3
+NAMED = 3  # blocks that are named where many are left alone for one reason
 ENERGY = 0.95  # of the weights, that a rewrite keeps where it is said what a pass could do
 
 
@@ -84,20 +85,34 @@ def inspect(graph: Graph) -> Iterator[Row]:
 
 
 def blocks_of(graph: Graph) -> list[str]:
-    """A line for every residual block: its layers, and the MACs left with each setting that merges it, or why none."""
+    """Lines for residual blocks and plain chains: of each that can be merged its layers, and the MACs left with each
+    setting; of the others, for every reason, which they are."""
     rules = auto(calibrated=True)
     found = mergeable(graph, rules, [found.name for found in graph.sites()], calibrated=True)
-    return [_block_line(graph, rules, one, found.get(one.layers[-1]) if one.layers else None) for one in graph.blocks()]
+    lines, left = list[str](), dict[str, list[str]]()
+    for one in graph.blocks():
+        block = found.get(one.layers[-1]) if one.layers else None
+        if block is not None and isinstance(one, Branch):
+            lines.append(_block_line(one, block))
+        elif not (isinstance(one, Branch) and one.is_plain):
+            why = one.reason if isinstance(one, Unmerged) else why_unmerged(graph, rules, one.last, calibrated=True)
+            left.setdefault(why or "nothing merges it", []).append(one.name)
+    return [*lines, *(f"{_named(names)}: {why}" for why, names in left.items())]
 
 
-def _block_line(graph: Graph, rules: Sequence[Pass], one: Branch | Unmerged, block: Mergeable | None) -> str:
-    start = f"block '{one.name}'" + (f" ({', '.join(one.layers)})" if one.layers else "")
-    if block is None or isinstance(one, Unmerged):
-        why = one.reason if isinstance(one, Unmerged) else why_unmerged(graph, rules, one.last, calibrated=True)
-        return f"{start}: {why or 'nothing merges it'}"
+def _block_line(one: Branch, block: Mergeable) -> str:
+    layers = ", ".join(one.layers)
+    start = f"chain {layers}" if one.is_plain else f"block '{one.name}' ({layers})"
     each = [(s, block.cost({block.rule.name: s})) for s in block.settings() if block.saves(s)]
     ways = (f"{setting_text(setting)} {100 * macs / one.macs:.0f} %" for setting, macs in each)
     return f"{start}: {block.rule.name}: {', '.join(ways)} of {human(one.macs)} MACs"
+
+
+def _named(names: Sequence[str]) -> str:
+    """Blocks by name, the first of many."""
+    first = ", ".join(f"'{name}'" for name in names[:NAMED])
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{'block' if len(names) == 1 else 'blocks'} {first}{more}"
 
 
 def offers_of(graph: Graph, site: Site, rules: Sequence[Pass]) -> dict[str, Offer]:

@@ -54,7 +54,7 @@ def answers(graph: Graph, x: Any) -> list[Any]:
 
 def without(graph: Graph, kept: int = 0) -> Graph:
     """All branches but the first `kept` as what they give, which is constant."""
-    while found := [one for one in graph.blocks() if isinstance(one, Branch)][kept:]:
+    while found := [one for one in graph.blocks() if isinstance(one, Branch) and not one.is_plain][kept:]:
         last = next(site for site in graph.sites() if site.name == found[0].last)
         bias = last.conv.bias  # type: ignore[union-attr]
         graph.merge(found[0], Conv(np.zeros((8, 8, 0, 0)), bias, strides=found[0].outline.strides))

@@ -227,7 +227,7 @@ class Case:
     def promised(self, plan: Mapping[str, Choice]) -> float:
         """MACs of the model with these choices, none of them left out for another."""
         only = {name: [choice.candidate] for name, choice in plan.items()}
-        _, pairs = self.coupling.fronts(only)
+        ((_, pairs),) = self.coupling.fronts(only)
         saved = saving(pairs, [0] * len(only))
         dense = sum(ways[0].macs for ways in self.candidates.values())
         return self.total - dense + sum(c.candidate.macs for c in plan.values()) - saved
@@ -346,7 +346,7 @@ def test_what_is_pruned_away_would_not_have_been_chosen(make: Callable[[], onnx.
 
 def test_without_pruning_layers_are_separate() -> None:
     case = case_of(plain, "nd")
-    fronts, pairs = case.coupling.fronts(case.candidates)
+    ((fronts, pairs),) = case.coupling.fronts(case.candidates)
     assert not pairs
     both = [choose(case.candidates, Budget("macs", 0.6), case.total, fronts=f) for f in (None, case.coupling.fronts)]
     assert both[0] == both[1]
@@ -358,7 +358,7 @@ def test_seconds_are_saved_as_macs_are() -> None:
     case = case_of(plain, "cp:criterion=l2")
     timed = {n: [Candidate(c.macs, c.error, c.setting, 1e-9 * c.macs) for c in w] for n, w in case.candidates.items()}
     only = {"b": [timed["b"][0]], "c": [next(c for c in timed["c"] if c.setting and c.setting["cp"]["channels"] == 8)]}
-    _, pairs = case.coupling.fronts(only, seconds_of)
+    ((_, pairs),) = case.coupling.fronts(only, seconds_of)
     assert [p.saved.item() for p in pairs] == [pytest.approx(0.5 * only["b"][0].macs * 1e-9)]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
-from models import EXACT, network, normal, plain, relative, run_options, run_ort
+from models import EXACT, network, normal, relative, run_options, run_ort
 from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import open_feeds
@@ -49,6 +49,40 @@ def blocks(offset: float = 100.0) -> onnx.ModelProto:
         W5=normal(12, 12, 1, 1) / 2,
         W6=normal(12, 8, 1, 1),
         W7=normal(5, 12),
+    )
+
+
+def pooled() -> onnx.ModelProto:
+    """Two convolutions with a pool between: no chain."""
+    return network(
+        """(float[N,3,8,8] image) => (float[N,5,3,3] y) {
+            a = Conv<pads=[1,1,1,1]>(image, W1)  m = MaxPool<kernel_shape=[2,2], strides=[1,1]>(a)
+            r = Relu(m)  y = Conv<strides=[2,2]>(r, W2)
+        }""",
+        W1=normal(8, 3, 3, 3),
+        W2=normal(5, 8, 3, 3),
+    )
+
+
+def chained(offset: float = 100.0) -> onnx.ModelProto:
+    """Two chains in a row, SiLU between and behind, and a layer that reads them. offset: of the biases of inner layers:
+    with a large one SiLU lets all through, so that each chain is one convolution."""
+    silus = {i: f"g{i} = Sigmoid({i})  r{i} = Mul({i}, g{i})" for i in "abcd"}
+    return network(
+        f"""(float[N,3,8,8] image) => (float[N,5] scores) {{
+            o = Conv<pads=[1,1,1,1]>(image, W0)  p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(o)
+            a = Conv<pads=[2,2,2,2]>(p, W1, B1)  {silus["a"]}  b = Conv(ra, W2)  {silus["b"]}
+            c = Conv<pads=[2,2,2,2]>(rb, W3, B3)  {silus["c"]}  d = Conv(rc, W4)  {silus["d"]}
+            v = GlobalAveragePool(rd)  f = Flatten(v)  scores = Gemm<transB=1>(f, W5)
+        }}""",
+        W0=normal(8, 3, 3, 3),
+        W1=normal(12, 8, 3, 3),
+        B1=np.full(12, offset, np.float32),
+        W2=normal(10, 12, 3, 3, seed=1) / 4,
+        W3=normal(12, 10, 3, 3, seed=2) / 2,
+        B3=np.full(12, offset, np.float32),
+        W4=normal(10, 12, 3, 3, seed=3) / 4,
+        W5=normal(5, 10),
     )
 
 
@@ -313,10 +347,50 @@ def test_a_run_that_is_cut_off_goes_on(spec: str) -> None:
     assert filecmp.cmp("out.onnx", "whole.onnx", shallow=False)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "xml"])
+def test_chains_that_are_linear_are_recovered(kind: str) -> None:
+    """Each as one 3x3 convolution; of what the 5x5 answers it leaves the border."""
+    onnx.save(chained(), "in.onnx")
+    ov.save_model(ov.Core().read_model("in.onnx"), "in.xml", compress_to_fp16=False)
+    report = run(Path(f"in.{kind}"), "bm:kernel=3", output=f"out.{kind}")
+    reasons = [row.reason for row in report.layers if row.status == "done"]
+    assert [reason.split()[0] for reason in reasons] == ["merged", "stands", "merged", "stands"]
+    dense = 64 * (27 * 8 + 9 * (8 * 10 + 10 * 10)) + 10 * 5
+    assert report.model.macs[1] == dense
+    loose, tight = (by_name(run(chained(), spec))["b"].error_measured for spec in ("bm:kernel=1", "bm:kernel=3"))
+    assert tight is not None
+    assert loose is not None
+    assert tight < 0.5 * loose
+
+
+def test_the_whole_field_of_a_linear_chain_is_exact() -> None:
+    """1x1 and 3x3 are one 3x3."""
+    model = chained()
+    for name, seed in (("W1", 5), ("W3", 6)):
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(normal(12, tensor.dims[1], 1, 1, seed=seed), name))
+    for node in (n for n in model.graph.node if n.name in ("a", "c") or n.output[0] in ("a", "c")):
+        node.attribute[0].ints[:] = [1, 1, 1, 1]
+    run(model, "bm:kernel=full", count=300)
+    assert relative(answers("out.onnx", images(4)), answers("in.onnx", images(4))) < 10 * EXACT  # of values near 100
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.4])
+@pytest.mark.parametrize("spec", ["bm", "bm,cp", "cp,bm,cd,sd,nd"])
+def test_chains_keep_a_budget_of_macs_and_both_runtimes_agree(spec: str, share: float) -> None:
+    """Neither a layer that goes is pruned, for that would save nothing, nor is a chain dropped for its mean."""
+    report = run(chained(offset=0.1), spec, Budget("macs", share))
+    before, after = report.model.macs
+    assert after <= share * before
+    assert all(row.macs is None or row.macs[1] > 0 or "merged into" in row.reason for row in report.layers)
+    ov.save_model(ov.Core().read_model("out.onnx"), "again.xml", compress_to_fp16=False)
+    assert relative(answers("out.onnx", images(4)), answers("again.xml", images(4))) < 1e-4
+
+
 def test_networks_without_blocks_and_runs_without_data_say_why() -> None:
     for spec in ("bm:kernel=3", "bm:kernel=none"):
-        with pytest.raises(InputError, match="it is in no residual branch"):
-            run(plain(), spec)
+        with pytest.raises(InputError, match="it is in no residual branch, nor in a chain"):
+            run(pooled(), spec)
         onnx.save(blocks(), "in.onnx")
         with pytest.raises(InputError, match="fitted to data only: give --calibration"):
             pipeline.run(Path("in.onnx"), Path("out.onnx"), run_options(parse(spec), Budget("pinned")))

@@ -70,5 +70,16 @@ def test_blocks_are_listed_with_what_merging_leaves_or_why_not(ndpass: Command, 
     lines = [line for line in ndpass("inspect", tmp_path / "net.onnx").out.splitlines() if line.startswith("block")]
     assert lines == [
         "block 's' (a, b): bm: kernel=none 0 %, kernel=1 6 %, kernel=3 50 % of 41.47 k MACs",
-        "block 'y' (c): its branch is one convolution already",
+        "block 'y': its branch is one convolution already",
     ]
+
+
+def test_blocks_that_are_left_for_one_reason_are_one_line(ndpass: Command, tmp_path: Path) -> None:
+    sums = "  ".join(f"c{i} = Conv(s{i}, C)  s{i + 1} = Add(s{i}, c{i})" for i in range(5))
+    text = f"""(float[1,8,6,6] x) => (float[1,8,6,6] y) {{ s0 = Relu(x)  {sums}
+        a = Conv<pads=[1,1,1,1]>(s5, A)  r = Sigmoid(a)  q = Mul(a, r)  y = Conv<pads=[1,1,1,1]>(q, B) }}"""
+    weights = {"A": normal(8, 8, 3, 3), "B": normal(8, 8, 3, 3), "C": normal(8, 8, 1, 1)}
+    onnx.save(network(text, **weights), tmp_path / "net.onnx")
+    out = ndpass("inspect", tmp_path / "net.onnx").out
+    assert "chain a, y: bm: kernel=1 6 %, kernel=3 50 % of 41.47 k MACs\n" in out
+    assert "blocks 's1', 's2', 's3' and 2 more: its branch is one convolution already\n" in out
