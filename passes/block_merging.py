@@ -60,7 +60,8 @@ class BlockMerging(Merging):
     when = (
         "Residual networks of plain blocks (two 3x3 convolutions), where each layer is small: a merged block has one "
         "layer instead of two or three, a dropped one none. Merged bottlenecks gain little, for the one convolution is "
-        "as wide as the stream. Plain chains of small layers, as in heads of detectors. Passes behind bm, as in bm,sd, rewrite the convolution that it leaves."
+        "as wide as the stream. Plain chains of small layers, as in the heads of detectors. Passes behind bm, as in "
+        "bm,sd, rewrite the convolution that it leaves."
     )
     cost = "One least-squares fit of n_i·k·k unknowns for each block and k: 2 s for 64 channels and k = 5."
     in_auto: ClassVar[bool] = True
