@@ -30,6 +30,7 @@ from ndpass.graph.shifts import fold_biases, fold_shifts
 from ndpass.graph.sites import Found, Site, Skipped, read
 from ndpass.graph.sized_graph import SizedGraph
 from ndpass.graph.splice import perturb, put, residual_add, take_out
+from ndpass.graph.tied_weights import said_of, tied
 from ndpass.graph.transposed import Transposed
 from ndpass.graph.transposed_pads import without_pads
 from ndpass.graph.unique_names import Names, all_graphs, all_nodes, name_nodes, tensor_names
@@ -110,6 +111,10 @@ class Graph(SizedGraph):
     def without_pads(self) -> list[str]:
         """Transposed convolutions of ONNX that the runtimes read differently: their pads follow from no fixed size."""
         return without_pads(self._graph)
+
+    def tied(self, names: Collection[str]) -> str | None:
+        """A sentence where layers share weights and some of them are among `names`, those that may be rewritten."""
+        return said_of(tied(self._graph, names))
 
     def macs(self) -> int:
         """Multiply-accumulates of one inference, counted from the nodes as they are now."""

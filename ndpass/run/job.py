@@ -141,6 +141,9 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
     found = ignored(graph.sites(), options.ignore)
     graph.leave([f.name for f in found if isinstance(f, Skipped)])
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
+    names = frozenset(site.name for site in sites)
+    if shared := graph.tied(names):
+        log.warning(shared)
     batch = batch_within(graph, options.effort.memory, BATCH)
     warned = surveyed(model, options, fit, measured, batch, cluster)
     feeds = measured or natural_feeds(graph.inputs(), graph.sizes, options.data.seed, options.data.preprocess)
@@ -170,9 +173,9 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
         work=sum(planning_work(site) for site in sites),
         probed=probing_floor(graph)[0],
         needs=Needs.of(graph, sites, batch),
-        sites=frozenset(site.name for site in sites),
+        sites=names,
         convolutional=any(f.op.startswith("Conv") for f in found),
-        warnings=(*warned, *filter(None, [uncounted(found)])),
+        warnings=(*warned, *filter(None, [shared, uncounted(found)])),
         cluster=cluster,
     )
     _check_data(job)
