@@ -16,6 +16,8 @@ from ndpass.planning.shared_savings import Forest, Pair
 
 Coupled = tuple[Mapping[str, Sequence[Candidate]], Sequence[Pair]]
 """Site -> the candidates that can be best, cheapest first; what candidates of two sites save together."""
+ROUNDING = 1e-12  # of an error: a layer of full rank is exact but for this
+
 Fronts = Callable[[Mapping[str, Sequence[Candidate]], Cost], Sequence[Coupled]]
 """One, or several of which any plan is of one."""
 
@@ -49,14 +51,15 @@ def _each(candidates: Mapping[str, Sequence[Candidate]], budget: Budget, togethe
 def choose_local(ways: Sequence[Candidate], budget: Budget) -> Choice:
     """The choice for one layer by itself; ways[0] is the layer as it is.
 
-    Pinned settings: the least error of those that save MACs, else an exact one. Energy: the cheapest that keeps it.
+    Pinned settings: the least error of those that save MACs, else an exact one; of errors that are equal but for
+    rounding, the fewest MACs. Energy: the cheapest that keeps it.
     """
     energy = budget.value if budget.kind == "energy" else None
     dense = ways[0]
     cheaper = [c for c in ways[1:] if c.macs < dense.macs]
     if energy is None:
-        exact = [c for c in ways[1:] if c.error <= dense.error + 1e-12]
-        best = min(cheaper or exact, key=lambda c: (c.error, c.macs), default=None)
+        exact = [c for c in ways[1:] if c.error <= dense.error + ROUNDING]
+        best = _least_error(cheaper or exact)
         return (
             Choice(best) if best else Choice(dense, "with the settings given it would take more MACs than it does now")
         )
@@ -64,6 +67,12 @@ def choose_local(ways: Sequence[Candidate], budget: Budget) -> Choice:
     if enough:
         return Choice(min(enough, key=lambda c: (c.macs, c.error)))
     return Choice(dense, f"nothing cheaper keeps {energy:.4g} of the energy")
+
+
+def _least_error(ways: Sequence[Candidate]) -> Candidate | None:
+    """Of those whose error is the least, but for rounding, the one with the fewest MACs; None of none."""
+    least = min((c.error for c in ways), default=0.0)
+    return min((c for c in ways if c.error <= least + ROUNDING), key=lambda c: (c.macs, c.error), default=None)
 
 
 def _within_macs(

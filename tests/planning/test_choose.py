@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ndpass.errors import BudgetError
 from ndpass.planning.candidate import Budget, Candidate, pareto
-from ndpass.planning.choose import choose
+from ndpass.planning.choose import choose, choose_local
 from ndpass.planning.knapsack import knapsack
 
 CLOSE = 1e-6  # relative difference of two sums of errors that the solver may call equal
@@ -227,3 +227,17 @@ def test_of_two_equally_cheap_the_better_is_taken() -> None:
 )
 def test_a_budget_in_a_report(budget: Budget, text: dict[str, object]) -> None:
     assert budget.to_json() == text
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_macs_decide_between_errors_that_differ_by_rounding(saves: bool) -> None:
+    """Of two forms of full rank, the costlier was taken where its last digit was the lower."""
+    base, error = (10 if saves else 110), 6.296447350612819e-09
+    ways = [way(base + 20, error - 3e-24, 9), way(base, error, 3), way(base - 5, error + 1e-9, 2)]
+    dense = Candidate(100, error + 1e-14)
+    assert choose_local([dense, *ways], Budget("pinned")).candidate == ways[1]
+
+
+def test_a_smaller_error_that_is_no_rounding_is_worth_its_macs() -> None:
+    ways = [way(20, 1e-9, 2), way(10, 1e-6, 1)]
+    assert choose_local([DENSE, *ways], Budget("pinned")).candidate == ways[0]
