@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ndpass.calibration.checks import check_finite
 from ndpass.calibration.collect import Data, Frontier
 from ndpass.calibration.moments import Moments
-from ndpass.calibration.patches import Sample, patches, responses
+from ndpass.calibration.patches import Sample, patches, responses, spread
 from ndpass.calibration.priors import choose_strength, regularised
 from ndpass.calibration.sums import Sums
 from ndpass.conv import Array, Conv
@@ -256,8 +256,7 @@ def answered(
     thin = np.ascontiguousarray(kernel.T, np.float32)
     found = []
     for number, x in enumerate(frontier.advance(site)):
-        skipped = -(before + number * batch * sample.each) % step
-        ordered = sample.order.by_sample(x, batch)
-        rows = patches(site.outline, ordered, sample.of(number * batch, batch))[skipped::step]
+        rows = patches(site.outline, sample.order.by_sample(x, batch), sample.of(number * batch, batch))
+        rows = rows[spread(len(rows), step, before + number * batch * sample.each)]
         found.append((rows if columns is None else rows[:, columns]) @ thin)
     return np.concatenate(found)

@@ -59,11 +59,26 @@ class Sample:
 
     def thinned(self, every: int) -> Sample:
         """One of `every` positions of each image, at most as many as there are."""
-        return replace(self, positions=self.positions[:, ::every])
+        return replace(self, positions=self.positions[:, spread(self.each, every)])
 
     def thin(self, rows: Array, every: int) -> Array:
         """Of (rows, n_o) at these positions those at `thinned(every)`."""
-        return rows.reshape(-1, self.each, rows.shape[1])[:, ::every].reshape(-1, rows.shape[1])
+        return rows.reshape(-1, self.each, rows.shape[1])[:, spread(self.each, every)].reshape(-1, rows.shape[1])
+
+
+def spread(count: int, step: int, start: int = 0) -> Positions:
+    """Of `count` numbers from `start` on one in each run of `step`, the first run beginning at 0; less `start`.
+
+    Not each `step`-th: where all positions of a map are taken, one row after another, these lie in a few columns if
+    `step` divides the width. They are drawn, alike for each run whatever part of it is asked for.
+    """
+    first, end = start // step, -(-(start + count) // step)
+    drawn = (step * np.random.default_rng(step).random(end)[first:]).astype(np.intp)
+    if first == 0:
+        drawn[:1] = 0  # so that there is one of a few positions, too
+    found = np.arange(first, end) * step + drawn - start
+    chosen: Positions = found[(found >= 0) & (found < count)]
+    return chosen
 
 
 def responses(y: Array, positions: Positions, channels_last: bool) -> Array:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ndpass.calibration.collect import Frontier, Lost
 from ndpass.calibration.gather import answers, collect, collect_ahead, collect_block
 from ndpass.calibration.moments import Moments
-from ndpass.calibration.patches import Sample
+from ndpass.calibration.patches import Sample, spread
 from ndpass.conv import Array, Block
 from ndpass.graph.branches import Branch
 from ndpass.graph.channel_walk import Labels
@@ -120,5 +120,5 @@ def narrowed(responses: Mapping[str, Array], kept: Mapping[str, Labels]) -> Mapp
 
 def wanted_rows(responses: Array, step: int) -> Array:
     """One of `step` responses (S, n_o), in a type whose differences do not overflow."""
-    wanted = responses[::step]
+    wanted = responses[spread(len(responses), step)]
     return wanted.astype(np.float32) if wanted.dtype == np.float16 else wanted

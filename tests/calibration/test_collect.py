@@ -20,7 +20,7 @@ from ndpass.calibration.collect import Data, Frontier, references, samples
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.gather import HELD_OUT, collect, collect_ahead
 from ndpass.calibration.moments import Moments
-from ndpass.calibration.patches import Sample
+from ndpass.calibration.patches import Sample, spread
 from ndpass.calibration.priors import METRIC, SHRINKAGES
 from ndpass.calibration.reference import Calibration
 from ndpass.conv import Conv
@@ -155,7 +155,7 @@ def test_moments_of_one_of_several_positions_of_each_image(every: int) -> None:
     data = Data(feeds_for(graph, pictures()), BATCH)
     chosen = samples(graph, sites_in(graph), data)
     found = references(graph, sites_in(graph), chosen, data)
-    few = {name: Sample(sample.positions[:, ::every]) for name, sample in chosen.items()}
+    few = {name: Sample(sample.positions[:, spread(sample.each, every)]) for name, sample in chosen.items()}
     theirs = references(graph, sites_in(graph), few, data)
     frontier, other = Frontier(graph, data, PLENTY), Frontier(graph, data, PLENTY)
     for site in sites_in(graph):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ndpass.calibration.collect import Data, samples
 from ndpass.calibration.feeds import open_feeds
-from ndpass.calibration.patches import FEWEST, MOST, ROWS_PER_UNKNOWN, Sample, patches, responses
+from ndpass.calibration.patches import FEWEST, MOST, ROWS_PER_UNKNOWN, Sample, patches, responses, spread
 from ndpass.conv import Conv
 from ndpass.graph.graph import Graph, Site
 
@@ -103,3 +103,32 @@ def test_positions_do_not_depend_on_the_batch_size() -> None:
     for other in drawn[1:]:
         np.testing.assert_array_equal(other.positions, drawn[0].positions)
     np.testing.assert_array_equal(np.concatenate([drawn[0].of(i, 8) for i in (0, 8, 16)]), drawn[0].positions)
+
+
+@pytest.mark.parametrize("every", [2, 4, 7, 8, 14])
+@pytest.mark.parametrize("width", [8, 14, 28, 56])
+def test_all_columns_and_rows_are_seen_where_few_positions_are_looked_at(width: int, every: int) -> None:
+    """Every `every`-th of all positions of a map lies in a few columns, if `every` divides the width."""
+    sample = Sample.draw(Conv(normal(512, 512, 3, 3)), width * width, 2, seed=0, layer=0)
+    assert sample.each == width * width, "all are taken"
+    rows = np.tile(np.arange(width * width), 2)[:, None] * np.ones(3)
+    few = sample.thinned(every)
+    np.testing.assert_array_equal(sample.thin(rows, every)[:, 0], few.positions.reshape(-1))
+    assert abs(few.each - width * width / every) <= 1
+    seen = np.bincount(few.positions[0] % width, minlength=width)
+    assert np.count_nonzero(seen) > 0.5 * min(width, few.each)
+    if few.each >= 4 * width:
+        assert seen.max() <= 3 * seen.mean(), "no column is preferred"
+    assert len(np.unique(few.positions[0] // width)) >= min(width, few.each) // 2
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_positions_in_parts_are_those_of_the_whole(step: int) -> None:
+    """As machines that share the images see them."""
+    whole = spread(100, step)
+    assert len(whole) == pytest.approx(100 / step, abs=1)
+    parts = [spread(size, step, start) + start for start, size in ((0, 7), (7, 50), (57, 2), (59, 41))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    if step == 1:
+        np.testing.assert_array_equal(whole, np.arange(100))
+    np.testing.assert_array_equal(np.diff(whole // step), 1)

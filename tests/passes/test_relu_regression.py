@@ -16,7 +16,8 @@ from ndpass.calibration.collect import Data, Frontier, samples
 from ndpass.calibration.feeds import open_feeds
 from ndpass.calibration.gather import answers
 from ndpass.calibration.moments import Moments
-from ndpass.calibration.patches import patches
+from ndpass.calibration.patches import patches, spread
+from ndpass.calibration.walk import wanted_rows
 from ndpass.conv import Conv
 from ndpass.errors import UsageError
 from ndpass.graph.graph import Graph, Site
@@ -299,7 +300,10 @@ def test_answers_are_those_of_the_sampled_patches(most: int, monkeypatch: pytest
     columns = np.arange(9, 27)
     kernel = np.random.default_rng(1).standard_normal((6, 18))
     got, step = answers(site, Frontier(graph, data, 1 << 30), sample, kernel, columns)
-    expected = patches(site.outline, images, sample.positions)[::step][:, columns] @ kernel.T
+    taken = spread(sample.rows, step)
+    expected = patches(site.outline, images, sample.positions)[taken][:, columns] @ kernel.T
+    rows = np.arange(sample.rows, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(wanted_rows(rows, step)[:, 0], taken)
     assert (step > 1) == (most < 10**9)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=1e-4)
