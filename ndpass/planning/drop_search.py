@@ -1,13 +1,14 @@
 """The fastest plan whose measured drop is within what is allowed, by bisection on the predicted damage.
 
 Each plan is timed before it is fitted (`ndpass.planning.timed_search`). At most MOST_FITS plans are fitted, because a
-fit takes minutes. The drop is taken as proportional to the damage, from the second fit on as a power of it, for it may
-fall far more slowly: VGG16 for CIFAR-10 lost 2.66 points, and 1.64 at a third of the damage. While no plan has passed,
-the second that misses halves the damage at least, the third quarters it, and so on. Once one has dropped too much, the
-next lies between the most damage that passed and the least that did not. Where it promises little more, the next is the
-least damage that does, up to REACH times as much: few layers or large steps leave gaps, and a drop of few samples is a
-rough guess. Beyond that the search ends. The plans that passed and are near the fastest were timed minutes apart, so at
-the end they are timed once more, in turns.
+fit takes minutes. The drop is taken as proportional to the damage where the first fit has passed, and to its root where
+it has missed, for it may fall far more slowly: VGG16 for CIFAR-10 lost 2.66 points, and 1.64 at a third of the damage.
+From the second fit on it is the power of it that the last two show. While no plan has passed, the second that misses
+halves the damage at least, the third quarters it, and so on. Once one has dropped too much, the next lies between the
+most damage that passed and the least that did not. A plan that uses up nearly all that is allowed ends the search.
+Where the next promises little more, it is the least damage that does, up to REACH times as much: few layers or large
+steps leave gaps, and a drop of few samples is a rough guess. Beyond that the search ends. The plans that passed and are
+near the fastest were timed minutes apart, so at the end they are timed once more, in turns.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ MOST_FITS = 6
 FIRST_DAMAGE = 0.025  # predicted divergence, in nats, of the first fit for each point of accuracy that may be lost
 STEPS = (0.02, 4.0)  # factors by which the damage may fall and grow from one fit to the next
 POWERS = (0.25, 1.0)  # exponents p that are believed where the drop is taken as proportional to damage^p
+MISSED = 0.5  # exponent that is taken where the first fit has missed
+SATED = 0.9  # share of the drop allowed, from which on a plan that passes ends the search
 WORTH = 0.02  # a further fit has to promise this share of the time
 REACH = 1.5  # times the damage that the limit seems to allow, at most, where less than that promises too little
 
@@ -88,6 +91,8 @@ def within_drop(
             if passing or late:
                 break
             late, wanted = True, min(wanted, failed / STEPS[1])
+        if SATED * limit <= now.drop <= limit:
+            break
         if passed:
             wanted = _worth_a_fit(search, wanted, passed, failed)
             if wanted >= failed:
@@ -125,18 +130,18 @@ def _fastest(search: TimedSearch, fits: Sequence[Fit[T]]) -> Fit[T]:
 def _next(limit: float, tried: Sequence[_Tried], passed: float, failed: float) -> float:
     """The damage to try next: where the drop, a power of the damage, would meet the limit, inside the bracket."""
     now = tried[-1]
-    by = (0.95 * limit / now.drop) ** (1 / _power(tried)) if now.drop > 0 else STEPS[1]
+    by = (0.95 * limit / now.drop) ** (1 / _power(limit, tried)) if now.drop > 0 else STEPS[1]
     wanted = now.damage * float(np.clip(by, *STEPS))
     if failed < math.inf and not passed < wanted < failed:
         wanted = math.sqrt(passed * failed) if passed > 0 else failed / STEPS[1]
     return wanted
 
 
-def _power(tried: Sequence[_Tried]) -> float:
-    """The exponent of damage that the last two fits show, within POWERS; the most of them where fewer show any."""
+def _power(limit: float, tried: Sequence[_Tried]) -> float:
+    """The exponent of damage that the last two fits show, within POWERS; the careful one where fewer show any."""
     last = [one for one in tried if one.drop > 0][-2:]
     if len(last) < 2 or last[0].damage == last[1].damage:
-        return POWERS[1]
+        return MISSED if tried[-1].drop > limit else POWERS[1]
     drops, damages = math.log(last[0].drop / last[1].drop), math.log(last[0].damage / last[1].damage)
     return float(np.clip(drops / damages, *POWERS))
 

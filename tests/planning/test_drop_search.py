@@ -54,6 +54,13 @@ def test_a_drop_that_falls_far_more_slowly_than_the_damage_is_met() -> None:
     assert found.drop <= 1.0
 
 
+def test_a_drop_that_goes_with_the_root_of_the_damage_takes_few_fits() -> None:
+    """As of VGG16 for CIFAR-10, which in steps in proportion to the drop took five: 2.66, 1.64, 1.06, 1.14, 0.86."""
+    found, fits = bisect(1.0, lambda damage: 2.66 * (damage / 0.025) ** 0.47)
+    assert len(fits) == 2
+    assert 0.9 <= found.drop <= 1.0
+
+
 def test_a_drop_that_nothing_meets_is_refused_with_the_least_that_was_measured() -> None:
     with pytest.raises(BudgetError, match=r"--max-drop 1 cannot be met: the least drop of \d plans was 50"):
         bisect(1.0, lambda _: 50.0)
