@@ -19,6 +19,7 @@ from ndpass.refining.program import Program, Step
 Attributes: TypeAlias = "dict[str, Any]"
 Said: TypeAlias = "tuple[str, Sequence[int], Attributes]"  # operator, inputs by number, attributes
 AUTO_PADS = {"explicit": "NOTSET", "same_upper": "SAME_UPPER", "same_lower": "SAME_LOWER", "valid": "VALID"}
+TURNED = {"SAME_UPPER": "SAME_LOWER", "SAME_LOWER": "SAME_UPPER"}  # ONNX's, which cut more at the other end
 SAME = {  # what differs in nothing but its name
     "Add": "Add",
     "Subtract": "Sub",
@@ -158,18 +159,28 @@ def _convolution(_: _Reader, op: ov.Node, attributes: Attributes) -> Said:
 def _transposed(reader: _Reader, op: ov.Node, attributes: Attributes) -> Said:
     said, slots, found = _convolution(reader, op, attributes)
     found["output_padding"] = attributes["output_padding"]
-    if shape := reader.known(op, 2):
+    mode, shape = found["auto_pad"], reader.known(op, 2)
+    if op.get_input_size() > 2 and shape is None:
+        return f"{said}Transpose of a computed shape", (0,), {}
+    found["auto_pad"] = TURNED.get(mode, "NOTSET")
+    if shape is None and mode != "NOTSET":
+        found["pads"] = [0] * len(found["pads"])  # nothing is cut off
+        found["auto_pad"] = "NOTSET"
+    elif shape is not None:
         found["output_shape"] = shape
-        if found["auto_pad"] == "NOTSET":
-            found["auto_pad"] = "SAME_UPPER"  # where OpenVINO cuts more at the end
+        if mode not in TURNED:
+            found["begins"] = attributes["pads_begin"] if mode == "NOTSET" else [0] * len(shape)
     return f"{said}Transpose", slots, found
 
 
 def _pool(_: _Reader, op: ov.Node, attributes: Attributes) -> Said:
     found = {**_padding(attributes), "kernel_shape": attributes["kernel"]}
     found["ceil_mode"] = int(attributes["rounding_type"].startswith("ceil"))
+    found["all_windows"] = attributes["rounding_type"] == "ceil"
     if op.get_type_name() == "MaxPool":
         return "MaxPool", (0,), {**found, "dilations": attributes.get("dilations")}
+    found["whole_windows"] = not attributes["exclude-pad"]
+    found["dilations"] = attributes.get("dilations")
     return "AveragePool", (0,), {**found, "count_include_pad": int(not attributes["exclude-pad"])}
 
 
@@ -241,7 +252,8 @@ def _convert(_: _Reader, op: ov.Node, attributes: Attributes) -> Said:
 
 
 def _lrn(reader: _Reader, op: ov.Node, attributes: Attributes) -> Said:
-    return ("LRN", (0,), attributes) if reader.known(op, 1) == [1] else ("LRN along other axes", (0,), {})
+    along = reader.known(op, 1) == [1]
+    return ("LRN", (0,), {**attributes, "odd": True}) if along else ("LRN along other axes", (0,), {})
 
 
 def _gelu(_: _Reader, op: ov.Node, attributes: Attributes) -> Said:  # noqa: ARG001 - the table calls all alike

@@ -1,4 +1,7 @@
-"""How torch computes ONNX's layers and pools: pads that differ on both sides, auto_pad, every resize."""
+"""How torch computes ONNX's layers and pools: pads that differ on both sides, auto_pad.
+
+Some attributes are none of ONNX's: what OpenVINO does otherwise, `from_openvino` says by them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -77,7 +79,10 @@ def _transposed(xs: Sequence[Any], attributes: Attributes) -> Tensor:
 def _cropped(
     x: Tensor, attributes: Attributes, strides: Sequence[int], full: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """What a transposed convolution cuts off at both ends. full: its size before that."""
+    """What a transposed convolution cuts off at both ends. full: its size before that.
+
+    The attribute begins has what is cut off in front whatever the output's shape.
+    """
     axes, mode, shape = len(full), attributes.get("auto_pad", "NOTSET"), attributes.get("output_shape")
     if mode.startswith("SAME") and not shape:
         shape = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
@@ -85,7 +90,9 @@ def _cropped(
         pads = list(attributes.get("pads") or [0] * 2 * axes)
         return pads[:axes], pads[axes:]
     totals = [f - n for f, n in zip(full, list(shape)[-axes:], strict=True)]
-    begins = [int(t / 2) for t in totals] if mode == "SAME_UPPER" else [t - t // 2 for t in totals]
+    cut = [max(t, 0) for t in totals]  # what is asked for beyond that is added at the end
+    begins = [t // 2 for t in cut] if mode == "SAME_UPPER" else [t - t // 2 for t in cut]
+    begins = list(attributes.get("begins") or begins)
     return begins, [t - b for t, b in zip(totals, begins, strict=True)]
 
 
@@ -115,20 +122,26 @@ def _instance_norm(xs: Sequence[Any], attributes: Attributes) -> Tensor:
 def _layer_norm(xs: Sequence[Any], attributes: Attributes) -> Tensor:
     x, axis = xs[0], attributes.get("axis", -1)
     shape = x.shape[axis:]
-    bias = xs[2] if len(xs) > 2 else None
+    bias = xs[2].expand(shape) if len(xs) > 2 and xs[2] is not None else None
     return functional.layer_norm(x, shape, xs[1].expand(shape), bias, attributes.get("epsilon", 1e-5))
 
 
 def _lrn(xs: Sequence[Any], attributes: Attributes) -> Tensor:
+    """The attribute odd: whether an even size has as many channels behind as before, one in all less."""
     x, size = xs[0], attributes["size"]
-    squares = padded((x * x).movedim(1, -1), [(size - 1) // 2], [size - 1 - (size - 1) // 2])
-    sums = squares.unfold(-1, size, 1).sum(-1).movedim(-1, 1)
+    before = (size - 1) // 2
+    behind = before if attributes.get("odd") else size - 1 - before
+    squares = padded((x * x).movedim(1, -1), [before], [behind])
+    sums = squares.unfold(-1, before + 1 + behind, 1).sum(-1).movedim(-1, 1)
     base = attributes.get("bias", 1.0) + attributes.get("alpha", 1e-4) / size * sums
     return x / base ** attributes.get("beta", 0.75)
 
 
 def _ends_up(x: Tensor, attributes: Attributes, pads: tuple[list[int], list[int]]) -> tuple[list[int], list[int]]:
-    """The pads with what ceil_mode adds behind, for a window that begins before the end of what is there."""
+    """The pads with what ceil_mode adds behind, for a window that begins before the end of what is there.
+
+    The attribute all_windows: whether one that begins in the pads behind counts, too.
+    """
     begins, ends = pads
     if not attributes.get("ceil_mode"):
         return begins, ends
@@ -138,7 +151,7 @@ def _ends_up(x: Tensor, attributes: Attributes, pads: tuple[list[int], list[int]
     for n, k, s, d, b, e in zip(x.shape[2:], kernel, strides, dilations, begins, ends, strict=True):
         span = d * (k - 1) + 1
         count = math.ceil((n + b + e - span) / s) + 1
-        if (count - 1) * s >= n + b:
+        if (count - 1) * s >= n + b and not attributes.get("all_windows"):
             count -= 1
         grown.append(max((count - 1) * s + span - n - b, e))
     return begins, grown
@@ -149,10 +162,11 @@ def _max_pool(xs: Sequence[Any], attributes: Attributes) -> Tensor:
     axes = len(kernel)
     begins, ends = _ends_up(x, attributes, _pads(x, attributes, kernel))
     strides, dilations = _each(attributes, "strides", axes), _each(attributes, "dilations", axes)
-    return MAX[axes](padded(x, begins, ends, -math.inf), kernel, strides, 0, dilations)
+    return MAX[axes](padded(x, begins, ends, torch.finfo(x.dtype).min), kernel, strides, 0, dilations)
 
 
 def _mean_pool(xs: Sequence[Any], attributes: Attributes) -> Tensor:
+    """The attribute whole_windows: whether with any pads what ceil_mode adds behind them counts like them."""
     x, kernel = xs[0], list(attributes["kernel_shape"])
     axes = len(kernel)
     if any(d != 1 for d in _each(attributes, "dilations", axes)):
@@ -162,6 +176,8 @@ def _mean_pool(xs: Sequence[Any], attributes: Attributes) -> Tensor:
     strides, pool = _each(attributes, "strides", axes), MEAN[axes]
     y = pool(padded(x, begins, grown), kernel, strides)
     if not any(begins) and not any(grown):
+        return y
+    if attributes.get("whole_windows") and any((*begins, *ends)):
         return y
     ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
     if attributes.get("count_include_pad"):
@@ -173,70 +189,6 @@ def _mean_pool(xs: Sequence[Any], attributes: Attributes) -> Tensor:
 def _spatial(x: Tensor) -> list[int]:
     return list(range(2, x.dim()))
 
-
-def _resize(xs: Sequence[Any], attributes: Attributes) -> Tensor:
-    x = xs[0]
-    scales, sizes = _asked(xs, attributes)
-    axes = list(attributes.get("axes") or range(x.dim()))
-    mode = attributes.get("mode", "nearest")
-    if mode not in ("nearest", "linear") or attributes.get("antialias"):
-        raise UnsupportedError(f"a resize of mode {mode}{' with antialias' if attributes.get('antialias') else ''}")
-    if attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise UnsupportedError("a resize that keeps the ratio of sides")
-    for i, axis in enumerate(axes):
-        n = x.shape[axis]
-        out = int(sizes[i]) if sizes else math.floor(n * scales[i] + 1e-6)
-        scale = scales[i] if scales else out / n
-        if out != n or scale != 1:
-            x = resampled(x, axis, out, scale, attributes)
-    return x
-
-
-def _asked(xs: Sequence[Any], attributes: Attributes) -> tuple[list[float], list[int]]:
-    """(scales, sizes), one of them empty."""
-    if "scales" in attributes:
-        return list(attributes["scales"]), []
-    first = 1 if attributes.get("opset", 13) < 11 else 2  # the older ones have no region of interest
-    values = [x.reshape(-1).tolist() if x is not None else [] for x in xs[first : first + 2]]
-    scales, sizes = [*values, [], []][:2]
-    return ([], sizes) if sizes else (scales, [])
-
-
-def resampled(x: Tensor, axis: int, out: int, scale: float, attributes: Attributes) -> Tensor:
-    """x with `out` elements along an axis. scale: by which it grows, as the model says it."""
-    n, places = x.shape[axis], np.arange(out, dtype=np.float64)
-    old = attributes.get("opset", 13) < 11  # of the operator, which had no modes of coordinates then
-    mode = "asymmetric" if old else attributes.get("coordinate_transformation_mode", "half_pixel")
-    if mode in ("half_pixel", "pytorch_half_pixel"):
-        at = (places + 0.5) / scale - 0.5
-        at = np.zeros(1) if mode == "pytorch_half_pixel" and out == 1 else at
-    elif mode == "align_corners":
-        at = places * (n - 1) / max(out - 1, 1)
-    elif mode == "asymmetric":
-        at = places / scale
-    else:
-        raise UnsupportedError(f"a resize with coordinates {mode}")
-    if attributes.get("mode", "nearest") == "nearest":
-        rounding = NEAREST["floor" if old else attributes.get("nearest_mode", "round_prefer_floor")]
-        return _taken(x, axis, rounding(at).clip(0, n - 1))
-    at = at.clip(0, n - 1)
-    low = np.floor(at).astype(np.int64)
-    share = torch.as_tensor((at - low).astype(np.float32), device=x.device)
-    share = share.reshape(-1, *(1,) * (x.dim() - axis - 1))
-    below, above = _taken(x, axis, low), _taken(x, axis, np.minimum(low + 1, n - 1))
-    return below + (above - below) * share
-
-
-def _taken(x: Tensor, axis: int, index: np.ndarray[Any, Any]) -> Tensor:
-    return x.index_select(axis, torch.as_tensor(index.astype(np.int64), device=x.device))
-
-
-NEAREST: dict[str, Callable[[Any], Any]] = {
-    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
-    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
-    "floor": np.floor,
-    "ceil": np.ceil,
-}
 
 LAYERS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Conv": _conv,
@@ -251,6 +203,4 @@ LAYERS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "AveragePool": _mean_pool,
     "GlobalAveragePool": lambda xs, _: xs[0].mean(_spatial(xs[0]), keepdim=True),
     "GlobalMaxPool": lambda xs, _: xs[0].amax(_spatial(xs[0]), keepdim=True),
-    "Resize": _resize,
-    "Upsample": _resize,
 }

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ndpass.refining.layers import LAYERS, UnsupportedError, resampled
+from ndpass.refining.layers import LAYERS, UnsupportedError
+from ndpass.refining.resize import resampled
 
 Tensor: TypeAlias = torch.Tensor
 Attributes: TypeAlias = Mapping[str, Any]

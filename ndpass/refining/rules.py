@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch.nn import functional
 
-from ndpass.refining import openvino_rules
+from ndpass.refining import openvino_rules, resize
 from ndpass.refining.layers import LAYERS, UnsupportedError
 
 Tensor: TypeAlias = torch.Tensor
@@ -269,6 +269,7 @@ def _gelu(xs: Sequence[Any], attributes: Attributes) -> Tensor:
 RULES: dict[str, Rule] = {
     **LAYERS,
     **openvino_rules.RULES,
+    **resize.RULES,
     **{
         name: _unary(function)
         for name, function in {

@@ -10,6 +10,7 @@ import openvino as ov
 import pytest
 from models import normal, relative
 from openvino import opset13 as ops
+from openvino import opset14
 
 torch = pytest.importorskip("torch", reason="refinement needs torch: pip install 'ndpass[refine]'")
 
@@ -56,6 +57,78 @@ OWN: dict[str, Make] = {
     "a convolution of auto pads": lambda x: ops.convolution(
         x, ops.constant(CONV), [2, 2], [0, 0], [0, 0], [1, 1], "SAME_LOWER"
     ),
+}
+NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
+COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "tf_half_pixel_for_nn", "align_corners")
+
+
+def resized(nearest: str, coordinates: str) -> Make:
+    """All of a row's scales from 0.3 to 3.5, one behind another."""
+
+    def make(x: Any) -> Any:
+        axes, scales = whole(3), [*np.arange(3, 36) / 10, 1 / 3, 2 / 3]
+        parts = (
+            ops.interpolate(
+                x,
+                ops.constant(np.array([scale], np.float32)),
+                "nearest",
+                "scales",
+                coordinate_transformation_mode=coordinates,
+                nearest_mode=nearest,
+                axes=axes,
+            )
+            for scale in scales
+        )
+        return ops.concat(list(parts), 3)
+
+    return make
+
+
+OWN |= {f"nearest {n} {c}": resized(n, c) for n in NEAREST for c in COORDINATES}
+
+
+def grown(mode: str, shape: list[int] | None, begins: int = 0, groups: int = 0) -> Make:
+    """A transposed convolution of kernel (3, 4) and stride 2: (7, 9) becomes (15, 20), of which `shape` is left."""
+    weight = ops.constant(normal(2, 2, 3, 3, 4) if groups else normal(4, 3, 3, 4))
+    given = {"output_shape": whole(*shape)} if shape else {}
+    pads = {"pads_begin": [begins] * 2, "pads_end": [0, 0], "auto_pad": mode}
+    if groups:
+        return lambda x: ops.group_convolution_backprop_data(x, weight, [2, 2], *given.values(), **pads)
+    return lambda x: ops.convolution_backprop_data(x, weight, [2, 2], **given, **pads)
+
+
+OWN |= {
+    f"grown by {mode} to {shape}, {begins} cut off, {groups} groups": grown(mode, shape, begins, groups)
+    for mode in ("explicit", "valid", "same_upper", "same_lower")
+    for shape in (None, [14, 19], [13, 17], [16, 22])
+    for begins in ((0, 1) if mode == "explicit" else (0,))
+    for groups in (0, 2)
+    if shape or not groups
+}
+
+
+def pooled(kind: str, rounding: str, kernel: list[int], stride: int, pads: list[int], counted: bool = False) -> Make:
+    if kind == "max":
+        return lambda x: opset14.max_pool(x, [stride] * 2, [1, 1], pads, pads, kernel, rounding).output(0)
+    return lambda x: opset14.avg_pool(x, [stride] * 2, pads, pads, kernel, not counted, rounding)
+
+
+OWN |= {
+    f"{kind} pool, {rounding}, {kernel}, stride {stride}, pads {pads}": pooled(kind, rounding, kernel, stride, pads)
+    for kind in ("max", "mean")
+    for rounding in ("floor", "ceil", "ceil_torch")
+    for kernel, stride, pads in (([2, 2], 2, [0, 0]), ([3, 3], 2, [1, 1]), ([2, 3], 3, [1, 1]))
+    if kind == "max" or rounding != "ceil" or kernel != [2, 3]  # a mean of nothing is what OpenVINO makes of it
+}
+OWN |= {
+    f"mean pool with its pads, {rounding}, {kernel}, stride {stride}, pads {pads}": pooled(
+        "mean", rounding, kernel, stride, pads, counted=True
+    )
+    for rounding in ("floor", "ceil", "ceil_torch")
+    for kernel, stride, pads in (([2, 2], 2, [0, 0]), ([3, 3], 2, [1, 1]), ([2, 3], 3, [1, 1]), ([3, 3], 3, [1, 0]))
+}
+OWN |= {
+    f"a response of {size} channels": lambda x, size=size: ops.lrn(x, whole(1), 0.1, 0.75, 1.0, size) for size in (3, 4)
 }
 REFUSED: dict[str, tuple[Make, str]] = {
     "an ellipsis": (lambda x: strided(x, [0, 0], [0, 2], [1, 1], ellipsis_mask=[1, 0]), "an ellipsis or backwards"),
