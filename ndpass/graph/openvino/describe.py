@@ -134,6 +134,7 @@ class _Reader:
             said = Told("Dequantize", everything)
         else:
             said = told(op, plain) or Told(str(op.get_type_name()), everything)
+        plain.append(gs.Variable.empty())  # for NOTHING
         inputs = [
             plain[i] if shape is None else self._tensor(op.input_value(i), shape)
             for i, shape in zip(said.inputs, said.shapes or (None,) * len(said.inputs), strict=True)

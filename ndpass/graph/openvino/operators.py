@@ -14,6 +14,10 @@ import openvino as ov
 from ndpass.graph.constants import values
 
 DOMAIN = "openvino"  # of what has none
+NOTHING = -1  # in the place of an input that ONNX has and the operator has not
+FIRST_OF_SIZE = 2  # axis from which on sizes are heights and widths
+ONE_OF_BOTH = 11  # opset from which on Interpolate reads scales or sizes
+LAST = np.iinfo(np.int64).max
 
 SAME = {
     "Abs": "Abs",
@@ -67,7 +71,8 @@ class Met(NamedTuple):
 
 @dataclass(frozen=True)
 class Told:
-    """An operator as ONNX has it. inputs: which of the operator's inputs are the node's; shapes: what they are seen in.
+    """An operator as ONNX has it. inputs: which of the operator's inputs are the node's, or NOTHING; shapes: what they
+    are seen in.
 
     known: whether its channels may be followed by the rules for an ONNX operator of this name.
     """
@@ -188,13 +193,55 @@ def _pad(met: Met) -> Told | None:
 
 
 def _interpolate(met: Met) -> Told | None:
-    number = {4: 3, 3: 2}.get(len(met.inputs), 99) if "shape_calculation_mode" in met.attributes else 99
-    axes = met.inputs[number] if number < len(met.inputs) else None
-    if not isinstance(axes, gs.Constant) or any(
-        [*met.attributes.get("pads_begin", ()), *met.attributes.get("pads_end", ())]
-    ):
+    """A Resize, with the sizes or scales that it reads. Before opset 11 these are two inputs, one of them unused."""
+    if any([*met.attributes.get("pads_begin", ()), *met.attributes.get("pads_end", ())]):
         return None
-    return Told("Resize", (0,), {"axes": [int(a) for a in values(axes)]}, known=True)
+    if "shape_calculation_mode" not in met.attributes:
+        return None
+    by_sizes, both = met.attributes["shape_calculation_mode"] == "sizes", _opset(met.op) < ONE_OF_BOTH
+    number = 3 if both else 2
+    axes = _listed(met, number)
+    if axes is None and number < len(met.inputs):
+        return None
+    if by_sizes and not isinstance(met.inputs[1], gs.Constant) and (axes is None or min(axes) < FIRST_OF_SIZE):
+        return None  # OpenVINO keeps the number of channels that it has read off once, whatever becomes of them
+    given = (0, NOTHING, NOTHING, 1) if by_sizes else (0, NOTHING, 2 if both else 1)
+    return Told("Resize", given, {} if axes is None else {"axes": axes}, known=True)
+
+
+def _opset(op: ov.Node) -> int:
+    """The one that the operator is of."""
+    return int(str(op.get_type_info().version_id).removeprefix("opset"))
+
+
+def _gather(met: Met) -> Told | None:
+    """Of a list, of which numbers are taken by constant positions."""
+    if not _is_list(met) or met.attributes.get("batch_dims", 0) or not isinstance(met.inputs[1], gs.Constant):
+        return None
+    return Told("Gather", (0, 1), {"axis": 0}, known=True)
+
+
+def _slice(met: Met) -> Told | None:
+    """Of a list, between constant positions."""
+    if not _is_list(met) or not all(isinstance(t, gs.Constant) for t in met.inputs[1:]):
+        return None
+    return Told("Slice", (0, 1, 2, 4, 3) if len(met.inputs) > 4 else (0, 1, 2, NOTHING, 3), known=True)
+
+
+def _strided_slice(met: Met) -> Told | None:
+    """The same, all numbers between both."""
+    begin, end, stride = (_listed(met, index) for index in (1, 2, 3))
+    others = [any(met.attributes.get(f"{name}_mask", ())) for name in ("shrink_axis", "new_axis", "ellipsis")]
+    if not _is_list(met) or begin is None or end is None or any(others) or stride not in (None, [1]):
+        return None
+    starts = [0] if any(met.attributes["begin_mask"]) else begin
+    ends = [LAST] if any(met.attributes["end_mask"]) else end
+    return Told("Slice", (0,), {"starts": starts, "ends": ends}, known=True)
+
+
+def _is_list(met: Met) -> bool:
+    rank = met.op.get_input_partial_shape(0).rank
+    return bool(rank.is_static and rank.get_length() == 1)
 
 
 def _batchnorm(met: Met) -> Told | None:
@@ -237,9 +284,13 @@ RULES: dict[str, Callable[[Met], Told | None]] = {
     "Interpolate": _interpolate,
     "DeformableConvolution": _deformable,
     "Einsum": _einsum,
+    "Gather": _gather,
     "MatMul": _matmul,
     **dict.fromkeys((*SEQUENCES, *CELLS), _recurrent),
     "PRelu": _prelu,
     "Pad": _pad,
     "Reshape": _reshape,
+    "ShapeOf": lambda _: Told("Shape", (0,), known=True),
+    "Slice": _slice,
+    "StridedSlice": _strided_slice,
 }

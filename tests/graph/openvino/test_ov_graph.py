@@ -418,6 +418,35 @@ def test_channels_before_a_flatten_are_pruned() -> None:
     assert relative(answers(a.to_model(), feed), answers(b.to_model(), feed)) < EXACT
 
 
+BATCH = {
+    "gather": "n = Gather<axis=0>(q, ZERO)",
+    "slice": "n0 = Slice(q, ZEROS, ONE, ZEROS)  n = Squeeze(n0, ZEROS)",
+}
+
+
+@pytest.mark.parametrize("taken", BATCH)
+def test_channels_of_a_tensor_whose_batch_is_read_off_are_pruned(taken: str) -> None:
+    """As in a detector's heads, which are reshaped by the batch that the model finds."""
+    text = f"""(float[batch,3,4,4] x) => (float[batch,m,2] y) {{
+        a = Conv<pads=[1,1,1,1]>(x, A)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, B)  s = Relu(b)
+        q = Shape(s)  {BATCH[taken]}  u = Unsqueeze(n, ZEROS)  v = Concat<axis=0>(u, REST)
+        c = Conv(s, C)  t = Transpose<perm=[0,2,3,1]>(c)  y = Reshape(t, v) }}"""
+    numbers = {"ZERO": np.array(0), "ZEROS": np.array([0]), "ONE": np.array([1]), "REST": np.array([-1, 2])}
+    used = {name: value for name, value in numbers.items() if f"{name}," in text or f"{name})" in text}
+    model = network(text, A=normal(8, 3, 3, 3), B=normal(8, 8, 3, 3), C=normal(4, 8, 1, 1), **used)
+    a, b = Graph(model), OvGraph(ov_of(model))
+    assert all(isinstance(group, Group) for group in list(b.channel_groups().values())[1:])
+    for graph in (a, b):
+        group = graph.channel_group(sites(graph)[2])
+        assert isinstance(group, Group)
+        graph.keep_channels(group, np.array([0, 3, 5]))
+        graph.tidy()
+    assert a.macs() == b.macs()
+    for batch in (1, 3):
+        feed = feed_of(model, batch=batch)
+        assert relative(answers(a.to_model(), feed), answers(b.to_model(), feed)) < EXACT
+
+
 # -------------------------------------------------------------------------------------------------------------- shapes
 
 
