@@ -1,6 +1,6 @@
 """Bring an imported graph into the one form that the rest of ndpass reads.
 
-Constants become initializers, a BatchNormalization behind a convolution is folded into it, as is an Add or a Mul of
+Constants become initializers, a BatchNormalization behind a layer is folded into it, as is an Add or a Mul of
 constants, auto_pad becomes pads and every node gets a name of its own. Nothing here changes what the model computes.
 """
 
@@ -17,7 +17,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from ndpass.errors import InputError
 from ndpass.graph.constants import is_weight, values
 from ndpass.graph.fold import fold_constants
-from ndpass.graph.scales import fold_scales
+from ndpass.graph.scales import fold_scales, rescale, takes
 from ndpass.graph.transposed_pads import give_pads
 from ndpass.graph.unique_names import Names, all_graphs, all_nodes, label, name_nodes, tensor_names
 
@@ -97,47 +97,32 @@ def normalise(graph: gs.Graph) -> gs.Graph:
 
 
 def fold_batchnorms(graph: gs.Graph) -> int:
-    """Fold each BatchNormalization into the convolution before it; returns how many were folded.
+    """Fold each BatchNormalization into the layer before it; returns how many were folded.
 
-    y = s (Wx + b - mean) / sqrt(var + eps) + shift, computed in float64. One that cannot be folded stays: its
-    convolution feeds something else too, or one of its parameters is computed at run time.
+    y = s (Wx + b - mean) / sqrt(var + eps) + shift, computed in float64. One that cannot be folded stays: its layer
+    feeds something else too, or one of its parameters is computed at run time.
     """
     outputs = {id(t) for part in all_graphs(graph) for t in part.outputs}
-    found = [n for n in graph.nodes if n.op == "BatchNormalization" and _foldable(n, outputs)]
-    names = Names(tensor_names(graph))
-    for norm in found:
-        _fold_batchnorm(norm, names)
-    gone = {id(norm) for norm in found}
+    names, gone = Names(tensor_names(graph)), set[int]()
+    for norm in [n for n in graph.nodes if n.op == "BatchNormalization" and _foldable(n, outputs)]:
+        layer, (scale, shift, mean, var) = norm.inputs[0].inputs[0], (values(t).astype(float) for t in norm.inputs[1:5])
+        factor = scale / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
+        if rescale(layer, factor, shift - mean * factor, names):
+            out = norm.outputs[0]
+            norm.inputs.clear()
+            norm.outputs.clear()
+            layer.outputs = [out]
+            gone.add(id(norm))
     graph.nodes = [node for node in graph.nodes if id(node) not in gone]
-    return len(found)
+    return len(gone)
 
 
 def _foldable(norm: gs.Node, outputs: set[int]) -> bool:
     x = norm.inputs[0]
-    if len(x.inputs) != 1 or x.inputs[0].op != "Conv" or len(x.outputs) != 1 or id(x) in outputs:
+    if len(x.inputs) != 1 or not takes(x.inputs[0]) or len(x.outputs) != 1 or id(x) in outputs:
         return False
-    conv = x.inputs[0]
     plain = norm.attrs.get("training_mode", 0) == 0 and norm.attrs.get("spatial", 1) == 1 and len(norm.outputs) == 1
-    return plain and all(is_weight(t) for t in [*norm.inputs[1:5], *conv.inputs[1:]])
-
-
-def _fold_batchnorm(norm: gs.Node, names: Names) -> None:
-    conv = norm.inputs[0].inputs[0]
-    scale, shift, mean, var = (values(t).astype(np.float64) for t in norm.inputs[1:5])
-    factor = scale / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
-    weight = values(conv.inputs[1])
-    bias = values(conv.inputs[2]).astype(np.float64) if len(conv.inputs) > 2 else np.zeros(len(factor))
-    folded = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
-    name = conv.outputs[0].name
-    conv.inputs = [
-        conv.inputs[0],
-        gs.Constant(names.fresh(f"{name}.weight_folded"), np.ascontiguousarray(folded.astype(weight.dtype))),
-        gs.Constant(names.fresh(f"{name}.bias_folded"), ((bias - mean) * factor + shift).astype(weight.dtype)),
-    ]
-    out = norm.outputs[0]
-    norm.inputs.clear()
-    norm.outputs.clear()
-    conv.outputs = [out]
+    return plain and all(is_weight(t) for t in norm.inputs[1:5])
 
 
 def explicit_pads(node: gs.Node, in_hw: tuple[int, ...] | None) -> tuple[int, ...] | str:

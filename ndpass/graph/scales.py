@@ -17,7 +17,7 @@ from ndpass.conv import Array
 from ndpass.graph.constants import has, is_weight, values
 from ndpass.graph.unique_names import Names, all_graphs, tensor_names
 
-LAYERS = ("Conv", "Gemm")
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
 ALIGNED = 7  # opset from which on operands are aligned at their last axes
 
 
@@ -48,7 +48,7 @@ def absorb_biases(graph: gs.Graph, seen: Callable[[gs.Constant, tuple[int, ...]]
     seen: gives a stored constant in another shape.
     """
     places = _Places(graph)
-    for node in [n for n in graph.nodes if n.op in LAYERS and is_weight(n.inputs[1])]:
+    for node in [n for n in graph.nodes if takes(n) and is_weight(n.inputs[1])]:
         while (behind := places.behind(node)) is not None:
             other, constant = behind.node, behind.constant
             if other.op == "Mul" and (values(constant) == 1).all():
@@ -69,16 +69,28 @@ def fold_scales(graph: gs.Graph) -> int:
     if graph.opset < ALIGNED:
         return 0
     places, names, folded = _Places(graph), Names(tensor_names(graph)), 0
-    for node in [n for n in graph.nodes if n.op in LAYERS and all(is_weight(t) or t.is_empty() for t in n.inputs[1:])]:
-        while (behind := places.behind(node)) is not None and _row_bias(node) and _rescale(node, behind, names):
+    for node in [n for n in graph.nodes if takes(n)]:
+        while (behind := places.behind(node)) is not None and rescale(node, behind.scale, behind.shift, names):
             _merge(graph, node, behind.node)
             folded += 1
     return folded
 
 
+def takes(node: gs.Node) -> bool:
+    """Whether it is a layer that a bias may be put into; no pass rewrites the transposed convolutions left out."""
+    if node.op == "ConvTranspose":
+        return node.attrs.get("group", 1) == 1 and "output_shape" not in node.attrs
+    return node.op in LAYERS
+
+
 def outputs(node: gs.Node) -> int:
-    """How many outputs a Conv or Gemm has."""
-    return int(node.inputs[1].shape[0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1])
+    """How many outputs a layer has."""
+    return int(node.inputs[1].shape[_output_axis(node)])
+
+
+def _output_axis(node: gs.Node) -> int:
+    """Of its weight."""
+    return 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
 
 
 def one_each(constant: gs.Tensor, outputs: int, axis: int, axes: int) -> bool:
@@ -126,18 +138,24 @@ def _hard_sigmoid(node: gs.Node, constant: gs.Constant) -> bool:
     return node.op == "Add" and math.prod(constant.shape) == 1 and any(n.op == "Clip" for n in node.outputs[0].outputs)
 
 
-def _rescale(node: gs.Node, behind: _Behind, names: Names) -> bool:
-    """Take what is behind into the layer's constants, Gemm's beta with it; False where their type does not hold it."""
+def rescale(node: gs.Node, scale: Array, shift: Array, names: Names) -> bool:
+    """Let the layer give scale · y + shift, (1,) or (outputs,), in place of y, Gemm's beta taken into its bias.
+
+    False where it cannot: its constants are computed, or their type does not hold the numbers; nothing has changed.
+    """
+    if not all(is_weight(t) or t.is_empty() for t in node.inputs[1:]) or not _row_bias(node):
+        return False
     n_o, dtype = outputs(node), np.dtype(node.inputs[1].dtype)
-    scale, shift = np.broadcast_to(behind.scale, n_o), np.broadcast_to(behind.shift, n_o)
     beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
     bias = values(node.inputs[2]).astype(np.float64).reshape(-1) if has(node, 2) else np.zeros(1)
-    shifted = _held(np.broadcast_to(beta * bias, n_o) * scale + shift, dtype)
+    shifted = _held(np.broadcast_to(beta * bias * scale + shift, n_o), dtype)
     weight = node.inputs[1]
     if (scale != 1).any():
         found = values(weight)
-        axis = 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
-        folded = _held(found * np.expand_dims(scale, [a for a in range(found.ndim) if a != axis]), dtype)
+        across = np.expand_dims(
+            np.broadcast_to(scale, n_o), [axis for axis in range(found.ndim) if axis != _output_axis(node)]
+        )
+        folded = _held(found * across, dtype)
         weight = None if folded is None else gs.Constant(names.fresh(f"{node.name}.weight_folded"), folded)
     if shifted is None or weight is None:
         return False

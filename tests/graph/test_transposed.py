@@ -316,3 +316,73 @@ def test_what_an_error_of_the_layer_does_is_probed(road: str) -> None:
     name = "t" if road == "onnx" else "t/WithoutBiases"
     assert set(found.plain) == set(found.pruned) == {"a", name, "y"}
     assert 0.1 < found.plain[name] / found.plain["y"] < 10
+
+
+BEHIND = {
+    "a batchnorm": "y = BatchNormalization(t, S, B, B, V)",
+    "a bias": "y = Add(t, E)",
+    "scale and shift": "m = Mul(t, E) y = Add(m, E)",
+}
+
+
+@pytest.mark.parametrize("road", ["onnx", "ir"])
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("body", BEHIND.values(), ids=BEHIND)
+def test_what_stands_behind_is_taken_into_the_layer(body: str, group: int, road: str) -> None:
+    """It stood behind the DepthToSpace, once more over the whole map. A grouped layer, which none rewrites, stays."""
+    text = f"""(float[2,6,5,5] x) => (float[2,4,10,10] y) {{
+        t = ConvTranspose<strides=[2,2], group={group}>(x, W)  {body} }}"""
+    weights = {"W": normal(6, 4 // group, 2, 2), "S": normal(4), "B": normal(4, seed=1), "E": normal(1, 4, 1, 1)}
+    used = {name: w for name, w in weights.items() if f" {name}" in text}
+    original = network(text, **used, **({"V": np.abs(normal(4, seed=2)) + np.float32(0.1)} if "V)" in body else {}))
+    feed = feed_of(original)
+    expected = run_ort(original, feed)
+    for rewrites in (False, True):
+        graph: Graph = Graph(original)
+        if road == "ir":
+            graph = OvGraph(shared_core().read_model(original.SerializeToString()))
+        (site,) = graph.sites()
+        assert isinstance(site, Site) == (group == 1)
+        if isinstance(site, Site):
+            assert site.conv.bias is not None
+            assert graph.output_of(site) == graph.outputs()[0] or road == "ir"
+            if rewrites:
+                graph.splice(site, site.conv)
+        graph.tidy()
+        made = graph.to_model()
+        if road == "onnx":
+            kinds = {node.op_type for node in made.graph.node}
+            assert group > 1 or kinds == ({"Conv", "DepthToSpace"} if rewrites else {"ConvTranspose"})
+            assert relative(expected, run_ort(made, feed)) < EXACT
+        compiled = shared_core().compile_model(
+            made if road == "ir" else shared_core().read_model(made.SerializeToString()),
+            "CPU",
+            {"INFERENCE_PRECISION_HINT": "f32"},
+        )
+        assert relative(expected, [np.asarray(compiled(feed)[0])]) < EXACT
+
+
+@pytest.mark.parametrize("road", ["onnx", "ir"])
+def test_the_bias_of_a_layer_that_stays_is_pruned_with_its_channels(road: str) -> None:
+    """Its bias, an Add in OpenVINO, is its own: it goes with the channels that the layer behind does not read."""
+    text = """(float[2,6,5,5] x) => (float[2,3,10,10] y) {
+        t = ConvTranspose<strides=[2,2]>(x, W)  b = Add(t, E)  r = Relu(b)  y = Conv(r, V) }"""
+    head = normal(3, 4, 1, 1)
+    head[:, 1] = 0  # of no use, so that pruning it is exact
+    original = network(text, W=normal(6, 4, 2, 2), E=normal(1, 4, 1, 1), V=head)
+    graph: Graph = Graph(original)
+    if road == "ir":
+        graph = OvGraph(shared_core().read_model(original.SerializeToString()))
+    reader = next(site for site in graph.sites() if isinstance(site, Site) and site.op == "Conv")
+    group = graph.channel_group(reader)
+    assert isinstance(group, Group)
+    graph.keep_channels(group, np.array([0, 2, 3]))
+    graph.tidy()
+    made = graph.to_model()
+    compiled = shared_core().compile_model(
+        made if road == "ir" else shared_core().read_model(made.SerializeToString()),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32"},
+    )
+    feed = feed_of(original)
+    assert relative(run_ort(original, feed), [np.asarray(compiled(feed)[0])]) < EXACT

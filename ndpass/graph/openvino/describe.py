@@ -22,7 +22,7 @@ from ndpass.graph.normalise import fold_batchnorms
 from ndpass.graph.openvino.fold import PLAIN, constant_value, decompressed, name_of
 from ndpass.graph.openvino.operators import DOMAIN, Told, told, unpacks
 from ndpass.graph.openvino.port_names import port_name
-from ndpass.graph.scales import absorb_biases, fold_scales
+from ndpass.graph.scales import absorb_biases, fold_scales, takes
 from ndpass.graph.unique_names import Names
 
 NUMPYS = (*PLAIN, "i8", "u8", "i16", "u16")  # types that NumPy has too
@@ -80,7 +80,7 @@ def describe(model: ov.Model) -> tuple[gs.Graph, Places]:
     reader = _Reader(model)
     graph = reader.graph()
     absorb_biases(graph, reader.reshaped)
-    reader.places.layers = {n.name: layer(n) for n in graph.nodes if _is_layer(n)}
+    reader.places.layers = {n.name: layer(n) for n in graph.nodes if takes(n)}
     fold_batchnorms(graph)
     fold_scales(graph)
     return graph.cleanup(remove_unused_graph_inputs=False), reader.places
@@ -91,12 +91,6 @@ def _name_by_bias(op: ov.Node) -> None:
     readers = [port.get_node() for port in op.output(0).get_target_inputs()] if op.outputs() else []
     if NAMELESS.fullmatch(op.get_friendly_name()) and len(readers) == 1 and readers[0].get_type_name() == "Add":
         op.set_friendly_name(f"{readers[0].get_friendly_name()}/WithoutBiases")
-
-
-def _is_layer(node: gs.Node) -> bool:
-    """Whether it may be written anew."""
-    plain = "output_shape" not in node.attrs and node.attrs.get("group", 1) == 1
-    return node.op in ("Conv", "Gemm") or (node.op == "ConvTranspose" and plain)
 
 
 class _Reader:

@@ -159,7 +159,7 @@ class _Writer:
     def transposed(self, node: gs.Node) -> list[Any]:
         axes, attrs = len(node.inputs[1].shape) - 2, node.attrs
         pads = list(attrs.get("pads", [0] * 2 * axes))
-        made: list[Any] = ops.convolution_backprop_data(
+        product = ops.convolution_backprop_data(
             self._read(node.inputs[0]),
             self._read(node.inputs[1]),
             list(attrs.get("strides", [1] * axes)),
@@ -169,8 +169,8 @@ class _Writer:
             list(attrs.get("dilations", [1] * axes)),
             AUTO_PADS.get(attrs.get("auto_pad", "NOTSET"), "explicit"),
             list(attrs.get("output_padding", [0] * axes)),
-        ).outputs()
-        return made
+        )
+        return self._biased(node, product, axes)
 
     def _rank(self, weight: gs.Constant) -> int:
         return int(self.tensors[weight.name].get_partial_shape().rank.get_length())
