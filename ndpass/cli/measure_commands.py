@@ -59,7 +59,7 @@ def inspect(
     if size is not None:
         graph.assume(graph.sizes_at(height_width(size)))
     rows = list(rows_of(graph))
-    steps = after_inspect(rows, model)
+    steps = after_inspect(rows, model, size)
     with Outputs() as outputs:
         if json:
             outputs.text(json, jsonlib.dumps([row.to_json() for row in rows], indent=1))

@@ -32,7 +32,7 @@ from ndpass.cli.progress import progress
 from ndpass.files.model_path import check_model_path
 from ndpass.files.output_paths import default_output
 from ndpass.run.arguments import opener, parse_bytes, parsed, refinement_of, target_options
-from ndpass.run.next_steps import after_refine
+from ndpass.run.next_steps import Given, after_refine
 from ndpass.run.options import Data, Effort, Options, Output
 
 
@@ -108,4 +108,7 @@ def refine(
     with truth_when_interrupted(output, resume), progress(quiet) as listen:
         done = refine_model(model, original, output, options, listen)
     if not quiet:
-        terminal.report(done, [output], after_refine(original, output, validation or calibration, preprocess))
+        given = Given(
+            original, output, calibration, validation, preprocess, samples=samples, threads=threads, seed=seed
+        )
+        terminal.report(done, [output], after_refine(given))

@@ -33,7 +33,7 @@ from ndpass.files.model_path import check_model_path
 from ndpass.files.output_paths import check_outputs
 from ndpass.listener import Step, tell
 from ndpass.run.arguments import opener, passes_of
-from ndpass.run.next_steps import NextStep, after_slopes
+from ndpass.run.next_steps import NextStep, after_slopes, words_of
 from ndpass.run.options import Data, Options, TargetOptions
 
 if TYPE_CHECKING:
@@ -128,7 +128,9 @@ def sensitivity(
             subject = studies.Subject.open(model, options)
     files = _Files(json, plot, report)
     if study is None:
-        steps = after_slopes(slopes, model, calibration, preprocess)
+        drawn = {"--preprocess": preprocess, "--samples": samples, "--seed": seed or None, "--threads": threads}
+        kept = words_of(drawn)
+        steps = after_slopes(slopes, model, calibration, kept)
         if not quiet:
             terminal.slopes(slopes, steps)
         files.of_slopes(model.name, slopes, steps)

@@ -85,11 +85,8 @@ def after_run(done: Report, given: Given) -> list[NextStep]:
     elif not done.variants:
         quantised = [*_data(given), *size, *kept, *passes, "--int8", *_limit(done)]
         steps.append(NextStep(command("run", model, *quantised), "faster still: int8 by NNCF"))
-    labelled = given.validation or given.calibration
-    if labelled is not None:
-        same = [*_preprocess(given), *_option("--samples", given.samples), *_seed(given), *threads]
-        check = command("evaluate", output, "--data", labelled, *same, "--against", model)
-        steps.append(NextStep(check, "measure the written model beside the original, here on the same data"))
+    if given.calibration is not None or given.validation is not None:
+        steps.append(_check(given))
     bench = command("bench", model, output, *size, *precision, *threads, *batch)
     steps.append(NextStep(bench, "time both on the machine that it is for"))
     return steps
@@ -125,33 +122,38 @@ def _usual(done: Report) -> list[str]:
     return [] if done.metric is not None and done.metric.name == "psnr" else ["--max-drop", "1"]
 
 
-def after_refine(original: Path, output: Path, data: Path, preprocess: str | None) -> list[NextStep]:
-    """What the trained model is worth, and how fast it is."""
-    through = ["--preprocess", preprocess] if preprocess else []
-    check = command("evaluate", output, "--data", data, *through, "--against", original)
-    return [
-        NextStep(check, "measure the written model beside the original, here on the same data"),
-        NextStep(command("bench", original, output), "time both on the machine that it is for"),
-    ]
+def after_refine(given: Given) -> list[NextStep]:
+    """What the trained model is worth, and how fast it is. given: the original as its model."""
+    bench = command("bench", given.model, given.output, *_option("--threads", given.threads))
+    return [_check(given), NextStep(bench, "time both on the machine that it is for")]
 
 
-def after_inspect(rows: Sequence[Row], model: Path) -> list[NextStep]:
-    """Without data and with data, where there is anything to rewrite."""
+def _check(given: Given) -> NextStep:
+    """Of the data that the result is judged by, as they were drawn."""
+    drawn = [*_option("--samples", given.samples), *_seed(given), *_option("--threads", given.threads)]
+    data = given.validation or given.calibration
+    check = command("evaluate", given.output, "--data", data, *_preprocess(given), *drawn, "--against", given.model)
+    return NextStep(check, "measure the written model beside the original, here on the same data")
+
+
+def after_inspect(rows: Sequence[Row], model: Path, size: str | None = None) -> list[NextStep]:
+    """Without data and with data, where there is anything to rewrite. size: as it was given, of open axes."""
+    sized = _option("--size", size)
     if not any(row.passes and not row.note for row in rows):
         return []
     return [
-        NextStep(command("run", model), "without data: only what is faster, accuracy not known"),
+        NextStep(command("run", model, *sized), "without data: only what is faster, accuracy not known"),
         NextStep(
-            command("run", model, "--calibration", "DATA"),
+            command("run", model, "--calibration", "DATA", *sized),
             "fitted to your data (images, .npz, .npy), within a point of the metric",
         ),
     ]
 
 
-def after_slopes(rows: Sequence[Slope], model: Path, calibration: Path, preprocess: str | None) -> list[NextStep]:
-    """Leaves the most sensitive layer alone."""
+def after_slopes(rows: Sequence[Slope], model: Path, calibration: Path, kept: Sequence[str]) -> list[NextStep]:
+    """Leaves the most sensitive layer alone. kept: options that further commands keep, in words."""
     steepest = max(rows, key=lambda row: row.slope)
-    data = ["--calibration", calibration, *(["--preprocess", preprocess] if preprocess else [])]
+    data = ["--calibration", calibration, *kept]
     run = command("run", model, *data, "--ignore", steepest.layer)
     return [
         NextStep(run, f"leave the most sensitive layer, {steepest.layer}, as it is"),

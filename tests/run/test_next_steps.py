@@ -5,13 +5,18 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import numpy as np
+import pytest
 import typer
 from conftest import Command
+from models import network, normal
 from reports import report
 
 from ndpass.cli import app as cli
+from ndpass.graph.graph import Graph
 from ndpass.report import Latency, Layer, MetricChange, Variant
-from ndpass.run.next_steps import Given, after_run, command, words_of
+from ndpass.run.inspection import inspect
+from ndpass.run.next_steps import Given, after_inspect, after_refine, after_run, command, words_of
 
 PASSES, EVALUATED = ["--passes", "cd,nd"], ["--data", "images"]
 NET, OUT, DATA = Path("my net.onnx"), Path("out.onnx"), Path("images")
@@ -59,6 +64,39 @@ def test_size_samples_and_target_stay_in_the_next_steps() -> None:
     assert fit[3:] == [
         *("--calibration", "DATA", "--size", "64x48", "--precision", "f32", "--threads", "1"),
         *("--passes", "cd,nd"),
+    ]
+
+
+def test_data_are_drawn_alike_after_every_command() -> None:
+    """Another seed or number of samples is other data, so figures would not be of "the same data"."""
+    drawn = ["--samples", "50", "--seed", "3", "--threads", "2"]
+    given = Given(NET, OUT, DATA, preprocess="imagenet", seed=3, threads=2, samples=50)
+    check, bench = (shlex.split(step.command) for step in after_refine(given))
+    assert check[2:] == ["out.onnx", *EVALUATED, "--preprocess", "imagenet", *drawn, "--against", "my net.onnx"]
+    assert bench[2:] == ["my net.onnx", "out.onnx", "--threads", "2"]
+    held, _ = (shlex.split(step.command) for step in after_refine(given._replace(validation=Path("held"))))
+    assert held[3:5] == ["--data", "held"]
+
+
+@pytest.mark.usefixtures("net")
+def test_data_are_drawn_alike_after_slopes(ndpass: Command) -> None:
+    np.savez("data.npz", images=np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32))
+    drawn = ("--samples", "20", "--seed", "3", "--threads", "1")
+    done = ndpass("sensitivity", "net.onnx", "--calibration", "data.npz", *drawn)
+    steps = [shlex.split(line) for line in done.out.splitlines() if line.strip().startswith("ndpass ")]
+    assert [step[1] for step in steps] == ["run", "sensitivity"]
+    assert all(step[2:11] == ["net.onnx", "--calibration", "data.npz", *drawn] for step in steps)
+
+
+def test_the_size_stays_after_inspect() -> None:
+    text = "(float[1,64,H,W] x) => (float[1,64,p,q] y) { y = Conv<pads=[1,1,1,1]>(x, W) }"
+    model = network(text, W=normal(64, 64, 3, 3))
+    graph = Graph(model)
+    graph.assume(graph.sizes_at((32, 48)))
+    steps = after_inspect(list(inspect(graph)), NET, "32x48")
+    assert [shlex.split(step.command)[3:] for step in steps] == [
+        ["--size", "32x48"],
+        ["--calibration", "DATA", "--size", "32x48"],
     ]
 
 
