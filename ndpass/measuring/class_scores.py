@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ndpass.errors import InputError
 from ndpass.measuring.runtime import Feed, Outputs
 
 SMALLEST = 1e-12  # a smaller probability counts as this, so that KL stays finite
@@ -23,6 +24,13 @@ VECTORS = (128, 256, 512, 1024, 2048)  # lengths of embeddings; classes seldom c
 UNIT = 1e-3  # by which the length of a unit vector may differ from one
 
 Floats = NDArray[np.float64]
+
+
+def check_classes(labels: NDArray[np.int64], classes: int) -> None:
+    """Raise InputError for labels (n,) that number no class of the model."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        found = f"labels go from {labels.min()} to {labels.max()}"
+        raise InputError(f"a label is the number of a class, 0 to {classes - 1} in this model; {found}")
 
 
 def score_output(outputs: Outputs, feed: Feed, labelled: bool = False) -> str | None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ndpass.errors import InputError, UsageError
 from ndpass.measuring.additions import Additions
-from ndpass.measuring.class_scores import are_logits, class_scores, log_probabilities, score_output
+from ndpass.measuring.class_scores import are_logits, check_classes, class_scores, log_probabilities, score_output
 from ndpass.measuring.furthest import SampleErrors
 from ndpass.measuring.output_errors import OutputError, OutputErrors, distance, worst
 from ndpass.measuring.own_metric import Metric
@@ -188,9 +188,7 @@ class _Hits:
         labels = self.labels[self.seen : self.seen + len(scores)]
         if len(labels) != len(scores):
             raise InputError(f"a sample has one label and one row of scores: {len(labels)} labels, {len(scores)} rows")
-        if labels.min() < 0 or labels.max() >= scores.shape[1]:
-            found = f"labels go from {labels.min()} to {labels.max()}"
-            raise InputError(f"a label is the number of a class, 0 to {scores.shape[1] - 1} in this model; {found}")
+        check_classes(labels, scores.shape[1])
         self.seen += len(scores)
         self.right += int((scores.argmax(axis=1) == labels).sum())
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ndpass.calibration.feeds import Feeds
 from ndpass.graph.input_spec import InputSpec, single, static_batch
+from ndpass.measuring.class_scores import check_classes
 from ndpass.measuring.runtime import Runner
 from ndpass.refining.layers import UnsupportedError
 from ndpass.refining.network import Network
@@ -31,10 +32,13 @@ def refusal(
     feeds: Feeds,
     runner: Runner,
     memory: int = 1 << 30,
+    *,
+    labelled: bool = False,
 ) -> str:
     """Why torch cannot run or train the model, or runs it otherwise than the runtime; empty where all is well.
 
     runner: the model in a runtime, giving the tensors `names`, or its outputs. memory: bytes for activations.
+    labelled: whether it is trained to the labels, too. Raises InputError for those that are none of its classes.
     """
     whole = program_of(original)
     program = whole.giving(whole.outputs if names is None else names)
@@ -52,7 +56,8 @@ def refusal(
     for (name, own), other in zip(found.items(), runner(feed).values(), strict=False):
         if text := _difference(own.numpy(), np.asarray(other, np.float64)):
             return f"output '{name}' {text}"
-    return _untrained(whole, names, inputs, feeds.take(range(min(len(feeds), fixed.size if fixed else TWO))), memory)
+    few = feeds.take(range(min(len(feeds), fixed.size if fixed else TWO)))
+    return _untrained(whole, names, inputs, few, memory, feeds.labels if labelled else None)
 
 
 def _difference(own: NDArray[np.generic], theirs: NDArray[np.float64]) -> str:
@@ -71,13 +76,20 @@ def _difference(own: NDArray[np.generic], theirs: NDArray[np.float64]) -> str:
 
 
 def _untrained(
-    program: Program, names: Sequence[str] | None, inputs: Sequence[InputSpec], few: Feeds, memory: int
+    program: Program,
+    names: Sequence[str] | None,
+    inputs: Sequence[InputSpec],
+    few: Feeds,
+    memory: int,
+    labels: NDArray[np.int64] | None,
 ) -> str:
-    """Why a step of training the model to itself fails, empty where it does not."""
+    """Why a step of training the model to itself fails, empty where it does not. labels: of all samples, if any."""
     try:
         pair = paired(program, program, names, few, inputs, memory)
         samples = Samples(few, pair.batch(len(few)), 0, memory)
-        Trainer(pair, samples, Held(()), labelled=False).step(0, 0.0)
+        if labels is not None and pair.loss.scores is not None:
+            check_classes(labels, pair.answers(samples.batch(0).feed)[pair.loss.scores].shape[1])
+        Trainer(pair, samples, Held(()), labelled=labels is not None).step(0, 0.0)
     except NoSamplesError as e:
         return str(e)
     except NothingToRefineError:

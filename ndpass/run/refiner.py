@@ -53,8 +53,8 @@ class Refiner:
         with clock("refine"):
             graph = job.open().graph
             runner = OpenVINO(shown(job.judge.original, job.compared), threads=job.target.threads)
-            memory = job.options.effort.memory
-            reason = refusal(graph.to_model(), job.compared, job.inputs, job.fit, runner, memory)
+            memory, model = job.options.effort.memory, graph.to_model()
+            reason = refusal(model, job.compared, job.inputs, job.fit, runner, memory, labelled=asked.labels)
         if reason:
             text = f"no refinement: {reason}; what is fitted is written as it is"
             log.warning(text)

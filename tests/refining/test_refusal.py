@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from models import network, normal
+from models import network, normal, residual
 
 pytest.importorskip("torch", reason="refinement needs torch: pip install 'ndpass[refine]'")
 
 from ndpass.calibration.feeds import open_feeds
+from ndpass.errors import InputError
 from ndpass.graph.graph import Graph
 from ndpass.measuring.runtime import OpenVINO
 from ndpass.refining.refusal import refusal
@@ -59,6 +61,17 @@ def test_a_batch_that_the_model_fixes_is_trained_as_it_is(fixed: int) -> None:
     assert said(model("y = Conv(x, W)", f"float[{fixed},3,8,8] x")) == ""
     reason = "no output has an axis for samples" if fixed > 1 else ""
     assert said(model("a = Conv(x, W)  y = Transpose<perm=[1,0,2,3]>(a)", f"float[{fixed},3,8,8] x")).startswith(reason)
+
+
+@pytest.mark.parametrize(("labels", "right"), [([0, 1, 4, 3], True), ([0, 1, 5, 3], False)])
+def test_labels_that_number_no_class_are_refused_beforehand(labels: list[int], right: bool) -> None:
+    """Those of the data that are trained on; the metric sees those of the validation data alone."""
+    graph = Graph(residual())
+    images = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    feeds = open_feeds(images, graph.inputs(), labels=np.array(labels))
+    runner = OpenVINO(graph.runnable())
+    with nullcontext() if right else pytest.raises(InputError, match="number of a class, 0 to 4 in this model"):
+        assert refusal(graph.to_model(), None, graph.inputs(), feeds, runner, labelled=True) == ""
 
 
 def test_one_sample_tells_of_the_axis_too() -> None:

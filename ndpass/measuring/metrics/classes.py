@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.errors import InputError
+from ndpass.measuring.class_scores import check_classes
 from ndpass.measuring.evaluate import at_chance, chance_warning
 from ndpass.measuring.own_metric import Metric
 from ndpass.measuring.runtime import Outputs
@@ -29,9 +30,7 @@ class Accuracy:
         labels = self._labels[self._seen : self._seen + count]
         if len(labels) != count:
             raise InputError(f"a sample has one label and one row of scores: {len(labels)} labels, {count} rows")
-        if count and not 0 <= labels.min() <= labels.max() < classes:
-            found = f"labels go from {labels.min()} to {labels.max()}"
-            raise InputError(f"a label is the number of a class, 0 to {classes - 1} in this model; {found}")
+        check_classes(labels, classes)
         self._seen, self._classes = self._seen + count, classes
         for i, outputs in enumerate((original, other)):
             self._right[i] += int(among_best(outputs[self._output].reshape(count, classes), labels, self._k).sum())
