@@ -99,21 +99,23 @@ class Coupling:
     ) -> list[tuple[dict[str, list[Candidate]], list[Pair]]]:
         """As of `_fronts`; twice where channels are pruned that the first layer of a block reads as others do: without
         such pruning, and without merging such blocks. A plan may have one of both, and trees of pairs not tell so."""
-        clash = {
-            f: {n for n, b in self._blocks.items() if b.branch.first in r} for f, r in self.together.groups.items()
-        }
-        lasts = set().union(*clash.values())
-        if not lasts:
+        lasts, shared = self._clash(candidates)
+        if not lasts or not shared:
             return [self._fronts(candidates, cost)]
-        shared = {name for first, found in clash.items() if found for name in self.together.groups[first]}
-        whole = {
-            n: [c for c in ways if n not in shared or self.together.setting(c) is None]
-            for n, ways in candidates.items()
-        }
-        apart = {
-            n: [c for c in ways if n not in lasts or not self._blocks[n].merged(c)] for n, ways in candidates.items()
-        }
+        setting, blocks = self.together.setting, self._blocks
+        whole = {n: [c for c in w if n not in shared or setting(c) is None] for n, w in candidates.items()}
+        apart = {n: [c for c in w if n not in lasts or not blocks[n].merged(c)] for n, w in candidates.items()}
         return [self._fronts(whole, cost), self._fronts(apart, cost)]
+
+    def _clash(self, candidates: Mapping[str, Sequence[Candidate]]) -> tuple[set[str], set[str]]:
+        """Last layers of blocks that may be merged and whose first one reads what others read, too; and the layers that
+        read such channels, where these may be pruned."""
+        firsts = {block.branch.first: last for last, block in self._blocks.items() if last in candidates}
+        found = [readers for readers in self.together.groups.values() if not firsts.keys().isdisjoint(readers)]
+        lasts = {firsts[name] for readers in found for name in readers if name in firsts}
+        shared = {name for readers in found for name in readers if name in candidates}
+        merges = {name for name in lasts if self._merges(name, candidates[name]).any()}
+        return merges, shared if any(self._pruned(candidates[name]).any() for name in shared) else set()
 
     def _fronts(
         self, candidates: Mapping[str, Sequence[Candidate]], cost: Cost
