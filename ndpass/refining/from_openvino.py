@@ -52,6 +52,15 @@ SAME = {  # what differs in nothing but its name
     "Greater": "Greater",
     "Less": "Less",
     "LogicalNot": "Not",
+    "LogicalAnd": "And",
+    "LogicalOr": "Or",
+    "GreaterEqual": "GreaterOrEqual",
+    "LessEqual": "LessOrEqual",
+    "Range": "Range",
+    "Sin": "Sin",
+    "Cos": "Cos",
+    "Sign": "Sign",
+    "SoftSign": "Softsign",
 }
 REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2")
 

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch.nn import functional
 
-from ndpass.refining import openvino_rules, resize
+from ndpass.refining import elementwise, openvino_rules, recurrent, resize
 from ndpass.refining.layers import LAYERS, UnsupportedError
 
 Tensor: TypeAlias = torch.Tensor
@@ -270,6 +270,8 @@ RULES: dict[str, Rule] = {
     **LAYERS,
     **openvino_rules.RULES,
     **resize.RULES,
+    **elementwise.RULES,
+    **recurrent.RULES,
     **{
         name: _unary(function)
         for name, function in {
