@@ -234,6 +234,22 @@ def channel_groups(low: Floats, high: Floats) -> list[slice]:
     return groups if len(groups) <= MOST_GROUPS else [slice(0, len(scales))]
 
 
+def groups_of(values: NDArray[Any]) -> tuple[int, list[slice]]:
+    """The axis of an output's channels, and neighbouring ones of one scale along that: all where none differ."""
+    axis = channel_axis(values.shape)
+    if axis < 1:
+        return axis, [slice(0, 1)]
+    others = tuple(a for a in range(values.ndim) if a != axis)
+    return axis, channel_groups(values.min(others), values.max(others))
+
+
+def silence(values: NDArray[Any]) -> float:
+    """The least variance that many probabilities (samples, ...) of which none rises count with; 0 of anything else."""
+    low, high, each = float(values.min()), float(values.max()), values.size // max(len(values), 1)
+    silent = low >= 0 and high <= 1 and high - low < PROBABLE and each >= MANY
+    return PROBABLE**2 / each if silent else 0.0
+
+
 def _blocks(a: NDArray[Any], b: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Both arrays in parts along the first axis, each of about BLOCK values."""
     if not a.ndim:

@@ -1,13 +1,14 @@
 """How far a network's answers are from the original's.
 
 Class scores: KL(p || q) of probabilities at temperature T = 2, times T², as Hinton et al. 2015 have it. Every other
-output: E (y − ŷ)² / Var(y). Besides, RESPONSES times the mean of E (r − r̂)² / Var(r) over layers that both have.
+output: E (y − ŷ)² / Var(y), the mean of that of its groups of channels where their scales differ, as those of a
+detector's boxes and scores. Besides, RESPONSES times the mean of E (r − r̂)² / Var(r) over layers that both have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,11 +25,25 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
+class Part:
+    """Channels of one scale along an axis of an output, and their mean variance over samples."""
+
+    axis: int
+    channels: slice
+    variance: float
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """These channels of the output."""
+        return x.narrow(self.axis, self.channels.start, self.channels.stop - self.channels.start)
+
+
+@dataclass(frozen=True)
 class Loss:
     """scores: the output that is class scores, None where there is none; logits: whether they are logits.
 
     variances: of every other output and of every response that is compared, by name. outputs: those among them that
-    are outputs. mine: names of tensors in the trained network where they differ from those of the original.
+    are outputs. mine: names of tensors in the trained network where they differ from those of the original. parts: of
+    outputs whose channels are of several scales.
     """
 
     scores: str | None
@@ -36,6 +51,7 @@ class Loss:
     variances: Mapping[str, float]
     outputs: Sequence[str]
     mine: Mapping[str, str]
+    parts: Mapping[str, Sequence[Part]] = field(default_factory=dict)
 
     @property
     def given(self) -> list[str]:
@@ -78,7 +94,12 @@ class Loss:
         return torch.log_softmax(logits / temperature, dim=1)
 
     def _error(self, student: Tensors, teacher: Tensors, name: str) -> torch.Tensor:
-        return functional.mse_loss(self._own(student, name), teacher[name]) / self.variances[name]
+        own, wanted = self._own(student, name), teacher[name]
+        parts = self.parts.get(name, ())
+        if not parts:
+            return functional.mse_loss(own, wanted) / self.variances[name]
+        errors = [functional.mse_loss(part.of(own), part.of(wanted)) / part.variance for part in parts]
+        return torch.stack(errors).mean()
 
     def _own(self, student: Tensors, name: str) -> torch.Tensor:
         return student[self.mine.get(name, name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.graph.input_spec import InputSpec, StaticBatch, static_batch
 from ndpass.measuring.class_scores import are_logits, score_output
+from ndpass.measuring.output_errors import groups_of, silence
 from ndpass.refining.layers import UnsupportedError
-from ndpass.refining.loss import LEAST, Loss
+from ndpass.refining.loss import LEAST, Loss, Part
 from ndpass.refining.network import Network, Tensors
 from ndpass.refining.program import Program
 
@@ -126,11 +127,13 @@ def _tiled(feed: Feed, count: int) -> Feed:
 class _Shown:
     """The original's answers to some samples: its outputs, and of everything that is compared the mean over its
     elements of the variance over the samples. Responses of all layers are held of one part of the samples at a time.
+    parts: of outputs, their channels of one scale where there are several.
     """
 
     feed: Feed
     outputs: Tensors
     variances: Mapping[str, float]
+    parts: Mapping[str, Sequence[Part]]
 
     @classmethod
     def of(cls, teacher: Network, parts: Sequence[Feed], outputs: Sequence[str], room: int) -> _Shown:
@@ -146,7 +149,21 @@ class _Shown:
             if len(kept) * sum(x.nbytes for x in kept[0].values()) > room:
                 break
         feed = {name: np.concatenate([part[name] for part in parts[: len(kept)]]) for name in parts[0]}
-        return cls(feed, _joined(kept), {name: spread.variance for name, spread in seen.items()})
+        joined, variances = _joined(kept), {name: float(spread.variance.mean()) for name, spread in seen.items()}
+        parts_of = {name: _parts_of(y, seen[name].variance) for name, y in joined.items() if name in seen}
+        return cls(feed, joined, variances, parts_of)
+
+
+def _parts_of(y: torch.Tensor, variance: torch.Tensor) -> list[Part]:
+    """The channels of one scale of an output (n, ...), none where all are of one. variance (...): of each element."""
+    values = y.cpu().numpy()
+    axis, groups = groups_of(values)
+    whole = [Part(axis, group, 0.0) for group in groups if len(groups) > 1]
+    known = [
+        replace(part, variance=max(float(part.of(variance[None]).mean()), silence(part.of(y).cpu().numpy())))
+        for part in whole
+    ]
+    return [part for part in known if part.variance > LEAST]
 
 
 class _Spread:
@@ -164,9 +181,9 @@ class _Spread:
         self.mean, self.count = self.mean + share * apart, self.count + n
 
     @property
-    def variance(self) -> float:
-        """The mean over the elements."""
-        return float((self.squares / self.count).mean())
+    def variance(self) -> torch.Tensor:
+        """Of each element, (...)."""
+        return self.squares / self.count
 
 
 def _outputs(program: Program, names: Sequence[str] | None) -> list[str]:
@@ -191,7 +208,7 @@ def _loss(shown: _Shown, feeds: Feeds, mine: Mapping[str, str], *, by_errors: bo
     if scores in flat or by_errors:
         scores = None
     kept = {name: v for name, v in variances.items() if v > LEAST and name != scores}
-    return Loss(scores, logits, kept, [name for name in values if name in kept], mine)
+    return Loss(scores, logits, kept, [name for name in values if name in kept], mine, shown.parts)
 
 
 def _largest(teacher: Network, feed: Feed, fixed: int | None, memory: int) -> int:

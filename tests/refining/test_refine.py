@@ -321,3 +321,27 @@ def with_output(model: onnx.ModelProto, left: str) -> onnx.ModelProto:
     """The residual network with one more output, `left`."""
     text = RESIDUAL.replace("(float[N,5] scores)", "(float[N,5] scores, left)")[:-1] + f"    left = {left}\n}}"
     return network(text, **{t.name: numpy_helper.to_array(t) for t in model.graph.initializer})
+
+
+def test_scores_count_beside_boxes_that_are_a_thousand_times_as_large() -> None:
+    """One output (n, 4 + 3, anchors) holds both, as a YOLOv8's does: by its variance alone boxes would be all."""
+    model = network(
+        """(float[n,3,8,8] image) => (float[n,7,16] out) {
+            f = Conv<strides=[2,2]>(image, W)  r = Relu(f)  b = Conv(r, B)  c = Conv(r, C)  s = Sigmoid(c)
+            d = Concat<axis=1>(b, s)  out = Reshape(d, S) }""",
+        W=normal(8, 3, 2, 2),
+        B=1000 * normal(4, 8, 1, 1),
+        C=normal(3, 8, 1, 1, seed=1),
+        S=np.array([0, 7, 16]),
+    )
+    spoilt_scores = with_weights(model, {"C": normal(3, 8, 1, 1, seed=1) + 0.3 * normal(3, 8, 1, 1, seed=2)})
+    pair = paired(*(from_onnx.read(m) for m in (model, spoilt_scores)), None, feeds(), Graph(model).inputs(), 1 << 30)
+    (parts,) = pair.loss.parts.values()
+    assert [(part.axis, part.channels.start, part.channels.stop) for part in parts] == [(1, 0, 4), (1, 4, 7)]
+    fit, held = feeds().split(1 / 3, 0)
+    given = task(original=model, rewritten=spoilt_scores, inputs=Graph(model).inputs(), fit=fit, held=held)
+    report = refine(replace(given, asked=Refine(epochs=60)), quiet).report
+    assert report.before is not None
+    assert report.after is not None
+    assert report.before > 0.01  # of the whole output's variance it would be a ten-millionth
+    assert report.after < 0.6 * report.before
