@@ -103,7 +103,7 @@ def refine(task: Task, listen: Listener) -> Refined:
     An interruption ends training: the best weights so far are given if they are better than those at the start,
     otherwise it goes on up. Raises InputError for samples that cannot be read.
     """
-    with _threads(task.threads), kept_pages():
+    with torch_threads(task.threads), kept_pages():
         try:
             original, fitted = program_of(task.original), program_of(task.rewritten)
             rewritten, regulariser = regularised(fitted, original, task.asked.orthonormal)
@@ -184,7 +184,7 @@ def _reason(course: Course, kept: bool, images: int) -> str:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
     """Torch with this many threads in the block."""
     before = torch.get_num_threads()
     if count is not None:

@@ -48,9 +48,10 @@ class Refiner:
         asked = job.options.refine
         if asked is None or job.fit is None:
             return None
+        from ndpass.refining.refine import torch_threads
         from ndpass.refining.refusal import refusal
 
-        with clock("refine"):
+        with clock("refine"), torch_threads(job.target.threads):
             graph = job.open().graph
             runner = OpenVINO(shown(job.judge.original, job.compared), threads=job.target.threads)
             memory, model = job.options.effort.memory, graph.to_model()
