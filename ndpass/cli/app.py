@@ -9,6 +9,7 @@ import inspect as inspection
 import io
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -38,7 +39,8 @@ def main() -> None:
     """Entry point: runs the command, turns errors into one line and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # none where there is no console
-            stream.reconfigure(errors="replace")  # a terminal that has no × still has all the rest
+            with suppress(OSError, ValueError):  # where it is closed, or another file than when it was opened
+                stream.reconfigure(errors="replace")  # a terminal that has no × still has all the rest
     with signals_heard():
         try:
             app()

@@ -70,9 +70,12 @@ def choose_local(ways: Sequence[Candidate], budget: Budget) -> Choice:
 
 
 def _least_error(ways: Sequence[Candidate]) -> Candidate | None:
-    """Of those whose error is the least, but for rounding, the one with the fewest MACs; None of none."""
+    """Of those whose error is the least, but for rounding, the one with the fewest MACs; None of none.
+
+    An error that is no number is none that another is more than: verification finds it in what is written.
+    """
     least = min((c.error for c in ways), default=0.0)
-    return min((c for c in ways if c.error <= least + ROUNDING), key=lambda c: (c.macs, c.error), default=None)
+    return min((c for c in ways if not c.error > least + ROUNDING), key=lambda c: (c.macs, c.error), default=None)
 
 
 def _within_macs(
