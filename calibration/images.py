@@ -27,6 +27,8 @@ _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _GREY = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
+MOST_GAPS = 20  # times as many classes as there are folders, up to which numbers are taken for labels
+
 # What a PNG's tRNS has to be multiplied by to be of Pillow's pixels, which have 8 bits.
 _TRANSPARENT = {"L;2": 255 / 3, "L;4": 255 / 15, "RGB;16B": 1 / 256}
 
@@ -63,31 +65,40 @@ def list_images(folder: Path) -> Listing:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Names of classes in the order of their labels: of the alphabet, but 0 to n-1 or 1 to n in that of the numbers.
+    """Names of classes in the order of their labels: of the alphabet, but that of numbers where all are numbers.
 
-    >>> ordered(["10", "9", *"876543210"])[-2:], ordered(["10", "9"])
-    (['9', '10'], ['10', '9'])
+    Those from 1 to n count from 0 on; others are labels themselves, so that a class without a folder leaves a gap.
+
+    >>> ordered(["10", "9", *"876543210"])[-2:], ordered("312"), ordered("031")
+    (['9', '10'], ['1', '2', '3'], ['0', '1', '2', '3'])
     """
     found = sorted(names)
-    if all(_is_number(name) for name in found):
-        by_number = sorted(found, key=int)
-        if [int(name) for name in by_number] in [list(range(k, k + len(found))) for k in (0, 1)]:
-            return by_number
-    return found
+    if not all(_is_number(name) for name in found):
+        return found
+    numbered = {int(name): name for name in found}
+    last = max(numbered)
+    if len(numbered) < len(found) or last > MOST_GAPS * len(found):
+        return found  # two names of one number, or numbers that count something else
+    if min(numbered) == 1 and last == len(found):
+        return [numbered[number] for number in sorted(numbered)]
+    return [numbered.get(number, str(number)) for number in range(last + 1)]
 
 
-def order_text(names: Sequence[str]) -> str:
-    """Which labels class folders named by whole numbers have; empty where their numbers and the alphabet agree.
+def order_text(names: Sequence[str], labels: Sequence[int] | NDArray[np.int64] | None) -> str:
+    """Which labels class folders named by whole numbers have; empty where there are no gaps and the alphabet agrees.
 
-    names: in the order of their labels.
+    names: in the order of the labels; labels: of samples, which tell the classes that have a folder.
     """
-    if not all(_is_number(name) for name in names) or sorted(names) == sorted(names, key=int):
+    if labels is None or not names or not all(_is_number(name) for name in names):
         return ""
-    last = max(names, key=int)
-    by_number = list(names) == sorted(names, key=int)
-    order = "their numbers" if by_number else "the alphabet, for there are gaps"
-    remedy = "" if by_number else f"; name them 0 to {len(names) - 1}, or with leading zeros"
-    return f"class folders are taken in the order of {order}: '{last}' is class {names.index(last)}{remedy}"
+    there = [names[label] for label in np.unique(labels)]
+    if there == list(names) == sorted(names):
+        return ""
+    last = max(there, key=int)
+    gaps = len(names) - len(there)
+    missing = f", {gaps} of {len(names)} classes have no folder" if gaps else ""
+    how = "by their numbers" if list(names) == sorted(names, key=int) else "in the order of the alphabet"
+    return f"class folders are taken {how}: '{last}' is class {list(names).index(last)}{missing}"
 
 
 def _is_number(name: str) -> bool:

@@ -69,6 +69,6 @@ def warnings_of(
             said.append(f"the {what} range from {seen.low:g} to {seen.high:g} (input '{name}'): {remedy}")
     if feeds.labels is not None and len(feeds) > 1 and len(set(feeds.labels.tolist())) == 1:
         said.append(f"all labels of the {what} are {int(feeds.labels[0])}: a metric on one class says little")
-    if text := order_text(feeds.class_names or ()):
+    if text := order_text(feeds.class_names or (), feeds.labels):
         said.append(text)
     return said

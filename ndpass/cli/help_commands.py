@@ -15,6 +15,7 @@ from ndpass.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from ndpass.passes import Pass
 
+COMMANDS = ("run", "refine", "inspect", "sensitivity", "evaluate", "bench", "passes", "help", "report-schema")
 COLUMNS = 80
 
 
@@ -70,6 +71,8 @@ def help_(
             print(f"ndpass help {name:12} {about}")
         print("ndpass COMMAND --help    the options of a command")
         return
+    if topic in COMMANDS and topic not in TOPICS:
+        raise UsageError(f"'{topic}' is a command, no topic: ndpass {topic} --help has its options")
     if topic not in TOPICS:
         raise UsageError(
             f"there is no topic '{topic}': the topics are {', '.join(TOPICS)}{did_you_mean(topic, TOPICS)}"

@@ -103,7 +103,7 @@ def evaluate(
     assert opened is not None
     feeds = opened(runner.inputs)
     print(f"data       {feeds.description}")
-    if text := order_text(feeds.class_names or ()):
+    if text := order_text(feeds.class_names or (), feeds.labels):
         print(f"labels     {text}")
     if feeds.labels is None and against is None:
         raise UsageError(f"{data} has no labels: give --against MODEL to measure agreement instead")

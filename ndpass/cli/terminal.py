@@ -115,7 +115,8 @@ def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> 
         table(columns[:-1], [row[:-1] for row in cells])
         styled(below({row.name: row.note for row in rows}, width))
     if blocks := blocks_of(graph):
-        paragraphs(["", *blocks])
+        merging = "MACs left of a block or a chain where one convolution takes its place, whatever that loses:"
+        paragraphs(["", *([merging] if any(": bm: " in line for line in blocks) else []), *blocks])
     show(steps)
 
 

@@ -93,8 +93,8 @@ is measured on (--validation; left out, a fifth of the calibration data).
   FILE.npz   arrays by input name or `images`, and maybe `labels`
   FILE.npy   one array, samples first
 
-Class subfolders count from 0 in the order of the alphabet, those named 0 to n-1
-or 1 to n in the order of the numbers. Links are followed. Transparent parts are
+Class subfolders count from 0 in the order of the alphabet; numbers are labels,
+those from 1 to n less one. Links are followed. Transparent parts are
 white.
 
 200 images fit most networks; 1,000 with labels tell a drop of one point. Images

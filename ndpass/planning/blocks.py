@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ndpass.calibration.moments import Moments
 from ndpass.conv import Block
 from ndpass.graph.branches import Branch, Unmerged
@@ -146,9 +148,13 @@ def refittable(found: Sequence[Found], names: Collection[str]) -> list[Site]:
 
 
 def is_refittable(site: Site) -> bool:
-    """Whether fitting the layer anew is possible and takes little time."""
+    """Whether fitting the layer anew is possible, takes little time, and leaves what it is for: weights that are whole
+    numbers, as the 0 to 15 that a YOLO's box distributions are weighed by, were written and not trained."""
     plain = site.outline.group == 1 and site.transposed is None
-    return plain and site.outline.unknowns <= MOST_REFITTED
+    if not plain or site.outline.unknowns > MOST_REFITTED:
+        return False
+    weight = site.conv.weight
+    return not np.array_equal(weight, np.round(weight))
 
 
 def without_merged(plan: Mapping[str, Choice], blocks: Mapping[str, Mergeable]) -> dict[str, Choice]:

@@ -69,6 +69,7 @@ class Blocks:
         """A layer that stays as it is, fitted anew to the original behind what merged blocks have changed before it.
 
         It costs nothing. The last layer of a block that is not merged makes up for the shortcut, as a merged one does.
+        Where nothing has changed before it, it stays as it is.
         """
         assert self.calibration is not None
         if site.name not in self.calibration.responses:
@@ -79,11 +80,13 @@ class Blocks:
         else:
             alone = replace(block, outline=site.outline, load=site.load)
             moments = walk.block_moments(alone, site)
+        if moments.is_undrifted:
+            return Record(row, True)
         with blas_threads(site):
             conv = site.conv
             bias = moments.bias(moments.best)
             conv = replace(conv, weight=moments.best.reshape(conv.weight.shape), bias=bias)
-        note = row.model_copy(update={"reason": f"{row.reason}; {REFITTED}"})
+        note = row.model_copy(update={"reason": "; ".join(filter(None, (row.reason, REFITTED)))})
         return Record(note, True, conv)
 
     def _fitted(self, block: Mergeable, candidate: Candidate, moments: Moments) -> Record:

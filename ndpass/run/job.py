@@ -202,7 +202,9 @@ def ignored(found: Sequence[Found], patterns: Sequence[str]) -> list[Found]:
         matched = [n for n in names if _matches(pattern, n)]
         if not matched:
             known = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-            raise UsageError(f"--ignore {pattern} matches no layer: the layers are {known} (ndpass inspect lists all)")
+            hint = f"; the whole name has to match, as re:.*{pattern[3:]}.* does" if pattern.startswith("re:") else ""
+            law = f"--ignore {pattern} matches no layer{hint}"
+            raise UsageError(f"{law}: the layers are {known} (ndpass inspect lists all)")
         log.info("--ignore %s: %s", pattern, ", ".join(matched))
         hit.update(matched)
     return [f.skipped("ignored, as asked") if isinstance(f, Site) and f.name in hit else f for f in found]

@@ -130,3 +130,8 @@ def test_a_terminal_that_lacks_signs_shows_all_the_rest(words: tuple[str, ...]) 
         assert b"k?k" in ascii_only
         assert ascii_only == whole.decode().encode("ascii", errors="replace")
     assert len(ascii_only.splitlines()) == len(whole.splitlines())
+
+
+def test_a_command_is_no_topic_and_help_says_where_its_options_are(ndpass: Command) -> None:
+    done = ndpass("help", "run")
+    assert (done.code, done.err) == (2, "ndpass: 'run' is a command, no topic: ndpass run --help has its options\n")

@@ -394,3 +394,27 @@ def test_networks_without_blocks_and_runs_without_data_say_why() -> None:
         onnx.save(blocks(), "in.onnx")
         with pytest.raises(InputError, match="fitted to data only: give --calibration"):
             pipeline.run(Path("in.onnx"), Path("out.onnx"), run_options(parse(spec), Budget("pinned")))
+
+
+def test_layers_that_nothing_changed_before_stay_as_they_are() -> None:
+    """Beside the chain that is merged, not behind it; and weights that are whole numbers were never trained."""
+    model = network(
+        """(float[N,3,8,8] image) => (float[N,5,4,4] y, float[N,8,6,6] z, float[N,1,4,4] w) {
+            o = Conv(image, O)  p = Relu(o)  a = Conv(p, A)  r = Relu(a)  y = Conv<pads=[1,1,1,1]>(r, B)
+            s = MaxPool<kernel_shape=[1,1]>(p)  z = Conv(s, C)  t = MaxPool<kernel_shape=[1,1]>(y)  w = Conv(t, D)
+        }""",
+        O=normal(8, 3, 3, 3),
+        A=normal(8, 8, 3, 3),
+        B=normal(5, 8, 3, 3, seed=1),
+        C=normal(8, 8, 1, 1),
+        D=np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1),
+    )
+    rows = by_name(run(model, "bm:kernel=1"))
+    assert rows["y"].reason == "stands for a, y"
+    assert "refitted" not in rows["z"].reason
+    assert "refitted" not in rows["w"].reason
+    kept = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load("out.onnx").graph.initializer}
+    for name in ("C", "D"):
+        assert np.array_equal(
+            kept[name], onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
+        )
