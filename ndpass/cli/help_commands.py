@@ -15,7 +15,6 @@ from ndpass.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from ndpass.passes import Pass
 
-COMMANDS = ("run", "refine", "inspect", "sensitivity", "evaluate", "bench", "passes", "help", "report-schema")
 COLUMNS = 80
 
 
@@ -60,6 +59,7 @@ def described(rule: type[Pass]) -> Iterator[str]:
 
 
 def help_(
+    context: typer.Context,
     topic: Annotated[str | None, typer.Argument(help="One of the topics. Left out: a list of them.")] = None,
 ) -> None:
     """Explain a topic: budgets, data, exit-codes, int8, machines, metrics, passes, preprocess, refine,
@@ -71,9 +71,9 @@ def help_(
             print(f"ndpass help {name:12} {about}")
         print("ndpass COMMAND --help    the options of a command")
         return
-    if topic in COMMANDS and topic not in TOPICS:
-        raise UsageError(f"'{topic}' is a command, no topic: ndpass {topic} --help has its options")
     if topic not in TOPICS:
+        if topic in getattr(context.find_root().command, "commands", ()):
+            raise UsageError(f"'{topic}' is a command, no topic: ndpass {topic} --help has its options")
         raise UsageError(
             f"there is no topic '{topic}': the topics are {', '.join(TOPICS)}{did_you_mean(topic, TOPICS)}"
         )

@@ -42,10 +42,10 @@ ACTIVE = 0.5  # share of a non-linear layer's input that its linear stand-in let
 class Branch:
     """A residual branch, or a plain chain, that one convolution can stand for.
 
-    name: of the node that adds; layers: names of the convolutions, first to last; inner: of all nodes of the branch,
-    output: the tensor of the sum, response: of the last layer, which a plain chain has in the place of a sum, too.
-    outline: the convolution with the receptive field, its weights zeros that take no memory. in_hw, rows: as of a
-    `Site`, of the first layer. macs: of all layers.
+    name: of the node that adds, of a plain chain "FIRST to LAST"; layers: names of the convolutions, first to last;
+    inner: of all nodes of the branch; output: the tensor of the sum, response: of the last layer, which a plain chain
+    has in the place of a sum, too. outline: the convolution with the receptive field, its weights zeros that take no
+    memory. in_hw, rows: as of a `Site`, of the first layer. macs: of all layers.
     """
 
     name: str
@@ -155,10 +155,15 @@ def before(tensor: gs.Tensor, readers: Collection[gs.Node], outputs: set[int]) -
     if not tensor.inputs or id(tensor) in outputs or any(id(node) not in known for node in tensor.outputs):
         return None
     node = tensor.inputs[0]
-    computed = [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
+    computed = _computed(node)
     if len(computed) == 1 and (node.op == "Conv" or node.op in UNARY):
         return [node], computed[0]
     return _gated(node, computed) if node.op == "Mul" and len(computed) == 2 else None
+
+
+def _computed(node: gs.Node) -> list[gs.Tensor]:
+    """What a node reads besides constants."""
+    return [t for t in node.inputs if not isinstance(t, gs.Constant) and not t.is_empty()]
 
 
 def _gated(product: gs.Node, factors: Sequence[gs.Tensor]) -> Step | None:
@@ -166,7 +171,7 @@ def _gated(product: gs.Node, factors: Sequence[gs.Tensor]) -> Step | None:
     for x, other in itertools.permutations(factors, 2):
         nodes, t = [product], other
         while t is not x and len(t.outputs) == 1 and t.inputs and t.inputs[0].op in UNARY:
-            computed = [i for i in t.inputs[0].inputs if not isinstance(i, gs.Constant) and not i.is_empty()]
+            computed = _computed(t.inputs[0])
             if len(computed) != 1:
                 break
             nodes.append(t.inputs[0])

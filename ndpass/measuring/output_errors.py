@@ -207,9 +207,8 @@ class _Channels:
     def _silence(self, channels: slice) -> float:
         """The least spread that many probabilities of which none rises count with; 0 of anything else."""
         low, high = self._low[channels], self._high[channels]
-        many = len(low) * self._count >= MANY * self._samples > 0
-        silent = many and bool((low >= 0).all() and (high <= 1).all() and (high - low).max() < PROBABLE)
-        return self._samples * PROBABLE**2 if silent else 0.0
+        each = len(low) * self._count / max(self._samples, 1)
+        return self._samples * PROBABLE**2 if are_silent(low, high, each) else 0.0
 
 
 def channel_groups(low: Floats, high: Floats) -> list[slice]:
@@ -234,20 +233,26 @@ def channel_groups(low: Floats, high: Floats) -> list[slice]:
     return groups if len(groups) <= MOST_GROUPS else [slice(0, len(scales))]
 
 
-def groups_of(values: NDArray[Any]) -> tuple[int, list[slice]]:
-    """The axis of an output's channels, and neighbouring ones of one scale along that: all where none differ."""
+def least_variances(values: NDArray[Any]) -> tuple[int, list[tuple[slice, float]]]:
+    """The axis of an output's channels (samples, ...), and its neighbouring channels of one scale along that: one group
+    where none differ. With each the least variance that it counts with: more than 0 where `are_silent`."""
     axis = channel_axis(values.shape)
     if axis < 1:
-        return axis, [slice(0, 1)]
+        return axis, [(slice(0, 1), 0.0)]
     others = tuple(a for a in range(values.ndim) if a != axis)
-    return axis, channel_groups(values.min(others), values.max(others))
+    low, high = values.min(others), values.max(others)
+    one = values.size / (len(values) * len(low))  # values of a sample in one channel
+    found = []
+    for group in channel_groups(low, high):
+        each = one * (group.stop - group.start)
+        found.append((group, PROBABLE**2 / each if are_silent(low[group], high[group], each) else 0.0))
+    return axis, found
 
 
-def silence(values: NDArray[Any]) -> float:
-    """The least variance that many probabilities (samples, ...) of which none rises count with; 0 of anything else."""
-    low, high, each = float(values.min()), float(values.max()), values.size // max(len(values), 1)
-    silent = low >= 0 and high <= 1 and high - low < PROBABLE and each >= MANY
-    return PROBABLE**2 / each if silent else 0.0
+def are_silent(low: Floats, high: Floats, each: float) -> bool:
+    """Whether channels are many probabilities of which none rises. low, high: (C,) smallest and largest values; each:
+    values of a sample in all of these channels."""
+    return each >= MANY and bool((low >= 0).all() and (high <= 1).all() and (high - low).max() < PROBABLE)
 
 
 def _blocks(a: NDArray[Any], b: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

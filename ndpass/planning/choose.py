@@ -14,12 +14,12 @@ from ndpass.planning.knapsack import knapsack
 from ndpass.planning.shared_channels import SharedChannels
 from ndpass.planning.shared_savings import Forest, Pair
 
-Coupled = tuple[Mapping[str, Sequence[Candidate]], Sequence[Pair]]
-"""Site -> the candidates that can be best, cheapest first; what candidates of two sites save together."""
 ROUNDING = 1e-12  # of an error: a layer of full rank is exact but for this
 
+# site -> the candidates that can be best, cheapest first; what candidates of two sites save together
+Coupled = tuple[Mapping[str, Sequence[Candidate]], Sequence[Pair]]
+# one such problem, or several that together have every plan: the best plan of all of them is wanted
 Fronts = Callable[[Mapping[str, Sequence[Candidate]], Cost], Sequence[Coupled]]
-"""One, or several of which any plan is of one."""
 
 
 def choose(

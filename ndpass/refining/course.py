@@ -22,8 +22,9 @@ from ndpass.refining.trainer import NotFiniteError, State, Trainer, Weights
 STAGE = "refining"
 LOOKS = 40  # at the held-out figure, at most
 LOOKING, TRYING = 0.1, 0.15  # share of the time for them, and for finding the rate
-# That a batch is made smaller for, where time is short. Otherwise large ones are better: ResNet-20 for CIFAR-10 with
-# nd:rank=2, 6,000 samples in steps of 64 or of 30: KL 0.700 and 0.726 with 1,000 images, 0.764 and 0.846 with 300.
+# Steps that a short time shall have room for. The batch is made smaller for that alone, as large ones are better
+# otherwise: ResNet-20 for CIFAR-10 with nd:rank=2, 6,000 samples in steps of 64 or of 30: KL 0.700 and 0.726 with 1,000
+# images, 0.764 and 0.846 with 300.
 STEPS = 80
 BATCH, SMALLEST = 64, 4  # samples of a step
 FEWEST_STEPS = 8
@@ -43,7 +44,7 @@ class Course:
         self.trainer, self.asked, self.file, self.listen = trainer, asked, file, listen
         begun = time.perf_counter()
         self.before = trainer.held.figure(trainer.pair)
-        self._look_s = time.perf_counter() - begun
+        self._seconds_of_a_look = time.perf_counter() - begun
         self.best: tuple[float, Weights | None] = (math.inf, None)
         self.state, self.looks = State(0.0, 0), LOOKS
         self._ahead = 0.0  # share of the whole that is behind when training begins
@@ -75,20 +76,20 @@ class Course:
         else:
             each = self._seconds_of_a_sample()
             left = asked.seconds - (time.perf_counter() - begun)
-            self.looks = int(np.clip(LOOKING * left / max(self._look_s, 1e-9), 2, LOOKS))
+            self.looks = int(np.clip(LOOKING * left / max(self._seconds_of_a_look, 1e-9), 2, LOOKS))
             self._size((1 - LOOKING - TRYING) * left / (STEPS * each))
             tried = int(TRYING * left / (self.trainer.samples.size * each * (1 + FORWARD)))
         tried = int(np.clip(tried, FEWEST_TRIED, TRIED))
-        rate, step_s = range_test(self.trainer, tried, lambda number: self._tells_rate(number, tried, begun))
+        rate, step_s = range_test(self.trainer, tried, lambda number: self._tell_rate(number, tried, begun))
         self.state = State(rate, self._steps(step_s, begun))
         epochs = self.state.steps / self.trainer.samples.steps
         figure = f"{self.trainer.pair.loss.measure} {self.before:.3g} held out"
         steps = f"{self.state.steps} steps of {self.trainer.samples.size} samples"
-        short = f"; {asked.text} are few for this network, give more" if self.state.steps < FEW_STEPS else ""
+        short = f"; so few gain little, give more than {asked.text}" if self.state.steps < FEW_STEPS else ""
         self.listen(f"refining: {epochs:.3g} epochs, {steps}, rate {rate:.2g}, {figure}{short}", 0, 0)
 
-    def _tells_rate(self, number: int, tried: int, begun: float) -> None:
-        """What share of the whole is behind when the rate with this number is tried."""
+    def _tell_rate(self, number: int, tried: int, begun: float) -> None:
+        """Say what share of the whole is behind when the rate with this number is tried."""
         if self.asked.seconds is None:
             steps = (self.asked.epochs or 0) * self.trainer.samples.steps
             self._ahead = number * (1 + FORWARD) / (tried * (1 + FORWARD) + steps)
@@ -100,7 +101,7 @@ class Course:
         """step_s: seconds of one."""
         if self.asked.seconds is None:
             return max((self.asked.epochs or 0) * self.trainer.samples.steps, 1)
-        left = self.asked.seconds - (time.perf_counter() - begun) - self.looks * self._look_s
+        left = self.asked.seconds - (time.perf_counter() - begun) - self.looks * self._seconds_of_a_look
         return max(FEWEST_STEPS, int(left / step_s))
 
     def _size(self, most: float) -> None:

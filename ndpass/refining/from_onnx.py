@@ -38,6 +38,8 @@ def _value(attribute: onnx.AttributeProto) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode(errors="replace")
+    if attribute.type == onnx.AttributeProto.STRINGS:
+        return [text.decode(errors="replace") for text in value]
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.graph.input_spec import InputSpec, StaticBatch, static_batch
 from ndpass.measuring.class_scores import are_logits, score_output
-from ndpass.measuring.output_errors import groups_of, silence
+from ndpass.measuring.output_errors import least_variances
 from ndpass.refining.layers import UnsupportedError
 from ndpass.refining.loss import LEAST, Loss, Part
 from ndpass.refining.network import Network, Tensors
@@ -150,20 +150,18 @@ class _Shown:
                 break
         feed = {name: np.concatenate([part[name] for part in parts[: len(kept)]]) for name in parts[0]}
         joined, variances = _joined(kept), {name: float(spread.variance.mean()) for name, spread in seen.items()}
-        parts_of = {name: _parts_of(y, seen[name].variance) for name, y in joined.items() if name in seen}
-        return cls(feed, joined, variances, parts_of)
+        scales = {name: _by_scale(y, seen[name].variance) for name, y in joined.items() if name in seen}
+        return cls(feed, joined, variances, scales)
 
 
-def _parts_of(y: torch.Tensor, variance: torch.Tensor) -> list[Part]:
-    """The channels of one scale of an output (n, ...), none where all are of one. variance (...): of each element."""
-    values = y.cpu().numpy()
-    axis, groups = groups_of(values)
-    whole = [Part(axis, group, 0.0) for group in groups if len(groups) > 1]
-    known = [
-        replace(part, variance=max(float(part.of(variance[None]).mean()), silence(part.of(y).cpu().numpy())))
-        for part in whole
-    ]
-    return [part for part in known if part.variance > LEAST]
+def _by_scale(y: torch.Tensor, variance: torch.Tensor) -> list[Part]:
+    """The channels of each scale of an output (n, ...), none where all are of one. variance (...): of each element."""
+    axis, groups = least_variances(y.cpu().numpy())
+    if len(groups) < 2:
+        return []
+    means = [float(variance[None].narrow(axis, g.start, g.stop - g.start).mean()) for g, _ in groups]
+    found = [Part(axis, group, max(mean, least)) for (group, least), mean in zip(groups, means, strict=True)]
+    return [part for part in found if part.variance > LEAST]
 
 
 class _Spread:

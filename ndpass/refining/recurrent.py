@@ -17,7 +17,8 @@ def _lstm(xs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[Tensor, ...
     _refuse(attributes, ("Sigmoid", "Tanh", "Tanh"), ("input_forget",), [*xs[4:5], *xs[7:8]])
 
     def cell_of(number: int) -> Cell:
-        w, r, b = _weights(xs, number, 4)
+        w, r, wb, rb = _weights(xs, number)
+        b = wb + rb
 
         def cell(x: Tensor, state: State) -> State:
             h, c = state
@@ -36,10 +37,8 @@ def _gru(xs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[Tensor, ...]
     reset_behind = bool(attributes.get("linear_before_reset", 0))
 
     def cell_of(number: int) -> Cell:
-        w, r, _ = _weights(xs, number, 3)
+        w, r, wb, rb = _weights(xs, number)
         size = r.shape[1]
-        both = xs[3][number] if len(xs) > 3 and xs[3] is not None else w.new_zeros(6 * size)
-        wb, rb = both[: 3 * size], both[3 * size :]
 
         def cell(x: Tensor, state: State) -> State:
             (h,) = state
@@ -56,7 +55,7 @@ def _gru(xs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[Tensor, ...]
 
 def _refuse(attributes: Mapping[str, Any], usual: Sequence[str], never: Sequence[str], inputs: Sequence[Any]) -> None:
     """Raise ValueError for what is seldom written and not computed here."""
-    names = [name.decode() if isinstance(name, bytes) else str(name) for name in attributes.get("activations", ())]
+    names = attributes.get("activations", ())
     if any(name.lower() != usual[i % len(usual)].lower() for i, name in enumerate(names)):
         raise ValueError(f"activations {', '.join(names)}")
     if found := next((name for name in (*never, "layout", "clip") if attributes.get(name)), None):
@@ -65,27 +64,26 @@ def _refuse(attributes: Mapping[str, Any], usual: Sequence[str], never: Sequence
         raise ValueError("lengths of sequences, or peepholes")
 
 
-def _weights(xs: Sequence[Any], number: int, gates: int) -> tuple[Tensor, Tensor, Tensor]:
-    """W, R and the sum of both biases of a direction."""
+def _weights(xs: Sequence[Any], number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """W, R and their biases (gates · h,) of a direction."""
     w, r = xs[1][number], xs[2][number]
-    if len(xs) <= 3 or xs[3] is None:
-        return w, r, w.new_zeros(len(w))
-    return w, r, xs[3][number].reshape(2, gates * r.shape[1]).sum(0)
+    biases = xs[3][number] if len(xs) > 3 and xs[3] is not None else w.new_zeros(2 * len(w))
+    return w, r, biases[: len(w)], biases[len(w) :]
 
 
 def _run(
-    xs: Sequence[Any], attributes: Mapping[str, Any], cell_of: Callable[[int], Cell], first: Sequence[int]
+    xs: Sequence[Any], attributes: Mapping[str, Any], cell_of: Callable[[int], Cell], initial: Sequence[int]
 ) -> tuple[Tensor, ...]:
-    """Y (steps, directions, batch, h), then the last states (directions, batch, h). first: inputs, those before."""
+    """Y (steps, directions, batch, h), then the last states (directions, batch, h). initial: inputs, by number, that
+    are the states before the first step."""
     x, count, size = xs[0], len(xs[1]), xs[2].shape[2]
-    said = attributes.get("direction", "forward")
-    backwards = (said.decode() if isinstance(said, bytes) else str(said)) == "reverse"
+    backwards = attributes.get("direction", "forward") == "reverse"
     sides: list[tuple[Tensor, State]] = []
     for number in range(count):
         cell, order = cell_of(number), range(len(x))
         if backwards or number:
             order = range(len(x) - 1, -1, -1)
-        given = (xs[i] if len(xs) > i else None for i in first)
+        given = (xs[i] if len(xs) > i else None for i in initial)
         state: State = tuple(x.new_zeros(x.shape[1], size) if s is None else s[number] for s in given)
         found: dict[int, Tensor] = {}
         for step in order:

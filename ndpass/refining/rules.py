@@ -1,4 +1,4 @@
-"""How torch computes what ONNX's operators do: elementwise, shapes, reductions; layers and pools are in `layers`."""
+"""How torch computes what ONNX's operators do: all in one table; here are shapes, reductions and what moves values."""
 
 from __future__ import annotations
 
@@ -32,12 +32,6 @@ def given(xs: Sequence[Any], attributes: Attributes, index: int, name: str) -> l
     return numbers(xs[index]) if len(xs) > index and xs[index] is not None else None
 
 
-def _clip(xs: Sequence[Any], attributes: Attributes) -> Tensor:
-    low, high = (xs[i] if len(xs) > i else attributes.get(name) for i, name in ((1, "min"), (2, "max")))
-    bounds = [None if b is None else float(b) for b in (low, high)]
-    return xs[0] if bounds == [None, None] else torch.clamp(xs[0], *bounds)
-
-
 def _softmax(function: Callable[..., Tensor]) -> Rule:
     def rule(xs: Sequence[Any], attributes: Attributes) -> Tensor:
         x = xs[0]
@@ -47,18 +41,6 @@ def _softmax(function: Callable[..., Tensor]) -> Rule:
         return function(x.reshape(*x.shape[:axis], -1), dim=-1).reshape(x.shape)
 
     return rule
-
-
-def _prelu(xs: Sequence[Any], _: Attributes) -> Tensor:
-    x, slope = xs
-    if slope.dim() == 1 and slope.numel() > 1 and x.dim() > 2 and slope.shape[0] == x.shape[1] != x.shape[-1]:
-        slope = slope.reshape(-1, *(1,) * (x.dim() - 2))
-    return torch.where(x < 0, x * slope, x)
-
-
-def _divide(xs: Sequence[Any], _: Attributes) -> Tensor:
-    a, b = xs
-    return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
 def _reduction(function: Callable[..., Tensor]) -> Rule:
@@ -221,49 +203,12 @@ def _shape(xs: Sequence[Any], attributes: Attributes) -> Tensor:
     return torch.tensor(list(xs[0].shape)[attributes.get("start", 0) : attributes.get("end")], dtype=torch.int64)
 
 
-def _hard_sigmoid(xs: Sequence[Any], attributes: Attributes) -> Tensor:
-    return torch.clamp(attributes.get("alpha", 0.2) * xs[0] + attributes.get("beta", 0.5), 0, 1)
-
-
 def _concat(xs: Sequence[Any], attributes: Attributes) -> Tensor:
     return torch.cat([x for x in xs if x.numel() or x.dim() > 1] or list(xs), dim=attributes.get("axis", 1))
 
 
-def _sum(xs: Sequence[Any], _: Attributes) -> Tensor:
-    total = xs[0]
-    for x in xs[1:]:
-        total = total + x
-    return total
-
-
-def _extreme(function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    def rule(xs: Sequence[Any], _: Attributes) -> Tensor:
-        found = xs[0]
-        for x in xs[1:]:
-            found = function(found, x)
-        return found
-
-    return rule
-
-
 def _permuted(xs: Sequence[Any], attributes: Attributes) -> Tensor:
     return xs[0].permute(attributes.get("perm") or list(reversed(range(xs[0].dim()))))
-
-
-def _elu(xs: Sequence[Any], attributes: Attributes) -> Tensor:
-    return functional.elu(xs[0], attributes.get("alpha", 1.0))
-
-
-def _unary(function: Callable[[Tensor], Tensor]) -> Rule:
-    return lambda xs, _: function(xs[0])
-
-
-def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    return lambda xs, _: function(xs[0], xs[1])
-
-
-def _gelu(xs: Sequence[Any], attributes: Attributes) -> Tensor:
-    return functional.gelu(xs[0], approximate=attributes.get("approximate", "none"))
 
 
 RULES: dict[str, Rule] = {
@@ -272,51 +217,6 @@ RULES: dict[str, Rule] = {
     **resize.RULES,
     **elementwise.RULES,
     **recurrent.RULES,
-    **{
-        name: _unary(function)
-        for name, function in {
-            "Relu": torch.relu,
-            "Sigmoid": torch.sigmoid,
-            "Tanh": torch.tanh,
-            "HardSwish": functional.hardswish,
-            "Mish": functional.mish,
-            "Softplus": functional.softplus,
-            "Sqrt": torch.sqrt,
-            "Exp": torch.exp,
-            "Log": torch.log,
-            "Neg": torch.neg,
-            "Abs": torch.abs,
-            "Erf": torch.erf,
-            "Floor": torch.floor,
-            "Ceil": torch.ceil,
-            "Reciprocal": torch.reciprocal,
-            "Not": torch.logical_not,
-            "Identity": lambda x: x,
-            "Dropout": lambda x: x,
-        }.items()
-    },
-    **{
-        name: _binary(function)
-        for name, function in {
-            "Add": torch.add,
-            "Sub": torch.sub,
-            "Mul": torch.mul,
-            "Pow": torch.pow,
-            "Equal": torch.eq,
-            "Greater": torch.gt,
-            "Less": torch.lt,
-        }.items()
-    },
-    "Div": _divide,
-    "Sum": _sum,
-    "Max": _extreme(torch.maximum),
-    "Min": _extreme(torch.minimum),
-    "LeakyRelu": lambda xs, a: functional.leaky_relu(xs[0], a.get("alpha", 0.01)),
-    "PRelu": _prelu,
-    "Elu": _elu,
-    "Gelu": _gelu,
-    "HardSigmoid": _hard_sigmoid,
-    "Clip": _clip,
     "Softmax": _softmax(torch.softmax),
     "LogSoftmax": _softmax(torch.log_softmax),
     "ReduceMean": _reduction(torch.mean),
@@ -343,5 +243,4 @@ RULES: dict[str, Rule] = {
     "SpaceToDepth": _space_to_depth,
     "Tile": _tile,
     "Expand": _expand,
-    "Where": lambda xs, _: torch.where(xs[0].bool(), xs[1], xs[2]),
 }

@@ -57,6 +57,8 @@ LINES = {
     "argmin": "a = ArgMin<axis=-1, keepdims=0>(x)  y = Cast<to=1>(a)",
     "lstm": "s = Squeeze(t)  y, h, c = LSTM<hidden_size=3>(s, W, R, H)",
     "lstm backwards, without biases": 's = Squeeze(t)  y, h, c = LSTM<hidden_size=3, direction="reverse">(s, W, R)',
+    "lstm that names its activations": """s = Squeeze(t)
+        y, h, c = LSTM<hidden_size=3, activations=["Sigmoid", "Tanh", "Tanh"]>(s, W, R, H)""",
     "lstm in both directions": """s = Squeeze(t)
         y, h, c = LSTM<hidden_size=3, direction="bidirectional">(s, W2, R2, H2, , I2, C2)""",
     "gru": "s = Squeeze(t)  y, h = GRU<hidden_size=3>(s, V, S, K)",

@@ -294,10 +294,10 @@ def test_a_short_time_takes_smaller_batches_and_fewer_looks(monkeypatch: pytest.
     assert report.steps is not None
     assert report.steps >= 60
     assert now[0] < 1.3 * 900
-    assert not any("give more" in text for text in said)
+    assert not any("gain little" in text for text in said)
     short = refine(task(asked=Refine(seconds=100.0)), lambda stage, *_: said.append(stage)).report
     assert short.batch == 4
-    assert any("100 s are few for this network, give more" in text for text in said)
+    assert any("so few gain little, give more than 100 s" in text for text in said)
 
 
 def test_rates_go_by_the_scale_of_each_kernel() -> None:
