@@ -37,7 +37,6 @@ def check_outputs(
             raise UsageError(f"{one} and {other} would both be written to {shared}: rename one of them")
     for what, files in written.items():
         _check_inputs(what, files, read)
-        _check_models(what, files)
     if served is not None:
         _check_inputs(f"--model-server {served}", [served], read)
     with Outputs() as trial:
@@ -45,6 +44,8 @@ def check_outputs(
             trial.stage(path)
         if served is not None:
             trial.stage_folder(served / "1")
+    for what, files in written.items():  # behind the trial, which takes back what a killed process had half in place
+        _check_models(what, files)
 
 
 def _check_inputs(what: str, files: Sequence[Path], inputs: Sequence[Path]) -> None:

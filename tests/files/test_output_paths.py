@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,3 +181,32 @@ def test_what_was_checked_can_be_written(folder: Path) -> None:
         outputs.text(Path("r.json"), "{}")
         outputs.commit()
     assert listing(folder) == {**before, "r.json": b"{}"}
+
+
+KILLED = """
+import os
+from pathlib import Path
+from ndpass.files import placing
+from ndpass.files.staging import Outputs
+
+make, made = placing._make, []
+def make_one(move):
+    if made:
+        os._exit(9)
+    made.append(make(move))
+placing._make = make_one
+with Outputs() as outputs:
+    stage = outputs.stage(Path("out.xml"))
+    stage.path.write_text("a model")
+    stage.path.with_suffix(".bin").write_bytes(b"its weights")
+    outputs.commit()
+"""
+
+
+def test_weights_that_a_killed_process_has_put_in_place_alone_are_no_other_models(folder: Path) -> None:
+    """A run that was killed between both renames could not be resumed: its own weights stood in its way."""
+    assert subprocess.run([sys.executable, "-c", KILLED], cwd=folder, check=False).returncode == 9
+    assert Path("out.bin").exists()
+    assert not Path("out.xml").exists()
+    check_outputs([], {}, Path("out.xml"))
+    assert not Path("out.bin").exists()
