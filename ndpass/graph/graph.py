@@ -30,7 +30,7 @@ from ndpass.graph.shifts import fold_biases, fold_shifts
 from ndpass.graph.sites import Found, Site, Skipped, read
 from ndpass.graph.sized_graph import SizedGraph
 from ndpass.graph.splice import perturb, put, residual_add, take_out
-from ndpass.graph.tied_weights import said_of, tied
+from ndpass.graph.tied_weights import said_of, share, tied
 from ndpass.graph.transposed import Transposed
 from ndpass.graph.transposed_pads import without_pads
 from ndpass.graph.unique_names import Names, all_graphs, all_nodes, name_nodes, tensor_names
@@ -59,6 +59,7 @@ class Graph(SizedGraph):
     def _begin(self, graph: gs.Graph, sizes: Mapping[str, Shape] | None) -> None:
         self._names = Names(tensor_names(graph) | {n.name for n in all_nodes(graph)})
         self._written: dict[str, str] = {}  # node -> the site that `splice` put it in the place of
+        self._origins: dict[str, str] = {}  # node -> the weight of that site
         self._whole: frozenset[str] = frozenset()  # layers whose input channels are not pruned
         self._groups: tuple[Inferred, dict[str, Group | str]] | None = None
         self._sums: tuple[Inferred, list[Branch | Unmerged]] | None = None
@@ -112,9 +113,11 @@ class Graph(SizedGraph):
         """Transposed convolutions of ONNX that the runtimes read differently: their pads follow from no fixed size."""
         return without_pads(self._graph)
 
-    def tied(self, names: Collection[str]) -> str | None:
-        """A sentence where layers share weights and some of them are among `names`, those that may be rewritten."""
-        return said_of(tied(self._graph, names))
+    def tied(self, names: Collection[str], by_data: bool) -> str | None:
+        """A sentence where layers share weights and some of them are among `names`, those that may be rewritten.
+
+        by_data: whether they are fitted to data."""
+        return said_of(tied(self._graph, names), by_data)
 
     def macs(self) -> int:
         """Multiply-accumulates of one inference, counted from the nodes as they are now."""
@@ -183,14 +186,17 @@ class Graph(SizedGraph):
     def _put(self, name: str, block: Block, transposed: Transposed | None = None, add: gs.Node | None = None) -> None:
         """add: the residual sum behind the node, where it is known."""
         node, shapes = self._node(name), lambda: self._inferred().shapes
+        weight = str(node.inputs[1].name)
         made = put(self._graph, node, block, self._names, shapes, transposed, add)
         self._written |= {n.name: name for n in made}
+        self._origins |= {str(n.name): self._origins.get(name, weight) for n in made}
         self._known.clear()
 
     def copy(self) -> Graph:
         """A graph that can be edited apart from this one; weights are shared."""
         other = copy.copy(self)
         other._graph, other._names, other._written = self._graph.copy(), copy.deepcopy(self._names), {**self._written}
+        other._origins = {**self._origins}
         other._known, other._inference = {}, self._inference.copy()
         return other
 
@@ -236,10 +242,11 @@ class Graph(SizedGraph):
         return total
 
     def tidy(self) -> None:
-        """Drop what nothing uses, fold constants that are added into biases, and order the nodes."""
+        """Drop what nothing uses, fold constants that are added into biases, share equal ones, and order the nodes."""
         self._graph.cleanup(remove_unused_graph_inputs=False)
         fold_shifts(self._graph, self._written, self._names)
         fold_biases(self._graph, self._written, self._names)
+        share(self._graph.nodes, self._origins)
         self._graph.toposort()
         self._known.clear()
 

@@ -142,7 +142,7 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
     graph.leave([f.name for f in found if isinstance(f, Skipped)])
     sites = [f for f in found if isinstance(f, Site) and refused(graph, f, options.passes, fit is not None) is None]
     names = frozenset(site.name for site in sites)
-    if shared := graph.tied(names):
+    if shared := graph.tied(names, by_data=fit is not None):
         log.warning(shared)
     batch = batch_within(graph, options.effort.memory, BATCH)
     warned = surveyed(model, options, fit, measured, batch, cluster)
