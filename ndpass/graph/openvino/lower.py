@@ -18,11 +18,21 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from ndpass.conv import Array
-from ndpass.graph.constants import values
+from ndpass.graph.constants import given, has, values
 from ndpass.graph.openvino.describe import Places, layer
 from ndpass.graph.openvino.fold import decompressed, name_of
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
+CHANNELS = 1  # their axis
+INTERPOLATION = (  # attributes of an Interpolate that a new one keeps
+    "mode",
+    "pads_begin",
+    "pads_end",
+    "coordinate_transformation_mode",
+    "nearest_mode",
+    "antialias",
+    "cube_coeff",
+)
 AUTO_PADS = {"SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower", "VALID": "valid"}
 
 
@@ -69,7 +79,9 @@ class _Writer:
 
     def _as_it_was(self, node: gs.Node) -> bool:
         """Also where constants that it reads were replaced: these are put in here."""
-        if node.name not in self.places.slots or (self.pruned and node.op == "Flatten"):
+        if node.name not in self.places.slots or (
+            self.pruned and (node.op == "Flatten" or self._counts_channels(node))
+        ):
             return False
         if node.name in self.places.layers:
             return self.places.layers[node.name] == layer(node)
@@ -172,8 +184,8 @@ class _Writer:
         )
         return self._biased(node, product, axes)
 
-    def _rank(self, weight: gs.Constant) -> int:
-        return int(self.tensors[weight.name].get_partial_shape().rank.get_length())
+    def _rank(self, tensor: gs.Tensor) -> int:
+        return int(self.tensors[tensor.name].get_partial_shape().rank.get_length())
 
     def gemm(self, node: gs.Node) -> list[Any]:
         product = ops.matmul(
@@ -190,6 +202,26 @@ class _Writer:
 
     def flatten(self, node: gs.Node) -> list[Any]:
         return [ops.reshape(self._read(node.inputs[0]), np.array([0, -1]), True).output(0)]
+
+    def resize(self, node: gs.Node) -> list[Any]:
+        """Without the number of channels among its sizes, which OpenVINO reads off once, whatever becomes of them."""
+        axes = self._axes(node)
+        places = [place for place, axis in enumerate(axes) if axis != CHANNELS]
+        sizes = ops.gather(self._read(node.inputs[3]), np.array(places), np.array(0))
+        said = self.ops[self.places.slots[node.name][0]].get_attributes()
+        kept = {name: said[name] for name in INTERPOLATION if name in said}
+        left = [axes[place] for place in places]
+        x = self._read(node.inputs[0])
+        return [ops.interpolate(x, sizes, shape_calculation_mode="sizes", axes=np.array(left), **kept).output(0)]
+
+    def _counts_channels(self, node: gs.Node) -> bool:
+        """Whether it is a Resize to sizes that are computed, the number of channels among them."""
+        return node.op == "Resize" and has(node, 3) and given(node, 3) is None and CHANNELS in self._axes(node)
+
+    def _axes(self, node: gs.Node) -> list[int]:
+        """The axes that the sizes of a Resize are of."""
+        rank = self._rank(node.inputs[0])
+        return [axis % rank for axis in node.attrs.get("axes") or range(rank)]
 
     def split(self, node: gs.Node) -> list[Any]:
         """Of given sizes, whatever it was."""
@@ -214,5 +246,6 @@ WRITERS: dict[str, Callable[[_Writer, gs.Node], list[Any]]] = {
     "Mul": _Writer.binary,
     "DepthToSpace": _Writer.depth_to_space,
     "Flatten": _Writer.flatten,
+    "Resize": _Writer.resize,
     "Split": _Writer.split,
 }

@@ -15,7 +15,6 @@ from ndpass.graph.constants import values
 
 DOMAIN = "openvino"  # of what has none
 NOTHING = -1  # in the place of an input that ONNX has and the operator has not
-FIRST_OF_SIZE = 2  # axis from which on sizes are heights and widths
 ONE_OF_BOTH = 11  # opset from which on Interpolate reads scales or sizes
 LAST = np.iinfo(np.int64).max
 
@@ -203,8 +202,6 @@ def _interpolate(met: Met) -> Told | None:
     axes = _listed(met, number)
     if axes is None and number < len(met.inputs):
         return None
-    if by_sizes and not isinstance(met.inputs[1], gs.Constant) and (axes is None or min(axes) < FIRST_OF_SIZE):
-        return None  # OpenVINO keeps the number of channels that it has read off once, whatever becomes of them
     given = (0, NOTHING, NOTHING, 1) if by_sizes else (0, NOTHING, 2 if both else 1)
     return Told("Resize", given, {} if axes is None else {"axes": axes}, known=True)
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
-from models import EXACT, feed_of, network, normal, relative
+from models import EXACT, feed_of, network, normal, relative, run_ort
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
@@ -445,6 +445,41 @@ def test_channels_of_a_tensor_whose_batch_is_read_off_are_pruned(taken: str) -> 
     for batch in (1, 3):
         feed = feed_of(model, batch=batch)
         assert relative(answers(a.to_model(), feed), answers(b.to_model(), feed)) < EXACT
+
+
+PYRAMID = """(float[N,3,H,W] x) => (float[N,5,P,Q] p, float[N,5,R,S] q) {
+    a = Conv<pads=[1,1,1,1]>(x, A)  r = Relu(a)  b = Conv<strides=[2,2],pads=[1,1,1,1]>(r, B)  s = Relu(b)
+    u = Conv(s, U)  l = Conv(r, L)
+    k = Shape(r)  hw = Slice(k, two, four)  m = Shape(u)  nc = Slice(m, zero, two)  z = Concat<axis=0>(nc, hw)
+    up = Resize<MODE>(u, , , z)  o = Add(up, l)
+    p = Conv<pads=[1,1,1,1]>(o, P)  q = Conv<pads=[1,1,1,1]>(u, Q) }"""
+MODES = [
+    'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"',
+    'mode="linear", coordinate_transformation_mode="align_corners"',
+    'mode="cubic"',
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_pyramid_that_resizes_to_sizes_it_reads_off_is_pruned_as_in_onnx(mode: str) -> None:
+    weights = {"A": normal(4, 3, 3, 3), "B": normal(6, 4, 3, 3), "U": normal(8, 6, 1, 1), "L": normal(8, 4, 1, 1)}
+    heads = {"P": normal(5, 8, 3, 3), "Q": normal(5, 8, 3, 3, seed=1)}
+    model = network(
+        PYRAMID.replace("MODE", mode), **weights, **heads, zero=np.array([0]), two=np.array([2]), four=np.array([4])
+    )
+    a, b, feed = Graph(model), OvGraph(ov_of(model)), feed_of(model, N=2, H=13, W=10)
+    for graph in (a, b):
+        assert {name for name, group in graph.channel_groups().items() if isinstance(group, Group)} == set("blupq")
+    for graph in (a, b):
+        for name in ("u", "p"):
+            group = graph.channel_group(next(site for site in sites(graph) if site.name == name))
+            assert isinstance(group, Group)
+            graph.keep_channels(group, np.array([0, 3, 4]))
+        graph.tidy()
+    assert a.macs() == b.macs()
+    expected = run_ort(a.to_model(), feed)
+    assert relative(expected, answers(a.to_model(), feed)) < EXACT
+    assert relative(expected, answers(b.to_model(), feed)) < EXACT
 
 
 # -------------------------------------------------------------------------------------------------------------- shapes
