@@ -1,7 +1,8 @@
 """Bring an imported graph into the one form that the rest of ndpass reads.
 
 Constants become initializers, a BatchNormalization behind a layer is folded into it, as is an Add or a Mul of
-constants, auto_pad becomes pads and every node gets a name of its own. Nothing here changes what the model computes.
+constants, auto_pad becomes pads, a Sum becomes Adds and every node gets a name of its own. Nothing here changes what
+the model computes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ QUANTISED = {
     "MatMulInteger",
     "DynamicQuantizeLinear",
 }
+FIRST_ADD = 7  # opset from which on onnxruntime has it
 LONG_NAME = "ai.onnx"  # of the domain ""
 FUSED_BY_ORT = {"FusedConv", "FusedGemm", "FusedMatMul", "NhwcConv", "NhwcMaxPool", "ReorderInput", "ReorderOutput"}
 
@@ -91,9 +93,33 @@ def normalise(graph: gs.Graph) -> gs.Graph:
     graph.toposort()
     fold_constants(graph)
     give_pads(graph)
+    split_sums(graph)
     while fold_batchnorms(graph) + fold_scales(graph):  # one may stand behind the other
         pass
     return graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def split_sums(graph: gs.Graph) -> None:
+    """Write a Sum as Adds, first to last, so that a residual sum is one however it is written.
+
+    A Sum reads tensors of one shape before opset 8, and onnxruntime has no Add before opset 7.
+    """
+    if graph.opset < FIRST_ADD or not any(node.op == "Sum" for node in graph.nodes):
+        return
+    names, nodes = Names(tensor_names(graph) | {n.name for n in all_nodes(graph)}), []
+    for node in graph.nodes:
+        if node.op != "Sum" or node.domain not in (None, "") or len(node.inputs) < 2:
+            nodes.append(node)
+            continue
+        (out,), (total, *terms) = node.outputs, list(node.inputs)
+        node.inputs.clear()
+        node.outputs.clear()
+        for term in terms[:-1]:
+            made = gs.Variable(names.fresh(f"{node.name}.part"), out.dtype)
+            nodes.append(gs.Node("Add", names.fresh(f"{node.name}/add"), {}, [total, term], [made]))
+            total = made
+        nodes.append(gs.Node("Add", node.name, {}, [total, terms[-1]], [out]))
+    graph.nodes = nodes
 
 
 def fold_batchnorms(graph: gs.Graph) -> int:

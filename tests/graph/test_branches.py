@@ -44,6 +44,8 @@ BEFORE = """n = Relu(r)  b = Conv<pads=[1,1,1,1]>(n, W2)  s = Sigmoid(b)  c = Co
             d = Add(r, c)"""
 NORMALISED = """o = BatchNormalization(r, G, H, M, V)  n = Relu(o)  b = Conv<pads=[1,1,1,1]>(n, W2)  s = Relu(b)
                 c = Conv<pads=[1,1,1,1]>(s, W3)  d = Add(r, c)"""
+SUMMED = IDENTITY.replace("Add", "Sum")
+OF_THREE = IDENTITY.replace("Add(c, r)", "Sum(c, r, a)")
 DEPTHWISE = """b = Conv(r, W4)  s = Relu(b)  c = Conv<pads=[1,1,1,1], group=8>(s, WD)  t = Relu(c)
                u = Conv<pads=[1,1,1,1]>(t, W3)  d = Add(u, r)"""
 
@@ -52,12 +54,14 @@ DEPTHWISE = """b = Conv(r, W4)  s = Relu(b)  c = Conv<pads=[1,1,1,1], group=8>(s
     ("body", "layers", "inner", "kernel", "strides", "pads"),
     [
         (IDENTITY, 2, 3, (5, 5), (1, 1), (2, 2, 2, 2)),
+        (SUMMED, 2, 3, (5, 5), (1, 1), (2, 2, 2, 2)),
+        (OF_THREE, 2, 3, (5, 5), (1, 1), (2, 2, 2, 2)),
         (PROJECTION, 2, 3, (7, 7), (2, 2), (3, 3, 3, 3)),
         (BEFORE, 2, 3, (5, 5), (1, 1), (2, 2, 2, 2)),
         (NORMALISED, 2, 3, (5, 5), (1, 1), (2, 2, 2, 2)),
         (DEPTHWISE, 3, 5, (5, 5), (1, 1), (2, 2, 2, 2)),
     ],
-    ids=["identity", "projection", "pre-activation", "normalised before", "depthwise"],
+    ids=["identity", "Sum", "Sum of three", "projection", "pre-activation", "normalised before", "depthwise"],
 )
 @pytest.mark.parametrize("ir", [False, True], ids=["onnx", "ir"])
 def test_a_branch_has_the_geometry_of_one_convolution(

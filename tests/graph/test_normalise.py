@@ -521,3 +521,25 @@ def test_onnx_s_own_domain_may_have_its_long_name() -> None:
     assert relative(run_ort(model, feed_of(model)), run_ort(result, feed_of(model))) == 0
     long.opset_import.append(onnx.helper.make_opsetid("", 17))
     assert [(o.domain, o.version) for o in Graph(long).to_model().opset_import] == [("", 17)]
+
+
+@pytest.mark.parametrize(
+    ("terms", "opset", "kept"),
+    [
+        ("a, x", 17, {"Conv": 1, "Add": 1}),
+        ("x, a, x, one", 17, {"Conv": 1, "Add": 3}),
+        ("a, one", 17, {"Conv": 1}),
+        ("a, x", 7, {"Conv": 1, "Add": 1}),
+        ("a, x", 6, {"Conv": 1, "Sum": 1}),
+        ("a", 17, {"Conv": 1, "Sum": 1}),
+    ],
+)
+def test_a_sum_becomes_additions(terms: str, opset: int, kept: dict[str, int]) -> None:
+    """With a constant it is a bias."""
+    used = {"one": normal(6, 1, 1)} if "one" in terms else {}
+    nodes = f"a = Conv<pads=[1,1,1,1]>(x, W) y = Sum({terms})"
+    model = network(
+        f"(float[1,6,5,5] x) => (float[1,6,5,5] y) {{ {nodes} }}", opset=opset, W=normal(6, 6, 3, 3), **used
+    )
+    result = check(model, **kept)
+    assert relative(run_ov(model, feed_of(model)), run_ov(result, feed_of(model))) < EXACT
