@@ -51,7 +51,7 @@ def node_macs(node: gs.Node, shapes: Mapping[str, Shape]) -> int | None:
         return math.prod(out) * math.prod(w[1:])
     if node.op == "ConvTranspose":
         return math.prod(x) * math.prod(w[1:])
-    inner = x[-2] if node.op == "Gemm" and node.attrs.get("transA", 0) else x[-1]
+    inner = x[-2] if node.attrs.get("transA", 0) and len(x) > 1 else x[-1]
     return math.prod(out) * inner
 
 

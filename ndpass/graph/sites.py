@@ -145,6 +145,8 @@ def _refuse(node: gs.Node) -> str | None:
         return "its weights are quantised already: run ndpass before quantising"
     if any(_made_by(t, "Constant") for t in node.inputs[1:]):
         return "weights of a type that NumPy has not, such as bfloat16"
+    if node.op in ("Gemm", "MatMul") and is_weight(node.inputs[0]) and not isinstance(node.inputs[1], gs.Constant):
+        return "its weight is multiplied from the left (W x), which no pass rewrites"
     if not all(is_weight(t) or t.is_empty() for t in node.inputs[1:]):
         return "weights are computed at run time"
     if node.inputs[1].dtype not in (np.float16, np.float32, np.float64):

@@ -92,7 +92,7 @@ SKIPPED = {
     "constant on the left": (
         "(float[6,2] x) => (float[8,2] y) { y = MatMul(W, x) }",
         {"W": MATRIX},
-        "weights are computed at run time",
+        "its weight is multiplied from the left (W x), which no pass rewrites",
     ),
     "batched weight": (
         "(float[5,2,8] x) => (float[5,2,6] y) { y = MatMul(x, W) }",

@@ -21,6 +21,7 @@ from ndpass.graph.openvino.fold import fold
 from ndpass.graph.openvino.lower import Lowered, lower
 from ndpass.graph.openvino.operators import CELLS, CONVOLUTIONS, SEQUENCES
 from ndpass.graph.openvino.port_names import port_bounds, port_name
+from ndpass.graph.openvino.transposes import take_apart
 from ndpass.graph.segments import read_by
 from ndpass.graph.shapes import Axes, Inferred, Shape
 
@@ -41,6 +42,7 @@ class OvGraph(Graph):
         self._model = model if in_place else model.clone()
         self._in_place = in_place
         fold(self._model)
+        take_apart(self._model)
         graph, self._places = describe(self._model)
         self._pruned = False
         self._results = {

@@ -132,7 +132,8 @@ def _matmul(met: Met) -> Told | None:
     turned = {"transA": int(met.attributes["transpose_a"]), "transB": int(met.attributes["transpose_b"])}
     if isinstance(met.inputs[1], gs.Constant) and len(met.inputs[1].shape) == 2:
         return Told("Gemm", (0, 1), turned, known=True)
-    return None if turned["transA"] else Told("MatMul", (0, 1), known=not turned["transB"])
+    plain = not any(turned.values())
+    return Told("MatMul", (0, 1), {} if plain else turned, known=plain)
 
 
 def _reduce(met: Met) -> Told | None:

@@ -13,7 +13,7 @@ from models import EXACT, feed_of, network, normal, relative, run_ort
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from ndpass.conv import Conv
+from ndpass.conv import Chain, Conv
 from ndpass.errors import InputError
 from ndpass.graph.channel_groups import Group
 from ndpass.graph.graph import Graph, Site, Skipped
@@ -143,7 +143,7 @@ SKIPPED = {
         "no multiple of its stride",
     ),
     "batched matrix": (lambda x: ops.matmul(x, ops.constant(normal(3, 8, 6)), False, False), "not a matrix"),
-    "matrix on the left": (lambda x: ops.matmul(ops.constant(normal(6, 8)), x, False, False), "computed at run time"),
+    "matrix on the left": (lambda x: ops.matmul(ops.constant(normal(6, 8)), x, False, False), "from the left"),
 }
 
 
@@ -480,6 +480,35 @@ def test_a_pyramid_that_resizes_to_sizes_it_reads_off_is_pruned_as_in_onnx(mode:
     expected = run_ort(a.to_model(), feed)
     assert relative(expected, answers(a.to_model(), feed)) < EXACT
     assert relative(expected, answers(b.to_model(), feed)) < EXACT
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("leading", [(), (3,)])
+def test_a_product_of_a_turned_input_is_a_site(turned: bool, leading: tuple[int, ...]) -> None:
+    """`convert_model` takes the transpose before a linear layer into it, which ONNX keeps."""
+    x = ops.parameter([*leading, 7, 5], np.float32, name="x")
+    weight = normal(6, 7) if turned else normal(7, 6)
+    product = ops.matmul(x, weight, True, turned)
+    model = ov.Model([ops.relu(ops.add(product, normal(6, seed=1)))], [x])
+    feed = {"x": normal(*leading, 7, 5, seed=2)}
+    expected, graph = answers(model, feed), OvGraph(model)
+    (site,) = sites(graph)
+    assert (site.outline.n_i, site.outline.n_o) == (7, 6)
+    assert site.macs(site.outline) == graph.macs() == int(np.prod(leading)) * 5 * 7 * 6
+    assert relative(expected, answers(graph.to_model(), feed)) < EXACT
+    graph.splice(site, Chain(replace(site.conv, bias=None), Conv(np.eye(6), site.conv.bias)))
+    graph.tidy()
+    assert relative(expected, answers(graph.to_model(), feed)) < EXACT
+
+
+@pytest.mark.parametrize(("turned", "weight"), [(False, normal(6, 7)), (True, normal(7, 6))])
+def test_a_weight_from_the_left_is_counted_and_told(turned: bool, weight: NDArray[Any]) -> None:
+    x = ops.parameter([7, 5], np.float32, name="x")
+    graph = OvGraph(ov.Model([ops.matmul(weight, x, turned, False)], [x]))
+    (found,) = graph.sites()
+    assert isinstance(found, Skipped)
+    assert "from the left" in found.reason
+    assert found.macs == graph.macs() == 7 * 6 * 5
 
 
 # -------------------------------------------------------------------------------------------------------------- shapes
