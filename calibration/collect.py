@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.calibration.checks import check_enough, check_finite
+from ndpass.calibration.checks import check_finite
 from ndpass.calibration.feeds import Feed, Feeds
 from ndpass.calibration.orders import orders_of
 from ndpass.calibration.patches import Sample, responses
@@ -116,10 +116,7 @@ def references(
     blocks: whose sums are kept under their names, too. Raises InputError naming the layer whose responses are not
     finite.
     """
-    found = responses_of(responding(graph, sites, blocks), chosen, data, memory, Runners(graph, data.threads))
-    for site in sites:
-        check_enough(site, data.images, chosen[site.name].rows)
-    return found
+    return responses_of(responding(graph, sites, blocks), chosen, data, memory, Runners(graph, data.threads))
 
 
 @dataclass(frozen=True)

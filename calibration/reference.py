@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ndpass.calibration.checks import check_enough
 from ndpass.calibration.collect import MOST, Data, Frontier, references, responding, samples
 from ndpass.calibration.digests import digest_data, digest_of
 from ndpass.calibration.feeds import Feeds
@@ -85,8 +84,6 @@ class ShardedCalibration(Calibration):
         chosen = samples(graph, sites, data, blocks)
         shards = cut(data, chosen, memory, count)
         found = shard_responses(graph, responding(graph, sites, blocks), shards, memory, jobs)
-        for site in sites:
-            check_enough(site, data.images, chosen[site.name].rows)
         return cls(data, memory, chosen, found, shards=shards, jobs=jobs)
 
     def walk(self, graph: Graph) -> Walk:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.calibration.checks import check_enough
 from ndpass.calibration.collect import Data, Lost, responding, samples
 from ndpass.calibration.digests import digest_of
 from ndpass.calibration.gather import Gathered, Layer, answer_step, with_prior
@@ -104,8 +103,6 @@ class ClusterCalibration(Calibration):
         ]
         cluster.wait(begun)
         spread = Spread(cluster, there, parts, begun)
-        for site in sites:
-            check_enough(site, data.images, chosen[site.name].rows)
         return cls(data, memory, chosen, Responses(spread, list(wanted.names)), spread=spread)
 
     def walk(self, graph: Graph) -> Walk:

@@ -18,7 +18,7 @@ from ndpass.graph.channel_groups import Group, keep
 from ndpass.graph.channel_walk import Labels
 from ndpass.graph.choices import Choices
 from ndpass.graph.comparison_outputs import compared
-from ndpass.graph.dependencies import knows_values
+from ndpass.graph.dependencies import knows_values, upstream
 from ndpass.graph.input_spec import static_batch
 from ndpass.graph.layer_groups import group_of, groups_of
 from ndpass.graph.macs import WEIGHTED, count_macs, node_macs
@@ -134,6 +134,11 @@ class Graph(SizedGraph):
         y = self._node(site.name).outputs[0]
         given = any(y is t for t in self._graph.outputs)
         return [str(node.op) for node in y.outputs] + ["an output of the model"] * given
+
+    def depends_on(self, names: Collection[str]) -> set[str]:
+        """The names of all nodes before those with these names."""
+        inputs = [t for node in self._graph.nodes if node.name in names for t in node.inputs]
+        return {str(node.name) for node in upstream(inputs, set())}
 
     def live(self, site: Site) -> tuple[str, ...]:
         """The computed tensors that the site and what follows it need of what comes before."""

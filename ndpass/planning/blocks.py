@@ -19,7 +19,7 @@ from ndpass.graph.graph import Found, Graph, Site
 from ndpass.passes import Decomposition, Merging, Pass, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import Settings, compose, outline
-from ndpass.planning.candidate import Candidate, Choice
+from ndpass.planning.candidate import Budget, Candidate, Choice
 
 MOST_REFITTED = 2_304  # elements of a patch of a layer that is only fitted anew: 256 channels of 3x3
 # the same of a kernel that saves MACs only with a pass behind, which is dearer than all others, and of a plain chain's
@@ -142,9 +142,26 @@ def _within(whole: Mergeable) -> Mergeable | str:
     return replace(whole, branch=replace(branch, outline=outline, load=lambda: rule.field(branch.conv, settings)))
 
 
-def refittable(found: Sequence[Found], names: Collection[str]) -> list[Site]:
-    """The layers besides those with these names that could be fitted anew behind a merged block."""
-    return [one for one in found if isinstance(one, Site) and one.name not in names and is_refittable(one)]
+def refittable(graph: Graph, found: Sequence[Found], names: Collection[str], merges: bool) -> list[Site]:
+    """The layers besides those with these names that could be fitted anew: the last ones behind them.
+
+    merges: whether blocks may be merged, behind which all could be.
+    """
+    last = last_kept(graph, found, names)
+    others = (one for one in found if isinstance(one, Site) and one.name not in names)
+    return [one for one in others if (merges or one.name in last) and is_refittable(one)]
+
+
+def last_kept(graph: Graph, found: Sequence[Found], names: Collection[str]) -> set[str]:
+    """The layers that stay as they are with some of these, which are changed, before them, and none behind them."""
+    before = graph.depends_on(names)
+    ends = [one.name for one in found if isinstance(one, Site) and one.name not in before and one.name not in names]
+    return {name for name in ends if not graph.depends_on([name]).isdisjoint(names)}
+
+
+def changed(plan: Mapping[str, Choice] | Budget, names: Collection[str]) -> set[str]:
+    """The layers that the plan changes; all that it may change, where that is found out layer by layer."""
+    return set(names) if isinstance(plan, Budget) else {n for n, choice in plan.items() if choice.candidate.setting}
 
 
 def is_refittable(site: Site) -> bool:

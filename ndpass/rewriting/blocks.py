@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ndpass.calibration.checks import ENOUGH
 from ndpass.calibration.moments import Moments
 from ndpass.calibration.reference import Calibration
 from ndpass.calibration.walk import Walk
@@ -22,6 +23,8 @@ from ndpass.rewriting.checkpoint import Record
 from ndpass.rewriting.rows import done, left_alone
 
 REFITTED = "refitted behind merged blocks"
+SHIFTED = "its bias refitted behind what was rewritten"
+FITTED = "refitted behind what was rewritten"
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +69,11 @@ class Blocks:
         return next((name for name in names if name in inside), None)
 
     def refitted(self, site: Site, row: Layer, walk: Walk) -> Record | None:
-        """A layer that stays as it is, fitted anew to the original behind what merged blocks have changed before it.
+        """A layer that stays as it is, fitted anew to the original behind what has been changed before it.
 
         It costs nothing. The last layer of a block that is not merged makes up for the shortcut, as a merged one does.
-        Where nothing has changed before it, it stays as it is.
+        Where nothing has changed before it, it stays as it is; where no block has been merged and the data are few,
+        its weights do, and the bias alone gives it back the original's mean.
         """
         assert self.calibration is not None
         if site.name not in self.calibration.responses:
@@ -82,11 +86,13 @@ class Blocks:
             moments = walk.block_moments(alone, site)
         if moments.is_undrifted:
             return Record(row, True)
+        whole = bool(self.rows) or moments.count >= ENOUGH * site.outline.unknowns
         with blas_threads(site):
             conv = site.conv
-            bias = moments.bias(moments.best)
-            conv = replace(conv, weight=moments.best.reshape(conv.weight.shape), bias=bias)
-        note = row.model_copy(update={"reason": "; ".join(filter(None, (row.reason, REFITTED)))})
+            kernel = moments.best if whole else conv.matrix
+            conv = replace(conv, weight=kernel.reshape(conv.weight.shape), bias=moments.bias(kernel))
+        told = REFITTED if self.rows else FITTED if whole else SHIFTED
+        note = row.model_copy(update={"reason": "; ".join(filter(None, (row.reason, told)))})
         return Record(note, True, conv)
 
     def _fitted(self, block: Mergeable, candidate: Candidate, moments: Moments) -> Record:

@@ -22,7 +22,7 @@ from ndpass.passes import Pass, Pruning, Setting
 from ndpass.passes.base import block_error
 from ndpass.passes.compose import compose
 from ndpass.passes.pruning import Reader
-from ndpass.planning.blocks import is_refittable
+from ndpass.planning.blocks import changed, is_refittable, last_kept
 from ndpass.planning.candidate import Budget, Candidate, Choice
 from ndpass.planning.candidates import is_fitted, refused
 from ndpass.planning.channel_savings import with_outputs
@@ -58,6 +58,7 @@ class Rewriter:
         self.graph, self.passes, self.calibration, self.checkpoint = graph, passes, calibration, checkpoint
         self._blocks = Blocks(calibration, {}, {})
         self._names: set[str] = set()
+        self._last: set[str] = set()
         self._lost = LostChannels(graph)
 
     def rewrite(
@@ -77,6 +78,7 @@ class Rewriter:
         walk = self.calibration.walk(activations or self.graph) if self.calibration else None
         names = self._names = {site.name for site in sites}
         self._blocks = Blocks.of(self.graph, self.passes, names, self.calibration)
+        self._last = last_kept(self.graph, found, changed(plan, names))
         rows = []
         behind = shares([self._work(one, names, plan) for one in found])
         for i, one in enumerate(found):
@@ -183,8 +185,10 @@ class Rewriter:
         return record.row
 
     def _refitted(self, site: Site, row: Layer, walk: Walk | None) -> Record | None:
-        """A layer that stays as it is, fitted anew where blocks before it have been merged."""
-        if walk is None or not self._blocks.rows or not is_refittable(site):
+        """A layer that stays as it is, fitted anew where blocks before it have been merged, and where it is the last
+        behind layers that are rewritten: what these change of its mean nothing else would take back."""
+        drifted = self._blocks.rows or site.name in self._last
+        if walk is None or not drifted or not is_refittable(site):
             return None
         return self._blocks.refitted(site, row, walk)
 

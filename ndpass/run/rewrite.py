@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from ndpass.calibration.checks import check_enough
 from ndpass.calibration.natural_inputs import natural_feeds
 from ndpass.calibration.reference import Calibration
 from ndpass.errors import BudgetError, InputError
@@ -127,8 +128,10 @@ def _calibrated(
         listen("calibrating", 0, 1)
         blocks = mergeable(opened.graph, options.passes, [site.name for site in opened.sites], True)
         branches = [block.branch for block in blocks.values()]
-        sites = [*opened.sites, *(refittable(opened.found, job.sites) if branches else ())]
+        sites = [*opened.sites, *refittable(opened.graph, opened.found, job.sites, bool(branches))]
         calibration = calibrated(job, opened.graph, sites, branches)
+        for site in opened.sites:
+            check_enough(site, calibration.data.images, calibration.chosen[site.name].rows)
         if checkpoint:
             begin = checkpoint.resume if options.effort.resume else checkpoint.start
             begin(fingerprint(job, calibration))

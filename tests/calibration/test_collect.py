@@ -16,6 +16,7 @@ from models import network, normal, residual, run_ort
 from naive import im2col
 from numpy.typing import NDArray
 
+from ndpass.calibration.checks import check_enough
 from ndpass.calibration.collect import Data, Frontier, references, samples
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.calibration.gather import HELD_OUT, collect, collect_ahead
@@ -419,16 +420,17 @@ def test_one_image_is_enough_for_a_finite_answer() -> None:
 
 def test_fewer_samples_than_unknowns_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """A row an image in the head: 12 unknowns, so 8 images are too few and 12 are enough to begin with."""
+    assert np.isfinite(collected(residual(), pictures(8), "scores").best).all()
+    head = next(site for site in sites_in(Graph(residual())) if site.name == "scores")
     with caplog.at_level(logging.WARNING):
-        few = collected(residual(), pictures(8), "scores")
-    assert np.isfinite(few.best).all()
+        check_enough(head, 8, 8)
     (record,) = caplog.records
     assert "scores" in record.getMessage()
     assert "8 patches for 12 unknowns" in record.getMessage()
     assert "48 images" in record.getMessage()  # four times as many as unknowns, as samples are drawn
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        collected(residual(), pictures(12), "scores")
+        check_enough(head, 12, 12)
     assert not caplog.records
 
 

@@ -69,7 +69,7 @@ def rewritten(
     calibration = None
     if calibrated and sites:
         blocks = [b.branch for b in mergeable(graph, passes, [s.name for s in sites], True).values()]
-        fitted = [*sites, *(refittable(found, {s.name for s in sites}) if blocks else ())]
+        fitted = [*sites, *refittable(graph, found, {s.name for s in sites}, bool(blocks))]
         feeds = open_feeds(net.feed(SAMPLES, seed=1) if x is None else x, graph.inputs())
         calibration = Calibration.of(graph, fitted, feeds, 1, 0, 1 << 30, blocks)
     plan: Any = budget

@@ -273,3 +273,46 @@ def test_data_that_never_vary_are_survived() -> None:
 def test_two_images_are_enough_to_run() -> None:
     report = run(plain(), "cd:rank=4", data=images(2))
     agrees(report, {"image": images(4, seed=3)})
+
+
+POOLED = """(float[N,3,8,8] image) => (float[N,5] scores) {
+    a = Conv<pads=[1,1,1,1]>(image, A)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, B)  s = Relu(b)
+    m = GlobalAveragePool(s)  f = Flatten(m)  scores = Gemm<transB=1>(f, G) }"""
+
+
+@pytest.mark.parametrize(("count", "told"), [(48, "its bias refitted"), (256, "refitted behind")])
+def test_the_last_layer_that_stays_takes_back_what_layers_before_it_have_shifted(count: int, told: str) -> None:
+    """A Relu of responses that vary less gives another mean, which a pool keeps though little else is left there."""
+    data = images(count)
+    model = network(POOLED, A=normal(16, 3, 3, 3), B=normal(16, 16, 3, 3), G=normal(5, 16))
+    report = run(model, "sd:rank=3", data=data)
+    (last,) = [row for row in report.layers if row.op == "Gemm"]
+    assert last.status == "skipped"
+    assert told in (last.reason or "")
+    made = onnx.load("out.onnx")
+    for runtime in (run_ort, run_ov):
+        (before,), (after,) = (runtime(net, {"image": data}) for net in (model, made))
+        np.testing.assert_allclose(after.mean(axis=0), before.mean(axis=0), atol=1e-3 * float(before.std()))
+        left = np.square(after - before).sum() / np.square(before - before.mean(axis=0)).sum()
+        assert left < 1, "no worse than the mean alone"
+
+
+@pytest.mark.parametrize(("spec", "warned"), [("cd:rank=3", True), ("sd:rank=3", False)])
+def test_only_layers_that_a_pass_may_rewrite_ask_for_more_data(
+    spec: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """sd leaves the last one, whose bias alone is fitted anew."""
+    model = network(POOLED, A=normal(16, 3, 3, 3), B=normal(16, 16, 3, 3), G=normal(5, 16))
+    run(model, spec, data=images(8))
+    assert any("'scores' has 8 patches" in record.getMessage() for record in caplog.records) == warned
+
+
+def test_a_last_layer_that_nothing_before_it_has_changed_stays() -> None:
+    """It is on a branch of its own."""
+    text = """(float[N,3,8,8] image) => (float[N,4,8,8] y, float[N,5,8,8] z) {
+        y = Conv<pads=[1,1,1,1]>(image, A)  z = Conv(image, B) }"""
+    weights = normal(5, 3, 1, 1)
+    report = run(network(text, A=normal(4, 3, 3, 3), B=weights), "sd:rank=3")
+    assert [row.status for row in report.layers] == ["done", "skipped"]
+    (kept,) = [t for t in onnx.load("out.onnx").graph.initializer if t.name == "B"]
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(kept), weights)
