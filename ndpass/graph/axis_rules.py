@@ -12,7 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ndpass.graph.channel_walk import Rule, Walk
-from ndpass.graph.constants import given, has
+from ndpass.graph.constants import given, has, values
+from ndpass.graph.shape_values import source, stated, uses
 from ndpass.graph.shapes import Shape
 
 REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
@@ -82,9 +83,12 @@ def _reshape(walk: Walk, node: gs.Node) -> None:
     """Where the channels stay an axis, or become the last one with all that stands behind them."""
     x, y, sizes = node.inputs[0], node.outputs[0], given(node, 1)
     axes = _same_place(walk, x, y)
-    if sizes is None or axes is None:
+    if axes is None:
         walk.refuse(node)
     before, after = axes
+    if sizes is None:
+        _reshape_to_computed(walk, node, before, after)
+        return
     size = int(sizes[after])
     if size == 0 and before != after:  # as many as the input has on another axis
         walk.refuse(node)
@@ -92,6 +96,60 @@ def _reshape(walk: Walk, node: gs.Node) -> None:
     labels = walk.labels(y, after)
     if size > 0 and labels is not None:
         walk.count(node, 1, after, labels, [int(s) for s in sizes])
+
+
+def _reshape_to_computed(walk: Walk, node: gs.Node, before: int, after: int) -> None:
+    """To a list that is computed: the channels' number in it is a constant that nothing else uses, or that of a tensor
+    read off, or what is left for the last axis."""
+    x, y, sizes = node.inputs[0], node.outputs[0], node.inputs[1]
+    read, place = source(sizes, after, walk.shape), stated(sizes, after, walk.shape)
+    if read is not None:
+        if walk.shape(x)[before] != walk.shape(y)[after]:
+            walk.refuse(node)
+        _on_end(walk, node, before, after)
+        walk.tie((y, after), read)
+        return
+    if place is None:
+        walk.refuse(node)
+    concat, at, index, position = place
+    listed = [int(s) for s in np.reshape(values(concat.inputs[index]), -1)]
+    inferred = listed[position] == -1 and after == len(walk.shape(y)) - 1
+    alone = list(uses(concat.outputs[0], at, walk.shape, walk.outputs)) == [(node, 1, after)]
+    if not inferred and (listed[position] <= 0 or not alone):
+        walk.refuse(node)
+    _on_end(walk, node, before, after)
+    labels = walk.labels(y, after)
+    if not inferred and labels is not None:
+        walk.count(concat, index, position, labels, listed)
+
+
+def _slice(walk: Walk, node: gs.Node) -> None:
+    """Of other axes, or a run of channels, which is then between what is left of its ends."""
+    x, y = node.inputs[0], node.outputs[0]
+    axis = next(walk.spans[id(t)].axis for t in (x, y) if id(t) in walk.spans)
+    starts, ends, axes, steps = (given(node, index) for index in range(1, 5))
+    if not has(node, 1) or (has(node, 3) and axes is None):
+        walk.refuse(node)
+    of = [int(a) % len(walk.shape(x)) for a in axes] if axes is not None else range(walk.shape(node.inputs[1])[0])
+    if axis not in of:
+        walk.tie((y, axis), (x, axis))
+        return
+    place, size = list(of).index(axis), walk.shape(x)[axis]
+    if starts is None or ends is None or (has(node, 4) and (steps is None or steps[place] != 1)):
+        walk.refuse(node)
+    first, last, _ = slice(int(starts[place]), int(ends[place])).indices(size)
+    below, labels = walk.labels(y, axis), np.full(size, -1)
+    if below is not None:
+        labels[first:last] = below
+        walk.put(x, axis, labels)
+    own = walk.labels(x, axis)
+    if own is None:
+        return
+    walk.put(y, axis, own[first:last])
+    if first > 0:
+        walk.count(node, 1, place, own[:first], [int(s) for s in starts])
+    if last < size:
+        walk.count(node, 2, place, own[:last], [int(e) for e in ends])
 
 
 def _same_place(walk: Walk, x: gs.Tensor, y: gs.Tensor) -> tuple[int, int] | None:
@@ -128,6 +186,7 @@ MOVING: dict[str, Rule] = {
     **{f"Reduce{name}": _reduce for name in REDUCTIONS},
     "Flatten": _flatten,
     "Reshape": _reshape,
+    "Slice": _slice,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
 }

@@ -182,7 +182,7 @@ def _count(graph: gs.Graph, group: Group, channels: Labels, names: set[str]) -> 
         node.attrs.pop("num_outputs", None)  # of a Split that was of equal parts
         given = index < len(node.inputs)
         old = node.inputs[index].name if given and node.inputs[index].name else f"{node.name}.sizes"
-        new = gs.Constant(_fresh(old, names), np.array(sizes, np.int64))
+        new = gs.Constant(_fresh(old, names), np.array(sizes, node.inputs[index].dtype if given else np.int64))
         if given:
             node.inputs[index] = new
         else:

@@ -185,18 +185,24 @@ def _split(walk: Walk, node: gs.Node) -> None:
 
 
 def _shape(walk: Walk, node: gs.Node) -> None:
-    """Sizes that the model reads off a tensor are of the tensor as it is then, so that a Resize may go by them."""
+    """Sizes that the model reads off a tensor are of the tensor as it is then: a Resize or Reshape may go by them."""
     x, size = node.inputs[0], node.outputs[0]
     axis = walk.spans[id(x)].axis
     at = axis - first_axis(node, walk.shape)
     if not 0 <= at < walk.shape(size)[0]:
         return
     for user, index, position in uses(size, at, walk.shape, walk.outputs):
-        y = user.outputs[0]
-        if user.op != "Resize" or index != 3 or _axes(user, len(walk.shape(y)))[position] != axis:
+        y, sized = user.outputs[0], (user.op, index)
+        if sized == ("Resize", 3):
+            its = _axes(user, len(walk.shape(y)))[position]
+        elif sized == ("Reshape", 1) and walk.shape(y)[position] == walk.shape(x)[axis]:
+            its = position
+        else:
             walk.refuse(node)
-        walk.tie((x, axis), (y, axis))
-        walk.tie((y, axis), (x, axis))
+        if user.op == "Resize" and its != axis:
+            walk.refuse(node)
+        walk.tie((x, axis), (y, its))
+        walk.tie((y, its), (x, axis))
 
 
 def _spatial(walk: Walk, node: gs.Node) -> None:

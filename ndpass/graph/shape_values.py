@@ -34,6 +34,23 @@ def source(tensor: gs.Tensor, position: int, shape: Length) -> Source | None:
     return None if before is None else source(*before, shape)
 
 
+def stated(tensor: gs.Tensor, position: int, shape: Length) -> tuple[gs.Node, int, int, int] | None:
+    """Where the number at this position stands as a constant, None where it does not.
+
+    The Concat that puts it there, where in its output, which of its inputs the constant is, and where in that.
+    """
+    if not tensor.inputs:
+        return None
+    node = tensor.inputs[0]
+    before = None if node.op == "Shape" else _moved(node, position, shape)
+    if before is None:
+        return None
+    if node.op != "Concat" or not is_weight(before[0]):
+        return stated(*before, shape)
+    ends = np.cumsum([int(np.prod(shape(part))) for part in node.inputs])
+    return node, position, int(np.searchsorted(ends, position, side="right")), before[1]
+
+
 def first_axis(node: gs.Node, shape: Length) -> int:
     """The axis that a Shape begins with."""
     start = int(node.attrs.get("start", 0))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked import assert_as_masked, assert_ir_as_masked, find, group_of, load
-from models import network, normal
+from models import network, normal, run_ort, run_ov
 from numpy.typing import NDArray
 
 from ndpass.graph.axis_rules import REDUCTIONS
@@ -131,6 +131,56 @@ def test_axes_that_come_and_go(name: str) -> None:
     nodes, shape, weights = FOLLOWED[name]
     made = {k: (normal(*v) if k == "B" else np.array(v)) if isinstance(v, list) else v for k, v in weights.items()}
     assert_followed(behind(nodes, shape, **made))
+
+
+READ = "h = Shape(r) n = Slice(h, zero, one) "
+COMPUTED = {  # Reshapes to sizes that the model computes, as exporters write those of an open batch
+    "flattened": (READ + "v = Concat<axis=0>(n, rest) f = Reshape(r, v) y = Gemm(f, B)", "2,4", [384, 4]),
+    "a gate by a constant number": (
+        READ + "m = GlobalAveragePool(r) u = Conv(m, U) v = Concat<axis=0>(n, six, rest, one) w = Reshape(u, v) "
+        "g = Mul(r, w) y = Conv(g, B)",
+        "2,4,8,8",
+        [4, 6, 1, 1],
+    ),
+    "a number that is read off": (
+        "h = Shape(r) k = Slice(h, zero, two) v = Concat<axis=0>(k, rest) f = Reshape(r, v) g = Relu(f) "
+        "w = Reshape(g, h) y = Conv(w, B)",
+        "2,4,8,8",
+        [4, 6, 1, 1],
+    ),
+}
+
+
+@pytest.mark.parametrize("run", [run_ort, run_ov])
+@pytest.mark.parametrize("name", COMPUTED)
+def test_reshapes_to_computed_sizes(name: str, run: Any) -> None:
+    nodes, shape, weight = COMPUTED[name]
+    numbers = {"zero": 0, "one": 1, "two": 2, "six": 6, "rest": -1}
+    used = {k: np.array([v]) for k, v in numbers.items() if f" {k}" in nodes.replace(")", " ").replace("(", " ")}
+    used |= {"U": normal(6, 6, 1, 1)} if "U)" in nodes else {}
+    model = behind(nodes, shape, **used, B=normal(*weight))
+    for channels in ([0, 2, 5], [4], [1, 2, 3, 4, 5]):
+        assert_as_masked(model, "y", channels, run)
+
+
+COMPUTED_AWAY = {
+    "into groups": (READ + "v = Concat<axis=0>(n, two, three, rest) m = Reshape(r, v) z = Relu(m)", "Reshape 'm'"),
+    "by a number used twice": (
+        READ + "v = Concat<axis=0>(n, six, rest) m = Reshape(r, v) q = Conv(x, W) o = Reshape(q, v) z = Add(m, o)",
+        "Reshape 'm'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED_AWAY)
+def test_computed_sizes_that_say_nothing_sure_of_the_channels_are_refused_by_name(name: str) -> None:
+    nodes, reason = COMPUTED_AWAY[name]
+    numbers = {"zero": 0, "one": 1, "two": 2, "three": 3, "six": 6, "rest": -1}
+    used = {k: np.array([v]) for k, v in numbers.items() if f" {k}" in nodes.replace(")", " ").replace("(", " ")}
+    used |= {"W": normal(6, 3, 1, 1)} if "W)" in nodes else {}
+    model = behind(f"{nodes} y = Conv(r, B)", "2,4,8,8", **used, B=normal(4, 6, 1, 1))
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info("z"))
+    assert find(load(model)[0], "y") == f"its input also feeds {reason}, whose channels cannot be pruned"
 
 
 REFUSED = {

@@ -143,6 +143,25 @@ NETWORKS: dict[str, tuple[str, Weights, set[str], set[str]]] = {
         {"a"},
         {"y"},
     ),
+    "slice": (
+        "p = Slice(a, s, e, i) y = Conv(p, D)",
+        {"s": np.array([-5]), "e": np.array([4], np.int64), "i": np.array([1]), "D": normal(4, 3, 3, 3)},
+        {"a"},
+        {"y"},
+    ),
+    "slices of both halves": (
+        "p = Slice(a, zero, three, one) q = Slice(a, three, end, one) r = Relu(q) "
+        "c = Concat<axis=1>(r, p) y = Conv(c, B)",
+        {n: np.array([i]) for n, i in {"zero": 0, "one": 1, "three": 3, "end": 2**62}.items()},
+        {"a"},
+        {"y"},
+    ),
+    "slice of space": (
+        "p = Slice(a, s, e, i, k) y = Conv(p, B)",
+        {"s": np.array([1, 0]), "e": np.array([-1, 7]), "i": np.array([2, 3]), "k": np.array([2, 1])},
+        {"a"},
+        {"y"},
+    ),
     "transposed producer": (
         "c = ConvTranspose(a, T, t) y = Conv(c, D)",
         {"T": normal(6, 5, 2, 2), "t": normal(5), "D": normal(4, 5, 3, 3)},
@@ -362,7 +381,7 @@ def test_no_branch_of_a_concat_is_left_without_channels() -> None:
 
 REFUSED: dict[str, tuple[str, Weights, str]] = {
     "a number of channels that is computed with": (
-        "a = Conv(x, A) h = Shape(a) c = Gather(h, one) z = Reshape(a, h) y = Conv(a, B)",
+        "a = Conv(x, A) h = Shape(a) c = Gather(h, one) q = Mul(c, c) z = Cast<to=1>(q) y = Conv(a, B)",
         {"one": np.array([1])},
         "its input also feeds Shape 'h', whose channels cannot be pruned",
     ),
@@ -394,9 +413,9 @@ REFUSED: dict[str, tuple[str, Weights, str]] = {
         {},
         "its input also feeds Shape 'h', whose channels cannot be pruned",
     ),
-    "slice": (
-        "a = Conv(x, A) p = Slice(a, s, e, i) y = Conv(p, D)",
-        {"s": np.array([0]), "e": np.array([3]), "i": np.array([1]), "D": normal(4, 3, 3, 3)},
+    "every other channel": (
+        "a = Conv(x, A) p = Slice(a, s, e, i, t) y = Conv(p, D)",
+        {"s": np.array([0]), "e": np.array([6]), "i": np.array([1]), "t": np.array([2]), "D": normal(4, 3, 3, 3)},
         "its input comes from Slice 'p', whose channels cannot be pruned",
     ),
     "lrn": (
