@@ -31,6 +31,7 @@ from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import single, static_batch
 from ndpass.graph.transposed import Transposed
+from ndpass.listener import Listener, Step, tell
 from ndpass.measuring.runtime import OpenVINO
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def references(
     data: Data,
     memory: int = 1 << 30,
     blocks: Sequence[Branch] = (),
+    listen: Listener = lambda *_: None,
 ) -> dict[str, Array]:
     """Site name -> responses (rows, n_o) of the network as `graph` is now, float32, from one run over the data.
 
@@ -116,7 +118,7 @@ def references(
     blocks: whose sums are kept under their names, too. Raises InputError naming the layer whose responses are not
     finite.
     """
-    return responses_of(responding(graph, sites, blocks), chosen, data, memory, Runners(graph, data.threads))
+    return responses_of(responding(graph, sites, blocks), chosen, data, memory, Runners(graph, data.threads), listen)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,12 @@ def responding(graph: Graph, sites: Sequence[Site], blocks: Sequence[Branch]) ->
 
 
 def responses_of(
-    wanted: Responding, chosen: Mapping[str, Sample], data: Data, memory: int, runners: Runners
+    wanted: Responding,
+    chosen: Mapping[str, Sample],
+    data: Data,
+    memory: int,
+    runners: Runners,
+    listen: Listener = lambda *_: None,
 ) -> dict[str, Array]:
     """As `references`, of the graph that `runners` run."""
     names, phased, graph = wanted.names, wanted.phased, runners.graph
@@ -147,6 +154,7 @@ def responses_of(
     runner = runners(list(names.values()), None, batch)
     taken: dict[str, list[Array]] = {name: [] for name in names}
     for number, feed in enumerate(data.feeds.batches(batch)):
+        tell(listen, Step("calibrating", number, -(-len(data.feeds) // batch)))
         fed = single(feed, graph.inputs())
         outputs = runner.lent({spec.name: fed[spec.name] for spec in runner.inputs})
         for name, tensor in names.items():

@@ -75,6 +75,10 @@ class Feeds:
         labels = None if self.labels is None else self.labels[chosen]
         return replace(self, indices=self.indices[chosen], labels=labels)
 
+    def draw(self, count: int, seed: int) -> Feeds:
+        """So many of the samples, 1 to all, drawn at random, in their order."""
+        return self.take(_draw(len(self), count, seed))
+
     def alone(self) -> Feeds:
         """These samples without all others, to be sent somewhere: files by their paths, arrays in memory as they are.
 
@@ -140,7 +144,7 @@ def open_feeds(
     if labels is not None:
         feeds = replace(feeds, labels=check_labels(labels, len(feeds), feeds.origin))
     if samples is not None and samples < len(feeds):
-        feeds = feeds.take(_draw(len(feeds), samples, seed))
+        feeds = feeds.draw(samples, seed)
     next(feeds.batches(1))
     return feeds
 

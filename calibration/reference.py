@@ -16,6 +16,7 @@ from ndpass.conv import Array
 from ndpass.graph.branches import Branch
 from ndpass.graph.graph import Graph, Site
 from ndpass.graph.input_spec import static_batch
+from ndpass.listener import Listener
 from ndpass.measuring.batch import batch_within
 
 
@@ -42,11 +43,12 @@ class Calibration:
         seed: int,
         memory: int,
         blocks: Sequence[Branch] = (),
+        listen: Listener = lambda *_: None,
     ) -> Calibration:
-        """blocks: residual branches that may be merged; their sums are kept, too."""
+        """blocks: residual branches that may be merged; their sums are kept, too. listen: hears of each batch."""
         data = batched(graph, feeds, threads, seed, memory)
         chosen = samples(graph, sites, data, blocks)
-        return cls(data, memory, chosen, references(graph, sites, chosen, data, memory, blocks))
+        return cls(data, memory, chosen, references(graph, sites, chosen, data, memory, blocks, listen))
 
     def walk(self, graph: Graph) -> Walk:
         """A walk along the graph, which may be rewritten behind it."""

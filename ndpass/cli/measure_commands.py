@@ -26,7 +26,7 @@ from ndpass.cli.parameters import (
     Threads,
     typed,
 )
-from ndpass.cli.progress import Heard, progress
+from ndpass.cli.progress import progress
 from ndpass.errors import UsageError
 from ndpass.files.model_path import check_model_path
 from ndpass.files.output_paths import check_outputs
@@ -92,6 +92,7 @@ def evaluate(
     from ndpass.graph.comparison_outputs import shown
     from ndpass.measuring.evaluate import accuracy, stored
     from ndpass.measuring.evaluate import evaluate as compare
+    from ndpass.measuring.heard import Heard
     from ndpass.measuring.metrics import Seen, default_metric
     from ndpass.measuring.output_errors import flat
     from ndpass.measuring.runtime import OpenVINO

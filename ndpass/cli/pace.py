@@ -16,6 +16,7 @@ from ndpass.listener import Step, Watcher, Within
 
 SPEEDS = (0.2, 8.0)  # times as long as was expected that are believed of the stages to come
 FIXED = "timing"  # how stages begin that last as long on any machine
+BEFORE = ("reading", "measuring the original")  # stages of a run before it is known what it takes
 TELLING = 1.0  # seconds; what was expected to take less says nothing about the speed
 SMALLEST = 0.02  # share of a stage; before it the steps say nothing about what is left
 
@@ -70,7 +71,7 @@ class Pace(Watcher):
         if self.stage is None:
             return None
         this = self._left_of(self.stage)
-        if this is None and not self._expected:
+        if not self._expected and (this is None or self.stage.name in BEFORE):
             return None
         coming = [name for name in self._expected if self._position(name) > self._furthest]
         left = (this or 0.0) + sum(map(self._guess, coming))  # a stage that nobody expected is a short one

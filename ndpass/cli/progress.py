@@ -11,12 +11,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ndpass.cli.pace import Pace, about, clock
-from ndpass.listener import Listener, Step, Watcher, tell
+from ndpass.listener import Listener, Step, Watcher
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from ndpass.measuring.runtime import Feed, Outputs, Runner
 
 EVERY, BEAT = 9.7, 0.25  # seconds from one line to the next where stderr is no terminal, and between two looks
 WORTH_SAYING = 20.0  # seconds; what takes less is not announced
@@ -81,20 +79,6 @@ class Lines(Watcher):
         self._last = self.pace.elapsed
         self._out.write(f"ndpass: {text}\n")
         self._out.flush()
-
-
-class Heard:
-    """A runner that tells a listener of each batch."""
-
-    def __init__(self, runner: Runner, listen: Listener, stage: str, batches: int) -> None:
-        self._runner, self._listen, self._stage, self._batches = runner, listen, stage, batches
-        self.inputs, self.outputs = runner.inputs, runner.outputs
-        self._done = 0
-
-    def __call__(self, feed: Feed) -> Outputs:
-        tell(self._listen, Step(self._stage, self._done, self._batches))
-        self._done += 1
-        return self._runner(feed)
 
 
 def where(step: Step) -> str:

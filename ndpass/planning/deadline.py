@@ -26,12 +26,14 @@ REASON = "the time limit left no time for it"
 @dataclass
 class Deadline:
     """limit: seconds from the begin of the run until it should end; passed: seconds since then; left_out: layers, with
-    their MACs; weighed_alike: how many layers were not probed."""
+    their MACs; weighed_alike: how many layers were not probed; fitted_once: whether the plan is a part of one
+    that lost too much."""
 
     limit: float
     passed: Callable[[], float]
     left_out: dict[str, int] = field(default_factory=dict)
     weighed_alike: int = 0
+    fitted_once: bool = False
 
     def is_near(self, share: float, more: float = 0.0) -> bool:
         """Whether this share of the limit will be over in `more` seconds."""
@@ -55,6 +57,8 @@ class Deadline:
             said.append(f"for {_layers(len(self.left_out))} with {share:.1%} of the MACs")
         if self.weighed_alike:
             said.append(f"to try how much an error in {_layers(self.weighed_alike)} costs")
+        if self.fitted_once:
+            said.append("to fit another plan")
         return f"--time-limit left no time {', nor '.join(said)}: more time may give a faster model" if said else None
 
 

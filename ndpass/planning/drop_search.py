@@ -33,6 +33,7 @@ STEPS = (0.02, 4.0)  # factors by which the damage may fall and grow from one fi
 POWERS = (0.25, 1.0)  # exponents p that are believed where the drop is taken as proportional to damage^p
 MISSED = 0.5  # exponent that is taken where the first fit has missed
 SATED = 0.9  # share of the drop allowed, from which on a plan that passes ends the search
+MOST_SHORTENED = 2  # plans that are tried when time is over and none has passed
 WORTH = 0.02  # a further fit has to promise this share of the time
 REACH = 1.5  # times the damage that the limit seems to allow, at most, where less than that promises too little
 
@@ -56,20 +57,25 @@ def within_drop(
     at_least: float = 1.0,
     wish: str = "",
     enough: Callable[[], bool] = lambda: False,
+    shorten: Callable[[float, int], TimedPlan | None] = lambda *_: None,
 ) -> Fit[T]:
     """The fastest plan whose measured drop is at most `limit` points.
 
     settle: (damage, number) -> a plan that does as much damage, timed in place; fit: (plan, number) -> its drop and its
     result. at_least: the speedup that is asked for too. wish: the budget as it was typed, by default --max-drop LIMIT.
-    enough: whether a plan that meets the limit is not to be improved any more, for want of time; without one, one more
-    is tried that is likely to.
+    enough: whether there is no time for another fit; without a plan that meets the limit, MOST_SHORTENED more are tried
+    all the same. shorten: (damage, number) -> the last plan that was fitted, without what does more damage than that,
+    which takes no further fit; None where it cannot be had, and one more plan is fitted.
     Raises BudgetError where no plan meets both.
     """
     passing: list[Fit[T]] = []
     tried: list[_Tried] = []
-    passed, failed, wanted, late = 0.0, math.inf, FIRST_DAMAGE * limit, False
+    passed, failed, wanted, late = 0.0, math.inf, FIRST_DAMAGE * limit, 0
     for number in range(MOST_FITS):
-        timed = settle(wanted, number)
+        shorter = shorten(wanted, number) if late else None
+        if late > 1 and shorter is None:
+            break
+        timed = shorter or settle(wanted, number)
         if not timed.rewritten or timed.speedup <= 1:
             log.info("at a predicted damage of %.3g nothing is faster", wanted)
             now = _Tried(wanted, 0.0, 1.0, fitted=False)
@@ -88,9 +94,10 @@ def within_drop(
         if not passed:
             wanted = min(wanted, failed / 2 ** (len(tried) - 1))
         if enough():
-            if passing or late:
+            late += 1
+            if passing or late > MOST_SHORTENED:
                 break
-            late, wanted = True, min(wanted, failed / STEPS[1])
+            wanted = min(wanted, failed / STEPS[1])
         if SATED * limit <= now.drop <= limit:
             break
         if passed:

@@ -34,6 +34,7 @@ AGAIN = 2  # the same for a wish near one that was timed: the table has learned 
 CLOSE = 0.03  # a wish for a speedup is met within this
 RIVAL = 1.1  # plans within this of the fastest are timed beside it
 SURE = 0.98  # share of a measured speedup that another run can be asked for
+SHORTENED = "with it the plan lost too much, and the time limit left no time to fit another"
 MORE_PASSES, MORE_DIGITS = "more passes (--passes auto tries all)", "--precision f32"
 
 
@@ -146,6 +147,17 @@ class TimedSearch:
     def damage_for(self, aim: float) -> float:
         """The least damage that is known to be possible at `aim` seconds; infinite where nothing is as fast."""
         return math.inf if aim < self.least else damage(self._optimistic(aim, None))
+
+    def shortened(self, plan: Mapping[str, Choice], wanted: float, order: Sequence[str]) -> dict[str, Choice]:
+        """The plan with all layers kept from the one on at which it does more than `wanted` damage, in this order.
+
+        Layers in front of it are fitted as they were in the whole plan, so that no fit is needed.
+        """
+        done = np.cumsum([plan[name].candidate.damage for name in order])
+        behind = [name for name, own in zip(order, done, strict=True) if own > wanted]
+        fewer = self.table.without(plan, behind)
+        changed = {name for name, choice in plan.items() if choice.candidate.setting != fewer[name].candidate.setting}
+        return {n: replace(own, reason=SHORTENED) if n in changed else own for n, own in fewer.items()}
 
     def planned(self, aim: float, alone: str | None = None) -> dict[str, Choice]:
         """The plan of least damage that is predicted to take `aim` seconds, or as few as it can."""

@@ -83,6 +83,14 @@ class Checkpoint:
             raise UsageError(f"--resume: this is another run: {'; '.join(texts)}. Start anew without --resume")
         self.begun = True
 
+    def noted(self, key: str) -> str | None:
+        """What the fingerprint of the run that was cut off says under `key`; None where there is no such run."""
+        try:
+            found = json.loads(self._about.read_text(encoding="utf-8"))[key]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return found if isinstance(found, str) else None
+
     def part(self, name: str) -> Checkpoint:
         """A folder inside, for one of several stages or rewrites of the same run."""
         inner = Checkpoint(self.folder / name)
@@ -141,6 +149,12 @@ class Checkpoint:
             elif left not in (self._lock_file, self._about):
                 left.unlink()
         self._about.unlink(missing_ok=True)
+
+    def take(self, other: Checkpoint, count: int) -> None:
+        """Keep what `other` knows of the first `count` sites."""
+        for number in range(count):
+            if (record := other.load(number)) is not None:
+                self.save(number, record)
 
     def save_plan(self, plan: Mapping[str, Choice]) -> None:
         """Keep the choice of every layer."""

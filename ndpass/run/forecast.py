@@ -30,8 +30,9 @@ PLANS = 3  # that are timed until one holds
 USUAL_FITS = 4  # of a budget in the metric
 
 
-def forecast(job: Job, inference: float | None) -> dict[str, float]:
-    """Stage -> seconds, in order. inference: seconds of the original for one sample, None where it was not measured."""
+def forecast(job: Job, inference: float | None, passed: float = 0.0) -> dict[str, float]:
+    """Stage -> seconds, in order. inference: seconds of the original for one sample, None where it was not measured;
+    passed: since the command began."""
     one = job.macs / MACS_PER_SECOND if inference is None else min(inference, job.macs / SLOWEST)
     fit, measured, options = len(job.fit or ()), len(job.measured), job.options
     stages = {"calibrating": 1.5 * fit * one} if job.fit is not None else {}
@@ -55,9 +56,10 @@ def forecast(job: Job, inference: float | None) -> dict[str, float]:
     if options.effort.latency or options.budget.in_milliseconds or options.budget.faster:
         stages["timing the result"] = 3.0 + 150 * one
     limit, total = options.effort.time_limit, sum(stages.values())
-    if limit is None or total <= limit:
+    if limit is None or total <= limit - passed:
         return stages
-    return Within({name: s * limit / total for name, s in stages.items()}, limit)
+    short = max(limit - passed, 0.0) / total
+    return Within({name: s * short for name, s in stages.items()}, limit)
 
 
 def _planning(job: Job, one: float) -> dict[str, float]:

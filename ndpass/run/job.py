@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FITTED = "samples that are fitted to"  # in the fingerprint
 COUNTED = ("top1", "top5", "agreement")  # metrics of which each sample is one answer
 
 
@@ -235,6 +236,7 @@ def fingerprint(job: Job, calibration: Calibration) -> dict[str, str]:
         "openvino": openvino.__version__,
         "model": job.digest,
         "data": calibration.digest(),
+        FITTED: str(len(job.fit or ())),
         "shards": str(calibration.cuts or "none"),
         "passes": ",".join(f"{p.name}{sorted(p.pinned.items())}" for p in options.passes),
         "budget": f"{budget.to_json()}{', only faster layers' if budget.faster else ''}",

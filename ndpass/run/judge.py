@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ndpass.calibration.feeds import Feeds
 from ndpass.graph.comparison_outputs import shown
+from ndpass.listener import Listener
 from ndpass.measuring.evaluate import Evaluation, Gathering, evaluate, of_samples, stored
+from ndpass.measuring.heard import Heard
 from ndpass.measuring.metrics import NAMES, NamedMetric, Seen, default_metric, named_metric
 from ndpass.measuring.own_metric import Metric, measure, resolve_metric
 from ndpass.measuring.runtime import OpenVINO, Outputs, Precision
@@ -80,9 +82,10 @@ class Judge:
             gathering.add(outputs, outputs)
         return "" if gathering.values() else "; ".join(gathering.warnings())
 
-    def baseline(self) -> str:
+    def baseline(self, listen: Listener = lambda *_: None) -> str:
         """What the original is worth, in a line, and by which metric; empty where there is none."""
-        named, own = self.metric, self._before
+        self.reference(listen)
+        named, own = self._named, self._before
         if named is None:
             return "" if own is None else f"original: {own.name} {own.value:g}"
         gathering = named.begin()
@@ -115,11 +118,12 @@ class Judge:
         before, after = of_samples(gathering.values(), len(self.feeds))
         return replace(found, before=before, after=after, warnings=[*found.warnings, *gathering.warnings()])
 
-    def reference(self) -> list[Outputs]:
+    def reference(self, listen: Listener = lambda *_: None) -> list[Outputs]:
         """What the original gives, run now if it has not been: before another model is in memory."""
         if self._reference is None:
             runner = self._runner(shown(self.original, self._compared), "f32")
-            self._reference = stored(runner, self.feeds, self.batch)
+            heard = Heard(runner, listen, "measuring the original", -(-len(self.feeds) // self.batch))
+            self._reference = stored(heard, self.feeds, self.batch)
             if self._own is not None:
                 self._before = self._measured(self.original, "f32", runner)
             elif self._name or self._by_kind:

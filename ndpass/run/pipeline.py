@@ -31,6 +31,7 @@ from ndpass.run.options import Options
 from ndpass.run.refined_search import Produced, produced
 from ndpass.run.result import Result, plan_of, report_of
 from ndpass.run.spread import check_spread, spread, timed_on
+from ndpass.run.time_limit import within_limit
 from ndpass.run.verify import verdict
 
 
@@ -70,8 +71,8 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
         options = timed_on(options, cluster)
         job = read(model, options, listen, cluster)
         seconds = _baseline(job, listen)
-        job = with_drop(job, listen)
-        expect(listen, forecast(job, seconds))
+        job = within_limit(with_drop(job, listen), seconds, clock.passed, checkpoint)
+        expect(listen, forecast(job, seconds, clock.passed))
         _say_memory(job, listen)
         made = produced(job, checkpoint, clock, listen)
         done = made.rewritten
@@ -100,7 +101,7 @@ def _baseline(job: Job, listen: Listener) -> float | None:
     if job.guessed:
         return None
     start = time.perf_counter()
-    if text := job.judge.baseline():
+    if text := job.judge.baseline(listen):
         listen(text, 0, 0)
     return (time.perf_counter() - start) / len(job.measured)
 

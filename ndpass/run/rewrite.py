@@ -129,7 +129,7 @@ def _calibrated(
         blocks = mergeable(opened.graph, options.passes, [site.name for site in opened.sites], True)
         branches = [block.branch for block in blocks.values()]
         sites = [*opened.sites, *refittable(opened.graph, opened.found, job.sites, bool(branches))]
-        calibration = calibrated(job, opened.graph, sites, branches)
+        calibration = calibrated(job, opened.graph, sites, branches, listen)
         for site in opened.sites:
             check_enough(site, calibration.data.images, calibration.chosen[site.name].rows)
         if checkpoint:

@@ -59,12 +59,14 @@ def timed_on(options: Options, cluster: Cluster | None) -> Options:
     return replace(options, target=target)
 
 
-def calibrated(job: Job, graph: Graph, sites: Sequence[Site], blocks: Sequence[Branch]) -> Calibration:
+def calibrated(
+    job: Job, graph: Graph, sites: Sequence[Site], blocks: Sequence[Branch], listen: Listener
+) -> Calibration:
     """The original's responses to the samples that are fitted to, of which there are some."""
     assert job.fit is not None
     effort, seed, threads = job.options.effort, job.options.data.seed, job.options.target.threads
     if job.cluster is None and effort.shards is None:
-        return Calibration.of(graph, sites, job.fit, threads, seed, effort.memory, blocks)
+        return Calibration.of(graph, sites, job.fit, threads, seed, effort.memory, blocks, listen)
     count = effort.shards or MOST
     data = batched(graph, job.fit, threads, seed, effort.memory, count)
     if job.cluster is None:

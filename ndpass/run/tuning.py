@@ -117,7 +117,8 @@ class Tuner:
     def _within_loss(self, search: TimedSearch, budget: Budget) -> tuple[TimedPlan, Rewritten, list[TriedPlan]]:
         """The fastest plan that was fitted and lost no more than the budget allows, its graph, and all plans fitted."""
 
-        fitted: list[tuple[TimedPlan, float]] = []
+        fitted: list[tuple[TimedPlan, float, int]] = []
+        parts: list[TimedPlan] = []
         begun = self.clock.passed
 
         def enough() -> bool:
@@ -129,13 +130,42 @@ class Tuner:
 
         def fit(timed: TimedPlan, number: int) -> tuple[float, Callable[[], Rewritten]]:
             loss, build = self._fit(timed, number, f"fit {number + 1} of at most {MOST_FITS}")
-            fitted.append((timed, loss))
+            fitted.append((timed, loss, number))
             return loss, build
 
+        def shorten(damage: float, number: int) -> TimedPlan | None:
+            timed, _, before = fitted[-1] if fitted else (None, 0.0, 0)
+            found = self._shortened(search, damage, timed, before, number) if timed else None
+            parts.extend([found] if found else [])
+            return found
+
         wish = f"--{budget.kind.replace('_', '-')} {budget.value:g}"
-        best = within_drop(search, budget.loss_limit or 0.0, settle, fit, budget.speedup or 1.0, wish, enough)
-        plans = [TriedPlan(speedup=one.speedup, loss=loss, chosen=one.plan is best.timed.plan) for one, loss in fitted]
+        best = within_drop(search, budget.loss_limit or 0.0, settle, fit, budget.speedup or 1.0, wish, enough, shorten)
+        plans = [
+            TriedPlan(speedup=one.speedup, loss=loss, chosen=one.plan is best.timed.plan) for one, loss, _ in fitted
+        ]
+        if self.deadline:
+            self.deadline.fitted_once = any(best.timed.plan is one.plan for one in parts)
         return best.timed, best.result(), plans
+
+    def _shortened(
+        self, search: TimedSearch, damage: float, timed: TimedPlan, before: int, number: int
+    ) -> TimedPlan | None:
+        """The plan that was fitted as no. `before` without what does more than this damage, as no. `number`: with the
+        fits that it has been given; None where nothing is kept of them."""
+        part, fits = self._part(number), self._part(before)
+        if part is None or fits is None:
+            return None
+        opened = self.network.open()
+        plan = search.shortened(timed.plan, damage, [site.name for site in opened.sites])
+        alike = itertools.takewhile(
+            lambda one: (
+                one.name not in plan or plan[one.name].candidate.setting == timed.plan[one.name].candidate.setting
+            ),
+            opened.found,
+        )
+        part.take(fits, sum(1 for _ in alike))
+        return self._timed(search, number, lambda: search.timed(plan))
 
     def _search(self) -> TimedSearch:
         """The candidates' errors, slopes and seconds; as the checkpoint has them if it does."""

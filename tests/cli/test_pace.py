@@ -72,6 +72,16 @@ def test_without_knowledge_of_the_stages_the_steps_tell_what_is_left_of_this_one
     assert said[20.0] == pytest.approx(62.0)  # 82 is the end of the stage
 
 
+def test_before_it_is_known_what_comes_the_steps_of_the_first_stages_tell_nothing_of_the_whole() -> None:
+    hands = Hands()
+    pace = Pace(hands)
+    for done in range(3):
+        hands.seconds = 10.0 * done
+        tell(pace, Step("measuring the original", done, 4))
+    assert pace.left is None
+    assert pace.share == 0.5
+
+
 def test_work_is_weighted_so_the_largest_layer_does_not_come_as_a_surprise() -> None:
     def counted(step: Step) -> Step:
         return Step(step.stage, step.done, step.total)

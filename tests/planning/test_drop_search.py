@@ -147,6 +147,50 @@ def test_of_the_plans_that_passed_the_fastest_in_turns_is_taken() -> None:
     assert best.timed.speedup == max(speedup for damage, speedup in speedups.items() if 10 * damage <= 1)
 
 
+def test_without_time_parts_of_the_plan_that_lost_too_much_are_tried_which_takes_no_fit() -> None:
+    one, asked, settled = on_paper(), list[tuple[float, int]](), list[int]()
+    order = list(one.table.candidates)
+    last: list[TimedPlan] = []
+
+    def settle(wanted: float, number: int) -> TimedPlan:
+        settled.append(number)
+        return one.fastest(wanted)
+
+    def fit(found: TimedPlan, _number: int) -> tuple[float, None]:
+        last.append(found)
+        return 150 * found.damage, None
+
+    def shorten(wanted: float, number: int) -> TimedPlan:
+        asked.append((wanted, number))
+        return one.timed(one.shortened(last[-1].plan, wanted, order))
+
+    found = within_drop(one, 1.0, settle, fit, enough=lambda: True, shorten=shorten)
+    assert settled == [0]
+    assert [number for _, number in asked] == [1, 2]  # in front of the first cut there is no layer that is rewritten
+    assert len(last) == 2
+    assert asked[0][0] <= last[0].damage / 4
+    assert asked[0][0] < found.timed.damage <= asked[1][0] < last[0].damage
+    assert found.drop <= 1
+    assert set(found.timed.rewritten) < set(last[0].rewritten)
+
+
+def test_without_time_two_parts_are_tried_and_no_more() -> None:
+    one, last, fits = on_paper(), list[TimedPlan](), list[int]()
+    order = list(one.table.candidates)
+
+    def fit(found: TimedPlan, number: int) -> tuple[float, None]:
+        last.append(found)
+        fits.append(number)
+        return 50.0, None
+
+    def shorten(_wanted: float, _number: int) -> TimedPlan:  # by one layer
+        return one.timed(one.shortened(last[-1].plan, last[-1].damage * 0.99, order))
+
+    with pytest.raises(BudgetError, match="the least drop of 3 plans was 50"):
+        within_drop(one, 1.0, lambda wanted, _: one.fastest(wanted), fit, enough=lambda: True, shorten=shorten)
+    assert fits == [0, 1, 2]
+
+
 def late_search(drop_of: Callable[[float], float]) -> tuple[list[float], list[float]]:
     """Damages and drops of the plans that are fitted where there is no time for a second one."""
     one = on_paper()

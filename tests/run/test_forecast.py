@@ -55,7 +55,7 @@ def test_the_stages_that_come_were_expected_in_their_order(budget: Budget, net: 
     heard = Recorded()
     pipeline.run(net, Path("out.onnx"), options(budget, data), heard)
     known = [stage for stage in heard.stages if stage in heard.expected]
-    assert heard.stages == ["reading", *known]
+    assert heard.stages == ["reading", "measuring the original", *known]
     assert known == [stage for stage in heard.expected if stage in known]
     assert set(heard.expected) - set(known) == set()
     assert len(heard.layers - {""}) == 3
@@ -79,3 +79,4 @@ def test_a_time_limit_bounds_what_is_expected(data: Images, net: Path) -> None:
     assert sum(whole.values()) > 2.0
     assert list(short) == list(whole)
     assert sum(short.values()) == pytest.approx(2.0)
+    assert sum(forecast(read(net, bound, lambda *_: None), 0.1, passed=1.5).values()) == pytest.approx(0.5)

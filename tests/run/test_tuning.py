@@ -6,6 +6,7 @@ import filecmp
 import json
 import math
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,19 @@ from planned_times import table
 
 from ndpass import passes
 from ndpass.calibration.feeds import open_feeds
+from ndpass.calibration.moments import Moments
+from ndpass.calibration.walk import Walk
 from ndpass.errors import BudgetError, UsageError
+from ndpass.graph.graph import Site
 from ndpass.planning import plan
 from ndpass.planning.candidate import Budget
 from ndpass.planning.drop_search import MOST_FITS
 from ndpass.planning.latency_table import LatencyTable
+from ndpass.planning.timed_search import SHORTENED
 from ndpass.report import Layer, Report
+from ndpass.rewriting.rewriter import Rewriter
 from ndpass.run import pipeline
+from ndpass.run.clock import Clock
 from ndpass.run.options import Options
 from ndpass.run.resolution import check_resolution, held_out
 from ndpass.run.tuning import pack_table, unpack_table
@@ -175,6 +182,39 @@ def test_max_error_is_kept_by_the_worst_output_without_labels(model: Path, data:
     assert 0 < chosen.loss <= 40
     assert found.latency_ms is not None
     assert found.latency_ms.speedup > 1
+
+
+def test_where_time_is_over_after_a_fit_that_lost_too_much_a_part_of_it_is_taken_as_it_is(
+    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric falls by a point for each layer that is rewritten, and two may be: the first fit has three."""
+    seconds, fitted = [0.0], Counter[str]()
+    monkeypatch.setattr(pipeline, "Clock", lambda: Clock(lambda: seconds[0]))
+    moments = Rewriter._moments
+
+    def counted(self: Rewriter, site: Site, walk: Walk | None) -> Moments | None:
+        fitted.update([site.name])
+        return moments(self, site, walk)
+
+    monkeypatch.setattr(Rewriter, "_moments", counted)
+
+    def listen(stage: str, _done: int, _total: int) -> None:
+        if stage.startswith("fit 1"):
+            seconds[0] = 1e6
+
+    def layers(compiled: Any) -> float:
+        kinds = [one.get_rt_info()["layerType"] for one in compiled.get_runtime_model().get_ops()]
+        return -float(kinds.count("Convolution"))
+
+    given = options(
+        Budget("max_drop", 2.0), "cd", calibration=partial(open_feeds, data), metric=layers, time_limit=1000.0
+    )
+    found = pipeline.run(model, Path("fast.onnx"), given, listen)
+    assert [layer.status for layer in found.layers[:3]] == ["done", "kept", "kept"]
+    assert {rows(found)[name].reason for name in "bc"} == {SHORTENED}
+    assert [(one.loss, one.chosen) for one in found.plans] == [(3.0, False), (1.0, True)]
+    assert fitted == {"a": 1, "b": 1, "c": 1}
+    assert "--time-limit left no time to fit another plan: more time may give a faster model" in found.warnings
 
 
 @pytest.mark.parametrize("stage", ["timing plans", f"fit 1 of at most {MOST_FITS}"])
