@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -21,15 +22,15 @@ def check_finite(name: str, array: Array) -> None:
         raise InputError(f"layer '{name}' gives NaN or infinite values on the calibration data: does --preprocess fit?")
 
 
-def check_enough(site: Site, images: int, rows: int) -> None:
-    """Warn where the patches are fewer than what is unknown of each output."""
-    unknowns = site.outline.unknowns
-    if rows < unknowns:
-        needed = -(-ENOUGH * unknowns * images // rows)
-        log.warning(
-            "layer '%s' has %d patches for %d unknowns and stays close to its weights: give %d images or more",
-            site.name,
-            rows,
-            unknowns,
-            needed,
-        )
+def check_enough(sites: Iterable[Site], images: int, rows: Callable[[Site], int]) -> None:
+    """Warn in one line where the patches are fewer than what is unknown of each output. rows: patches of a layer."""
+    few = [(site, rows(site)) for site in sites if rows(site) < site.outline.unknowns]
+    if not few:
+        return
+    needed = max(-(-ENOUGH * site.outline.unknowns * images // own) for site, own in few)
+    least, own = min(few, key=lambda one: one[1] / one[0].outline.unknowns)
+    said = (
+        f"layer '{least.name}' has {own} patches for {least.outline.unknowns} unknowns and stays close to its weights"
+    )
+    others = f", as do {len(few) - 1} others" if len(few) > 2 else ", as does another" if len(few) == 2 else ""
+    log.warning("%s%s: give %d images or more", said, others, needed)

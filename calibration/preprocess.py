@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ndpass.calibration.images import luma, resample
 from ndpass.calibration.settings import Size, check_choice, read_settings, size_text, wrong
-from ndpass.errors import InputError
+from ndpass.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,11 @@ class Preprocess:
         if "=" in first:
             return cls(**read_settings(parts))
         if first not in PRESETS:
-            raise wrong("a preset or key=value comes first", f"{first!r}", f"presets are {', '.join(PRESETS)}")
+            raise wrong(
+                "a preset or key=value comes first",
+                f"{first!r}",
+                f"presets are {', '.join(PRESETS)}{did_you_mean(first, PRESETS)}",
+            )
         preset, settings = PRESETS[first], read_settings(rest)
         # `imagenet,size=320` is for a model that takes 320x320, so a size alone moves the preset's crop as well.
         if preset.crop and "size" in settings:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ndpass.errors import UsageError
+from ndpass.errors import UsageError, did_you_mean
 
 Size = tuple[int, int]  # height, width
 
@@ -18,7 +18,9 @@ def read_settings(parts: list[str]) -> dict[str, Any]:
     for part in parts:
         key, equals, value = (text.strip() for text in part.partition("="))
         if not equals or key not in _READERS:
-            raise wrong("settings are key=value", f"{part!r}", f"keys are {', '.join(_READERS)}")
+            raise wrong(
+                "settings are key=value", f"{part!r}", f"keys are {', '.join(_READERS)}{did_you_mean(key, _READERS)}"
+            )
         if key in settings:
             raise wrong("a setting is given once", f"{key} twice", "leave one out")
         settings[key] = _READERS[key](key, value)

@@ -34,7 +34,7 @@ from ndpass.conv import Array, Block, Chain, Conv
 from ndpass.passes import relu_regression
 from ndpass.passes.base import Decomposition, Setting
 from ndpass.passes.cost import channel_step
-from ndpass.passes.eigen import eigen
+from ndpass.passes.eigen import eigen, eigenvalues
 from ndpass.passes.groups import apart, beside, energies, one_of, refuse_groups, repeated, together
 
 WIDE = 1024  # outputs from which on few directions are found alone, not all at once
@@ -172,7 +172,7 @@ def factors(matrix: Array, rank: int) -> tuple[Array, Array]:
 def spectrum(matrix: Array) -> Array:
     """Squared singular values (min(a, b),) of a matrix (a, b), largest first."""
     wide = matrix.astype(np.float64)
-    return eigen(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide)[0]
+    return eigenvalues(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide)
 
 
 def _directions(moments: Moments, rank: int) -> Array:

@@ -58,7 +58,8 @@ def inspect(
     graph = open_graph(model).graph
     if size is not None:
         graph.assume(graph.sizes_at(height_width(size)))
-    rows = list(rows_of(graph))
+    with progress(quiet=False, stages=False) as listen:
+        rows = list(rows_of(graph, listen))
     steps = after_inspect(rows, model, size)
     with Outputs() as outputs:
         if json:

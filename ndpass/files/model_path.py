@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from pathlib import Path
 
 from ndpass.errors import InputError, reading
@@ -25,7 +26,7 @@ def check_model_path(path: Path) -> None:
     Only the name and the first bytes are looked at.
     """
     if path.is_dir():
-        raise InputError(f"{path} is a folder: name the model in it{_models_in(path)}")
+        raise InputError(f"{path} is a folder: {_instead_of(path)}")
     check_exported(path)
     ending = path.suffix.lower()
     if ending in ARRAYS or ending in IMAGES:
@@ -40,7 +41,7 @@ def check_model_path(path: Path) -> None:
 def check_exported(path: Path) -> None:
     """Raise InputError for a file that is missing, and for a network that was saved by PyTorch and not exported."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file{_close_to(path)}")
+        raise InputError(f"{path}: no such file{close_to(path, MODELS)}")
     if path.suffix.lower() in PYTORCH or _is_pytorch(path):
         raise InputError(
             f"{path} is a PyTorch file: load the network in Python and export it with "
@@ -61,16 +62,25 @@ def _is_pytorch(path: Path) -> bool:
     return first.startswith(b"\x80\x02") or (first.startswith(b"PK") and b"data.pkl" in first)
 
 
-def _models_in(folder: Path) -> str:
+def _instead_of(folder: Path) -> str:
+    """What to name in the place of a folder."""
     with reading(folder):
-        found = sorted(p for p in folder.iterdir() if p.suffix in MODELS)
-    return f", as {found[0]}" if found else "; there is no .onnx and no .xml directly in it"
+        inside = sorted(folder.iterdir())
+    models = [p for p in inside if p.suffix in MODELS]
+    if models:
+        return f"name the model in it, as {models[0]}"
+    if any(p.suffix.lower() in (*IMAGES, *ARRAYS) for p in inside):
+        return "it holds data, no model; the model comes first, data as --calibration, --validation or --data"
+    return "name the model in it; there is no .onnx and no .xml directly in it"
 
 
-def _close_to(path: Path) -> str:
-    """A name beside that was probably meant."""
+def close_to(path: Path, endings: Collection[str] | None = None) -> str:
+    """The end of a message about a path that is not there: a name beside it that was probably meant, or nothing.
+
+    endings: that it may have, None for any.
+    """
     try:
-        beside = {p.name: p for p in path.parent.iterdir() if p.suffix in MODELS}
+        beside = {p.name: p for p in path.parent.iterdir() if endings is None or p.suffix in endings}
     except OSError:
         return ""
     found = difflib.get_close_matches(path.name, beside, 1)

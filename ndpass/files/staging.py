@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -142,7 +143,9 @@ class Outputs:
             remove_left(folder, prefix)
             hidden = OwnFolder(folder, prefix)
         except OSError as e:
-            raise OutputError(f"{target}: cannot write into {folder.resolve()}: {e.strerror}") from e
+            missing = isinstance(e, FileNotFoundError)
+            remedy = f"; make it: mkdir -p {shlex.quote(str(folder))}" if missing else ""
+            raise OutputError(f"{target}: cannot write into {folder.resolve()}: {e.strerror}{remedy}") from e
         stage = Staged(hidden, target, compress)
         self._stages.append(stage)
         return stage

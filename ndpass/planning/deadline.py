@@ -26,13 +26,14 @@ REASON = "the time limit left no time for it"
 @dataclass
 class Deadline:
     """limit: seconds from the begin of the run until it should end; passed: seconds since then; left_out: layers, with
-    their MACs; weighed_alike: how many layers were not probed; fitted_once: whether the plan is a part of one
-    that lost too much."""
+    their MACs; weighed_alike: how many layers were not probed; hurried: whether plans were timed in a hurry;
+    fitted_once: whether the plan is a part of one that lost too much."""
 
     limit: float
     passed: Callable[[], float]
     left_out: dict[str, int] = field(default_factory=dict)
     weighed_alike: int = 0
+    hurried: bool = False
     fitted_once: bool = False
 
     def is_near(self, share: float, more: float = 0.0) -> bool:
@@ -47,6 +48,10 @@ class Deadline:
         """Whether there is no more time to improve a plan by timing others."""
         return self.is_near(SETTLED)
 
+    def is_over(self) -> bool:
+        """Whether there is no more time at all: what is known has to do."""
+        return self.is_near(1.0)
+
     def leave_out(self, site: Site) -> None:
         self.left_out[site.name] = site.macs(site.outline) or 0
 
@@ -57,8 +62,10 @@ class Deadline:
             said.append(f"for {_layers(len(self.left_out))} with {share:.1%} of the MACs")
         if self.weighed_alike:
             said.append(f"to try how much an error in {_layers(self.weighed_alike)} costs")
+        if self.hurried:
+            said.append("to time other plans")
         if self.fitted_once:
-            said.append("to fit another plan")
+            said.append("to fit another" if self.hurried else "to fit another plan")
         return f"--time-limit left no time {', nor '.join(said)}: more time may give a faster model" if said else None
 
 

@@ -44,7 +44,8 @@ class TimedSearch:
     fronts: of layers that depend on each other (`ndpass.planning.channel_savings`); ledger: makes errors of candidates
     exact where they are bounds; without_merged: leaves out layers that a plan merges into others; before_timing: called
     before a plan is timed; more: what the run could be allowed besides, in words; hurry: whether the time is short, so
-    that layers that are slower only go back, and no rivals are timed."""
+    that layers that are slower only go back, and no rivals are timed; late: whether it is over, so that the first plan
+    that was timed has to do."""
 
     table: LatencyTable
     timer: PlanTimer
@@ -55,6 +56,7 @@ class TimedSearch:
     before_timing: Callable[[], None] = lambda: None
     more: Sequence[str] = (MORE_PASSES, MORE_DIGITS)
     hurry: Callable[[], bool] = lambda: False
+    late: Callable[[], bool] = lambda: False
 
     @property
     def least(self) -> float:
@@ -79,6 +81,8 @@ class TimedSearch:
             found.scale(self.table.scale / before)
             aim = found.next(aim * self.table.scale / before, timed)
             if wanted <= timed.speedup and (timed.speedup <= wanted * (1 + CLOSE) or self.hurry()):
+                break
+            if self.late():
                 break
         rewritten = [timed for timed in found.tried if timed.rewritten]  # the others differ from the original by noise
         enough = [timed for timed in rewritten if timed.speedup >= wanted]
@@ -120,7 +124,7 @@ class TimedSearch:
         for tried in itertools.count(1):
             timed = self.timed(plan)
             slower = self.table.learn(timed)
-            if not slower:
+            if not slower or self.late():
                 break
             log.info("taken back: %s", ", ".join(slower))
             # after these plans whatever the aim: fewer layers are rewritten each time, so this ends

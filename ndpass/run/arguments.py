@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ndpass.errors import InputError, UsageError
+from ndpass.files.model_path import close_to
 
 if TYPE_CHECKING:
     from ndpass.calibration.feeds import Feeds
@@ -232,7 +233,7 @@ def opener(data: Any, preprocess: str | Preprocess | None, samples: int | None, 
     if hasattr(data, "get_inference_data"):  # an nncf.Dataset, whatever its version
         data = [_alone(item) for item in data.get_inference_data()]
     if isinstance(data, str | Path) and not Path(data).exists():
-        raise InputError(f"{data}: no such file or folder")
+        raise InputError(f"{data}: no such file or folder{close_to(Path(data))}")
 
     return Opener(data, through, samples, seed)
 

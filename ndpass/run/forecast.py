@@ -58,8 +58,9 @@ def forecast(job: Job, inference: float | None, passed: float = 0.0) -> dict[str
     limit, total = options.effort.time_limit, sum(stages.values())
     if limit is None or total <= limit - passed:
         return stages
-    short = max(limit - passed, 0.0) / total
-    return Within({name: s * short for name, s in stages.items()}, limit)
+    once = {name: s for name, s in stages.items() if not name.startswith("fit ") or name.startswith("fit 1 ")}
+    short = min(max(limit - passed, 0.0) / sum(once.values()), 1.0)
+    return Within({name: s * short for name, s in once.items()}, limit)
 
 
 def _planning(job: Job, one: float) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from ndpass.graph.branches import Branch, Unmerged
 from ndpass.graph.graph import Graph, Site
+from ndpass.listener import Listener, Step, tell
 from ndpass.passes import NetworkDecoupling, Pass, auto
 from ndpass.passes.network_decoupling import FORMS, blueprint_share, energy
 from ndpass.passes.options import setting_text
@@ -67,11 +68,13 @@ class Row:
         return asdict(self)
 
 
-def inspect(graph: Graph) -> Iterator[Row]:
+def inspect(graph: Graph, listen: Listener = lambda *_: None) -> Iterator[Row]:
     """A row for every layer with weights, in graph order; `reason` says why nd leaves it alone."""
     total, rules = graph.macs() or 1, auto(calibrated=True)
     decoupling = NetworkDecoupling()
-    for found in graph.sites():
+    layers = graph.sites()
+    for i, found in enumerate(layers):
+        tell(listen, Step("inspecting", i, len(layers), found.name))
         if not isinstance(found, Site):
             share = None if found.macs is None else found.macs / total
             yield Row(found.name, found.op, found.shape, None, found.macs, share, None, None, found.reason)

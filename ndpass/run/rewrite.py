@@ -130,8 +130,7 @@ def _calibrated(
         branches = [block.branch for block in blocks.values()]
         sites = [*opened.sites, *refittable(opened.graph, opened.found, job.sites, bool(branches))]
         calibration = calibrated(job, opened.graph, sites, branches, listen)
-        for site in opened.sites:
-            check_enough(site, calibration.data.images, calibration.chosen[site.name].rows)
+        check_enough(opened.sites, calibration.data.images, lambda site: calibration.chosen[site.name].rows)
         if checkpoint:
             begin = checkpoint.resume if options.effort.resume else checkpoint.start
             begin(fingerprint(job, calibration))

@@ -183,7 +183,8 @@ class Tuner:
         used = {name for ways in table.candidates.values() for c in ways for name in c.setting}
         names = [p.name for p in passes if p.name in used]  # a plan of a pass that nothing is offered by is no rival
         hurry = self.deadline.is_settled if self.deadline else (lambda: False)
-        return TimedSearch(table, timer, names, fronts, ledger, settle, more=self._more(), hurry=hurry)
+        late = self.deadline.is_over if self.deadline else (lambda: False)
+        return TimedSearch(table, timer, names, fronts, ledger, settle, more=self._more(), hurry=hurry, late=late)
 
     def _more(self) -> list[str]:
         """What the run has not been allowed and may help."""
@@ -223,15 +224,17 @@ class Tuner:
             if search.ledger:
                 search.ledger.recall(asked)
             return TimedPlan(**{**known, "plan": unpack_plan(known["plan"])})
-        tell(self.listen, Step("timing plans", number, MOST_FITS))
+        tell(self.listen, Step("timing plans", 0, 1))
         count = itertools.count(1)
 
         def one_more() -> None:
             """Also says that fits of candidates, which come in between, are over."""
-            tell(self.listen, Step("timing plans", number, MOST_FITS, f"no. {next(count)}"))
+            tell(self.listen, Step("timing plans", 0, 1, f"no. {next(count)}"))
 
         search.before_timing = one_more
         timed = settle()
+        if self.deadline:
+            self.deadline.hurried |= search.hurry()
         if part:
             asked = search.ledger.asked if search.ledger else {}
             kept = {**vars(timed), "plan": pack_plan(timed.plan), "table": pack_table(search.table), "asked": asked}

@@ -434,6 +434,16 @@ def test_fewer_samples_than_unknowns_are_warned_of(caplog: pytest.LogCaptureFixt
     assert not caplog.records
 
 
+def test_several_layers_with_few_samples_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    graph = Graph(residual())
+    found, sites = {"a": 20, "b": 40, "scores": 8}, sites_in(graph)
+    with caplog.at_level(logging.WARNING):
+        check_enough([site for site in sites if site.name in found], 8, lambda site: found[site.name])
+    (record,) = caplog.records
+    needed = max(-(-4 * site.outline.unknowns * 8 // found[site.name]) for site in sites if site.name in found)
+    assert f"as do 2 others: give {needed} images or more" in record.getMessage()
+
+
 def test_dead_and_constant_channels() -> None:
     """Channels of r that are always zero, or always one: C has rows of zeros before the prior."""
     W1, B1 = normal(8, 3, 3, 3), normal(8)

@@ -74,7 +74,8 @@ def test_the_text_form_says_what_the_fields_say() -> None:
     ("spec", "message"),
     [
         ("", "presets are imagenet, caffe, cifar10, digits"),
-        ("imagnet", "'imagnet'.*presets are imagenet"),
+        ("imagnet", "'imagnet'.*presets are imagenet.*; did you mean 'imagenet'"),
+        ("siz=24x24", "'siz=24x24'; keys are size.*; did you mean 'size'"),
         ("imagenet,224", "settings are key=value.*'224'.*keys are size"),
         ("imagenet,sise=224", "'sise=224'.*keys are size"),
         ("size=224,imagenet", "'imagenet'"),

@@ -35,6 +35,11 @@ def folder_with_a_model(path: Path) -> None:
     (path / "a.txt").touch()
 
 
+def folder_of_pictures(path: Path) -> None:
+    path.mkdir()
+    (path / "cat.PNG").touch()
+
+
 def weights_of_an_ir(path: Path) -> None:
     path.touch()
     path.with_suffix(".xml").touch()
@@ -52,6 +57,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "PyTorch under another name": ("net.onnx", torch_archive, EXPORT),
     "an old PyTorch under another name": ("net.bin", torch_pickle, EXPORT),
     "a folder": ("dir", folder_with_a_model, "dir is a folder: name the model in it, as dir/b.onnx"),
+    "a folder of data": ("dir", folder_of_pictures, "dir is a folder: it holds data, no model; the model comes first"),
     "a folder without models": ("dir", Path.mkdir, "there is no .onnx and no .xml directly in it"),
     "data": ("data.npz", Path.touch, "data.npz is an array file, no model: the model comes first"),
     "an image": ("cat.JPG", Path.touch, "cat.JPG is an image, no model: the model comes first"),

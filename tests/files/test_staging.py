@@ -116,7 +116,9 @@ def test_a_model_without_data_leaves_no_data_of_an_older_one(tmp_path: Path) -> 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     target = tmp_path / "nowhere" / "m.onnx"
     with (
-        pytest.raises(OutputError, match=r"m\.onnx: cannot write into .*nowhere: No such file") as refusal,
+        pytest.raises(
+            OutputError, match=r"m\.onnx: cannot write into .*nowhere: No such file.*; make it: mkdir -p .*nowhere"
+        ) as refusal,
         staged(target),
     ):
         pytest.fail("the body must not run")

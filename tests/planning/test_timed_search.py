@@ -204,3 +204,16 @@ def test_without_time_a_speedup_that_is_met_is_not_improved() -> None:
     one.hurry = lambda: True
     assert one.for_speedup(2.0).speedup > 2.0 * (1 + CLOSE)
     assert len(timer.plans) == 1
+
+
+def test_when_time_is_over_the_first_plan_that_was_timed_has_to_do() -> None:
+    """Layers that it does not make faster stay in it, and a speedup that it does not reach is not reached."""
+    each = [way(100e-6, 0.0), way(50e-6, 0.1, nd={"rank": 1}), way(20e-6, 0.2, nd={"rank": 2})]
+    known = LatencyTable({n: list(each) for n in "ab"}, 300e-6, dict.fromkeys("ab", 100e-6))
+    one, timer = search(known, takes=lambda name, _c, seconds: 101e-6 if name == "a" else seconds)
+    one.hurry = one.late = lambda: True
+    assert one.settled(180e-6).rewritten == ["a", "b"]
+    assert len(timer.plans) == 1
+    with pytest.raises(BudgetError, match="the best measured is"):
+        one.for_speedup(2.0)
+    assert len(timer.plans) == 2

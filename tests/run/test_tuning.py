@@ -214,7 +214,10 @@ def test_where_time_is_over_after_a_fit_that_lost_too_much_a_part_of_it_is_taken
     assert {rows(found)[name].reason for name in "bc"} == {SHORTENED}
     assert [(one.loss, one.chosen) for one in found.plans] == [(3.0, False), (1.0, True)]
     assert fitted == {"a": 1, "b": 1, "c": 1}
-    assert "--time-limit left no time to fit another plan: more time may give a faster model" in found.warnings
+    assert (
+        "--time-limit left no time to time other plans, nor to fit another: more time may give a faster model"
+        in found.warnings
+    )
 
 
 @pytest.mark.parametrize("stage", ["timing plans", f"fit 1 of at most {MOST_FITS}"])

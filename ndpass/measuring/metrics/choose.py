@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 
-from ndpass.errors import UsageError
+from ndpass.errors import UsageError, did_you_mean
 from ndpass.measuring.class_scores import FEWEST
 from ndpass.measuring.metrics import kinds
 from ndpass.measuring.metrics.boxes import SCORE
@@ -22,9 +21,7 @@ def checked_name(metric: str) -> str:
     """The metric as it was typed: one of NAMES or module:function. Raises UsageError for anything else."""
     if metric in NAMES or ":" in metric:
         return metric
-    near = difflib.get_close_matches(metric.lower(), NAMES, 1)
-    meant = f": did you mean {near[0]}?" if near else ""
-    raise UsageError(f"--metric {metric}: give {', '.join(NAMES)} or module:function{meant}")
+    raise UsageError(f"--metric {metric}: give {', '.join(NAMES)} or module:function{did_you_mean(metric, NAMES)}")
 
 
 def default_metric(seen: Seen) -> NamedMetric:
