@@ -1,8 +1,8 @@
 """Bring an imported graph into the one form that the rest of ndpass reads.
 
-Constants become initializers, a BatchNormalization behind a layer is folded into it, as is an Add or a Mul of
-constants, auto_pad becomes pads, a Sum becomes Adds and every node gets a name of its own. Nothing here changes what
-the model computes.
+Constants become initializers, turns between channels first and last go where they cancel, a BatchNormalization behind a
+layer is folded into it, as is an Add or a Mul of constants, auto_pad becomes pads, a Sum becomes Adds and every node
+gets a name of its own. Nothing here changes what the model computes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from ndpass.errors import InputError
 from ndpass.graph.constants import is_weight, values
 from ndpass.graph.fold import fold_constants
+from ndpass.graph.layouts import drop_casts, undo_turns
 from ndpass.graph.scales import fold_scales, rescale, takes
 from ndpass.graph.transposed_pads import give_pads
 from ndpass.graph.unique_names import Names, all_graphs, all_nodes, label, name_nodes, tensor_names
@@ -92,6 +93,8 @@ def normalise(graph: gs.Graph) -> gs.Graph:
     name_nodes(graph)  # first of all: onnxruntime, which folds, refuses double names
     graph.toposort()
     fold_constants(graph)
+    drop_casts(graph)
+    undo_turns(graph)
     give_pads(graph)
     split_sums(graph)
     while fold_batchnorms(graph) + fold_scales(graph):  # one may stand behind the other

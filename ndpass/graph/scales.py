@@ -1,4 +1,4 @@
-"""Bias, scale and shift behind a layer, which stand there as Add and Mul, taken into the layer.
+"""Bias, scale and shift behind a layer, which stand there as Add and Mul, Sub and Div, taken into the layer.
 
 OpenVINO keeps every bias like that. Exporters of ONNX do so with frozen BatchNormalization, with biases that were
 given by hand, and with linear layers of more than two axes.
@@ -18,6 +18,8 @@ from ndpass.graph.constants import has, is_weight, values
 from ndpass.graph.unique_names import Names, all_graphs, tensor_names
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
+TURNED = ("Sub", "Div")  # whose constant has to stand behind
+BEHIND = ("Add", "Mul", *TURNED)
 ALIGNED = 7  # opset from which on operands are aligned at their last axes
 
 
@@ -33,13 +35,19 @@ class _Behind:
 
     @property
     def scale(self) -> Array:
-        one: Array = values(self.constant).astype(np.float64).reshape(-1)
-        return one if self.node.op == "Mul" else np.ones(1)
+        if self.node.op == "Div":
+            return 1 / self._numbers
+        return self._numbers if self.node.op == "Mul" else np.ones(1)
 
     @property
     def shift(self) -> Array:
-        one: Array = values(self.constant).astype(np.float64).reshape(-1)
-        return one if self.node.op == "Add" else np.zeros(1)
+        if self.node.op == "Sub":
+            return -self._numbers
+        return self._numbers if self.node.op == "Add" else np.zeros(1)
+
+    @property
+    def _numbers(self) -> Array:
+        return values(self.constant).astype(np.float64).reshape(-1)
 
 
 def absorb_biases(graph: gs.Graph, seen: Callable[[gs.Constant, tuple[int, ...]], gs.Constant]) -> None:
@@ -61,7 +69,8 @@ def absorb_biases(graph: gs.Graph, seen: Callable[[gs.Constant, tuple[int, ...]]
 
 
 def fold_scales(graph: gs.Graph) -> int:
-    """Multiply each Mul by constants into the weights of the layer before it, and add each Add to its bias.
+    """Multiply each Mul by constants into the weights of the layer before it, and add each Add to its bias; Sub and Div
+    likewise.
 
     y = s (Wx + b) + t becomes (sW)x + (sb + t), computed in float64. Returns how many nodes went. Weights stay those
     that they were where nothing is multiplied. What the type of the weights cannot hold stays outside.
@@ -116,16 +125,18 @@ class _Places:
         self._given: Collection[int] = {id(t) for part in all_graphs(graph) for t in part.outputs}
 
     def behind(self, node: gs.Node) -> _Behind | None:
-        """The Add or Mul that alone reads the layer's output, if it takes one number or one for each output."""
+        """The Add, Mul, Sub or Div that alone reads the output, if it takes one number or one for each output."""
         y = node.outputs[0]
         if len(y.outputs) != 1 or id(y) in self._given or node.attrs.get("transA", 0):
             return None
         other = y.outputs[0]
-        if other.op not in ("Add", "Mul") or other.domain not in (None, "") or len(other.inputs) != 2:
+        if other.op not in BEHIND or other.domain not in (None, "") or len(other.inputs) != 2:
             return None
         constant = next((t for t in other.inputs if t is not y), None)
         if constant is None or not is_weight(constant) or constant.dtype != node.inputs[1].dtype:
             return None
+        if other.op in TURNED and (other.inputs[0] is not y or not values(constant).all()):
+            return None  # c - y is no shift of y; by zero nothing is divided
         axes = len(node.outputs[0].shape or node.inputs[1].shape)
         fits = one_each(constant, outputs(node), axes - 1 if node.op == "Gemm" else 1, axes)
         if not fits or id(other) not in self._own or _hard_sigmoid(other, constant):

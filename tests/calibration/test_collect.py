@@ -423,14 +423,14 @@ def test_fewer_samples_than_unknowns_are_warned_of(caplog: pytest.LogCaptureFixt
     assert np.isfinite(collected(residual(), pictures(8), "scores").best).all()
     head = next(site for site in sites_in(Graph(residual())) if site.name == "scores")
     with caplog.at_level(logging.WARNING):
-        check_enough(head, 8, 8)
+        check_enough([head], 8, lambda _: 8)
     (record,) = caplog.records
     assert "scores" in record.getMessage()
     assert "8 patches for 12 unknowns" in record.getMessage()
     assert "48 images" in record.getMessage()  # four times as many as unknowns, as samples are drawn
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        check_enough(head, 12, 12)
+        check_enough([head], 12, lambda _: 12)
     assert not caplog.records
 
 

@@ -164,6 +164,7 @@ SCALED = {
     "before a batchnorm": ("a = Conv(x, W, B) b = Add(a, each) y = BatchNormalization(b, scale, shift, mean, var)", {}),
     "behind a batchnorm": ("a = Conv(x, W) b = BatchNormalization(a, scale, shift, mean, var) y = Mul(b, half)", {}),
     "one number": ("a = Conv(x, W) b = Mul(a, half) y = Add(b, one)", {}),
+    "written out": ("a = Conv(x, W, B) b = Sub(a, each) c = Div(b, per) d = Mul(c, half) y = Sub(d, one)", {}),
     "grouped": ("a = Conv<group=2>(x, V, B) b = Mul(a, each) y = Add(b, each)", {}),
     "linear": (
         "f = Flatten(x) g = Gemm<alpha=0.5, beta=2.0>(f, M, B) h = Mul(g, row) y = Add(h, rows)",
@@ -208,6 +209,7 @@ UNSCALED = {
         "a = Conv(x, W) b = Add(a, three) c = Clip(b, low, high) y = Div(c, high)",
         {"Conv": 1, "Add": 1, "Clip": 1, "Div": 1},
     ),
+    "turned": ("a = Conv(x, W) b = Sub(each, a) y = Div(half, b)", {"Conv": 1, "Sub": 1, "Div": 1}),
     "more axes": ("f = Flatten(x) g = Gemm(f, M) y = Add(g, deep)", {"Flatten": 1, "Gemm": 1, "Add": 1}),
 }
 
@@ -218,6 +220,11 @@ def test_constants_that_are_no_bias_stay(body: str, kept: dict[str, int]) -> Non
     more |= {"places": normal(1, 6, 3, 3), "matrix": normal(2, 6), "deep": normal(1, 1, 6)}
     out = ("1,2,6" if "deep" in body else "2,6") if "Flatten" in kept else "2,6,3,3"
     check(network(f"(float[2,4,5,5] x) => (float[{out}] y) {{ {body} }}", **CONSTANTS, **more), **kept)
+
+
+def test_a_division_by_zero_stays() -> None:
+    text = "(float[2,4,5,5] x) => (float[2,6,3,3] y) { a = Conv(x, W) y = Div(a, zero) }"
+    assert kinds(normalised(network(text, W=CONSTANTS["W"], zero=np.float32(0)))) == {"Conv": 1, "Div": 1}
 
 
 def test_a_bias_between_outputs_of_the_model_stays() -> None:
