@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from ndpass.report import BEYOND, Layer, Report, ruined_text
 from ndpass.run.figures import change, human, refinement_text, setting_text
@@ -13,7 +14,7 @@ from ndpass.run.page import Bar, Card, Cell, Page, Picture, Point, Scatter, Sect
 LEGEND = (
     ("done", "rewritten"),
     ("slower", "rewritten, slower in place"),
-    ("kept", "kept: nothing pays"),
+    ("kept", "kept as it was"),
     ("reverted", "taken back"),
     ("skipped", "no pass can rewrite it"),
 )
@@ -21,12 +22,10 @@ SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer coun
 BRIEF = 0.1  # seconds; a stage that took less is not worth a word
 LAYER_HEADS = (
     "layer",
-    "op",
-    "shape",
+    "operator",
     "status",
     "setting or reason",
     "MACs",
-    "MACs after",
     "left",
     "µs",
     "µs after",
@@ -34,7 +33,8 @@ LAYER_HEADS = (
     "error",
     "error predicted",
 )
-NUMBERS = ("MACs", "MACs after", "left", "µs", "µs after", "µs predicted", "error", "error predicted")
+NUMBERS = ("MACs", "left", "µs", "µs after", "µs predicted", "error", "error predicted")
+OFTEN, LONG = 3, 16  # layers that a reason is given for, and letters of it, from which on it stands below the table
 
 
 def page_of(report: Report, given: Given | None = None) -> Page:
@@ -179,24 +179,30 @@ def _plans(report: Report) -> Iterator[Section]:
 
 
 def _layers(report: Report) -> Section:
-    table = Table.of(LAYER_HEADS, [_row(layer) for layer in report.layers], NUMBERS)
-    text = (
-        "µs: inside the whole model. error: of the layer's response, relative. Predicted: by the plan, before the fit."
-    )
-    return Section("Layers", [text], table)
+    notes = _notes(report.layers)
+    table = Table.of(LAYER_HEADS, [_row(layer, notes) for layer in report.layers], NUMBERS)
+    said = [("µs", "µs: inside the whole model."), ("error", "error: of the layer's response, relative.")]
+    said += [("predicted", "Predicted: by the plan, before the fit.")]
+    shown = " ".join(text for word, text in said if any(word in head for head in table.heads))
+    return Section("Layers", [*filter(None, [shown]), *(f"{mark}: {reason}" for reason, mark in notes.items())], table)
 
 
-def _row(layer: Layer) -> list[Cell]:
+def _notes(layers: Sequence[Layer]) -> dict[str, str]:
+    """Reasons that many layers share -> what stands for them in the table."""
+    often = [reason for reason, count in Counter(layer.reason for layer in layers).items() if count >= OFTEN]
+    return {reason: f"note {number}" for number, reason in enumerate((r for r in often if len(r) > LONG), 1)}
+
+
+def _row(layer: Layer, notes: Mapping[str, str]) -> list[Cell]:
     macs, micros = layer.macs, layer.latency_us
     changed = macs is not None and macs[0] != macs[1]
     left = macs[1] / max(macs[0], 1) if macs is not None and changed else None
     return [
         Cell(layer.name),
-        Cell(layer.op),
-        Cell(layer.shape),
+        Cell(f"{layer.op} {layer.shape}".strip()),
         Cell(f"{layer.status}, slower" if _kind(layer) == "slower" else layer.status, kind=_kind(layer)),
-        Cell("; ".join(filter(None, (setting_text(layer.setting), layer.reason)))),
-        *(Cell("" if macs is None else human(macs[i]), None if macs is None else macs[i]) for i in (0, 1)),
+        Cell("; ".join(filter(None, (setting_text(layer.setting), notes.get(layer.reason, layer.reason))))),
+        Cell("" if macs is None else human(macs[0]), None if macs is None else macs[0]),
         Cell("" if left is None else f"{100 * left:.1f} %", left),
         *(Cell("" if micros is None else f"{micros[i]:.1f}", None if micros is None else micros[i]) for i in (0, 1)),
         Cell(

@@ -205,6 +205,17 @@ def test_what_was_not_measured_is_not_there() -> None:
         assert words not in text
 
 
+def test_a_reason_of_many_layers_stands_once_and_is_pointed_at() -> None:
+    why, rare = "the budget is met with less damage elsewhere", "the budget is met with less damage somewhere"
+    kept = Layer(name="k", op="Conv", shape="8x8x3x3", status="kept", reason=why)
+    layers = [*full().layers, *[kept] * 3, kept.model_copy(update={"reason": rare})]
+    text = Read(page_of(full(layers=layers)).html()).text
+    assert text.count(why) == 1
+    assert f"note 1: {why}" in text
+    assert text.count("k Conv 8x8x3x3 kept note 1") == 3
+    assert f"k Conv 8x8x3x3 kept {rare}" in text
+
+
 def test_a_slower_result_says_so_first() -> None:
     slow = Latency(before=3.0, after=5.0, speedup=0.6, spread=(0.5, 0.7), is_slower=True)
     assert (
