@@ -78,8 +78,13 @@ def _is_vector(name: str, values: Sequence[NDArray[Any]]) -> bool:
 
 
 def is_table(value: NDArray[Any]) -> bool:
-    """Whether it is floats (N, C, 1, ...) with C of two or more."""
-    return value.dtype.kind == "f" and value.ndim > 1 and value.shape[1] > 1 and math.prod(value.shape[2:]) == 1
+    """Whether it is floats (N, C) or (N, C, 1, 1, ...) with C of two or more.
+
+    (N, A, 1) is one number for each of A anchors or moments, and scores of classes only where these sum to one.
+    """
+    if value.dtype.kind != "f" or value.ndim < 2 or value.shape[1] < 2 or math.prod(value.shape[2:]) != 1:
+        return False
+    return value.ndim != 3 or are_probabilities([value])
 
 
 def class_scores(value: NDArray[Any]) -> Floats:

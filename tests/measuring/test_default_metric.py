@@ -9,6 +9,7 @@ import planted_outputs as outputs
 import pytest
 from planted_outputs import seen
 
+from ndpass.errors import UsageError
 from ndpass.measuring.metrics import default_metric, named_metric
 
 IMAGE = (3, 320, 320)
@@ -51,6 +52,10 @@ def unit(x: Any) -> Any:
         ({"y": np.log(softmax(normal(8, 3)))}, 8, "agreement: no labels, output 'y' (batch, 3) is class scores"),
         ({"logits": normal(8, 3)}, 8, "agreement: no labels, output 'logits'"),
         ({"scores": -np.sort(-normal(8, 32, 1), axis=1)}, 8, "explained: 'scores' (batch, 32, 1)"),
+        ({"y": normal(8, 896, 1)}, 8, "explained: 'y' (batch, 896, 1)"),
+        ({"scores": normal(8, 896, 1)}, 8, "explained: 'scores' (batch, 896, 1)"),
+        ({"y": softmax(normal(8, 10, 1))}, 8, "agreement: no labels, output 'y' (batch, 10, 1) is class scores"),
+        ({"y": sigmoid(9 * normal(8, 900, 1))}, 8, "iou: output 'y' (batch, 900, 1) is a map of 1 channel in 0..1"),
         ({"y": outputs.reading(8, 40, 97)}, 8, "agreement: output 'y' (batch, 40, 97) is class scores at each"),
         ({"y": outputs.reading(8, 40, 97, blank=96)}, 8, "agreement: output 'y' (batch, 40, 97)"),
         ({"y": outputs.reading(8, 40, 97).swapaxes(0, 1)}, 8, "agreement: output 'y' (?, 8, 97) is class scores"),
@@ -105,6 +110,14 @@ def test_few_numbers_and_sequences_are_classes_where_that_is_asked() -> None:
 def test_labels_of_a_detector_do_not_stand_in_the_way() -> None:
     assert default_metric(seen(outputs.yolov8(), 1, IMAGE, np.zeros(1, int))).name == "detection"
     assert default_metric(seen({"y": normal(2, 21, 80, 80)}, 2, IMAGE, np.zeros(2, int))).name == "iou"
+
+
+def test_labels_make_no_classes_of_one_number_for_each_moment() -> None:
+    labels = np.arange(8)
+    found = {"segmentation": normal(8, 900, 1), "detection": normal(8, 30, 3)}
+    assert default_metric(seen(found, 8, (), labels)).name == "explained"
+    with pytest.raises(UsageError, match=r"--metric top1 needs class scores.*use --metric explained"):
+        named_metric("top1", seen(found, 8, (), labels))
 
 
 def test_only_models_of_images_detect() -> None:

@@ -80,6 +80,28 @@ def distributions(boxes: np.ndarray = BOXES, labels: np.ndarray = CLASSES) -> di
     return found
 
 
+def blaze(boxes: np.ndarray = BOXES, labels: np.ndarray = CLASSES) -> dict[str, Any]:
+    """(1, 896, 16) shifts from anchors, sizes and six points, and (1, 896, 1) logits; a class has anchors of its own.
+
+    What is nothing lies to all sides of its anchors; a find has two boxes on one anchor's place, as neighbours have.
+    """
+    rng = np.random.default_rng(0)
+    rows, scores = rng.uniform(-40, 40, (1, 896, 16)), np.full((1, 896, 1), -9.0)
+    rows[..., 2:4] = rng.uniform(20, 60, (1, 896, 2))
+    for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+        place = 100 * label + 10 * i
+        rows[0, place, :4] = outputs.centred(box[None])[0]
+        rows[0, place, :2] -= outputs.centred(BOXES[i : i + 1])[0, :2] - 3
+        scores[0, place] = 2
+    return {"regressors": rows.astype(np.float32), "classificators": scores.astype(np.float32)}
+
+
+def blaze_levels(boxes: np.ndarray = BOXES, labels: np.ndarray = CLASSES) -> dict[str, Any]:
+    """The same in outputs of 512 and 384 anchors."""
+    cuts = {"8": slice(0, 512), "16": slice(512, 896)}
+    return {f"{name}_{at}": v[:, cut] for name, v in blaze(boxes, labels).items() for at, cut in cuts.items()}
+
+
 def heads(boxes: np.ndarray = BOXES, labels: np.ndarray = CLASSES) -> dict[str, Any]:
     """(1, 3·8, 40, 40) and (1, 3·8, 20, 20) in logits, offsets from the original boxes in cells."""
     maps = {"p3": np.full((1, 3, 8, 40, 40), -6.0), "p4": np.full((1, 3, 8, 20, 20), -6.0)}
@@ -102,6 +124,8 @@ KINDS = {
     "ssd centres": lambda *a: outputs.ssd(*a, form="centre"),
     "ssd logits": lambda *a: outputs.ssd(*a, scores_as="logits"),
     "ssd sigmoid": lambda *a: outputs.ssd(*a, scores_as="sigmoid"),
+    "blaze": blaze,
+    "blaze levels": blaze_levels,
     "heads": heads,
     "levels": levels,
     "distributions": distributions,

@@ -276,6 +276,7 @@ def test_score_output_wants_floats_of_two_classes_or_more() -> None:
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "boxes": np.zeros((2, 3, 4), np.float32),
         "one": np.zeros((2, 1), np.float32),
+        "moments": np.ones((2, 30, 1), np.float32),
         "ids": np.zeros((2, 5), np.int64),
         "scores": np.zeros((2, 5), np.float32),
     }

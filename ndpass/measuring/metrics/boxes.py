@@ -17,8 +17,9 @@ MOST_FOUND = 300  # detections of an image
 APART = 1e4  # between the places where boxes of two unknown anchors are laid out
 SSD_UNITS = (0.1, 0.2)  # what offsets and logarithms are multiplied by (Liu et al. 2016, in the authors' code)
 NEARLY_ALL = 0.95
+BOTH_SIDES = 0.3  # share of centres on either side of zero, at least, where they are relative to anchors
 
-Form = Literal["corners", "centre", "offsets", "cells", "distances"]
+Form = Literal["corners", "centre", "shifts", "offsets", "cells", "distances"]
 Floats = NDArray[np.float64]
 
 
@@ -42,8 +43,9 @@ def corners(boxes: Floats, form: Form, anchors: NDArray[np.intp]) -> Floats:
     """Boxes (k, 4) of a form -> corners x1, y1, x2, y2 (k, 4).
 
     centre: x, y, width, height. The other forms are relative to an anchor, number `anchors` (k,), that is not known:
-    offsets: dx, dy, log width, log height in the units of SSD; cells: the same in cells of YOLO's grid; distances:
-    left, top, right, bottom. These boxes are laid out far apart, so that only those of one anchor can overlap.
+    shifts: dx, dy, width, height; offsets: dx, dy, log width, log height in the units of SSD; cells: the same in cells
+    of YOLO's grid; distances: left, top, right, bottom. These boxes are laid out far apart, so that only those of one
+    anchor can overlap.
     """
     if form == "corners":
         return boxes
@@ -51,7 +53,7 @@ def corners(boxes: Floats, form: Form, anchors: NDArray[np.intp]) -> Floats:
         shape = np.concatenate([-boxes[:, :2], boxes[:, 2:]], axis=1)
     else:
         place, size = boxes[:, :2], boxes[:, 2:]
-        if form != "centre":
+        if form in ("offsets", "cells"):
             units = SSD_UNITS if form == "offsets" else (1.0, 1.0)
             place, size = units[0] * place, np.exp(np.clip(units[1] * size, -8, 8))
         shape = np.concatenate([place - size / 2, place + size / 2], axis=1)
@@ -63,9 +65,17 @@ def corners(boxes: Floats, form: Form, anchors: NDArray[np.intp]) -> Floats:
 
 def form_of(boxes: Floats) -> Form:
     """What the numbers (k, 4) of all boxes of a detector must be: what nearly all of them allow."""
+    if are_shifts(boxes):
+        return "shifts"
     if (boxes[:, 2:] >= boxes[:, :2]).all(axis=1).mean() >= NEARLY_ALL:
         return "corners"
     return "centre" if (boxes[:, 2:] >= 0).all(axis=1).mean() >= NEARLY_ALL else "offsets"
+
+
+def are_shifts(boxes: Floats) -> bool:
+    """Whether numbers (k, 4) are sizes behind centres to all sides of zero: no picture has so many outside it."""
+    sized = (boxes[:, 2:] >= 0).all(axis=1).mean() >= NEARLY_ALL
+    return bool(sized and BOTH_SIDES <= (boxes[:, :2] < 0).mean() <= 1 - BOTH_SIDES)
 
 
 def iou(a: Floats, b: Floats) -> Floats:

@@ -3,7 +3,9 @@
 There may be several such pairs, one for each size of anchors, and one dimension of length one more; without a batch
 axis, (A, 4) and (A, C), they are those of one image. Boxes may be corners, centre and size, or relative to anchors;
 scores may be probabilities or logits, with or without a class for the background. Where there are several sizes of
-anchors, a box may also be four distributions over BINS distances (N, A, 4 · bins), of which the mean counts.
+anchors, a box may also be four distributions over BINS distances (N, A, 4 · bins), of which the mean counts. Beside
+scores of one class, points may stand behind the box, (N, A, 4 + 2 · points), as BlazeFace has the eyes: they are not
+looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.measuring.metrics.boxes import Detections, Form, form_of
+from ndpass.measuring.metrics.boxes import Detections, Form, are_shifts, form_of
 from ndpass.measuring.metrics.candidates import detections, sigmoid, softmax
 from ndpass.measuring.metrics.seen import Seen
 from ndpass.measuring.runtime import Outputs
@@ -69,6 +71,7 @@ def pairs(seen: Seen) -> Pairs | None:
         scores = _scores(seen, boxes, floats) if _anchors(seen, boxes) else None
         if scores is not None and not any(boxes in pair or scores in pair for pair in found):
             found.append((boxes, scores))
+    found = found or _with_points(seen, floats)
     if not found:
         return None
     reason = " and ".join(f"'{name}' {seen.shape(name)}" for name in found[0])
@@ -80,6 +83,20 @@ def pairs(seen: Seen) -> Pairs | None:
     spread = any(seen.first(boxes).shape[-1] in [4 * bins for bins in BINS] for boxes, _ in found)
     form = _relative_form(numbers) if spread or len(found) > 1 else form_of(numbers)
     return Pairs(found, raw.reason, form, function, background, alone)
+
+
+def _with_points(seen: Seen, floats: Sequence[str]) -> list[tuple[str, str]]:
+    """The outputs (N, A, 4 + 2 · points) beside which one of (N, A, 1) or (N, A) scores as many anchors."""
+    rows = [name for name in floats if seen.is_batched(name)]
+    boxes = [name for name in rows if _points(seen.first(name)) and seen.first(name).shape[1] >= FEWEST]
+    shapes = {name: seen.first(name).shape[1:] for name in rows}
+    single = {shape[0]: name for name, shape in shapes.items() if len(shape) == 1 or shape[1:] == (1,)}
+    return [(name, single[shapes[name][0]]) for name in boxes if shapes[name][0] in single]
+
+
+def _points(value: NDArray[Any]) -> int:
+    """How many points (N, A, 4 + 2 · points) has behind the box."""
+    return max(value.shape[2] - 4, 0) // 2 if value.ndim == 3 and value.shape[2] % 2 == 0 else 0
 
 
 def _anchors(seen: Seen, name: str) -> int:
@@ -124,6 +141,8 @@ def _rows(boxes: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDAr
         boxes, scores = boxes[None], scores[None]
     if boxes.shape[2] in [4 * bins for bins in BINS]:
         boxes = _means(boxes)
+    if 4 not in boxes.shape[1:]:
+        boxes = boxes[..., :4]  # points stand behind
     boxes = boxes if boxes.shape[2] == 4 else boxes.swapaxes(1, 2)
     scores = scores[..., None] if scores.ndim == 2 else scores
     return boxes, scores if scores.shape[1] == boxes.shape[1] else scores.swapaxes(1, 2)
@@ -137,6 +156,8 @@ def _means(boxes: NDArray[Any]) -> NDArray[Any]:
 
 def _relative_form(boxes: NDArray[Any]) -> Form:
     """Of boxes (k, 4) that are left relative to their anchors, as those of several sizes and distributions are."""
+    if are_shifts(boxes):
+        return "shifts"
     return "distances" if (boxes >= 0).mean() >= 0.95 else "offsets"
 
 
