@@ -1,10 +1,14 @@
-"""Outputs that are scores of classes: which one it is, and its probabilities."""
+"""Outputs that are scores of classes: which ones they are, and their probabilities.
+
+A model may have several heads, as a reader of captchas has one for each digit: whoever uses it takes the answers of
+all. Outputs that say the same as another one, as logits beside their softmax or an auxiliary head, are no heads.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,9 +25,12 @@ NOT_CLASSES = re.compile(
 CLASSES = re.compile(r"class|cls|prob|logit|softmax|score|label", re.IGNORECASE)
 FEWEST = 10  # numbers without a name that are taken for classes: fewer may as well be measures, as of quality or gaze
 VECTORS = (128, 256, 512, 1024, 2048)  # lengths of embeddings; classes seldom come in such numbers
+ALIKE = 0.6  # Cohen's kappa above which two outputs answer one question (Landis & Koch 1977: substantial)
+TOLD = 10  # samples that tell it
 UNIT = 1e-3  # by which the length of a unit vector may differ from one
 
 Floats = NDArray[np.float64]
+Values = Callable[[str], Sequence[NDArray[Any]]]
 
 
 def check_classes(labels: NDArray[np.int64], classes: int) -> None:
@@ -33,21 +40,46 @@ def check_classes(labels: NDArray[np.int64], classes: int) -> None:
         raise InputError(f"a label is the number of a class, 0 to {classes - 1} in this model; {found}")
 
 
-def score_output(outputs: Outputs, feed: Feed, labelled: bool = False) -> str | None:
+def class_count(labels: NDArray[np.int64]) -> int:
+    """The least number of classes that labels (n,) are of."""
+    return int(labels.max(initial=-1)) + 1
+
+
+def score_output(outputs: Outputs, feed: Feed, labelled: bool = False, classes: int = 0) -> str | None:
     """The output that is class scores, as far as one batch tells: of those (samples, classes), the `likeliest`.
 
-    feed: what the outputs are of; labelled: whether there are labels. Boxes (detections, 4) are no class scores: there
-    are not as many as samples.
+    feed: what the outputs are of; labelled: whether there are labels, classes: how many they are of. Boxes
+    (detections, 4) are no class scores: there are not as many as samples.
     """
+    return likeliest(_tables(outputs, feed), lambda name: [outputs[name]], labelled, classes)
+
+
+def score_outputs(outputs: Outputs, feed: Feed, labels: NDArray[np.int64] | None) -> list[str]:
+    """All outputs that are class scores of the likeliest kind; with labels the one that these are of."""
+    if labels is None:
+        return of_one_kind(_tables(outputs, feed), lambda name: [outputs[name]])
+    name = score_output(outputs, feed, True, class_count(labels))
+    return [] if name is None else [name]
+
+
+def _tables(outputs: Outputs, feed: Feed) -> list[str]:
     samples = {len(value) for value in feed.values() if value.ndim}
-    tables = [name for name, value in outputs.items() if is_table(value) and len(value) in samples]
-    return likeliest(tables, lambda name: [outputs[name]], labelled)
+    return [name for name, value in outputs.items() if is_table(value) and len(value) in samples]
 
 
-def likeliest(
-    tables: Sequence[str], values: Callable[[str], Sequence[NDArray[Any]]], labelled: bool = False
-) -> str | None:
-    """Which of these outputs is class scores: probabilities first, then by its name, then the first that can be.
+def likeliest(tables: Sequence[str], values: Values, labelled: bool = False, classes: int = 0) -> str | None:
+    """Which of these outputs is class scores: the first `of_one_kind`, with labels of so many classes one of as many.
+
+    An output that has no class for some label is taken only where none has.
+    """
+    enough = [name for name in tables if values(name)[0].shape[1] >= classes] or tables
+    kind = of_one_kind(enough, values, labelled)
+    return next(iter([*(name for name in kind if values(name)[0].shape[1] == classes), *kind]), None)
+
+
+def of_one_kind(tables: Sequence[str], values: Values, labelled: bool = False) -> list[str]:
+    """Those that are class scores: the probabilities; else those named like classes; else those that can be, of as many
+    numbers as the first of them, for others may as well be measures.
 
     tables: names of outputs (N, C), in their order; values: what an output gave, in batches. labelled: every table can
     be class scores; otherwise none of fewer than FEWEST numbers, or that is of unit length, or as long as embeddings
@@ -57,7 +89,32 @@ def likeliest(
     probabilities = [name for name in tables if are_probabilities(values(name))]
     likely = [name for name in tables if CLASSES.search(name)]
     possible = tables if labelled else [name for name in tables if not _are_other_numbers(name, values(name))]
-    return next(iter([*probabilities, *likely, *possible]), None)
+    lengths = {name: values(name)[0].shape[1] for name in possible}
+    return probabilities or likely or [name for name in possible if labelled or lengths[name] == lengths[possible[0]]]
+
+
+def heads_of(best: Mapping[str, tuple[NDArray[np.intp], int]]) -> list[str]:
+    """Outputs without those that answer nearly as an earlier one of as many classes does.
+
+    best: of each output the best classes (n,) of all samples, and how many classes there are.
+    """
+    found: list[str] = []
+    for name, (own, classes) in best.items():
+        if not any(classes == best[other][1] and _kappa(own, best[other][0]) > ALIKE for other in found):
+            found.append(name)
+    return found
+
+
+def _kappa(a: NDArray[np.intp], b: NDArray[np.intp]) -> float:
+    """Cohen's kappa of answers (n,): agreement beyond chance; 0 where samples are few or the answers always the same.
+
+    κ = (p − e) / (1 − e)        p: share of equal answers, e: of those that would be equal by chance
+    """
+    if len(a) < TOLD:
+        return 0.0
+    shares = [np.bincount(x, minlength=int(max(a.max(), b.max())) + 1) / len(a) for x in (a, b)]
+    chance = float(shares[0] @ shares[1])
+    return float((np.mean(a == b) - chance) / (1 - chance)) if chance < 1 else 0.0
 
 
 def are_sorted(values: Sequence[NDArray[Any]]) -> bool:

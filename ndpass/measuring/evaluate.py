@@ -5,7 +5,8 @@ Everything streams over batches and sums in float64:
     relative error   ‖a − b‖ / ‖a‖ over all samples and outputs, a of the reference and b of the other model
     output errors    E|a − b|² / Var(a) of each output and each group of its channels, and relative to what the
                      reference adds to its input where an output is a picture of that, see `output_errors`
-    KL               mean over samples of Σ_c p_c (log p_c − log q_c), in nats, p of the reference and q of the other
+    KL               mean over samples of Σ_c p_c (log p_c − log q_c), in nats, p of the reference and q of the other,
+                     the sum over heads where a model has several
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 
 from ndpass.errors import InputError, UsageError
 from ndpass.measuring.additions import Additions
-from ndpass.measuring.class_scores import are_logits, check_classes, class_scores, log_probabilities, score_output
+from ndpass.measuring.class_scores import class_count, class_scores, score_output, score_outputs
 from ndpass.measuring.furthest import SampleErrors
 from ndpass.measuring.output_errors import OutputError, OutputErrors, distance, worst
 from ndpass.measuring.own_metric import Metric
 from ndpass.measuring.runtime import Feed, Outputs, Runner
+from ndpass.measuring.top1 import Hits, Top1, at_chance
 
 __all__ = ["Agreement", "Evaluation", "accuracy", "at_chance", "compare", "evaluate", "score_output", "stored"]
 
@@ -50,7 +52,8 @@ class Samples(Protocol):
 class Agreement:
     """How close a model is to its reference.
 
-    top1_agreement: per cent of samples with the same best class; kl: nats; both None where no output is class scores.
+    top1_agreement: per cent of samples with the same best class, in all outputs that are class scores of something of
+    their own; kl: nats, their sum; both None where no output is class scores.
     relative_error: infinite where an output is not finite; distances: that of each output and of its groups of channels
     where their scales differ; worst_output: the output with the largest.
     outputs: of each output E|a − b|² / Var(a), that of its groups of channels where their scales differ, and that of
@@ -105,10 +108,10 @@ def accuracy(runner: Runner, feeds: Samples, batch: int) -> float:
     """Top-1 accuracy in per cent; UsageError without labels, InputError without class scores or with other classes."""
     if feeds.labels is None:
         raise UsageError("accuracy is measured against labels and the data have none: give labels, or compare models")
-    hits = _Hits(feeds.labels)
+    hits, classes = Hits(feeds.labels), class_count(feeds.labels)
     for feed in feeds.batches(batch):
         outputs = runner(feed)
-        if (name := score_output(outputs, feed, labelled=True)) is None:
+        if (name := score_output(outputs, feed, labelled=True, classes=classes)) is None:
             shapes = {key: value.shape for key, value in outputs.items()}
             raise InputError(f"accuracy needs an output (samples, classes), the model has {shapes}: give --metric")
         hits.add(class_scores(outputs[name]))
@@ -129,16 +132,15 @@ def evaluate(
     other names or shapes than the reference's or labels other classes than the scores, UsageError when stored outputs
     are of other data or another batch size.
     """
-    errors, constancy, top1 = OutputErrors(), _Constancy(), _Top1(feeds.labels if metric is None else None)
-    by_sample, additions, name = SampleErrors(), Additions(), None
+    errors, constancy, top1 = OutputErrors(), _Constancy(), Top1(feeds.labels if metric is None else None)
+    by_sample, additions, names = SampleErrors(), Additions(), list[str]()
     for number, (feed, a, b) in enumerate(_pairs(reference, runner, feeds, batch)):
         errors.add(a, b)
         additions.add(feed, a)
         by_sample.add(a, b, len(next(iter(feed.values()))))
         constancy.add(a)
-        name = name if number else score_output(a, feed, feeds.labels is not None)
-        if name is not None:
-            top1.add(class_scores(a[name]), class_scores(b[name]))
+        names = names if number else score_outputs(a, feed, feeds.labels)
+        top1.add({name: (class_scores(a[name]), class_scores(b[name])) for name in names})
         if metric is not None:
             metric.add(a, b)
     agreement = replace(_agreement(len(feeds), errors, additions, top1), furthest=by_sample.ranked(FURTHEST))
@@ -155,7 +157,7 @@ def of_samples(found: tuple[Metric, Metric] | None, samples: int) -> tuple[Metri
     return replace(before, samples=samples), replace(after, samples=samples)
 
 
-def _agreement(samples: int, errors: OutputErrors, additions: Additions, top1: _Top1) -> Agreement:
+def _agreement(samples: int, errors: OutputErrors, additions: Additions, top1: Top1) -> Agreement:
     squares = errors.squares
     distances = errors.distances()
     off, norm = (sum(pair[i] for pair in squares.values()) for i in (0, 1))
@@ -168,80 +170,6 @@ def _not_finite(errors: OutputErrors) -> Iterator[str]:
     for name, (_, norm) in errors.squares.items():
         if not math.isfinite(norm):
             yield f"output '{name}' of the original model is not finite on these data: does --preprocess fit?"
-
-
-def chance_warning(per_cent: float, samples: int, classes: int) -> str:
-    """What to say of an original whose accuracy is that of guessing."""
-    return (
-        f"accuracy before is {per_cent:.3g} % on {samples} samples and guessing among {classes} classes gives "
-        f"{100 / classes:.3g} %: does --preprocess fit, and are the labels in the model's order?"
-    )
-
-
-class _Hits:
-    """Counts right answers; labels are taken in order."""
-
-    def __init__(self, labels: NDArray[np.int64]) -> None:
-        self.labels, self.seen, self.right = labels, 0, 0
-
-    def add(self, scores: Floats) -> None:
-        labels = self.labels[self.seen : self.seen + len(scores)]
-        if len(labels) != len(scores):
-            raise InputError(f"a sample has one label and one row of scores: {len(labels)} labels, {len(scores)} rows")
-        check_classes(labels, scores.shape[1])
-        self.seen += len(scores)
-        self.right += int((scores.argmax(axis=1) == labels).sum())
-
-    @property
-    def per_cent(self) -> float:
-        return 100 * self.right / self.seen
-
-
-class _Top1:
-    """Best classes and probabilities of two models, and their accuracy if there are labels."""
-
-    def __init__(self, labels: NDArray[np.int64] | None) -> None:
-        self.hits = None if labels is None else (_Hits(labels), _Hits(labels))
-        self.seen, self.same, self.divergence, self.classes = 0, 0, 0.0, 0
-
-    def add(self, a: Floats, b: Floats) -> None:
-        self.seen, self.classes = self.seen + len(a), a.shape[1]
-        self.same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
-        logits = are_logits(a)
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so, and compare() says it
-            p, q = log_probabilities(a, logits=logits), log_probabilities(b, logits=logits)
-            self.divergence += float((np.exp(p) * (p - q)).sum())
-        for hits, scores in zip(self.hits or (), (a, b), strict=False):
-            hits.add(scores)
-
-    @property
-    def agreement(self) -> float | None:
-        return 100 * self.same / self.seen if self.seen else None
-
-    @property
-    def kl(self) -> float | None:
-        """Never below zero, which rounding and the smallest probability could make it; infinite rather than NaN."""
-        if not self.seen:
-            return None
-        return max(self.divergence / self.seen, 0.0) if math.isfinite(self.divergence) else math.inf
-
-    def metrics(self) -> tuple[Metric | None, Metric | None]:
-        if self.hits is None or not self.seen:
-            return None, None
-        before, after = (Metric("accuracy", hits.per_cent, hits.seen) for hits in self.hits)
-        return before, after
-
-    def warnings(self) -> Iterator[str]:
-        before, _ = self.metrics()
-        if before and before.samples and at_chance(before.value, before.samples, self.classes):
-            yield chance_warning(before.value, before.samples, self.classes)
-
-
-def at_chance(per_cent: float, samples: int, classes: int) -> bool:
-    """Whether an accuracy is at most three standard deviations above 1/classes; never where samples are too few."""
-    chance = 1 / classes
-    limit = chance + 3 * math.sqrt(chance * (1 - chance) / samples)
-    return classes > 1 and limit < 1 and per_cent / 100 <= limit
 
 
 class _Constancy:

@@ -112,6 +112,60 @@ def test_labels_of_a_detector_do_not_stand_in_the_way() -> None:
     assert default_metric(seen({"y": normal(2, 21, 80, 80)}, 2, IMAGE, np.zeros(2, int))).name == "iou"
 
 
+def digits(samples: int, count: int = 5, classes: int = 10) -> dict[str, Any]:
+    return {f"digit_{i}": normal(samples, classes) for i in range(count)}
+
+
+def test_all_heads_count() -> None:
+    """As of a reader of captchas, whose user takes the whole word."""
+    assert str(default_metric(seen(digits(40, 3), 40, IMAGE))) == (
+        "agreement: no labels, outputs 'digit_0' (batch, 10), 'digit_1' (batch, 10) and 'digit_2' (batch, 10) "
+        "are class scores, and a sample counts where all agree"
+    )
+
+
+@pytest.mark.parametrize("samples", [3, 40])
+def test_labels_are_of_one_head_and_the_others_are_named(samples: int) -> None:
+    labels = np.arange(samples) % 10
+    assert str(default_metric(seen(digits(samples, 3), samples, IMAGE, labels))) == (
+        "top1: the data have labels, output 'digit_0' (batch, 10) is class scores; "
+        "'digit_1', 'digit_2' are too and not measured"
+    )
+
+
+def test_labels_of_as_many_classes_as_an_output_has_are_of_that_one() -> None:
+    found = {"age": softmax(normal(40, 100)), "gender": softmax(normal(40, 2))}
+    assert "output 'gender' (batch, 2)" in default_metric(seen(found, 40, IMAGE, np.arange(40) % 2)).reason
+    assert "output 'age' (batch, 100)" in default_metric(seen(found, 40, IMAGE, np.arange(40) % 7)).reason
+
+
+def test_outputs_that_answer_alike_are_no_heads() -> None:
+    logits = 3 * normal(40, 10)
+    for found in (
+        {"main": logits, "aux": logits + normal(40, 10)},
+        {"main_logits": logits, "aux_logits": 0.5 * logits},
+        {"main": softmax(logits), "copy": softmax(2 * logits)},
+    ):
+        first, second = found
+        text = str(default_metric(seen(found, 40, IMAGE)))
+        assert text == f"agreement: no labels, output '{first}' (batch, 10) is class scores; '{second}' answers alike"
+    both = {"logits": logits, "softmax": softmax(logits)}
+    assert str(default_metric(seen(both, 40, IMAGE))).endswith(
+        "no labels, output 'softmax' (batch, 10) is class scores"
+    )
+
+
+def test_heads_that_always_answer_the_same_are_kept() -> None:
+    """As attributes that these data seldom have: what they say of others is their own."""
+    found = {name: softmax(normal(40, 2) + np.array([9, 0])) for name in ("hat", "beard")}
+    assert "outputs 'hat' (batch, 2) and 'beard' (batch, 2)" in default_metric(seen(found, 40, IMAGE)).reason
+
+
+def test_unnamed_numbers_of_another_length_are_no_heads() -> None:
+    found = {"y": normal(40, 10), "z": normal(40, 136)}
+    assert str(default_metric(seen(found, 40, IMAGE))).endswith("no labels, output 'y' (batch, 10) is class scores")
+
+
 def test_labels_make_no_classes_of_one_number_for_each_moment() -> None:
     labels = np.arange(8)
     found = {"segmentation": normal(8, 900, 1), "detection": normal(8, 30, 3)}

@@ -88,6 +88,22 @@ def test_agreement_equals_the_formulas(batch: int, tail: str, tmp_path: Path) ->
     assert found.worst_output == "y"
 
 
+@pytest.mark.parametrize("batch", [1, 5, 23])
+def test_agreement_of_several_heads_is_that_of_all(batch: int, tmp_path: Path) -> None:
+    """Their divergences add up."""
+    tail = "k = Constant<value_ints = [6, 6]>() l, r = Split<axis = 1>(z, k) left = Softmax(l) right = Softmax(r)"
+    both = "float[N, 6] left, float[N, 6] right"
+    before, after = linear(weight(), tail, both), linear(weight() + 0.2 * weight(1), tail, both)
+    found = compare(before, after, data(inputs(), None, before, tmp_path), batch)
+    x, same, kl = inputs().astype(np.float64), np.ones(23, bool), 0.0
+    for half in (slice(0, 6), slice(6, 12)):
+        p, q = (log_softmax((x @ w)[:, half], axis=1) for w in (weight(), weight() + 0.2 * weight(1)))
+        same &= p.argmax(axis=1) == q.argmax(axis=1)
+        kl += (np.exp(p) * (p - q)).sum(axis=1).mean()
+    assert found.top1_agreement == pytest.approx(100 * same.mean())
+    assert found.kl == pytest.approx(kl, rel=1e-3)
+
+
 def test_a_model_agrees_with_itself_in_the_other_runtime(tmp_path: Path) -> None:
     proto = onnx.parser.parse_model(f"{HEADER} g (float[N, 6] x) => (float[N, 6] y) {{ y = Softmax(x) }}")
     a, b = OnnxRuntime(proto.SerializeToString()), OpenVINO(proto.SerializeToString())

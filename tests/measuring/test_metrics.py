@@ -57,6 +57,16 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         metric.add({"y": scores(4)}, {"y": scores(4)})
 
 
+def test_agreement_of_several_heads_is_that_of_the_whole_answer() -> None:
+    a = {f"digit_{i}": scores(seed=i) for i in range(3)}
+    b = {name: value.copy() for name, value in a.items()}
+    b["digit_1"][:8] = np.roll(a["digit_1"][:8], 1, axis=1)
+    b["digit_2"][4:14] = np.roll(a["digit_2"][4:14], 1, axis=1)
+    metric = named_metric("agreement", seen(a, 40, IMAGE)).begin()
+    parts = [tuple({k: v[p] for k, v in found.items()} for found in (a, b)) for p in (slice(0, 25), slice(25, 40))]
+    assert both(metric, *parts) == (100, 100 * (40 - 14) / 40)
+
+
 def test_an_accuracy_of_guessing_is_warned_of() -> None:
     labels, guesses = np.arange(200) % 10, np.zeros((200, 10), np.float32)
     metric = named_metric("top1", seen({"y": guesses}, 200, IMAGE, labels)).begin()

@@ -66,7 +66,9 @@ def _accuracy(name: str, k: int, seen: Seen) -> NamedMetric | None:
         raise UsageError(f"--metric {name} needs labels and the data have none: give labels, or use --metric agreement")
     if output is None:
         return None
-    reason = f"the data have labels, output '{output}' {seen.shape(output)} is class scores"
+    heads, _ = kinds.class_heads(seen, output)
+    others = f"; {_quoted(heads[1:])} {'is' if len(heads) == 2 else 'are'} too and not measured" if heads[1:] else ""
+    reason = f"the data have labels, output '{output}' {seen.shape(output)} is class scores{others}"
     shown = "accuracy" if k == 1 else name
     return NamedMetric(name, reason, lambda: Accuracy(shown, output, k, labels))
 
@@ -75,9 +77,21 @@ def _agreement_of_classes(seen: Seen, asked: bool = False) -> NamedMetric | None
     output = kinds.class_output(seen, asked)
     if output is None:
         return None
+    heads, alike = kinds.class_heads(seen, output)
     labels = "no labels, " if seen.labels is None else ""
-    reason = f"{labels}output '{output}' {seen.shape(output)} is class scores"
-    return NamedMetric("agreement", reason, lambda: SameClass(output, 1))
+    shapes = " and ".join(", ".join(part) for part in _but_last([f"'{name}' {seen.shape(name)}" for name in heads]))
+    are = "is class scores" if len(heads) == 1 else "are class scores, and a sample counts where all agree"
+    left = f"; {_quoted(alike)} {'answers' if len(alike) == 1 else 'answer'} alike" if alike else ""
+    reason = f"{labels}output{'s' * (len(heads) > 1)} {shapes} {are}{left}"
+    return NamedMetric("agreement", reason, lambda: SameClass(heads))
+
+
+def _but_last(words: list[str]) -> list[list[str]]:
+    return [part for part in (words[:-1], words[-1:]) if part]
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def _sequence(seen: Seen) -> NamedMetric | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ndpass.errors import InputError
 from ndpass.measuring.class_scores import check_classes
-from ndpass.measuring.evaluate import at_chance, chance_warning
 from ndpass.measuring.own_metric import Metric
 from ndpass.measuring.runtime import Outputs
+from ndpass.measuring.top1 import at_chance, chance_warning
 
 
 class Accuracy:
@@ -60,22 +62,25 @@ def among_best(scores: NDArray[np.floating], labels: NDArray[np.int64], k: int) 
 
 
 class SameClass:
-    """Agreement: per cent of samples whose best class is that of the original."""
+    """Agreement: per cent of samples whose best class is that of the original, in all of these outputs (N, C, ...)."""
 
-    def __init__(self, output: str, axis: int) -> None:
-        self._output, self._axis = output, axis
-        self._samples = self._places = self._same = 0
+    def __init__(self, outputs: Sequence[str]) -> None:
+        self._outputs = outputs
+        self._samples = self._same = 0
 
     def add(self, original: Outputs, other: Outputs) -> None:
-        a, b = (best_class(outputs[self._output], self._axis) for outputs in (original, other))
-        self._samples += len(a)
-        self._places += a.size
-        self._same += int((a == b).sum())
+        same = np.all([self._equal(original[name], other[name]) for name in self._outputs], axis=0)
+        self._samples += len(same)
+        self._same += int(same.sum())
+
+    def _equal(self, a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """(N,)"""
+        return np.asarray(best_class(a, 1).reshape(len(a)) == best_class(b, 1).reshape(len(b)))
 
     def values(self) -> tuple[Metric, Metric] | None:
-        if not self._places:
+        if not self._samples:
             return None
-        after = 100 * self._same / self._places
+        after = 100 * self._same / self._samples
         return Metric("agreement", 100.0, self._samples), Metric("agreement", after, self._samples)
 
     def warnings(self) -> list[str]:

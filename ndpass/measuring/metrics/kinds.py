@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndpass.measuring.class_scores import FEWEST, are_logits, are_probabilities, is_table, likeliest
+from ndpass.measuring.class_scores import (
+    FEWEST,
+    are_logits,
+    are_probabilities,
+    class_count,
+    class_scores,
+    heads_of,
+    is_table,
+    likeliest,
+    of_one_kind,
+)
 from ndpass.measuring.metrics import final_boxes, ssd, yolo
 from ndpass.measuring.metrics.classes import best_class
 from ndpass.measuring.metrics.detection import Layout
@@ -38,11 +48,19 @@ def class_output(seen: Seen, asked: bool = False) -> str | None:
 
     asked: whether any table is to be taken for class scores.
     """
-    found = tables(seen)
-    labelled = asked or seen.labels is not None
-    if seen.labels is not None and len(seen.labels):
-        found = [name for name in found if seen.labels.max() < seen.first(name).shape[1]] or found
-    return likeliest(found, lambda name: list(seen.all(name)), labelled)
+    labelled, classes = asked or seen.labels is not None, 0 if seen.labels is None else class_count(seen.labels)
+    return likeliest(tables(seen), lambda name: list(seen.all(name)), labelled, classes)
+
+
+def class_heads(seen: Seen, output: str) -> tuple[list[str], list[str]]:
+    """The outputs that are class scores beside this one, and those among them that answer as others do."""
+    kind = of_one_kind(tables(seen), lambda name: list(seen.all(name)))
+    if output not in kind:
+        return [output], []
+    ordered = [output, *(name for name in kind if name != output)]
+    best = {name: np.concatenate([class_scores(v).argmax(axis=1) for v in seen.all(name)]) for name in ordered}
+    heads = heads_of({name: (own, seen.first(name).shape[1]) for name, own in best.items()})
+    return heads, [name for name in ordered if name not in heads]
 
 
 def tables(seen: Seen) -> list[str]:
