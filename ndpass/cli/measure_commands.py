@@ -89,7 +89,7 @@ def evaluate(
     """Measure a model's accuracy on labelled data, or its agreement with another model, in OpenVINO at f32."""
     from ndpass.calibration.images import order_text
     from ndpass.cli.report_text import worst_text
-    from ndpass.files.model_file import check_model, open_graph
+    from ndpass.files.model_file import check_model, inputs_of, open_graph
     from ndpass.graph.comparison_outputs import shown
     from ndpass.measuring.evaluate import accuracy, stored
     from ndpass.measuring.evaluate import evaluate as compare
@@ -103,7 +103,7 @@ def evaluate(
     runner = OpenVINO(model, threads=threads)
     opened = opener(data, preprocess, samples, seed)
     assert opened is not None
-    feeds = opened(runner.inputs)
+    feeds = opened(inputs_of(against or model, runner.inputs))
     print(f"data       {feeds.description}")
     if text := order_text(feeds.class_names or (), feeds.labels):
         print(f"labels     {text}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import onnx
 
-from ndpass.errors import about
+from ndpass.errors import InputError, about
 from ndpass.files import onnx_file
 from ndpass.files.interface import Interface, interface, ov_interface
 from ndpass.files.model_path import check_model_path
@@ -16,6 +16,7 @@ from ndpass.files.staging import Staged
 from ndpass.files.weight_files import IR as IR
 from ndpass.files.weight_files import ONNX, check_beside, data_file
 from ndpass.graph.graph import Graph
+from ndpass.graph.input_spec import InputSpec
 from ndpass.graph.shapes import Shape
 
 
@@ -53,6 +54,17 @@ def open_graph(path: Path, sizes: Mapping[str, Shape] | None = None) -> Opened:
         weights = data_file(path)
         graph = OvGraph(model, sizes)
         return Opened(graph, [weights] * weights.exists(), ov_interface(model), graph.compared())
+
+
+def inputs_of(path: Path, declared: Sequence[InputSpec]) -> Sequence[InputSpec]:
+    """The inputs of a model as a run takes them, so that every command reads data alike.
+
+    declared: as a runtime says, for a model that only that can read; which axis counts samples follows from the graph.
+    """
+    try:
+        return open_graph(path).graph.inputs()
+    except InputError:
+        return declared
 
 
 def write(model: Any, stage: Staged, as_external: bool) -> Path:

@@ -41,6 +41,34 @@ def test_an_image_without_a_batch_axis(folder: Path, ndpass: Command) -> None:
         assert relative(run_ort(model, feed), run_ort(onnx.load(folder / "out.onnx"), feed)) < 0.95
 
 
+STATE = """(float[1,3,8,8] x, float[2,1,8] state) => (float[1,8,8,8] y, float[2,1,8] next) {
+    a = Conv<pads=[1,1,1,1]>(x, W) s = ReduceSum<keepdims=0>(state, first) r = Reshape(s, column) y = Add(a, r)
+    next = Tanh(state) }"""
+
+
+def stateful(text: str = STATE) -> onnx.ModelProto:
+    """A step of a network that hands its state on, of two layers: the batch of the state is its axis 1."""
+    return network(text, W=W, first=np.array([0]), column=np.array([-1, 8, 1, 1]))
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "sensitivity", "refine"])
+def test_every_command_reads_data_of_several_inputs_alike(command: str, folder: Path, ndpass: Command) -> None:
+    onnx.save(stateful(), folder / "m.onnx")
+    rng = np.random.default_rng(0)
+    x, state = (rng.normal(size=(24, *shape)).astype("f4") for shape in ((3, 8, 8), (2, 1, 8)))
+    np.savez("data.npz", x=x, state=state)
+    data = ("--calibration", "data.npz")
+    done = ndpass("run", "m.onnx", "--passes", "nd:rank=2", *data, "-o", "out.onnx", "-q")
+    assert done.code == 0, done.err
+    if command == "evaluate":
+        done = ndpass("evaluate", "out.onnx", "--data", "data.npz", "--against", "m.onnx")
+    elif command == "sensitivity":
+        done = ndpass("sensitivity", "m.onnx", *data)
+    elif command == "refine":
+        done = ndpass("refine", "out.onnx", "--original", "m.onnx", *data, "--for", "2s", "-o", "better.onnx", "-q")
+    assert done.code == 0 or "m.onnx: an input has no axis for samples" in done.err, done.err  # which refine needs
+
+
 def test_axes_of_minus_one_take_the_size_of_the_data(folder: Path, ndpass: Command) -> None:
     model = network("(float[n,3,h,w] x) => (float[n,8,p,q] y) { y = Conv(x, W) }", W=W)
     for axis in (0, 2, 3):
