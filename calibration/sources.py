@@ -122,11 +122,12 @@ class Arrays:
         return f"{self._origin}: sample {sample}"
 
     def _count(self, index: int) -> int:
-        counts = {len(rows) for rows in self._element(index).values()}
-        if len(counts) > 1:
+        counts = {name: len(rows) for name, rows in self._element(index).items()}
+        if len({*counts.values()}) > 1:
+            found = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
             law = "all inputs have the same batch"
-            raise InputError(f"{self._origin}: element {index}: {law}; found {sorted(counts)}; make them equal")
-        return counts.pop()
+            raise InputError(f"{self._origin}: element {index}: {law}; found {found}; make them equal")
+        return next(iter(counts.values()))
 
     def _element(self, index: int) -> dict[str, NDArray[Any]]:
         """The rows of each input, (rows, ...)."""
@@ -139,7 +140,9 @@ class Arrays:
             value = {names[0]: value}
         if set(value) != set(names):
             raise InputError(f"{place}: inputs are {', '.join(names)}; got {', '.join(map(str, value))}; name these")
-        return {spec.name: self._rows(value[spec.name], spec, place) for spec in self._specs}
+        rows = {spec.name: self._rows(value[spec.name], spec, place) for spec in self._specs}
+        count = max(map(len, rows.values()))
+        return {spec.name: tensors.for_each(rows[spec.name], spec, count) for spec in self._specs}
 
     def _rows(self, value: Any, spec: InputSpec, place: str) -> NDArray[Any]:
         array = tensors.as_array(value, place)

@@ -96,6 +96,21 @@ def tensor_rows(array: NDArray[Any], spec: InputSpec, place: str) -> NDArray[Any
     return array if array.ndim == rank else array[None]
 
 
+def for_each(rows: NDArray[Any], spec: InputSpec, count: int) -> NDArray[Any]:
+    """One array (1, ...) of an input whose axis 0 counts no samples, for `count` samples, to (count, ...).
+
+    They lie along the axis that is open or of length one, as the batch of a state (layers, batch, width) is; an array
+    of one sample's shape is that of each. Others are left as they are.
+    """
+    if spec.batched or len(rows) == count or len(rows) != 1:
+        return rows
+    own = rows.shape[1:]
+    for axis, size in enumerate(spec.sample):
+        if size in (None, 1) and own[axis] == count:
+            return np.expand_dims(np.moveaxis(rows[0], axis, 0), axis + 1)
+    return np.broadcast_to(rows, (count, *own)) if spec.fits(rows.shape) else rows
+
+
 def from_pixels(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
     """(n, H, W, 1|3) to (n, ...): resized one by one where that is needed, the rest for the whole batch at once."""
     if preprocess.resizes(pixels.shape[1], pixels.shape[2]):

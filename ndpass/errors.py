@@ -6,6 +6,7 @@ A message is one line: what is wrong, where (the file or the layer), and what to
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,7 +141,10 @@ BOILERPLATE = (
     "FrontEnd API failed",
     "Model wasn't fully",
     "Please fix",
+    "While validating",
+    "-- Conversion is failed",
 )
+OPERATOR = re.compile(r"-- \S+ with a message:")  # the head of a block in OpenVINO's log of a conversion
 
 
 @contextmanager
@@ -155,7 +159,16 @@ def blaming(law: str) -> Iterator[None]:
 
 
 def last_words(message: str) -> str:
-    """The line of a runtime's message that says most: the last one that is no boilerplate."""
+    """The line of a runtime's message that says most: the last one that is no boilerplate.
+
+    Of a log of operators, one block each, it is that of the first: the others may well fail because that did.
+    """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(BOILERPLATE)]
-    return (telling or lines or ["no reason given"])[-1]
+    heads = [i for i, line in enumerate(lines) if OPERATOR.fullmatch(line)]
+    if heads and (found := _telling(lines[heads[0] + 1 : (heads[1:] or [len(lines)])[0]])):
+        return f"{lines[heads[0]].split()[1]}: {found[-1]}"
+    return (_telling(lines) or lines or ["no reason given"])[-1]
+
+
+def _telling(lines: list[str]) -> list[str]:
+    return [line for line in lines if not line.startswith(BOILERPLATE)]

@@ -52,6 +52,7 @@ def inspect(
 
     from ndpass.files.model_file import open_graph
     from ndpass.files.staging import Outputs
+    from ndpass.measuring.readable import unreadable
     from ndpass.run.inspection import inspect as rows_of
     from ndpass.run.study_pages import inspection_page
 
@@ -60,14 +61,15 @@ def inspect(
         graph.assume(graph.sizes_at(height_width(size)))
     with progress(quiet=False, stages=False) as listen:
         rows = list(rows_of(graph, listen))
-    steps = after_inspect(rows, model, size)
+    reading = unreadable(model, graph.sizes)
+    steps = after_inspect(rows, model, size, reading)
     with Outputs() as outputs:
         if json:
             outputs.text(json, jsonlib.dumps([row.to_json() for row in rows], indent=1))
         if report:
             outputs.text(report, inspection_page(model.name, rows, graph, typed(), steps).html())
         outputs.commit()
-    terminal.inspection(rows, graph, steps)
+    terminal.inspection(rows, graph, steps, reading)
 
 
 def evaluate(

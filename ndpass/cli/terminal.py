@@ -14,6 +14,7 @@ from ndpass.run.next_steps import NextStep
 if TYPE_CHECKING:
     from ndpass.graph.graph import Graph
     from ndpass.measuring import bench as benching
+    from ndpass.measuring.readable import Unreadable
     from ndpass.report import Report
     from ndpass.run.inspection import Offer, Row
     from ndpass.run.studies import Depth, Rank, Score, Slope, Subject
@@ -86,8 +87,11 @@ def styled(lines: Iterable[tuple[str, str | None]]) -> None:
         console.print(text, markup=False, style=style)
 
 
-def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> None:
-    """What the layers are together, a row for each, and what each pass could make of it."""
+def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep], reading: Unreadable | None = None) -> None:
+    """What the layers are together, a row for each, and what each pass could make of it.
+
+    reading: why a run cannot read the model.
+    """
     from ndpass.cli.report_text import below
     from ndpass.graph.sites import uncounted
     from ndpass.run.figures import human
@@ -99,6 +103,8 @@ def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep]) -> 
     heads = [f"{len(rows)} layers, {human(graph.macs())} MACs, {human(graph.params())} parameters at {sizes}{assumed}"]
     if said := uncounted(graph.sites()):
         heads.append(said)
+    if reading is not None:
+        heads.append(reading.text)
     if names:
         kept = "MACs left of the layer where 95 % of its weights' energy are kept; data: with data"
         heads.append(f"{', '.join(names)}: {kept}")

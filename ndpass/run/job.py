@@ -25,7 +25,7 @@ from ndpass.graph.shapes import Shape
 from ndpass.graph.sites import uncounted
 from ndpass.listener import Listener
 from ndpass.measuring.batch import batch_within
-from ndpass.measuring.runtime import check_runs
+from ndpass.measuring.readable import check_runs
 from ndpass.measuring.target import Target
 from ndpass.planning.candidate import LOSSES
 from ndpass.planning.candidates import refused
@@ -126,15 +126,14 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
         graph.assume(graph.sizes_at(height_width(options.data.size)))
     with about(model):
         check_fed(graph.inputs())
-    check_runs(model)
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and options.data.size is None:
         how = "--size HxW sets height and width"
         if measured is not None:
             graph.assume_feed(next(measured.batches(1)))
             how = "as --preprocess leaves the data, size=HxW there sets it"
-        taken = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
-        listen(f"open axes are taken as {taken}: {how}", 0, 0)
+        listen(f"open axes are taken as {_open_sizes(graph)}: {how}", 0, 0)
+    check_runs(model, graph.sizes)
     check_one_size(graph, fit, "by --size" if options.data.size else "in the validation data")
     check_pads(model, graph)
     with about(model):
@@ -182,6 +181,12 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
     _check_data(job)
     graph.release()
     return job
+
+
+def _open_sizes(graph: Graph) -> str:
+    """The sizes of the inputs that leave axes open, besides that of samples."""
+    sizes = {spec.name: graph.sizes[spec.name] for spec in graph.inputs() if None in spec.sample}
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in sizes.items())
 
 
 def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from ndpass.measuring.readable import Unreadable
     from ndpass.report import Report
     from ndpass.run.inspection import Row
     from ndpass.run.studies import Slope
@@ -136,11 +137,18 @@ def _check(given: Given) -> NextStep:
     return NextStep(check, "measure the written model beside the original, here on the same data")
 
 
-def after_inspect(rows: Sequence[Row], model: Path, size: str | None = None) -> list[NextStep]:
-    """Without data and with data, where there is anything to rewrite. size: as it was given, of open axes."""
+def after_inspect(
+    rows: Sequence[Row], model: Path, size: str | None = None, reading: Unreadable | None = None
+) -> list[NextStep]:
+    """Without data and with data, where there is anything to rewrite. size: as it was given, of open axes.
+
+    reading: why a run cannot read the model; then the command that mends that, where one does.
+    """
     sized = _option("--size", size)
-    if not any(row.passes and not row.note for row in rows):
+    if not any(row.passes and not row.note for row in rows) or (reading and reading.remedy is None):
         return []
+    if reading and reading.remedy:
+        return [NextStep(reading.remedy, "no run reads the model with open axes: fix them, and run what this writes")]
     return [
         NextStep(command("run", model, *sized), "without data: only what is faster, accuracy not known"),
         NextStep(

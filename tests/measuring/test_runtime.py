@@ -308,6 +308,26 @@ def test_last_words_leaves_out_where_a_check_stands() -> None:
     assert last_words("\n") == "no reason given"
 
 
+def test_last_words_of_several_operators_are_the_cause_that_the_first_had() -> None:
+    log = """Exception from src/inference/src/cpp/core.cpp:84:
+        Model wasn't fully converted. Failed operations detailed log:
+        -- Conv-15 with a message:
+        While validating ONNX node '<Node(Conv): y>': Check 'rank().is_static()' failed at src/conv.cpp:38:
+        FrontEnd API failed with GeneralFailure:
+        The input data tensor's rank has to be known (static)
+
+        -- ReduceMean-15 with a message:
+        While validating ONNX node '<Node(ReduceMean): z>':
+        Unsupported input type dynamic
+
+        Summary:
+        -- Conversion is failed for: Conv-15, ReduceMean-15"""
+    assert last_words(log) == "Conv-15: The input data tensor's rank has to be known (static)"
+    assert last_words("Summary:\n-- No conversion rule found for operations: A.B") == (
+        "-- No conversion rule found for operations: A.B"
+    )
+
+
 def test_the_runtimes_agree_on_a_trained_model() -> None:
     path = SHARED / "models/resnet20_cifar10.onnx"
     if not path.exists():

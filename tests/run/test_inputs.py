@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +55,42 @@ def stateful(text: str = STATE) -> onnx.ModelProto:
     return network(text, W=W, first=np.array([0]), column=np.array([-1, 8, 1, 1]))
 
 
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "each": lambda state: state,  # (n, 2, 1, 8)
+    "in a row": lambda state: state[:, :, 0].swapaxes(0, 1),  # (2, n, 8)
+    "one for all": lambda state: state[0],  # (2, 1, 8)
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", ["1", "n"])
+def test_a_state_may_have_its_batch_behind(layout: str, n: str, folder: Path, ndpass: Command) -> None:
+    """And the rate, a scalar, comes once or with every sample."""
+    text = f"""(float[{n},3,8,8] x, float[2,{n},8] state, float rate) => (float[{n},8,8,8] y, float[2,{n},8] next) {{
+        a = Conv<pads=[1,1,1,1]>(x, W) s = ReduceSum<keepdims=0>(state, first) r = Reshape(s, column) b = Add(a, r)
+        y = Mul(b, rate) next = Tanh(state) }}"""
+    onnx.save(stateful(text), folder / "m.onnx")
+    x, state, rate = normal(24, 3, 8, 8), normal(24, 2, 1, 8, seed=1), np.full(24, 2, "f4")
+    if layout == "one for all":
+        state[:] = state[0]
+    np.savez("data.npz", x=x, state=LAYOUTS[layout](state), rate=rate if layout == "each" else rate[0])
+    np.savez("whole.npz", x=x, state=state, rate=rate)
+    done = ndpass("run", "m.onnx", "--passes", "nd:rank=1", "--calibration", "data.npz", "-o", "out.onnx", "-q")
+    assert done.code == 0, done.err
+    lines = [
+        ndpass("evaluate", "out.onnx", "--data", data, "--against", "m.onnx").out.splitlines()[1:]
+        for data in ("data.npz", "whole.npz")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_inputs_of_other_counts_are_named(folder: Path, ndpass: Command) -> None:
+    onnx.save(stateful(), folder / "m.onnx")
+    np.savez("data.npz", x=normal(24, 3, 8, 8), state=normal(20, 2, 1, 8))
+    done = ndpass("run", "m.onnx", "--calibration", "data.npz", "-o", "out.onnx")
+    assert "all inputs have the same batch; found 24 of 'x', 20 of 'state'; make them equal" in done.err
+
+
 @pytest.mark.parametrize("command", ["run", "evaluate", "sensitivity", "refine"])
 def test_every_command_reads_data_of_several_inputs_alike(command: str, folder: Path, ndpass: Command) -> None:
     onnx.save(stateful(), folder / "m.onnx")
@@ -67,6 +107,39 @@ def test_every_command_reads_data_of_several_inputs_alike(command: str, folder: 
     elif command == "refine":
         done = ndpass("refine", "out.onnx", "--original", "m.onnx", *data, "--for", "2s", "-o", "better.onnx", "-q")
     assert done.code == 0 or "m.onnx: an input has no axis for samples" in done.err, done.err  # which refine needs
+
+
+UNRANKED = """(float[n,3,h,w] x) => (float[n,8,p,q] y) {
+    a = Squeeze(x) b = Unsqueeze(a, axis) c = Conv<pads=[1,1,1,1]>(b, W) y = Relu(c) }"""
+
+
+def test_a_model_that_openvino_reads_only_with_fixed_axes(folder: Path, ndpass: Command) -> None:
+    """What is left by a Squeeze of no axes has a rank only where the sizes are known."""
+    onnx.save(network(UNRANKED, W=W, axis=np.array([0])), folder / "m.onnx")
+    np.save("data.npy", normal(24, 3, 12, 12))
+    done = ndpass("run", "m.onnx", "--passes", "nd:rank=1", "--calibration", "data.npy", "-o", "out.onnx")
+    assert done.code == 3
+    law, _, remedy = done.err.splitlines()[-1].partition(": fix them with ")
+    assert "OpenVINO, which measures what ndpass makes, cannot read the model: not with open axes (Conv-" in law
+    assert "rank has to be known (static))" in law
+    assert '{"x": [1, 3, 12, 12]}' in remedy
+    shown = ndpass("inspect", "m.onnx").out
+    assert "cannot read the model: not with open axes" in shown
+    assert "ndpass run" not in shown
+    assert '{"x": [1, 3, 224, 224]}' in shown.splitlines()[-1]
+    words = shlex.split(remedy)
+    subprocess.run([sys.executable, *words[1:]], cwd=folder, check=True)
+    done = ndpass("run", "m.xml", "--passes", "nd:rank=1", "--calibration", "data.npy", "-o", "out.xml", "-q")
+    assert done.code == 0, done.err
+
+
+def test_inspect_recommends_no_run_of_what_openvino_cannot_read(folder: Path, ndpass: Command) -> None:
+    model = network("(float[n,3,8,8] x) => (float[n,8,8,8] y) { a = Conv<pads=[1,1,1,1]>(x, W) y = odd.Odd(a) }", W=W)
+    model.opset_import.append(onnx.helper.make_opsetid("odd", 1))
+    onnx.save(model, folder / "m.onnx")
+    shown = ndpass("inspect", "m.onnx").out
+    assert "cannot read the model: -- No conversion rule found for operations: odd.Odd" in shown
+    assert "next:" not in shown
 
 
 def test_axes_of_minus_one_take_the_size_of_the_data(folder: Path, ndpass: Command) -> None:
