@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,9 @@ from ndpass.measuring.furthest import SampleErrors
 from ndpass.measuring.output_errors import OutputError, OutputErrors, distance, worst
 from ndpass.measuring.own_metric import Metric
 from ndpass.measuring.runtime import Feed, Outputs, Runner
-from ndpass.measuring.top1 import Hits, Top1, at_chance
+from ndpass.measuring.top1 import Hits, Top1
 
-__all__ = ["Agreement", "Evaluation", "accuracy", "at_chance", "compare", "evaluate", "score_output", "stored"]
+__all__ = ["Agreement", "Counting", "Evaluation", "accuracy", "compare", "evaluate", "score_output", "stored"]
 
 FURTHEST = 6  # samples that are named
 SAME = 1e-5  # samples whose outputs differ by less, relative to the largest value, have the same output
@@ -97,6 +97,14 @@ class Gathering(Protocol):
     def values(self) -> tuple[Metric, Metric] | None: ...
 
     def warnings(self) -> list[str]: ...
+
+
+@runtime_checkable
+class Counting(Gathering, Protocol):
+    """A metric that is a share of so many answers of the original, as of samples or of places of a sequence."""
+
+    @property
+    def answers(self) -> int: ...
 
 
 def stored(runner: Runner, feeds: Samples, batch: int) -> list[Outputs]:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FITTED = "samples that are fitted to"  # in the fingerprint
-COUNTED = ("top1", "top5", "agreement")  # metrics of which each sample is one answer
+COUNTED = ("top1", "top5", "agreement")  # metrics of which each sample is an answer, or several
 
 
 @dataclass(frozen=True)
@@ -322,11 +322,11 @@ def drop_warnings(job: Job) -> list[str]:
         return []  # a metric of the user's own is on samples of its own, and maybe in other units
     if reason := judge.undefined():
         raise UsageError(f"--max-drop: {reason}; or use --speedup or --macs")
-    if judge.metric is None or judge.metric.name not in COUNTED:
+    if (answers := judge.answers()) is None:
         return []
     assert options.budget.value is not None
     given = None if options.data.validation else len(job.measured) + len(job.fit or ())
-    warning = check_resolution(len(job.measured), options.budget.value, given)
+    warning = check_resolution(len(job.measured), options.budget.value, given, answers)
     if warning:
         log.warning(warning)
     return [warning] if warning else []

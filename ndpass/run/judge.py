@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ndpass.calibration.feeds import Feeds
 from ndpass.graph.comparison_outputs import shown
 from ndpass.listener import Listener
-from ndpass.measuring.evaluate import Evaluation, Gathering, evaluate, of_samples, stored
+from ndpass.measuring.evaluate import Counting, Evaluation, Gathering, evaluate, of_samples, stored
 from ndpass.measuring.heard import Heard
 from ndpass.measuring.metrics import NAMES, NamedMetric, Seen, default_metric, named_metric
 from ndpass.measuring.own_metric import Metric, measure, resolve_metric
@@ -77,10 +77,22 @@ class Judge:
         named = self.metric
         if named is None:
             return "" if self._own else "the data have no labels and no metric was named"
+        gathering = self._itself(named)
+        return "" if gathering.values() else "; ".join(gathering.warnings())
+
+    def answers(self) -> int | None:
+        """How many answers of the original the metric is a share of; None of a metric that counts none."""
+        if self.metric is None:
+            return None
+        gathering = self._itself(self.metric)
+        return gathering.answers if isinstance(gathering, Counting) else None
+
+    def _itself(self, named: NamedMetric) -> Gathering:
+        """The original beside itself."""
         gathering = named.begin()
         for outputs in self._answers:
             gathering.add(outputs, outputs)
-        return "" if gathering.values() else "; ".join(gathering.warnings())
+        return gathering
 
     def baseline(self, listen: Listener = lambda *_: None) -> str:
         """What the original is worth, in a line, and by which metric; empty where there is none."""
@@ -88,10 +100,7 @@ class Judge:
         named, own = self._named, self._before
         if named is None:
             return "" if own is None else f"original: {own.name} {own.value:g}"
-        gathering = named.begin()
-        for outputs in self._answers:
-            gathering.add(outputs, outputs)
-        values = gathering.values()
+        values = self._itself(named).values()
         if values is None or named.name not in MEASURED:
             return f"metric: {named}"  # the original beside itself is perfect
         return f"original: {named.name} {values[0].value:.2f} % on {values[0].samples} samples ({named.reason})"

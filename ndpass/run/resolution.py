@@ -27,19 +27,23 @@ def held_out(samples: int, limit: float | None) -> float:
     return wanted if HELD_OUT < wanted <= 1 - FEWEST else HELD_OUT
 
 
-def check_resolution(samples: int, limit: float, given: int | None = None) -> str | None:
+def check_resolution(samples: int, limit: float, given: int | None = None, answers: int | None = None) -> str | None:
     """A sentence where `samples` tell a drop of `limit` points only roughly; UsageError where they cannot tell it.
 
-    given: the calibration data that they were held out from; None: they are validation data of their own.
+    given: the calibration data that they were held out from; None: they are validation data of their own. answers: that
+    the metric counts in these samples, as places of sequences; None: one of each.
     """
-    if samples >= needed(limit):
+    answers = samples if answers is None else max(answers, 1)
+    if answers >= needed(limit):
         return None
-    kind = "validation samples" if given is None else f"samples held out of {given}"
-    remedy = f"give {_more(limit, given)}, or allow --max-drop {_allowed(samples):g}, or use --max-error"
-    if 100 / samples > limit:
-        one = 100 / samples
-        raise UsageError(f"--max-drop {limit:g}: one of the {samples} {kind} is {one:.3g} points: {remedy}")
-    return f"{samples} {kind} tell a drop of {limit:g} points only roughly: {remedy}"
+    kind = f"{samples} " + ("validation samples" if given is None else f"samples held out of {given}")
+    kind = kind if answers == samples else f"{answers} answers in {kind}"
+    enough = math.ceil(needed(limit) * samples / answers)
+    remedy = f"give {_more(enough, limit, given)}, or allow --max-drop {_allowed(answers):g}, or use --max-error"
+    if 100 / answers > limit:
+        one = 100 / answers
+        raise UsageError(f"--max-drop {limit:g}: one of the {kind} is {one:.3g} points: {remedy}")
+    return f"{kind} tell a drop of {limit:g} points only roughly: {remedy}"
 
 
 def few_for_an_error(samples: int) -> str | None:
@@ -49,13 +53,16 @@ def few_for_an_error(samples: int) -> str | None:
     return f"the error is measured on {samples} samples, others may err more: give {ENOUGH} as --validation"
 
 
-def _allowed(samples: int) -> float:
-    """The least limit, in tenths of a point, that so many samples tell."""
-    return math.ceil(10 * RESOLVED / samples) / 10
+def _allowed(answers: int) -> float:
+    """The least limit, in tenths of a point, that so many answers tell."""
+    return math.ceil(10 * RESOLVED / answers) / 10
 
 
-def _more(limit: float, given: int | None) -> str:
-    """What to give, in samples as the user counts them."""
+def _more(enough: int, limit: float, given: int | None) -> str:
+    """What to give, in samples as the user counts them; enough: to measure on, where they are `held_out`."""
     if given is None:
-        return f"--validation with at least {needed(limit)}"
-    return f"--calibration with at least {math.ceil(needed(limit) / (1 - FEWEST))} or --validation with {needed(limit)}"
+        return f"--validation with at least {enough}"
+    least = math.ceil(enough / HELD_OUT)
+    if enough <= needed(limit):
+        least = min(least, math.ceil(needed(limit) / (1 - FEWEST)))
+    return f"--calibration with at least {least} or --validation with {enough}"

@@ -15,10 +15,11 @@ from scipy.special import log_softmax
 
 from ndpass.calibration.feeds import Feeds, open_feeds
 from ndpass.errors import InputError, UsageError
-from ndpass.measuring.evaluate import accuracy, at_chance, compare, evaluate, score_output, stored
+from ndpass.measuring.evaluate import accuracy, compare, evaluate, score_output, stored
 from ndpass.measuring.metrics.values import Explained
 from ndpass.measuring.own_metric import measure, resolve_metric
 from ndpass.measuring.runtime import OnnxRuntime, OpenVINO
+from ndpass.measuring.top1 import at_chance
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 TOLERANCE = 1e-5  # f32 inference against NumPy in f64

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from planted_outputs import gathered, seen
+from planted_outputs import gathered, reading, seen
 from sklearn.metrics import jaccard_score, top_k_accuracy_score
 
 from ndpass.errors import InputError, UsageError
-from ndpass.measuring.evaluate import Gathering
+from ndpass.measuring.evaluate import Counting, Gathering
 from ndpass.measuring.metrics import NAMES, named_metric
 
 RNG = np.random.default_rng(0)
@@ -65,6 +65,19 @@ def test_agreement_of_several_heads_is_that_of_the_whole_answer() -> None:
     metric = named_metric("agreement", seen(a, 40, IMAGE)).begin()
     parts = [tuple({k: v[p] for k, v in found.items()} for found in (a, b)) for p in (slice(0, 25), slice(25, 40))]
     assert both(metric, *parts) == (100, 100 * (40 - 14) / 40)
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+def test_a_sequence_has_as_many_answers_as_places_that_say_anything(time_first: bool) -> None:
+    a = reading(8, 40, 97)
+    said = int((a.argmax(axis=2) != 0).sum())
+    found = {"y": a.swapaxes(0, 1) if time_first else a}
+    metric = named_metric("agreement", seen(found, 8)).begin()
+    assert isinstance(metric, Counting)
+    metric.add(found, found)
+    values = metric.values()
+    assert values is not None
+    assert (values[1].samples, metric.answers) == (8, said)
 
 
 def test_an_accuracy_of_guessing_is_warned_of() -> None:

@@ -249,6 +249,23 @@ def test_few_samples_are_few_answers_but_not_few_masks(folder: Path) -> None:
                 drop_warnings(job)
 
 
+READER = """(float[n,3,8,8] x) => (float[t,n,5] logits) {
+    a = Conv<pads=[1,1,1,1]>(x, W) b = ReduceMean<axes=[2], keepdims=0>(a) logits = Transpose<perm=[2,0,1]>(b) }"""
+
+
+def test_places_of_a_sequence_are_answers(folder: Path) -> None:
+    """40 samples of 8 places resolve a point; 24 of 8 a point roughly. Time comes first, as CTC has it."""
+    onnx.save(network(READER, W=normal(5, 3, 3, 3)), folder / "reader.onnx")
+    for count, said in ((40, []), (24, ["192 answers in 24 validation samples tell a drop of 1 points only roughly"])):
+        options = run_options(passes.parse("nd"), Budget("max_drop", 1.0))
+        images = normal(count, 3, 8, 8)
+        asked = replace(options, data=Data(validation=lambda inputs, images=images: open_feeds(images, inputs)))
+        job = read(folder / "reader.onnx", asked, lambda *_: None)
+        assert [warning.partition(":")[0] for warning in drop_warnings(job)] == said
+        assert job.judge.metric is not None
+        assert "output 'logits' (8, batch, 5) is class scores at each place" in job.judge.metric.reason
+
+
 def test_evaluate_against_another_model_says_how_far_the_masks_are(ndpass: Command) -> None:
     onnx.save(segmenter(), "a.onnx")
     onnx.save(segmenter("c = Mul(b, half)  mask = Sigmoid(c)  ", half=np.array(0.5, np.float32)), "b.onnx")

@@ -369,6 +369,16 @@ def test_a_drop_that_the_samples_cannot_tell(ndpass: Command, model: Path, data:
     assert "or --validation with 300, or allow --max-drop 15, or use --max-error" in done.err
 
 
+def test_resolution_of_a_drop_in_answers_of_which_a_sample_has_several() -> None:
+    assert check_resolution(20, 1.0, 100, answers=300) is None
+    assert check_resolution(20, 1.0, 100, answers=120) == (
+        "120 answers in 20 samples held out of 100 tell a drop of 1 points only roughly: give --calibration with at "
+        "least 250 or --validation with 50, or allow --max-drop 2.5, or use --max-error"
+    )
+    with pytest.raises(UsageError, match="one of the 50 answers in 20 validation samples is 2 points: give --valid"):
+        check_resolution(20, 1.0, answers=50)
+
+
 def test_resolution_of_a_drop() -> None:
     assert check_resolution(300, 1.0) is None
     assert "give --validation with at least 300, or allow --max-drop 1.5, or use" in (check_resolution(200, 1.0) or "")

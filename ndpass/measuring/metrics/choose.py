@@ -108,7 +108,7 @@ def _reading(seen: Seen, output: str | None, what: str) -> NamedMetric | None:
     if output is None:
         return None
     reason = f"output '{output}' {seen.shape(output)} {what} at each place of a sequence"
-    return NamedMetric("agreement", reason, lambda: SameReading(output))
+    return NamedMetric("agreement", reason, lambda: SameReading(output, seen.batch_axis(output) or 0))
 
 
 def _iou(seen: Seen) -> NamedMetric | None:

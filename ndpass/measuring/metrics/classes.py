@@ -37,6 +37,11 @@ class Accuracy:
         for i, outputs in enumerate((original, other)):
             self._right[i] += int(among_best(outputs[self._output].reshape(count, classes), labels, self._k).sum())
 
+    @property
+    def answers(self) -> int:
+        """How many samples there are, each of which is one answer."""
+        return self._seen
+
     def values(self) -> tuple[Metric, Metric] | None:
         if not self._seen:
             return None
@@ -73,6 +78,11 @@ class SameClass:
         self._samples += len(same)
         self._same += int(same.sum())
 
+    @property
+    def answers(self) -> int:
+        """How many samples there are, each of which is one answer."""
+        return self._samples
+
     def _equal(self, a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.bool_]:
         """(N,)"""
         return np.asarray(best_class(a, 1).reshape(len(a)) == best_class(b, 1).reshape(len(b)))
@@ -92,27 +102,36 @@ class SameReading:
 
     A recogniser of text or sound answers most places with one class that stands for nothing. Where one class has more
     than half of all places, places count at which either model answers another one: all of the others agree anyway.
-    output: name of the scores (N, T, C) or (T, N, C).
+    output: name of the scores (N, T, C) or (T, N, C); axis: that of the samples.
     """
 
-    def __init__(self, output: str) -> None:
-        self._output = output
+    def __init__(self, output: str, axis: int = 0) -> None:
+        self._output, self._axis = output, axis
         self._samples = 0
         self._found: list[NDArray[np.intp]] = []  # (2, places): classes of the original and of the other model
 
     def add(self, original: Outputs, other: Outputs) -> None:
         a, b = (best_class(outputs[self._output], 2) for outputs in (original, other))
-        self._samples += len(a)
+        self._samples += a.shape[self._axis]
         self._found.append(np.stack([a.reshape(-1), b.reshape(-1)]))
+
+    @property
+    def answers(self) -> int:
+        """How many places count."""
+        return int(self._said()[0].sum()) if any(found.size for found in self._found) else 0
+
+    def _said(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(places,) whether either model says anything at it, and whether both say the same."""
+        a, b = np.concatenate(self._found, axis=1)
+        classes, counts = np.unique(a, return_counts=True)
+        nothing = classes[counts.argmax()] if 2 * counts.max() > len(a) else None
+        return np.ones(len(a), bool) if nothing is None else (a != nothing) | (b != nothing), a == b
 
     def values(self) -> tuple[Metric, Metric] | None:
         if not any(found.size for found in self._found):
             return None
-        a, b = np.concatenate(self._found, axis=1)
-        classes, counts = np.unique(a, return_counts=True)
-        nothing = classes[counts.argmax()] if 2 * counts.max() > len(a) else None
-        said = np.ones(len(a), bool) if nothing is None else (a != nothing) | (b != nothing)
-        after = 100 * float(np.mean((a == b)[said])) if said.any() else 100.0
+        said, same = self._said()
+        after = 100 * float(np.mean(same[said])) if said.any() else 100.0
         return Metric("agreement", 100.0, self._samples), Metric("agreement", after, self._samples)
 
     def warnings(self) -> list[str]:

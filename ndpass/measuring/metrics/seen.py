@@ -61,11 +61,19 @@ class Seen:
         """Whether the output has one row for each sample."""
         return all(v.ndim > 0 and len(v) == n for v, n in zip(self.all(name), self.counts, strict=True))
 
+    def batch_axis(self, name: str) -> int | None:
+        """The axis that counts samples: the first, or the second of three, as where time comes first; None: neither."""
+        if self.is_batched(name):
+            return 0
+        behind = (v.ndim == 3 and v.shape[1] == n for v, n in zip(self.all(name), self.counts, strict=True))
+        return 1 if all(behind) else None
+
     def shape(self, name: str) -> str:
-        """(batch, 84, 2100)"""
-        shape = self.first(name).shape
-        first = "batch" if self.is_batched(name) else "?"
-        return f"({', '.join(map(str, (first, *shape[1:])))})" if shape else "()"
+        """(batch, 84, 2100), or (40, batch, 97); (?, 7) where the first axis counts something else."""
+        axes: list[object] = [*self.first(name).shape]
+        if axes:
+            axes[self.batch_axis(name) or 0] = "?" if self.batch_axis(name) is None else "batch"
+        return f"({', '.join(map(str, axes))})"
 
     def range(self, name: str, index: Any = ...) -> tuple[float, float]:
         """The smallest and the largest value of an output, or of a part of it; (inf, -inf) where it is empty."""
