@@ -54,11 +54,12 @@ def inspect(
     from ndpass.files.staging import Outputs
     from ndpass.measuring.readable import unreadable
     from ndpass.run.inspection import inspect as rows_of
+    from ndpass.run.open_axes import assume_size, size_option
     from ndpass.run.study_pages import inspection_page
 
     graph = open_graph(model).graph
     if size is not None:
-        graph.assume(graph.sizes_at(height_width(size)))
+        assume_size(graph, size)
     with progress(quiet=False, stages=False) as listen:
         rows = list(rows_of(graph, listen))
     reading = unreadable(model, graph.sizes)
@@ -69,7 +70,10 @@ def inspect(
         if report:
             outputs.text(report, inspection_page(model.name, rows, graph, typed(), steps).html())
         outputs.commit()
-    terminal.inspection(rows, graph, steps, reading)
+    notes = [reading.text] if reading else []
+    if graph.dynamic_hw and size is None:
+        notes.append(f"open axes are assumed: {size_option(graph) or 'calibration data set them'}")
+    terminal.inspection(rows, graph, steps, notes)
 
 
 def evaluate(

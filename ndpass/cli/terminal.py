@@ -14,7 +14,6 @@ from ndpass.run.next_steps import NextStep
 if TYPE_CHECKING:
     from ndpass.graph.graph import Graph
     from ndpass.measuring import bench as benching
-    from ndpass.measuring.readable import Unreadable
     from ndpass.report import Report
     from ndpass.run.inspection import Offer, Row
     from ndpass.run.studies import Depth, Rank, Score, Slope, Subject
@@ -87,24 +86,19 @@ def styled(lines: Iterable[tuple[str, str | None]]) -> None:
         console.print(text, markup=False, style=style)
 
 
-def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep], reading: Unreadable | None = None) -> None:
-    """What the layers are together, a row for each, and what each pass could make of it.
-
-    reading: why a run cannot read the model.
-    """
+def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep], notes: Sequence[str] = ()) -> None:
+    """What the layers are together, a row for each, and what each pass could make of it; notes: about the model."""
     from ndpass.cli.report_text import below
     from ndpass.graph.sites import uncounted
     from ndpass.run.figures import human
     from ndpass.run.inspection import blocks_of
 
     sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in graph.sizes.items())
-    assumed = "; open axes assumed, see --size" if graph.dynamic_hw else ""
     names = list(dict.fromkeys(name for row in rows for name in row.passes))
-    heads = [f"{len(rows)} layers, {human(graph.macs())} MACs, {human(graph.params())} parameters at {sizes}{assumed}"]
+    heads = [f"{len(rows)} layers, {human(graph.macs())} MACs, {human(graph.params())} parameters at {sizes}"]
     if said := uncounted(graph.sites()):
         heads.append(said)
-    if reading is not None:
-        heads.append(reading.text)
+    heads += notes
     if names:
         kept = "MACs left of the layer where 95 % of its weights' energy are kept; data: with data"
         heads.append(f"{', '.join(names)}: {kept}")

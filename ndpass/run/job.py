@@ -33,10 +33,10 @@ from ndpass.planning.sensitivity import probing_floor
 from ndpass.planning.work import planning_work
 from ndpass.rewriting.digests import digest_file
 from ndpass.run.address_space import check_address_space
-from ndpass.run.arguments import height_width
 from ndpass.run.both_runtimes import check_pads
 from ndpass.run.judge import BATCH, Judge, OwnMetric
 from ndpass.run.memory import Needs, check_memory
+from ndpass.run.open_axes import assume_size, open_sizes, size_option
 from ndpass.run.options import Options
 from ndpass.run.plan_file import PlanFile
 from ndpass.run.preprocessing import surveyed
@@ -123,16 +123,17 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
     opened = model_file.open_graph(model)
     graph = opened.graph
     if options.data.size is not None:
-        graph.assume(graph.sizes_at(height_width(options.data.size)))
+        assume_size(graph, options.data.size)
     with about(model):
         check_fed(graph.inputs())
     fit, measured = _data(graph, options)
     if graph.dynamic_hw and options.data.size is None:
-        how = "--size HxW sets height and width"
+        how = size_option(graph) or "data set them"
         if measured is not None:
             graph.assume_feed(next(measured.batches(1)))
-            how = "as --preprocess leaves the data, size=HxW there sets it"
-        listen(f"open axes are taken as {_open_sizes(graph)}: {how}", 0, 0)
+            pixels = options.data.preprocess is not None
+            how = "as --preprocess leaves the data, size=HxW there sets it" if pixels else "as the data have them"
+        listen(f"open axes are taken as {open_sizes(graph)}: {how}", 0, 0)
     check_runs(model, graph.sizes)
     check_one_size(graph, fit, "by --size" if options.data.size else "in the validation data")
     check_pads(model, graph)
@@ -181,12 +182,6 @@ def read(model: Path, options: Options, listen: Listener, cluster: Cluster | Non
     _check_data(job)
     graph.release()
     return job
-
-
-def _open_sizes(graph: Graph) -> str:
-    """The sizes of the inputs that leave axes open, besides that of samples."""
-    sizes = {spec.name: graph.sizes[spec.name] for spec in graph.inputs() if None in spec.sample}
-    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in sizes.items())
 
 
 def _data(graph: Graph, options: Options) -> tuple[Feeds | None, Feeds | None]:

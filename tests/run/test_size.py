@@ -51,6 +51,48 @@ def test_what_is_taken_for_an_open_size_is_said_where_neither_data_nor_an_option
     assert "open axes" not in ndpass(*args, "--size", "16").err
 
 
+SIGNAL = "(float[n,3,t] x) => (float[n,8,u] y) { y = Conv<pads=[1,1]>(x, W) }"
+BAND = """(float[n,100,t] x) => (float[n,8,100,t] y) {
+    a = Unsqueeze(x, axis) y = Conv<pads=[1,1,1,1]>(a, W) }"""
+LINE = "(float[n,3,48,w] x) => (float[n,8,48,v] y) { y = Conv<pads=[1,1,1,1]>(x, W) }"
+TABLE = "(float[n,t] x) => (float[n,t] y) { y = Relu(x) }"
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("run", "-o", "o.onnx")])
+def test_one_open_axis_has_one_number(ndpass: Command, command: tuple[str, ...]) -> None:
+    """The second of two was dropped without a word."""
+    onnx.save(network(SIGNAL, W=normal(8, 3, 3)), "m.onnx")
+    law = "--size 100x300: input 'x' takes (batch, 3, ?) and no height and width: give one number, as --size 300"
+    done = ndpass(command[0], "m.onnx", *command[1:], "--size", "100x300")
+    assert done.code == 2
+    assert law in done.err
+    onnx.save(network(BAND, W=normal(8, 1, 3, 3), axis=np.array([1])), "m.onnx")
+    assert "as --size 300" in ndpass(command[0], "m.onnx", *command[1:], "--size", "100x300").err
+    onnx.save(network(LINE, W=normal(8, 3, 3, 3)), "m.onnx")
+    assert "x 1x3x48x320" in ndpass("inspect", "m.onnx", "--size", "48x320").out
+
+
+def test_inspect_says_of_open_axes_what_sets_them(ndpass: Command) -> None:
+    cases = [
+        (SIGNAL, {"W": normal(8, 3, 3)}, "--size N sets"),
+        (LINE, {"W": normal(8, 3, 3, 3)}, "--size HxW sets"),
+        (TABLE, {}, "calibration data set them"),
+    ]
+    for text, weights, said in cases:
+        onnx.save(network(text, **weights), "m.onnx")
+        assert f"open axes are assumed: {said}" in ndpass("inspect", "m.onnx").out
+    onnx.save(network(SIGNAL, W=normal(8, 3, 3)), "m.onnx")
+    assert "open axes" not in ndpass("inspect", "m.onnx", "--size", "64").out
+
+
+def test_sizes_of_arrays_are_those_of_the_data(ndpass: Command) -> None:
+    onnx.save(network(SIGNAL, W=normal(8, 3, 3)), "m.onnx")
+    np.save("data.npy", normal(24, 3, 40))
+    args = ("run", "m.onnx", "--passes", "cd:rank=2", "--no-latency", "-o", "out.onnx")
+    assert "open axes are taken as x 1x3x40: as the data have them" in ndpass(*args, "--calibration", "data.npy").err
+    assert "open axes are taken as x 1x3x224: --size N sets their length" in ndpass(*args).err
+
+
 def test_calibration_data_of_another_size_are_named(ndpass: Command) -> None:
     """It was "the model in memory: Can't set the input tensor"."""
     text = "(float[n,3,h,w] x) => (float[n,8,h,w] y) { y = Conv<pads=[1,1,1,1]>(x, W) }"
