@@ -146,6 +146,16 @@ def test_less_than_the_speed_that_was_asked_for_is_said() -> None:
         assert not any(x.startswith("less than") for x in summary(report(latency_ms=close, budget=budget)))
 
 
+def test_a_ruined_output_and_a_metric_that_stands_are_told_apart() -> None:
+    """Scores may be far off while the best class is mostly the same: two lines that had read as a contradiction."""
+    verified = {"the original": Verified(samples=20, relative_error=0.2, outputs={"scores": 1.0})}
+    stands = MetricChange(name="agreement", before=100.0, after=95.0, samples=20)
+    (line,) = [x for x in summary(report(verified=verified, metric=stands)) if x.startswith("RUINED")]
+    assert "says, although agreement is 95.00, which looks at the best classes alone: give --max-error" in line
+    lost = stands.model_copy(update={"after": 20.0})
+    assert not any("although" in x for x in summary(report(verified=verified, metric=lost)))
+
+
 def test_a_ruined_output_is_said_with_what_to_do() -> None:
     """Whatever the budget allowed: it is no success that a script or a reader may take for one."""
     for error in (0.5, 3.0, None):

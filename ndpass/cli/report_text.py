@@ -31,6 +31,11 @@ SLOWER_LAYER = 1.02  # times as long as before from which a rewritten layer is s
 GUESSED = "the original on random inputs"  # the key of report.json where there are no data
 SYNTHETIC = "the original on synthetic inputs"  # what they are
 STYLES = {"done": "green", "kept": "dim", "skipped": "dim", "reverted": "yellow", SLOWER: "bold red"}
+CLASSES = "the best classes"
+LOOKS = {"top1": CLASSES, "top5": CLASSES, "accuracy": CLASSES, "agreement": CLASSES} | {
+    "iou": "where the masks end",
+    "detection": "the boxes found",
+}  # metric -> what of the outputs it sees; their values may be far off
 Line = tuple[str, str | None]  # text and its style, as rich names styles
 
 
@@ -94,7 +99,7 @@ def summary(report: Report) -> Iterator[str]:
         if isinstance(asked, int | float) and latency.speedup < asked:
             yield f"less than the {asked:g} times that were asked for; the plan had them when it was chosen: {SHORT}"
     if report.ruined is not None:
-        yield f"{RUINED}: {ruined_text(report.ruined)}: {REPAIR}"
+        yield f"{RUINED}: {ruined_text(report.ruined)}{_although(report)}: {REPAIR}"
     if metric and report.is_collapsed:
         yield f"{RUINED}: {metric.name} falls from {metric.before:.2f} to {metric.after:.2f}: {BOUND}"
     if metric:
@@ -130,6 +135,15 @@ def summary(report: Report) -> Iterator[str]:
     memory = "" if report.peak_memory_bytes is None else f", peak memory {human(report.peak_memory_bytes, 'B')}"
     yield f"took: {report.seconds.total:.1f} s{memory}"
     yield from (f"warning: {text}" for text in report.warnings)
+
+
+def _although(report: Report) -> str:
+    """Why a metric may stand where the values of an output do not; empty where it has fallen, too."""
+    metric = report.metric
+    beyond = report.ruined is not None and report.ruined.endswith(BEYOND)
+    if metric is None or metric.name not in LOOKS or report.is_collapsed or beyond:
+        return ""
+    return f", although {metric.name} is {metric.after:.2f}, which looks at {LOOKS[metric.name]} alone"
 
 
 def _target(report: Report) -> str:

@@ -107,6 +107,9 @@ def inspection(rows: Sequence[Row], graph: Graph, steps: Sequence[NextStep], not
     if wide and any(row.energy for row in rows):
         kept = "share of the weights' energy that nd keeps with so many pairs; blueprint: that BSConv's keep"
         heads.append(f"T=1 to 4: {kept}")
+    if not rows:
+        paragraphs([*heads, "there is no layer with weights of its own that ndpass knows"])
+        return
     paragraphs([*heads, ""])
     columns, cells = _inspected(rows, names, wide=wide)
     if width is None:

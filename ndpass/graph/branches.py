@@ -110,7 +110,8 @@ def blocks(graph: gs.Graph, shapes: dict[str, tuple[int, ...]], read: Callable[[
         sides = [_Side.up_from(t, node, outputs) for t in node.inputs]
         pairs = [(side, other) for side, other in zip(sides, reversed(node.inputs), strict=True) if side.convs]
         block = _block(node, *max(pairs, key=lambda pair: len(pair[0].convs)), read) if pairs else None
-        why = next((side.why for side in sides if side.why), "")
+        products = [side.why for side in sides if side.why]
+        why = products[0] if len(products) == 1 else ""  # two are gates, as of an LSTM or a GRU, and no branch
         if why and not isinstance(block, Branch):
             block = Unmerged(node.name, block.layers if block else (), why)
         if block is not None:
@@ -140,9 +141,23 @@ class _Side:
             if own[-1].op == "Conv":
                 convs.append(own[-1])
                 inner = len(nodes)
-        multiplied = not convs and len(t.outputs) == 1 and t.inputs and t.inputs[0].op == "Mul"
+        multiplied = not convs and len(t.outputs) == 1 and t.inputs and t.inputs[0].op == "Mul" and _from_conv(t)
         why = "its branch is multiplied by what is computed, as by squeeze-and-excite" if multiplied else ""
         return cls(convs, nodes[:inner], t, why)
+
+
+def _from_conv(tensor: gs.Tensor) -> bool:
+    """Whether a convolution makes it, but for element-wise layers and products behind that."""
+    todo, seen = [tensor], {id(tensor)}
+    while todo:
+        for node in todo.pop().inputs:
+            computed = _computed(node)
+            if node.op == "Conv":
+                return True
+            if node.op == "Mul" or (node.op in UNARY and len(computed) == 1):
+                todo += [t for t in computed if id(t) not in seen]
+                seen |= {id(t) for t in computed}
+    return False
 
 
 def before(tensor: gs.Tensor, readers: Collection[gs.Node], outputs: set[int]) -> Step | None:

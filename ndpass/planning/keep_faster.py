@@ -59,9 +59,16 @@ def keep_faster(
         log.info("no faster in place: %s", ", ".join(slower))
         now = table.without(now, slower)
     if not timed.rewritten or timed.speedup <= 1:
-        noise = busy(percentiles(timed.speedups))
-        raise BudgetError(f"no rewrite is faster than the original on this CPU{_tried(table)}: {noise}{HELP}")
+        raise BudgetError(f"{_why_none(percentiles(timed.speedups), table)}{HELP}")
     return timed, table
+
+
+def _why_none(spread: Range, table: LatencyTable) -> str:
+    """That nothing is faster, or, where the rounds lie on both sides of one for noise, that it could not be told."""
+    noise, (low, high) = busy(spread), spread
+    if noise and low <= 1 <= high:
+        return f"it could not be told whether a rewrite is faster than the original on this CPU: {noise}"
+    return f"no rewrite is faster than the original on this CPU{_tried(table)}: {noise}"
 
 
 def busy(spread: Range) -> str:

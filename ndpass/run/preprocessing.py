@@ -131,10 +131,12 @@ def surveyed(
 
     batch: samples that are run at once.
     """
-    said, remedy = [], remedy_for(options.data.preprocess)
-    for what, feeds in (("calibration data", fit), ("validation data", measured)):
-        if feeds is not None:
-            said += warnings_of(feeds, what, remedy=remedy, look=look_at(cluster))
+    said, remedy = list[str](), remedy_for(options.data.preprocess)
+    fitted, held_out = "calibration data", options.data.validation is None
+    for what, feeds in ((fitted, fit), ("validation data", measured)):
+        found = [] if feeds is None else warnings_of(feeds, what, remedy=remedy, look=look_at(cluster))
+        # what was held out of the same data is seldom news
+        said += [text for text in found if not held_out or text.replace(what, fitted) not in said]
     said = list(dict.fromkeys(said))  # of class folders both may say the same
     for text in said:
         log.warning(text)

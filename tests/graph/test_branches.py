@@ -119,6 +119,23 @@ def test_a_sum_with_what_does_not_read_the_branch_s_input_is_no_block() -> None:
     assert Graph(model).blocks()[-1].layers == ("b", "c")  # a chain
 
 
+GATES = "g = Sigmoid(u)  m = Mul(g, c)  h = Sigmoid(v)  n = Tanh(w)  k = Mul(h, n)  d = Add(m, k)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"u = Conv(r, W4)  v = Conv(r, W4)  w = Conv(r, W4)  c = Conv(r, W4)  {GATES}",
+        """m = MaxPool<kernel_shape=[1,1]>(r)  n = AveragePool<kernel_shape=[1,1]>(r)  g = Sigmoid(m)  k = Mul(g, n)
+        d = Add(k, a)""",
+    ],
+    ids=["two gates", "no convolution"],
+)
+def test_gates_of_recurrent_cells_are_no_blocks(body: str) -> None:
+    """f · c + i · g of an unrolled LSTM, and what a GRU adds."""
+    assert not any(isinstance(one, Unmerged) and "multiplied" in one.reason for one in Graph(net(body)).blocks())
+
+
 @pytest.mark.parametrize(
     "body",
     ["m = MaxPool<kernel_shape=[2,2]>(r)  d = Conv(m, W4)", "g = GlobalAveragePool(r)  h = Conv(g, W4)  d = Add(r, h)"],

@@ -142,6 +142,31 @@ def test_inspect_recommends_no_run_of_what_openvino_cannot_read(folder: Path, nd
     assert "next:" not in shown
 
 
+def test_a_range_is_said_once_of_data_that_were_held_out(
+    folder: Path, ndpass: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    onnx.save(network("(float[n,3,8,8] x) => (float[n,8,6,6] y) { y = Conv(x, W) }", W=W), folder / "m.onnx")
+    for name in ("data", "other"):
+        pixels = np.random.default_rng(0).integers(0, 256, (24, 3, 8, 8))
+        pixels[:, 0, 0, :2] = (0, 255)
+        np.save(f"{name}.npy", pixels.astype("f4"))
+    args = ("run", "m.onnx", "--passes", "nd:rank=1", "--calibration", "data.npy", "--no-latency", "-o", "out.onnx")
+    for more, kinds in (((), ["calibration"]), (("--validation", "other.npy"), ["calibration", "validation"])):
+        caplog.clear()
+        assert ndpass(*args, *more).code == 0
+        said = [text.split()[1] for text in caplog.messages if "range from 0 to 255" in text]
+        assert said == kinds
+
+
+def test_inspect_says_where_there_is_no_layer(folder: Path, ndpass: Command) -> None:
+    onnx.save(network("(float[n,3] x) => (float[n,3] y) { y = Relu(x) }"), folder / "m.onnx")
+    lines = ndpass("inspect", "m.onnx").out.splitlines()
+    assert lines == [
+        "0 layers, 0 MACs, 0 parameters at x 1x3",
+        "there is no layer with weights of its own that ndpass knows",
+    ]
+
+
 def test_axes_of_minus_one_take_the_size_of_the_data(folder: Path, ndpass: Command) -> None:
     model = network("(float[n,3,h,w] x) => (float[n,8,p,q] y) { y = Conv(x, W) }", W=W)
     for axis in (0, 2, 3):
