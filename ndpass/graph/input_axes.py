@@ -98,6 +98,8 @@ def _axes_after(node: gs.Node, tensor: gs.Tensor, axes: Axes) -> Axes | None:
     if node.op == "Transpose":
         given = node.attrs.get("perm")
         order = given if given is not None else _constant(node, 1)
+        if order is not None and len(order) != len(axes):
+            return None  # broadcasting has put axes in front
         return axes[::-1] if order is None else tuple(axes[int(i)] for i in order)
     if node.op == "Unsqueeze":
         given = node.attrs.get("axes")

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
 from ndpass.graph.constants import is_known, is_weight, values
+from ndpass.graph.scales import ALIGNED
 from ndpass.graph.unique_names import Names, all_graphs, all_nodes, tensor_names
 
 ALONE = {
@@ -55,13 +56,15 @@ def _kind(tensor: gs.Tensor, known: dict[int, int]) -> int | None:
     """ONNX's number of the tensor's type, None where it is not certain."""
     if id(tensor) in known:
         return known[id(tensor)]
-    if tensor.inputs or tensor.dtype is None or not isinstance(tensor, gs.Constant | gs.Variable):
+    if tensor.inputs or not isinstance(tensor.dtype, np.dtype | type):
         return None
     return int(dtype_to_onnx(tensor.dtype))  # of an input or a constant, which say their own
 
 
 def undo_turns(graph: gs.Graph) -> int:
     """Have nodes between turns work on channels first where fewer turns are left then; returns how many went."""
+    if graph.opset < ALIGNED:
+        return 0
     outside, before = _read_outside(graph), _turns(graph)
     names = Names(tensor_names(graph) | {node.name for node in all_nodes(graph)})
     for region in _regions(graph):
@@ -211,6 +214,8 @@ def _joined(node: gs.Node, of: Mapping[int, _Region]) -> list[_Region] | None:
     others = [t for t, region in zip(operands, found, strict=True) if region is None]
     rest = node.inputs[1:] if alone else []
     fits = all(is_weight(t) and len(t.shape) <= regions[0].axes and node.op != "Concat" for t in others)
+    if node.op == "PRelu" and any(len(t.shape) == 1 and _size(t) > 1 for t in others):
+        return None  # OpenVINO takes such a slope along the second axis where that is as long
     return regions if fits and all(t.is_empty() or is_known(t) for t in rest) else None
 
 

@@ -75,7 +75,12 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
 
 
 def refuse_whole(graph: gs.Graph) -> None:
-    """Raise InputError where ndpass comes too late for this model."""
+    """Raise InputError where ndpass comes too late for this model, and for inputs that are no tensors."""
+    for tensor in graph.inputs:
+        if isinstance(tensor.dtype, onnx.TypeProto):
+            raise InputError(
+                f"input '{tensor.name}' is no tensor but a sequence, or one that may be missing: not known here"
+            )
     for node in all_nodes(graph):
         if node.op in QUANTISED:
             raise InputError(

@@ -135,6 +135,8 @@ class _Places:
         constant = next((t for t in other.inputs if t is not y), None)
         if constant is None or not is_weight(constant) or constant.dtype != node.inputs[1].dtype:
             return None
+        if not np.issubdtype(constant.dtype, np.floating):
+            return None  # 7 / 2 is 3, and 3.5 of what is multiplied by 1 / 2
         if other.op in TURNED and (other.inputs[0] is not y or not values(constant).all()):
             return None  # c - y is no shift of y; by zero nothing is divided
         axes = len(node.outputs[0].shape or node.inputs[1].shape)
@@ -177,10 +179,13 @@ def rescale(node: gs.Node, scale: Array, shift: Array, names: Names) -> bool:
 
 
 def _held(array: Array, dtype: np.dtype[np.generic]) -> Array | None:
-    """In this type; None where a number is too large for it."""
+    """In this type; None where a number is too large for it, or many are so small that they lose their digits."""
     with np.errstate(over="ignore"):
         found: Array = np.ascontiguousarray(array.astype(dtype))
-    return found if np.isfinite(found).all() else None
+    if not np.isfinite(found).all():
+        return None
+    lost = np.linalg.norm(found.astype(np.float64) - array)
+    return found if lost <= 2 * float(np.finfo(found.dtype).eps) * np.linalg.norm(array) else None
 
 
 def _merge(graph: gs.Graph, node: gs.Node, other: gs.Node) -> None:

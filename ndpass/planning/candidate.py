@@ -84,6 +84,10 @@ class Candidate:
         """Whether the layer is no more: it has been merged into another."""
         return self.macs == 0 and not self.setting
 
+    def is_like(self, other: Candidate) -> bool:
+        """Whether both make the same of the layer."""
+        return self.setting == other.setting and self.is_gone == other.is_gone
+
     @property
     def damage(self) -> float:
         """What plans keep small, summed over the layers: `weighed`, or the error where that is not known."""

@@ -160,7 +160,7 @@ class TimedSearch:
         done = np.cumsum([plan[name].candidate.damage for name in order])
         behind = [name for name, own in zip(order, done, strict=True) if own > wanted]
         fewer = self.table.without(plan, behind)
-        changed = {name for name, choice in plan.items() if choice.candidate.setting != fewer[name].candidate.setting}
+        changed = {name for name, choice in plan.items() if not choice.candidate.is_like(fewer[name].candidate)}
         return {n: replace(own, reason=SHORTENED) if n in changed else own for n, own in fewer.items()}
 
     def planned(self, aim: float, alone: str | None = None) -> dict[str, Choice]:

@@ -151,9 +151,9 @@ class Checkpoint:
         self._about.unlink(missing_ok=True)
 
     def take(self, other: Checkpoint, count: int) -> None:
-        """Keep what `other` knows of the first `count` sites."""
+        """Keep what `other` knows of those of the first `count` sites that were fitted."""
         for number in range(count):
-            if (record := other.load(number)) is not None:
+            if (record := other.load(number)) is not None and record.block is not None:
                 self.save(number, record)
 
     def save_plan(self, plan: Mapping[str, Choice]) -> None:

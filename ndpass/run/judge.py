@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,7 @@ class Judge:
         self._own = None if metric is None or self._name else resolve_metric(metric)
         self._by_kind = by_kind
         self._reference: list[Outputs] | None = None
+        self.inference: float | None = None  # seconds of the original for a sample, once it has run
         self._before: Metric | None = None
         self._named: NamedMetric | None = None
         self._answers: Sequence[Outputs] = ()  # of the original, for the named metric
@@ -132,7 +134,9 @@ class Judge:
         if self._reference is None:
             runner = self._runner(shown(self.original, self._compared), "f32")
             heard = Heard(runner, listen, "measuring the original", -(-len(self.feeds) // self.batch))
+            begun = time.perf_counter()
             self._reference = stored(heard, self.feeds, self.batch)
+            self.inference = (time.perf_counter() - begun) / max(len(self.feeds), 1)
             if self._own is not None:
                 self._before = self._measured(self.original, "f32", runner)
             elif self._name or self._by_kind:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,13 +96,12 @@ def run(model: Path, output: Path, options: Options, listen: Listener = lambda *
 
 
 def _baseline(job: Job, listen: Listener) -> float | None:
-    """Say what the original is worth; the seconds that it took for a sample, None without data."""
+    """Say what the original is worth; the seconds that it takes for a sample, None without data."""
     if job.guessed:
         return None
-    start = time.perf_counter()
     if text := job.judge.baseline(listen):
         listen(text, 0, 0)
-    return (time.perf_counter() - start) / len(job.measured)
+    return job.judge.inference
 
 
 def _written(job: Job, made: Produced, stage: Staged, clock: Clock, listen: Listener) -> Path:

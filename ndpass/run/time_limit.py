@@ -28,14 +28,17 @@ def within_limit(job: Job, inference: float | None, passed: float, checkpoint: C
     A run that goes on has as many as it began with. Those of a cluster stay: how fast that is, nobody has measured.
     """
     limit, fit = job.options.effort.time_limit, job.fit
-    if limit is None or fit is None or not inference or job.cluster is not None:
+    if fit is None or job.cluster is not None:
         return job
-    count = max(int(SHARE * (limit - passed) / (RUNS * inference)), LEAST)
     noted = checkpoint.noted(FITTED) if checkpoint and job.options.effort.resume else None
     if noted and noted.isdecimal():
-        count = int(noted)
+        count, why = int(noted), "as before it was cut off, the run has"
+    elif limit is None or not inference:
+        return job
+    else:
+        count, why = max(int(SHARE * (limit - passed) / (RUNS * inference)), LEAST), "--time-limit leaves"
     if not 0 < count < len(fit):
         return job
-    said = f"--time-limit leaves time to fit layers to {count} of {len(fit)} samples: more time may give a better model"
+    said = f"{why} time to fit layers to {count} of {len(fit)} samples: more time may give a better model"
     log.warning(said)
     return replace(job, fit=fit.draw(count, job.options.data.seed), warnings=(*job.warnings, said))

@@ -41,6 +41,7 @@ from ndpass.run.planner import Network, planner_for
 log = logging.getLogger(__name__)
 
 
+PARTS = 100  # from which number on plans are parts of others: a run that goes on may not be as late as it was
 MOST_COMPOSED = 2  # passes in a layer: three are seldom chosen, and each candidate has to be timed
 
 Rewritten = tuple[Graph, list[Layer]]
@@ -129,13 +130,14 @@ class Tuner:
             return self._timed(search, number, lambda: search.fastest(damage))
 
         def fit(timed: TimedPlan, number: int) -> tuple[float, Callable[[], Rewritten]]:
-            loss, build = self._fit(timed, number, f"fit {number + 1} of at most {MOST_FITS}")
-            fitted.append((timed, loss, number))
+            place = number + PARTS if any(timed.plan is one.plan for one in parts) else number
+            loss, build = self._fit(timed, place, f"fit {number + 1} of at most {MOST_FITS}")
+            fitted.append((timed, loss, place))
             return loss, build
 
         def shorten(damage: float, number: int) -> TimedPlan | None:
             timed, _, before = fitted[-1] if fitted else (None, 0.0, 0)
-            found = self._shortened(search, damage, timed, before, number) if timed else None
+            found = self._shortened(search, damage, timed, before, number + PARTS) if timed else None
             parts.extend([found] if found else [])
             return found
 
@@ -158,14 +160,11 @@ class Tuner:
             return None
         opened = self.network.open()
         plan = search.shortened(timed.plan, damage, [site.name for site in opened.sites])
-        alike = itertools.takewhile(
-            lambda one: (
-                one.name not in plan or plan[one.name].candidate.setting == timed.plan[one.name].candidate.setting
-            ),
-            opened.found,
-        )
-        part.take(fits, sum(1 for _ in alike))
-        return self._timed(search, number, lambda: search.timed(plan))
+        again = self._timed(search, number, lambda: search.timed(plan))
+        if not _differing(again.plan, plan):  # as it is, unless times were others before the run was cut off
+            different = _differing(timed.plan, plan)
+            part.take(fits, sum(1 for _ in itertools.takewhile(lambda one: one.name not in different, opened.found)))
+        return again
 
     def _search(self) -> TimedSearch:
         """The candidates' errors, slopes and seconds; as the checkpoint has them if it does."""
@@ -261,6 +260,11 @@ class Tuner:
             layers = rewriter.rewrite(opened.found, opened.sites, plan, Renamed(self.listen, stage))
             opened.graph.tidy()
             return opened.graph, layers
+
+
+def _differing(one: Mapping[str, Choice], other: Mapping[str, Choice]) -> set[str]:
+    """The layers that two plans do different things with."""
+    return {name for name, choice in one.items() if not choice.candidate.is_like(other[name].candidate)}
 
 
 def with_latencies(layers: Sequence[Layer], timed: TimedPlan, table: LatencyTable) -> list[Layer]:

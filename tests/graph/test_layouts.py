@@ -86,7 +86,7 @@ def test_every_operand_is_turned_with_its_node() -> None:
         y = {FIRST}(yl)
     }}"""
     numbers = {"low": np.float32(-1), "high": np.float32(0.5), "two": np.float32(2), "one": np.float32(0.1)}
-    _, graph, gone = undone(text, slope=normal(4), map=normal(6, 5, 4), **numbers)
+    _, graph, gone = undone(text, slope=normal(1, 1, 4), map=normal(6, 5, 4), **numbers)
     assert (gone, turns(graph)) == (3, 0)
     line = """(float[N,4,6] x) => (float[N,4,6] y) {
         xl = Transpose<perm=[0,2,1]>(x)  a = Add(xl, b)  c = Relu(a)  y = Transpose<perm=[0,2,1]>(c)
@@ -117,15 +117,25 @@ def test_what_is_read_with_channels_last_stays_so() -> None:
         "xl = Transpose<perm=[0,2,1,3]>(x)  a = Relu(xl)  y = Transpose<perm=[0,2,1,3]>(a)",
         f"xl = {LAST}(x)  a = Add(xl, x2)  y = {FIRST}(a)",
         f"xl = {LAST}(x)  a = Softmax<axis=1>(xl)  y = {FIRST}(a)",
+        f"xl = {LAST}(x)  a = PRelu(xl, slope)  y = {FIRST}(a)",
     ],
-    ids=["no way back", "other axes", "an operand that is not turned", "along an axis"],
+    ids=["no way back", "other axes", "an operand that is not turned", "along an axis", "a slope of one axis"],
 )
 def test_turns_that_do_not_cancel_stay(body: str) -> None:
     text = f"(float[N,4,4,4] x, float[N,4,4,4] x2) => (float[N,4,4,4] y) {{ u = Neg(x2)  {body} }}".replace(
         "u = Neg(x2)  ", ""
     )
-    _, graph, gone = undone(text)
+    _, graph, gone = undone(text, **({"slope": normal(4)} if "slope" in body else {}))
     assert (gone, turns(graph)) == (0, body.count("Transpose"))
+
+
+def test_operands_that_are_aligned_by_an_attribute_stay() -> None:
+    """Before opset 7: the axis would be another one."""
+    text = f"""(float[2,4,6,4] x) => (float[2,4,6,4] y) {{
+        xl = {LAST}(x)  a = Add<broadcast=1, axis=1>(xl, b)  y = {FIRST}(a)
+    }}"""
+    graph = import_graph(network(text, opset=6, b=normal(6))).toposort()
+    assert undo_turns(graph) == 0
 
 
 def test_casts_to_the_type_that_is_there_go_and_no_others() -> None:

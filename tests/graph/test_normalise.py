@@ -260,6 +260,29 @@ def test_what_half_precision_cannot_hold_stays_outside() -> None:
     assert kinds(normalised(network(text, W=weight * 4, small=small, large=large))) == {"Conv": 1, "Mul": 1}
 
 
+def test_what_half_precision_would_round_away_stays_outside() -> None:
+    text = "(float16[2,4,5,5] x) => (float16[2,6,3,3] y) { a = Conv(x, W) y = Div(a, large) }"
+    large = np.full((1, 6, 1, 1), 3e4, np.float16)
+    weight = normal(6, 4, 3, 3, dtype=np.float16)
+    assert kinds(normalised(network(text, W=weight / 10, large=large))) == {"Conv": 1, "Div": 1}
+    assert kinds(normalised(network(text, W=weight / 10, large=large / 1e4))) == {"Conv": 1}
+
+
+def test_an_input_that_may_be_missing_is_refused() -> None:
+    kind = onnx.helper.make_optional_type_proto(onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [2]))
+    text = "(float[2] x) => (float[2] y) { a = OptionalGetElement(x) y = Relu(a) }"
+    model = network(text)
+    model.graph.input[0].type.CopyFrom(kind)
+    with pytest.raises(InputError, match="input 'x' is no tensor"):
+        Graph(model)
+
+
+def test_integers_are_not_divided_beforehand() -> None:
+    text = "(int64[2,3] x) => (int64[2,2] y) { a = Gemm(x, W) y = Div(a, two) }"
+    model = network(text, W=np.arange(6).reshape(3, 2), two=np.int64(2))
+    assert kinds(normalised(model)) == {"Gemm": 1, "Div": 1}
+
+
 def test_before_opset_7_operands_are_aligned_otherwise_and_stay() -> None:
     text = "(float[2,4,5,5] x) => (float[2,6,3,3] y) { a = Conv(x, W) y = Add<broadcast=1, axis=1>(a, row) }"
     model = network(text, opset=6, W=CONSTANTS["W"], row=CONSTANTS["row"])

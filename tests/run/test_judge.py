@@ -215,7 +215,7 @@ def test_a_metric_by_its_name(ndpass: Command) -> None:
     assert 0 < metric["after"] < 100
     assert_refused(ndpass(*how, "--metric", "detection"), 2, "--metric detection needs boxes", "use --metric iou")
     assert_refused(ndpass(*how, "--metric", "top5"), 2, "top5 needs labels")
-    assert_refused(ndpass(*how, "--metric", "detektion"), 2, "did you mean detection?", "module:function")
+    assert_refused(ndpass(*how, "--metric", "detektion"), 2, "did you mean 'detection'?", "module:function")
 
 
 def test_a_named_metric_needs_data(ndpass: Command) -> None:

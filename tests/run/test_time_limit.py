@@ -70,5 +70,7 @@ def test_a_run_that_goes_on_has_as_many_as_it_began_with(
     (checkpoint.folder / "run.json").write_text(json.dumps({FITTED: noted}))
     job = job_of(net, data, 10.0, resume=True)
     assert count(within_limit(job, 1.0, 20.0, checkpoint)) == kept
+    free = within_limit(job_of(net, data, None, resume=True), None, 1.0, checkpoint)
+    assert count(free) == (31 if noted == "31" else 80)  # whether or not there is a limit now
     fresh = job_of(net, data, 10.0)
     assert count(within_limit(fresh, 1.0, 20.0, checkpoint)) == LEAST
