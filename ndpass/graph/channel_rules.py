@@ -192,14 +192,13 @@ def _shape(walk: Walk, node: gs.Node) -> None:
     if not 0 <= at < walk.shape(size)[0]:
         return
     for user, index, position in uses(size, at, walk.shape, walk.outputs):
-        y, sized = user.outputs[0], (user.op, index)
-        if sized == ("Resize", 3):
-            its = _axes(user, len(walk.shape(y)))[position]
-        elif sized == ("Reshape", 1) and walk.shape(y)[position] == walk.shape(x)[axis]:
-            its = position
+        y, its = user.outputs[0], position
+        if (user.op, index) == ("Resize", 3):
+            fits = _axes(user, len(walk.shape(y)))[position] == axis
+            its = axis
         else:
-            walk.refuse(node)
-        if user.op == "Resize" and its != axis:
+            fits = (user.op, index) == ("Reshape", 1) and walk.shape(y)[its] == walk.shape(x)[axis]
+        if not fits:
             walk.refuse(node)
         walk.tie((x, axis), (y, its))
         walk.tie((y, its), (x, axis))

@@ -9,7 +9,7 @@ are found as in any other export. A Cast to the type that a tensor has already g
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
 from ndpass.graph.constants import is_known, is_weight, values
+from ndpass.graph.fold import STANDARD
 from ndpass.graph.scales import ALIGNED
 from ndpass.graph.unique_names import Names, all_graphs, all_nodes, tensor_names
 
@@ -27,7 +28,6 @@ ALONE = {
 }  # operators that look at each element of their first input by itself
 TOGETHER = {"Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum"}  # and those of several, broadcast
 KEEPING = ALONE | TOGETHER | {"AveragePool", "Concat", "Conv", "MaxPool", "Pad", "Transpose"}  # the type of their input
-STANDARD = (None, "", "ai.onnx")  # names of ONNX's own domain
 
 
 def drop_casts(graph: gs.Graph) -> None:
@@ -87,14 +87,17 @@ def _turns(graph: gs.Graph) -> int:
 
 def _away(node: gs.Node) -> int | None:
     """How many axes it turns from channels first to channels last; None of anything else."""
-    perm = node.attrs.get("perm") if node.op == "Transpose" and node.domain in STANDARD else None
-    return len(perm) if perm is not None and len(perm) > 2 and list(perm) == _to_last(len(perm)) else None
+    return _turned(node, _to_last)
 
 
 def _back(node: gs.Node) -> int | None:
     """How many axes it turns from channels last to channels first; None of anything else."""
+    return _turned(node, _to_first)
+
+
+def _turned(node: gs.Node, order: Callable[[int], list[int]]) -> int | None:
     perm = node.attrs.get("perm") if node.op == "Transpose" and node.domain in STANDARD else None
-    return len(perm) if perm is not None and len(perm) > 2 and list(perm) == _to_first(len(perm)) else None
+    return len(perm) if perm is not None and len(perm) > 2 and list(perm) == order(len(perm)) else None
 
 
 def _to_last(axes: int) -> list[int]:

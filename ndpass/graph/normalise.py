@@ -19,7 +19,7 @@ from ndpass.errors import InputError
 from ndpass.graph.constants import is_weight, values
 from ndpass.graph.fold import fold_constants
 from ndpass.graph.layouts import drop_casts, undo_turns
-from ndpass.graph.scales import fold_scales, rescale, takes
+from ndpass.graph.scales import ALIGNED, fold_scales, rescale, takes
 from ndpass.graph.transposed_pads import give_pads
 from ndpass.graph.unique_names import Names, all_graphs, all_nodes, label, name_nodes, tensor_names
 
@@ -32,7 +32,6 @@ QUANTISED = {
     "MatMulInteger",
     "DynamicQuantizeLinear",
 }
-FIRST_ADD = 7  # opset from which on onnxruntime has it
 LONG_NAME = "ai.onnx"  # of the domain ""
 FUSED_BY_ORT = {"FusedConv", "FusedGemm", "FusedMatMul", "NhwcConv", "NhwcMaxPool", "ReorderInput", "ReorderOutput"}
 
@@ -110,9 +109,9 @@ def normalise(graph: gs.Graph) -> gs.Graph:
 def split_sums(graph: gs.Graph) -> None:
     """Write a Sum as Adds, first to last, so that a residual sum is one however it is written.
 
-    A Sum reads tensors of one shape before opset 8, and onnxruntime has no Add before opset 7.
+    A Sum reads tensors of one shape before opset 8; onnxruntime has no Add before the opset that aligns its operands.
     """
-    if graph.opset < FIRST_ADD or not any(node.op == "Sum" for node in graph.nodes):
+    if graph.opset < ALIGNED or not any(node.op == "Sum" for node in graph.nodes):
         return
     names, nodes = Names(tensor_names(graph) | {n.name for n in all_nodes(graph)}), []
     for node in graph.nodes:

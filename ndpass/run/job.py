@@ -63,7 +63,7 @@ class Job:
     original and result are compared by, None for their outputs. macs, params: of the original. sizes: the input shapes
     that costs are counted at. work: of planning and fitting all layers; probed: images that each probe takes at least.
     needs: of memory. sites: names of the layers that a pass may rewrite, convolutional: whether there is any
-    convolution. cluster: of --engine, connected.
+    convolution. cluster: of --engine, connected. spared: samples that a time limit left no time to fit to.
     """
 
     model: Path
@@ -87,11 +87,17 @@ class Job:
     convolutional: bool
     warnings: tuple[str, ...]
     cluster: Cluster | None = None
+    spared: int = 0
 
     def open(self) -> Opened:
         """The original's graph, read anew, to be rewritten: weights are in memory only where they are needed."""
         graph = model_file.open_graph(self.model, self.sizes).graph
         return Opened.of(graph, ignored(graph.sites(), self.options.ignore), self.sites)
+
+    @property
+    def given(self) -> int:
+        """How many samples the calibration data have where the metric is measured on a part of them."""
+        return len(self.measured) + len(self.fit or ()) + self.spared
 
     @property
     def digest(self) -> str:
@@ -320,7 +326,7 @@ def drop_warnings(job: Job) -> list[str]:
     if (answers := judge.answers()) is None:
         return []
     assert options.budget.value is not None
-    given = None if options.data.validation else len(job.measured) + len(job.fit or ())
+    given = None if options.data.validation else job.given
     warning = check_resolution(len(job.measured), options.budget.value, given, answers)
     if warning:
         log.warning(warning)

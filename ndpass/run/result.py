@@ -108,7 +108,7 @@ def _row(agreement: Agreement) -> Verified:
 
 def plan_of(layers: Sequence[Layer], job: Job) -> PlanFile:
     """The plan that has led to these layers."""
-    target, samples = job.target, len(job.measured) + len(job.fit or ())
+    target = job.target
     return PlanFile.model_validate(
         {
             "model": job.digest,
@@ -121,6 +121,6 @@ def plan_of(layers: Sequence[Layer], job: Job) -> PlanFile:
                 "batch": target.batch,
             },
             "layers": {layer.name: layer.setting for layer in layers},
-            "held_out": share_held_out(samples, job.options),
+            "held_out": share_held_out(job.given, job.options),
         }
     )

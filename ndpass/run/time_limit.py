@@ -32,13 +32,18 @@ def within_limit(job: Job, inference: float | None, passed: float, checkpoint: C
         return job
     noted = checkpoint.noted(FITTED) if checkpoint and job.options.effort.resume else None
     if noted and noted.isdecimal():
-        count, why = int(noted), "as before it was cut off, the run has"
+        count, why = int(noted), "as before the run was cut off"
     elif limit is None or not inference:
         return job
     else:
-        count, why = max(int(SHARE * (limit - passed) / (RUNS * inference)), LEAST), "--time-limit leaves"
-    if not 0 < count < len(fit):
+        count, why = (
+            max(int(SHARE * (limit - passed) / (RUNS * inference)), LEAST),
+            "--time-limit leaves no time for all",
+        )
+    spared = len(fit) - count
+    if not 0 < spared < len(fit):
         return job
-    said = f"{why} time to fit layers to {count} of {len(fit)} samples: more time may give a better model"
+    said = f"layers are fitted to {count} of {len(fit)} samples ({why}): more may give a better model"
     log.warning(said)
-    return replace(job, fit=fit.draw(count, job.options.data.seed), warnings=(*job.warnings, said))
+    fewer = fit.draw(count, job.options.data.seed)
+    return replace(job, fit=fewer, spared=spared, warnings=(*job.warnings, said))

@@ -119,7 +119,7 @@ class Tuner:
         """The fastest plan that was fitted and lost no more than the budget allows, its graph, and all plans fitted."""
 
         fitted: list[tuple[TimedPlan, float, int]] = []
-        parts: list[TimedPlan] = []
+        parts: dict[int, TimedPlan] = {}
         begun = self.clock.passed
 
         def enough() -> bool:
@@ -130,7 +130,7 @@ class Tuner:
             return self._timed(search, number, lambda: search.fastest(damage))
 
         def fit(timed: TimedPlan, number: int) -> tuple[float, Callable[[], Rewritten]]:
-            place = number + PARTS if any(timed.plan is one.plan for one in parts) else number
+            place = number + PARTS if number in parts else number
             loss, build = self._fit(timed, place, f"fit {number + 1} of at most {MOST_FITS}")
             fitted.append((timed, loss, place))
             return loss, build
@@ -138,7 +138,8 @@ class Tuner:
         def shorten(damage: float, number: int) -> TimedPlan | None:
             timed, _, before = fitted[-1] if fitted else (None, 0.0, 0)
             found = self._shortened(search, damage, timed, before, number + PARTS) if timed else None
-            parts.extend([found] if found else [])
+            if found is not None:
+                parts[number] = found
             return found
 
         wish = f"--{budget.kind.replace('_', '-')} {budget.value:g}"
@@ -147,7 +148,7 @@ class Tuner:
             TriedPlan(speedup=one.speedup, loss=loss, chosen=one.plan is best.timed.plan) for one, loss, _ in fitted
         ]
         if self.deadline:
-            self.deadline.fitted_once = any(best.timed.plan is one.plan for one in parts)
+            self.deadline.fitted_once = any(best.timed.plan is one.plan for one in parts.values())
         return best.timed, best.result(), plans
 
     def _shortened(

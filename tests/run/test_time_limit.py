@@ -41,8 +41,9 @@ def test_samples_are_as_many_as_the_time_that_is_left_allows(net: Path, data: Im
     inference = SHARE * (100 - 20) / (RUNS * 50)  # of 80 samples that are fitted to there is time for 50
     found = within_limit(job, inference * 0.999, 20.0, None)
     assert (count(job), count(found)) == (80, 50)
-    said = "--time-limit leaves time to fit layers to 50 of 80 samples: more time may give a better model"
-    assert found.warnings[-1] == said
+    why = "--time-limit leaves no time for all"
+    assert found.warnings[-1] == f"layers are fitted to 50 of 80 samples ({why}): more may give a better model"
+    assert found.given == job.given == 100  # so that advice and a plan count them as the user does
     assert len(found.measured) == len(job.measured)  # what the metric is measured on stays
     again = within_limit(job_of(net, data, 100.0), inference * 0.999, 20.0, None)
     assert found.fit is not None
